@@ -1,0 +1,34 @@
+"""What can be wrong with a user's input: one line that names the thing and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message names the offending thing and the remedy. The command line prints it without a
+    traceback and exits with code 2.
+
+    Parameters
+    ----------
+    problems
+        One message, or all that were found, printed one per line.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ModelFileError(InputError):
+    """A saved model or checkpoint is truncated, altered, foreign, too new or does not fit."""
+
+
+class NonFiniteLossError(FloatingPointError):
+    """Training met a loss that is not a number; the weights are those before the step."""
+
+
+class MosaicWarning(UserWarning):
+    """Something that the user may have meant, or may not."""
