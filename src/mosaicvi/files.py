@@ -114,7 +114,7 @@ def atomic_path(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_output(final, overwrite=overwrite)
     sweep(final.parent)
     temporary = temporary_name(final)
-    with _explained(final):
+    with explain_full_disk(final):
         try:
             yield temporary
             _sync(temporary)
@@ -158,7 +158,7 @@ def atomic_directory(
     sweep(final.parent)
     _recover(final)
     temporary = temporary_name(final)
-    with _explained(final):
+    with explain_full_disk(final):
         try:
             temporary.mkdir()
             yield temporary
@@ -186,8 +186,10 @@ def find_directory(final: Path) -> Path:
 
 def remove_directory(path: Path) -> None:
     """Remove a folder so that a kill never leaves part of it under its own name."""
+    if os.path.lexists(path):
+        remove(_aside(path))
     temporary = temporary_name(path)
-    os.rename(path, temporary)
+    os.rename(find_directory(path), temporary)
     _sync(path.parent)
     remove(temporary)
 
@@ -226,7 +228,7 @@ def _check_strangers(folder: Path, holds: Collection[str]) -> None:
 
 
 @contextmanager
-def _explained(final: Path) -> Iterator[None]:
+def explain_full_disk(final: Path) -> Iterator[None]:
     """Turn the errors of a full disk, whoever raises them, into one clear line."""
     try:
         yield

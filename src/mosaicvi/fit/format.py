@@ -158,6 +158,18 @@ def load_bundle(folder: Path, *, kind: Kind, max_bytes: int = MAX_WEIGHT_BYTES) 
     return _migrated(_load(find_directory(folder), kind=kind, max_bytes=max_bytes))
 
 
+def load_document(folder: Path, *, kind: Kind) -> dict[str, Any]:
+    """Read and check only the document of a bundle, as it was stored.
+
+    Raises
+    ------
+    ModelFileError
+        As `load_bundle`, for all but the weights.
+    """
+    document: dict[str, Any] = _read_checked(find_directory(Path(folder)), kind=kind)["document"]
+    return document
+
+
 def checksum(content: Mapping[str, JSON]) -> str:
     """Return the SHA-256 of a ``model.json`` in its canonical form, without the checksum itself."""
     rest = {key: value for key, value in content.items() if key != "checksum"}
@@ -190,7 +202,8 @@ def _versions() -> dict[str, JSON]:
     }
 
 
-def _load(folder: Path, *, kind: Kind, max_bytes: int) -> Bundle:
+def _read_checked(folder: Path, *, kind: Kind) -> dict[str, Any]:
+    """Read all that ``model.json`` says, once it is sure that this is what was written."""
     path = folder / DOCUMENT
     content = _read_document(folder)
     _check_version(path, content)
@@ -199,6 +212,11 @@ def _load(folder: Path, *, kind: Kind, max_bytes: int) -> Bundle:
         raise _refuse(path, f"altered or damaged: its checksum does not fit; {_AGAIN}")
     if content["kind"] != kind:
         raise _refuse(folder, f"holds a {content['kind'][:20]!a}, not a {kind!a}")
+    return content
+
+
+def _load(folder: Path, *, kind: Kind, max_bytes: int) -> Bundle:
+    content = _read_checked(folder, kind=kind)
     stated = content["manifest"][WEIGHTS]
     data = _read_file(folder / WEIGHTS, limit=max_bytes, size=stated["size"])
     if hashlib.sha256(data).hexdigest() != stated["sha256"]:

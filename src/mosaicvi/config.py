@@ -1,0 +1,375 @@
+"""What a network is: the published parameters under their published names, and four of our own.
+
+Two classes, both frozen, keyword-only and checked when they are built:
+
+- `Schedule`: a weight that changes with the epoch and can be saved (for `gamma`).
+- `NetworkConfig`: every size, weight and choice; `NetworkConfig.for_mosaic` fills in what a
+  registered mosaic already says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mosaicvi.errors import InputError
+
+if TYPE_CHECKING:
+    from mosaicvi.data.mosaic import Mosaic, ModalityData
+
+Distribution = Literal["NB", "ZINB", "Poisson", "Bernoulli", "Gaussian"]
+DISTRIBUTIONS: tuple[Distribution, ...] = ("NB", "ZINB", "Poisson", "Bernoulli", "Gaussian")
+COUNT_DISTRIBUTIONS: frozenset[str] = frozenset({"NB", "ZINB", "Poisson"})
+PRESETS = ("default", "seed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A weight that decays exponentially with the epoch: ``end + (start - end) * decay ** epoch``.
+
+    Parameters
+    ----------
+    start
+        Value at epoch 0.
+    end
+        Value that it tends to.
+    decay
+        Factor per epoch, in (0, 1]; 1 keeps ``start`` for ever.
+    """
+
+    start: float
+    end: float = 0.0
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.start >= 0 and self.end >= 0):
+            raise InputError(f"gamma: start and end must be >= 0, not {self.start} and {self.end}.")
+        if not 0 < self.decay <= 1:
+            raise InputError(f"gamma: decay must be in (0, 1], not {self.decay}.")
+
+    def __call__(self, epoch: int) -> float:
+        """Value of the weight in an epoch, counted from 0."""
+        return float(self.end + (self.start - self.end) * self.decay**epoch)
+
+    @classmethod
+    def of(cls, value: float | Schedule | Mapping[str, float]) -> Schedule:
+        """Make a schedule of a number, a mapping of its fields, or a schedule."""
+        if isinstance(value, Schedule):
+            return value
+        if isinstance(value, Mapping):
+            unknown = sorted(set(value) - {"start", "end", "decay"})
+            if unknown or "start" not in value:
+                raise InputError(f"gamma: needs 'start' and takes 'end' and 'decay'; got {sorted(value)}.")
+            return cls(**{k: float(v) for k, v in value.items()})
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+            raise InputError(
+                f"gamma: a number or a Schedule(start, end, decay), not {type(value).__name__}; "
+                "a function cannot be saved with the model."
+            )
+        return cls(start=float(value), end=float(value))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Sizes, weights and choices of one network.
+
+    The first group has the names and meanings of the published implementation (scVAEIT;
+    Du, Cai & Roeder, PNAS 2022); the last four are ours.
+
+    Parameters
+    ----------
+    dim_input_arr
+        Features per modality.
+    dim_block
+        Features per block, in order; sums to the number of all features.
+    dist_block
+        Likelihood per block: NB, ZINB, Poisson, Bernoulli or Gaussian.
+    dim_block_embed
+        Width of the mask's embedding per block.
+    dim_block_enc, dim_block_dec
+        Width of each block's first encoder and last decoder layer; 0 means no sub-network.
+    block_names
+        Modality of each block.
+    uni_block_names
+        Modality names, in order.
+    dimensions
+        Hidden widths of the encoder; the decoder mirrors them.
+    dim_latent
+        Latent width.
+    beta_unobs
+        Weight of masked entries in [0, 1]; visible ones weigh ``1 - beta_unobs``.
+    beta_reverse
+        Share of the reverse task in [0, 1]: predict the visible from the masked.
+    beta_kl
+        Weight of the KL term.
+    beta_modal
+        Weight of each modality's likelihood, or ``"auto"``: balanced in the first epochs.
+    skip_conn
+        Add the encoder's block output to the decoder's block layer.
+    p_feat
+        Probability of masking a single feature.
+    p_modal
+        Probability of masking each whole modality; sums to 1.
+    mean_vals, min_vals, max_vals
+        Centre and bounds of the mean: a number, one per block, one per feature, or None for the
+        bounds of the measured values.
+    max_disp
+        Upper clip of the dispersion (NB, ZINB) or the standard deviation (Gaussian).
+    gamma
+        Weight of the MMD term between condition groups, a number or a `Schedule`.
+    library_aware
+        Per modality: the mean of a count is the cell's library times a softmax over features.
+    norm
+        Norm of the hidden layers; the latent mean always has a batch norm.
+    encode_covariates
+        Whether the encoder sees the covariates as well as the decoder.
+    decode_mask
+        Whether the decoder sees the mask's embedding.
+    """
+
+    dim_input_arr: tuple[int, ...]
+    dim_block: tuple[int, ...]
+    dist_block: tuple[Distribution, ...]
+    dim_block_embed: tuple[int, ...]
+    dim_block_enc: tuple[int, ...]
+    dim_block_dec: tuple[int, ...]
+    block_names: tuple[str, ...]
+    uni_block_names: tuple[str, ...]
+    dimensions: tuple[int, ...]
+    dim_latent: int
+    beta_unobs: float = 0.5
+    beta_reverse: float = 0.0
+    beta_kl: float = 2.0
+    beta_modal: tuple[float, ...] | Literal["auto"] = "auto"
+    skip_conn: bool = False
+    p_feat: float = 0.2
+    p_modal: tuple[float, ...] = ()
+    mean_vals: tuple[float, ...] | None = None
+    min_vals: tuple[float, ...] | None = None
+    max_vals: tuple[float, ...] | None = None
+    max_disp: float = 6.0
+    gamma: Schedule = dataclasses.field(default_factory=lambda: Schedule(start=0.0))
+    library_aware: tuple[bool, ...] = ()
+    norm: Literal["layer", "batch"] = "layer"
+    encode_covariates: bool = False
+    decode_mask: bool = True
+
+    def __post_init__(self) -> None:
+        n_mod, n_blk = len(self.uni_block_names), len(self.dim_block)
+        _fill = object.__setattr__
+        if not self.p_modal:
+            _fill(self, "p_modal", (1.0 / n_mod,) * n_mod)
+        if not self.library_aware:
+            _fill(self, "library_aware", (False,) * n_mod)
+        for name, size, per in [
+            ("dim_input_arr", n_mod, "modality"),
+            ("p_modal", n_mod, "modality"),
+            ("library_aware", n_mod, "modality"),
+            ("dist_block", n_blk, "block"),
+            ("dim_block_embed", n_blk, "block"),
+            ("dim_block_enc", n_blk, "block"),
+            ("dim_block_dec", n_blk, "block"),
+            ("block_names", n_blk, "block"),
+        ]:
+            if len(getattr(self, name)) != size:
+                raise InputError(f"{name}: {size} values are needed, one per {per}; got {getattr(self, name)!r}.")
+        self._check_blocks()
+        self._check_numbers()
+
+    def _check_blocks(self) -> None:
+        if len(set(self.uni_block_names)) != len(self.uni_block_names):
+            raise InputError(f"uni_block_names: a name occurs twice in {self.uni_block_names!r}.")
+        for dist in self.dist_block:
+            if dist not in DISTRIBUTIONS:
+                raise InputError(f"dist_block: unknown distribution {dist!r}; use one of {', '.join(DISTRIBUTIONS)}.")
+        order = [n for i, n in enumerate(self.block_names) if i == 0 or self.block_names[i - 1] != n]
+        if tuple(order) != self.uni_block_names:
+            raise InputError(
+                f"block_names: the blocks must follow the modalities {self.uni_block_names!r} in order; got {order!r}."
+            )
+        for name, size in zip(self.uni_block_names, self.dim_input_arr, strict=True):
+            blocks = [d for d, b in zip(self.dim_block, self.block_names, strict=True) if b == name]
+            if sum(blocks) != size:
+                raise InputError(f"dim_block: the blocks of {name!r} sum to {sum(blocks)}, but dim_input_arr says {size}.")
+            dists = {d for d, b in zip(self.dist_block, self.block_names, strict=True) if b == name}
+            if len(dists) > 1:
+                raise InputError(f"dist_block: the blocks of {name!r} differ ({', '.join(sorted(dists))}); use one.")
+        if self.skip_conn and (self.dim_block_enc != self.dim_block_dec or 0 in self.dim_block_enc):
+            raise InputError("skip_conn: needs dim_block_enc equal to dim_block_dec and no 0 in them.")
+        for name, dist, aware in zip(self.uni_block_names, self.distributions, self.library_aware, strict=True):
+            if aware and dist not in COUNT_DISTRIBUTIONS:
+                raise InputError(f"library_aware: {name!r} is {dist}; only NB, ZINB and Poisson have a library.")
+
+    def _check_numbers(self) -> None:
+        widths = {"dim_block": 1, "dim_block_embed": 1, "dim_block_enc": 0, "dim_block_dec": 0, "dimensions": 1}
+        for name, low in widths.items():
+            if any(int(v) != v or v < low for v in getattr(self, name)):
+                raise InputError(f"{name}: whole numbers >= {low} are needed; got {getattr(self, name)!r}.")
+        if self.dim_latent < 1:
+            raise InputError(f"dim_latent: must be at least 1, not {self.dim_latent!r}.")
+        for name in ("beta_unobs", "beta_reverse", "p_feat"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: must be in [0, 1], not {getattr(self, name)!r}.")
+        if not self.beta_kl >= 0:
+            raise InputError(f"beta_kl: must be >= 0, not {self.beta_kl!r}.")
+        if not self.max_disp > 0:
+            raise InputError(f"max_disp: must be > 0, not {self.max_disp!r}.")
+        if any(p < 0 for p in self.p_modal) or abs(sum(self.p_modal) - 1) > 1e-6:
+            raise InputError(f"p_modal: probabilities that sum to 1 are needed; got {self.p_modal!r}.")
+        if self.norm not in ("layer", "batch"):
+            raise InputError(f"norm: 'layer' or 'batch', not {self.norm!r}.")
+        if self.beta_modal != "auto":
+            if isinstance(self.beta_modal, str):
+                raise InputError(f"beta_modal: 'auto' or one weight per modality, not {self.beta_modal!r}.")
+            if len(self.beta_modal) != len(self.uni_block_names):
+                raise InputError(
+                    f"beta_modal: {len(self.uni_block_names)} values are needed, one per modality; "
+                    f"got {self.beta_modal!r}."
+                )
+            if any(not b >= 0 for b in self.beta_modal):
+                raise InputError(f"beta_modal: weights >= 0 are needed; got {self.beta_modal!r}.")
+        n, b = sum(self.dim_block), len(self.dim_block)
+        for name in ("mean_vals", "min_vals", "max_vals"):
+            value = getattr(self, name)
+            if value is not None and len(value) not in (1, b, n):
+                raise InputError(f"{name}: give 1 value, {b} (one per block) or {n} (one per feature); got {len(value)}.")
+
+    @property
+    def distributions(self) -> tuple[Distribution, ...]:
+        """Likelihood of each modality."""
+        first = {name: dist for name, dist in reversed(list(zip(self.block_names, self.dist_block, strict=True)))}
+        return tuple(first[name] for name in self.uni_block_names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values; `from_dict` reads it back."""
+        plain = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
+        """Read what `to_dict` wrote."""
+        check_names(values)
+        return cls(**{name: _frozen(name, value) for name, value in values.items()})
+
+    @classmethod
+    def for_mosaic(cls, mosaic: Mosaic, *, preset: str = "default", **parameters: Any) -> NetworkConfig:
+        """Fill in what the mosaic says and what the user left open.
+
+        Parameters
+        ----------
+        mosaic
+            The registered data.
+        preset
+            ``"default"``, or ``"seed"`` for the behaviour of the published implementation.
+        **parameters
+            Fields of this class. A scalar is repeated over blocks or modalities; ``beta_modal``,
+            ``p_modal`` and ``library_aware`` may be a mapping from modality name.
+
+        Raises
+        ------
+        InputError
+            For an unknown name or a value that does not fit the mosaic, quoting it.
+        """
+        if preset not in PRESETS:
+            raise InputError(f"preset: unknown {preset!r}; use one of {', '.join(PRESETS)}.")
+        check_names(parameters)
+        mods = mosaic.modalities
+        names = tuple(m.name for m in mods)
+        block_names = tuple(m.name for m in mods for _ in m.block_sizes)
+        said: dict[str, Any] = {
+            "dim_input_arr": tuple(m.n_features for m in mods),
+            "dim_block": tuple(s for m in mods for s in m.block_sizes),
+            "dist_block": tuple(m.likelihood for m in mods for _ in m.block_sizes),
+            "block_names": block_names,
+            "uni_block_names": names,
+        }
+        given = {k: _spread(k, v, names, block_names) for k, v in parameters.items()}
+        for key, truth in said.items():
+            if key in given and given[key] != truth:
+                raise InputError(
+                    f"{key}: {_short(given[key])} does not fit the registered mosaic, which has {_short(truth)}; "
+                    "leave it out."
+                )
+        return cls(**(_defaults(mods, preset) | given | said))
+
+
+def check_names(parameters: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a name that is not a field of `NetworkConfig`, with the nearest one."""
+    known = [f.name for f in dataclasses.fields(NetworkConfig)]
+    for name in parameters:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
+            raise InputError(f"Unknown parameter {name!r}; {hint}")
+
+
+def _defaults(mods: Sequence[ModalityData], preset: str) -> dict[str, Any]:
+    seed = preset == "seed"
+    embed: list[int] = []
+    width: list[int] = []
+    for m in mods:
+        for size in m.block_sizes:
+            several = len(m.block_sizes) > 1
+            embed.append(2 if several else 32 if size > 500 else 16)
+            width.append(16 if several else 256 if size > 500 else 128 if size > 30 else 64)
+    return {
+        "dim_block_embed": tuple(embed),
+        "dim_block_enc": tuple(width),
+        "dim_block_dec": tuple(width),
+        "dimensions": (256,) if seed else (256, 128),
+        "dim_latent": 32,
+        "beta_modal": (1.0,) * len(mods) if seed else "auto",
+        "norm": "batch" if seed else "layer",
+        "encode_covariates": seed,
+        "decode_mask": True,
+        "library_aware": tuple(not seed and m.likelihood in COUNT_DISTRIBUTIONS for m in mods),
+    }
+
+
+PER_BLOCK = ("dim_block", "dist_block", "dim_block_embed", "dim_block_enc", "dim_block_dec", "block_names")
+PER_MODALITY = ("dim_input_arr", "uni_block_names", "beta_modal", "p_modal", "library_aware")
+VALUES = ("mean_vals", "min_vals", "max_vals")
+
+
+def _spread(name: str, value: Any, mods: tuple[str, ...], block_names: tuple[str, ...]) -> Any:
+    """Repeat scalars, look up mappings by modality, and freeze lists and arrays."""
+    if isinstance(value, Mapping) and name in PER_BLOCK + PER_MODALITY:
+        unknown = sorted(set(value) - set(mods))
+        if unknown:
+            raise InputError(f"{name}: no modality {unknown[0]!r}; the mosaic has {', '.join(mods)}.")
+        absent = [m for m in mods if m not in value]
+        if absent:
+            raise InputError(f"{name}: no value for modality {absent[0]!r}.")
+        keys = mods if name in PER_MODALITY else block_names
+        return tuple(value[m] for m in keys)
+    scalar = np.ndim(value) == 0 and not isinstance(value, Mapping)
+    if name in PER_BLOCK and scalar:
+        return _frozen(name, [value] * len(block_names))
+    if name == "library_aware" and scalar:
+        return (bool(value),) * len(mods)
+    if name in VALUES and scalar and value is not None:
+        return (float(value),)
+    return _frozen(name, value)
+
+
+def _frozen(name: str, value: Any) -> Any:
+    """Tuples of plain Python numbers in place of lists and arrays, so that a config can be saved."""
+    if name == "gamma":
+        return Schedule.of(value)
+    if isinstance(value, (list, tuple, np.ndarray)):
+        items = np.asarray(value).tolist() if isinstance(value, np.ndarray) else list(value)
+        return tuple(v.item() if isinstance(v, np.generic) else v for v in items)
+    if isinstance(value, np.generic):
+        return value.item()
+    if name == "dimensions" and isinstance(value, int):
+        return (value,)
+    return value
+
+
+def _short(values: Any) -> str:
+    text = repr(values)
+    return text if len(text) <= 80 else text[:77] + "..."

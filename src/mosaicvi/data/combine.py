@@ -1,0 +1,192 @@
+"""Datasets of different features, modalities and cells as one MuData that says what was measured."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias, TypeVar, get_args
+
+from anndata import AnnData
+from mudata import MuData
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mosaicvi.data.assemble import Join, Plan, assemble
+from mosaicvi.data.match import RULES
+from mosaicvi.data.parts import Parts, take_apart
+from mosaicvi.data.problems import listed, problem
+from mosaicvi.data.read import Duplicates, read
+from mosaicvi.data.table import Orientation
+from mosaicvi.errors import InputError
+
+Dataset: TypeAlias = "AnnData | MuData | Mapping[str, AnnData] | str | os.PathLike[str]"
+Choice = TypeVar("Choice")
+
+
+def combine(
+    datasets: Mapping[str, Dataset],
+    *,
+    join: Join = "outer",
+    dataset_key: str = "dataset",
+    name_key: str = "original_name",
+    panel_key: str | Mapping[str, str] | None = None,
+    modality: str | Mapping[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    layers: Mapping[str, str] | None = None,
+    match: Mapping[str, str | Sequence[str]] | None = None,
+    orientation: Orientation | Mapping[str, Orientation] | None = None,
+    duplicates: Duplicates = "error",
+    progress: bool | None = None,
+) -> MuData:
+    """Combine datasets into one mosaic.
+
+    Features are matched by their exact names, and by the rules of ``match`` where asked. What a dataset does
+    not measure stays unmeasured: it is no zero. Cells are never matched between datasets. The inputs are not
+    changed; paths are read one at a time. Layers, embeddings and graphs are not carried over.
+
+    Parameters
+    ----------
+    datasets
+        Dataset name → AnnData, MuData, dict of modality name to AnnData, or a path (see
+        :func:`mosaicvi.data.read.read`).
+    join
+        ``"outer"``: the features of any dataset; ``"inner"``: of a modality, those of every dataset that has
+        it.
+    dataset_key, name_key
+        Columns of ``obs`` for the name of a cell's dataset, and for the name it had there.
+    panel_key
+        The column of the inputs' ``obs`` that says which of their own panels (``varm["measured"]``) a cell
+        has; for all datasets, or by dataset. By default what ``uns["mosaicvi"]["panel_key"]`` says, or the
+        one column that holds nothing but names of panels.
+    modality
+        The name of the modality of AnnData without ``var["feature_types"]``, by default ``"rna"``; for all
+        datasets, or by dataset.
+    rename
+        New names of modalities, e.g. ``{"prot": "adt"}``.
+    layers
+        Modality → layer that is taken instead of ``X``.
+    match
+        Modality → one or several rules for names that are written differently, see
+        :func:`mosaicvi.data.match.match_features`. The values of peaks that become one (``"overlap"``) are
+        summed.
+    orientation, duplicates
+        For paths, see :func:`mosaicvi.data.read.read`; orientation for all datasets, or by dataset.
+    progress
+        Show a progress bar on stderr; by default only if stderr is a terminal.
+
+    Returns
+    -------
+    A mosaic. Each modality has the rows of the cells that measured it: CSR float32, or dense with NaN if an
+    input had missing entries. ``varm["measured"]``: features × panels, bool. ``obs``: the covariates,
+    ``dataset_key``, ``name_key``. ``uns["mosaicvi"]``: ``panel_key``, the column of ``obs`` that names each
+    cell's panel (the dataset; or, if a dataset came with panels of its own, the column
+    ``<dataset_key>_panel``, which holds ``<dataset>:<panel>``), and with ``match`` the report ``matches``.
+    Cells are called ``<name>-<dataset>``, or ``<name>-<number of the dataset>`` where that is not unique.
+
+    Raises
+    ------
+    InputError
+        All problems of all datasets, one a line, each beginning with the dataset's name.
+    """
+    plan = Plan(
+        join=join,
+        dataset_key=dataset_key,
+        name_key=name_key,
+        rules={m: [r] if isinstance(r, str) else list(r) for m, r in (match or {}).items()},
+    )
+    _check_options(datasets, plan)
+    rename, layers = rename or {}, layers or {}
+    loaded: list[Parts] = []
+    problems: list[str] = []
+    with _progress(progress) as bar:
+        for name, dataset in bar.track(datasets.items(), description="reading datasets"):
+            try:
+                data = _data(name, dataset, _of(orientation, name), duplicates)
+            except InputError as error:
+                problems += error.problems
+                continue
+            parts = take_apart(
+                name,
+                data,
+                modality=_of(modality, name),
+                rename=rename,
+                layers=layers,
+                panel_key=_of(panel_key, name),
+            )
+            problems += parts.problems + _taken_columns(parts, plan)
+            loaded.append(parts)
+        if not problems:
+            problems += _unknown_modalities(loaded, rename=rename, layers=layers, match=plan.rules)
+        if problems:
+            raise InputError(problems)
+        return assemble(loaded, plan, bar)
+
+
+def _check_options(datasets: Mapping[str, Dataset], plan: Plan) -> None:
+    problems = []
+    if not datasets:
+        problems.append(problem("nothing"))
+    if plan.join not in get_args(Join):
+        problems.append(problem("option", name="join", value=plan.join, choices="'outer' or 'inner'"))
+    unknown = dict.fromkeys(rule for rules in plan.rules.values() for rule in rules if rule not in RULES)
+    problems += [problem("option", name="match", value=rule, choices=" or ".join(RULES)) for rule in unknown]
+    for name in (*datasets, plan.dataset_key, plan.name_key):
+        if not isinstance(name, str) or not name.strip() or "/" in name:
+            problems.append(problem("dataset-name", name=repr(name)))
+    if problems:
+        raise InputError(problems)
+
+
+@contextmanager
+def _progress(wanted: bool | None) -> Iterator[Progress]:
+    shown = sys.stderr.isatty() if wanted is None else wanted
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
+        yield bar
+
+
+def _of(choice: Choice | Mapping[str, Choice] | None, dataset: str) -> Choice | None:
+    """What was chosen for one dataset: for all, or by name."""
+    return choice.get(dataset) if isinstance(choice, Mapping) else choice
+
+
+def _data(
+    name: str, dataset: Dataset, orientation: Orientation | None, duplicates: Duplicates
+) -> AnnData | MuData | Mapping[str, AnnData]:
+    if isinstance(dataset, str | os.PathLike):
+        return read(dataset, orientation=orientation, duplicates=duplicates)
+    entries = list(dataset.values()) if isinstance(dataset, Mapping) else [dataset]
+    wrong = [entry for entry in entries if not isinstance(entry, AnnData | MuData)]
+    nested = isinstance(dataset, Mapping) and any(isinstance(entry, MuData) for entry in entries)
+    if wrong or nested or not entries:
+        kind = type(wrong[0]).__name__ if wrong else "a dict of MuData" if nested else "an empty dict"
+        raise InputError(problem("kind", name=name, kind=kind))
+    return dataset
+
+
+def _taken_columns(parts: Parts, plan: Plan) -> list[str]:
+    """Covariates that the columns written by combine would replace."""
+    own = {"dataset_key": plan.dataset_key, "name_key": plan.name_key}
+    if parts.panel is not None:
+        own = {**own, "dataset_key ": plan.own_panel_key}
+    columns = {*parts.obs.columns, *parts.apart}
+    return [
+        problem("column", name=parts.name, column=column, option=option.strip())
+        for option, column in own.items()
+        if column in columns
+    ]
+
+
+def _unknown_modalities(loaded: Sequence[Parts], **options: Mapping[str, object]) -> list[str]:
+    """Options that name a modality that no dataset has; ``rename`` names those before renaming."""
+    there = {modality for parts in loaded for modality in parts.modalities}
+    before = {modality for parts in loaded for modality in parts.given}
+    return [
+        problem("no-such-modality", option=option, modality=modality, modalities=listed(sorted(names)))
+        for option, mapping in options.items()
+        for names in [before if option == "rename" else there]
+        for modality in mapping
+        if modality not in names
+    ]

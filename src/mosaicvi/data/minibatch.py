@@ -1,0 +1,235 @@
+"""Mosaic + cell indices -> Minibatch: sparse rows, what is measured, covariates, on a device.
+
+Shapes: B cells of the minibatch, n_m of them with modality m, D_m features in G blocks, Z non-zeros.
+Rows of a modality are kept block-major, (block, cell), so that each block is one run of non-zeros
+and a block-wise layer is one sparse product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mosaicvi.data.mosaic import ModalityData, Mosaic
+from mosaicvi.data.transforms import Transform, apply
+
+MAX_DISTINCT = 1024  # rows of covariates kept as a table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SparseRows:
+    """Rows of a modality, block-major: the non-zeros of block b and cell i are one run.
+
+    Attributes
+    ----------
+    row
+        b * n_m + i of each non-zero, ascending, int64 (Z,).
+    col
+        Its column in the modality, int64 (Z,).
+    value
+        Its raw value, float32 (Z,).
+    """
+
+    row: Tensor
+    col: Tensor
+    value: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModalityRows:
+    """What a minibatch holds of one modality.
+
+    Attributes
+    ----------
+    cells
+        Position in the minibatch of each cell that has the modality, int64 (n_m,).
+    panel
+        Its panel, int64 (n_m,).
+    panels
+        What each panel measures, boolean (P, D_m).
+    all_measured
+        Whether no panel lacks a feature.
+    library, scale
+        Its library and the scale of its transform, float32 (n_m,).
+    sparse, dense
+        Its values, one of the two: `SparseRows`, or float32 (n_m, D_m).
+    entry_measured
+        Which entries were measured, boolean (n_m, D_m), or None for the whole panel.
+    """
+
+    cells: Tensor
+    panel: Tensor
+    panels: Tensor
+    all_measured: bool
+    transform: Transform
+    library: Tensor
+    scale: Tensor
+    sparse: SparseRows | None
+    dense: Tensor | None
+    entry_measured: Tensor | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Minibatch:
+    """B cells of a mosaic.
+
+    Attributes
+    ----------
+    index
+        Their positions in the mosaic, int64 (B,).
+    rows
+        What they hold of each modality, in the mosaic's order.
+    covariate_table, covariate_code
+        Distinct rows of covariates, float32 (A, C), and the row of each cell, int64 (B,).
+    group
+        Condition group from 1, 0 for none, int64 (B,).
+    """
+
+    index: Tensor
+    rows: tuple[ModalityRows, ...]
+    covariate_table: Tensor
+    covariate_code: Tensor
+    group: Tensor
+
+    @property
+    def n_cells(self) -> int:
+        """B."""
+        return len(self.index)
+
+    @property
+    def covariates(self) -> Tensor:
+        """Covariates of each cell, float32 (B, C)."""
+        return self.covariate_table[self.covariate_code]
+
+
+class _Store:
+    """The rows of one modality as tensors on the device, ready to be gathered."""
+
+    def __init__(self, data: ModalityData, device: torch.device) -> None:
+        to = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)  # noqa: E731
+        self.device = device
+        self.row_of_cell = data.row_of_cell
+        self.panel = to(data.panel_of_row)
+        self.panels = to(data.panels)
+        self.all_measured = bool(data.panels.all())
+        self.library = to(data.library)
+        self.scale = to(data.scale)
+        self.n_blocks = len(data.block_sizes)
+        self.transform: Transform = data.transform
+        self.dense = None
+        self.entry = None if data.entry_measured is None else to(data.entry_measured)
+        if sp.issparse(data.x):
+            self.indptr = to(_block_indptr(data.x, np.cumsum(data.block_sizes)))
+            self.indices = to(data.x.indices)
+            self.values = to(data.x.data)
+            self.row_length = np.diff(data.x.indptr)
+        else:
+            self.dense = to(data.x)
+
+    def gather(self, index: NDArray[np.int64]) -> ModalityRows:
+        """Rows of the cells at `index`; what decides a shape is found on the host, so the device never waits."""
+        of_cell = self.row_of_cell[index]
+        has = np.flatnonzero(of_cell >= 0)
+        host_row = of_cell[has]
+        cells, row = torch.from_numpy(has).to(self.device), torch.from_numpy(host_row).to(self.device)
+        sparse = None if self.dense is not None else self._runs(row, int(self.row_length[host_row].sum()))
+        return ModalityRows(
+            cells=cells,
+            panel=self.panel[row],
+            panels=self.panels,
+            all_measured=self.all_measured,
+            transform=self.transform,
+            library=self.library[row],
+            scale=self.scale[row],
+            sparse=sparse,
+            dense=None if self.dense is None else self.dense[row],
+            entry_measured=None if self.entry is None else self.entry[row],
+        )
+
+    def _runs(self, row: Tensor, total: int) -> SparseRows:
+        """The `total` non-zeros of some rows, block-major."""
+        blocks = torch.arange(self.n_blocks, device=row.device)
+        at = (row * self.n_blocks + blocks[:, None]).reshape(-1)  # (G n_m,)
+        start = self.indptr[at]
+        length = self.indptr[at + 1] - start
+        before = length.cumsum(0) - length
+        out_row = torch.repeat_interleave(torch.arange(len(at), device=row.device), length, output_size=total)
+        position = torch.arange(total, device=row.device) + (start - before)[out_row]
+        return SparseRows(row=out_row, col=self.indices[position].long(), value=self.values[position])
+
+
+def _block_indptr(x: sp.csr_matrix, ends: NDArray[np.int64], chunk: int = 65536) -> NDArray[np.int64]:
+    """Where each (row, block) begins in a CSR matrix with sorted columns; shape (n_m * G + 1,)."""
+    n, g = x.shape[0], len(ends)
+    if g == 1:
+        return x.indptr.astype(np.int64)
+    counts = np.empty(n * g, np.int64)
+    for s in range(0, n, chunk):
+        e = min(s + chunk, n)
+        lo, hi = x.indptr[s], x.indptr[e]
+        row = np.repeat(np.arange(e - s), np.diff(x.indptr[s : e + 1]))
+        block = np.searchsorted(ends, x.indices[lo:hi], side="right")
+        counts[s * g : e * g] = np.bincount(row * g + block, minlength=(e - s) * g)
+    return np.concatenate([[0], counts.cumsum()])
+
+
+class MinibatchLoader:
+    """Gathers minibatches of a mosaic, whose data lie on one device.
+
+    Parameters
+    ----------
+    mosaic
+        The registered data; on the CPU its arrays are shared, not copied.
+    device
+        Where minibatches are wanted.
+    """
+
+    def __init__(self, mosaic: Mosaic, *, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.n_cells = mosaic.n_cells
+        self.stores = [_Store(m, self.device) for m in mosaic.modalities]
+        table, code = np.unique(mosaic.covariates, axis=0, return_inverse=True)
+        if len(table) > MAX_DISTINCT:  # continuous covariates: each cell has its own
+            table, code = mosaic.covariates, np.arange(self.n_cells)
+        self.distinct = len(table) <= MAX_DISTINCT
+        self.covariate_table = torch.from_numpy(table).to(self.device)
+        self.covariate_code = torch.from_numpy(code.ravel().astype(np.int64)).to(self.device)
+        self.group = torch.from_numpy(mosaic.group).to(self.device)
+
+    def take(self, index: NDArray[np.int64]) -> Minibatch:
+        """Minibatch of the cells at `index`, int64 (B,)."""
+        at = torch.from_numpy(index).to(self.device)
+        return Minibatch(
+            index=at,
+            rows=tuple(s.gather(index) for s in self.stores),
+            covariate_table=self.covariate_table if self.distinct else self.covariate_table[at],
+            covariate_code=self.covariate_code[at] if self.distinct else torch.arange(len(at), device=self.device),
+            group=self.group[at],
+        )
+
+
+def transformed(rows: ModalityRows) -> Tensor:
+    """What the encoder sees of the values: the transformed non-zeros (Z,), or dense (n_m, D_m)."""
+    if rows.sparse is not None:
+        scale = rows.scale[rows.sparse.row % max(len(rows.cells), 1)]
+        return apply(rows.transform, rows.sparse.value, scale)
+    assert rows.dense is not None
+    return apply(rows.transform, rows.dense, rows.scale[:, None])
+
+
+def split(n_cells: int, train_size: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of training and validation cells, a random split that `seed` decides."""
+    order = np.random.default_rng([seed, 0]).permutation(n_cells)
+    n_train = n_cells if train_size >= 1 else max(1, round(train_size * n_cells))
+    return np.sort(order[:n_train]), np.sort(order[n_train:])
+
+
+def shuffled(cells: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """Minibatches of an epoch, of equal size to within one cell; a function of (seed, epoch) alone."""
+    order = np.random.default_rng([seed, 1, epoch]).permutation(cells)
+    return [np.asarray(part) for part in np.array_split(order, max(1, -(-len(cells) // batch_size)))]

@@ -1,0 +1,243 @@
+"""Every message about input that cannot be used, in one place; ``docs/input-errors.md`` is this table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One kind of problem.
+
+    Attributes
+    ----------
+    text
+        What the user reads, with named places to fill in; it names the thing and the remedy.
+    cause
+        What lies behind it.
+    remedy
+        What to do, at more length than the message says it.
+    """
+
+    text: str
+    cause: str
+    remedy: str
+
+
+PROBLEMS: dict[str, Problem] = {
+    "missing": Problem(
+        text="{name}: no such file or folder; check the path",
+        cause="Nothing is at this path.",
+        remedy="Check spelling and working folder.",
+    ),
+    "empty": Problem(
+        text="{name}: the file is empty; copy or download it again",
+        cause="The file has no content: a transfer or a program that wrote it stopped.",
+        remedy="Copy, download or write it again.",
+    ),
+    "foreign": Problem(
+        text="{name}: not a format that is read here ({what}); "
+        "give h5mu, h5ad, zarr, 10x .h5, a 10x mtx folder, or a csv, tsv or parquet table",
+        cause="Neither the content nor the suffix belongs to a known format.",
+        remedy="Convert it, e.g. R objects with `zellkonverter` or `MuDataSeurat` to h5ad or h5mu.",
+    ),
+    "damaged": Problem(
+        text="{name}: cannot be read to its end ({reason}); "
+        "it is truncated, damaged or not what its name says: copy or download it again",
+        cause="The format is known, but reading it failed.",
+        remedy="Copy or download it again; compare sizes or checksums with the source.",
+    ),
+    "extra": Problem(
+        text="{name}: reading {format} needs the package {package}; pip install 'mosaicvi[{extra}]'",
+        cause="An optional package is not installed.",
+        remedy="Install the extra that the message names.",
+    ),
+    "folder": Problem(
+        text="{name}: the folder holds no 10x matrix and no zarr store; "
+        "give the folder with matrix.mtx, barcodes.tsv and features.tsv (each may end in .gz)",
+        cause="The folder is one too high, one too low, or something else.",
+        remedy="Give the folder that holds `matrix.mtx(.gz)`, or the file inside.",
+    ),
+    "mtx-part": Problem(
+        text="{name}: {part} is missing beside {matrix}; "
+        "a 10x folder holds matrix.mtx, barcodes.tsv and features.tsv or genes.tsv (each may end in .gz)",
+        cause="A 10x folder is incomplete.",
+        remedy="Copy the missing file from the same run; files of one run share one prefix.",
+    ),
+    "mtx-shape": Problem(
+        text="{name}: the matrix has {n_features} features and {n_cells} cells, but the names are "
+        "{feature_names} and {cell_names}; the files are of different runs or one is truncated",
+        cause="The three files of a 10x folder do not belong together.",
+        remedy="Copy all three files from one run again.",
+    ),
+    "orientation": Problem(
+        text="{name}: cannot tell whether rows are cells or features; "
+        "say orientation='cells' or orientation='features' (what the rows are)",
+        cause="Neither the header of the first column nor the names tell cells from features.",
+        remedy="State the orientation, or head the first column `cell` or `feature`.",
+    ),
+    "table-shape": Problem(
+        text="{name}: no table of names and numbers; "
+        "it needs a line of names, then lines of a name and its numbers, "
+        "separated by comma, tab or semicolon",
+        cause="The table has no rows or no columns of values, or another separator.",
+        remedy="Write it with a header line and the names in the first column.",
+    ),
+    "not-number": Problem(
+        text="{name}: column {column!r} holds {value!r}, which is no number; "
+        "keep names in the first column, numbers in all others, and leave missing values empty or NA",
+        cause="A table has text among its values, often a column of annotations.",
+        remedy="Remove the column, or put it into `obs` or `var` of an h5ad file.",
+    ),
+    "duplicate-cells": Problem(
+        text="{name}: cell names that occur more than once{where}: {names}; rename them",
+        cause="Two cells have one name, so modalities cannot be aligned by name.",
+        remedy="Rename them, e.g. by adding the sample to the barcode; read samples as separate datasets.",
+    ),
+    "duplicate-features": Problem(
+        text="{name}: feature names that occur more than once{where}: {names}; "
+        "rename them, or read with duplicates='number'",
+        cause="Two features have one name, so that a value cannot be attributed.",
+        remedy="Rename them, use unique ids as names, or let them be numbered (`A`, `A-1`).",
+    ),
+    "option": Problem(
+        text="{name} is {value!r}; choose {choices}",
+        cause="An option has a value that does not exist.",
+        remedy="Choose one of those listed.",
+    ),
+    "path-twice": Problem(
+        text="{name}: given more than once; give each file once",
+        cause="Two paths lead to the same file, so that its cells would count twice.",
+        remedy="Give each file once.",
+    ),
+    "nothing": Problem(
+        text="combine: no datasets given; give a mapping of dataset name to data or path",
+        cause="The mapping is empty.",
+        remedy="Give at least one dataset.",
+    ),
+    "dataset-name": Problem(
+        text="{name}: a dataset or modality name must be text, not empty and without '/'; rename it",
+        cause="The name becomes a column and a group in the file, where `/` separates folders.",
+        remedy="Rename it.",
+    ),
+    "kind": Problem(
+        text="{name}: {kind} is no dataset; "
+        "give an AnnData, a MuData, a dict of modality name to AnnData, or a path",
+        cause="An object of another type was given.",
+        remedy="Wrap it in an AnnData with named cells and features.",
+    ),
+    "axis": Problem(
+        text="{name}: a MuData with axis={axis} shares features, not cells; combine needs axis=0",
+        cause="The MuData joins datasets of the same features, not modalities of the same cells.",
+        remedy="Give its entries as separate datasets.",
+    ),
+    "no-cells": Problem(
+        text="{name}: {modality} has no {what}; remove the modality or the filter that emptied it",
+        cause="A matrix without rows or columns.",
+        remedy="Remove the modality, or look at the filter that emptied it.",
+    ),
+    "no-x": Problem(
+        text="{name}: {modality} has no X; say layers={{{modality!r}: NAME}} (there are: {layers})",
+        cause="The data are in a layer.",
+        remedy="Name the layer.",
+    ),
+    "no-layer": Problem(
+        text="{name}: {modality} has no layer {layer!r}; there are: {layers}",
+        cause="The layer that was asked for does not exist in this dataset.",
+        remedy="Name one that exists in all datasets, or set `X` yourself before.",
+    ),
+    "x-type": Problem(
+        text="{name}: X of {modality} holds {dtype}, not numbers; store numbers",
+        cause="The matrix is of text or of objects.",
+        remedy="Convert it to a numeric matrix.",
+    ),
+    "infinite": Problem(
+        text="{name}: {modality} has infinite values, first in feature {feature!r}; "
+        "set them to NaN if they are missing",
+        cause="A division by zero or a logarithm of zero before saving.",
+        remedy="Correct them, or set them to NaN (missing).",
+    ),
+    "no-modality": Problem(
+        text="{name}: cells without any modality: {names}; remove them",
+        cause="A cell is in `obs` but in no modality.",
+        remedy="Remove them: `mdata[np.any([mdata.obsm[m] for m in mdata.mod], axis=0)]`.",
+    ),
+    "column": Problem(
+        text="{name}: obs has a column {column!r} already; choose another {option}",
+        cause="combine would write over a covariate of yours.",
+        remedy="Choose another `dataset_key` or `name_key`, or rename the column.",
+    ),
+    "column-name": Problem(
+        text="{name}: the column {column!r} of {where} cannot be stored in a file; "
+        "rename it to text without '/'",
+        cause="Columns are stored as groups of a file, where `/` separates folders.",
+        remedy="Rename the column.",
+    ),
+    "panel-type": Problem(
+        text="{name}: varm['measured'] of {modality} is no table of True and False, features x panels; "
+        "store a DataFrame of bool",
+        cause="`measured` must say for every feature and every named panel whether it was measured.",
+        remedy="Store a boolean DataFrame whose columns name the panels.",
+    ),
+    "panel-key": Problem(
+        text="{name}: varm['measured'] of {modality} names the panels {panels}, "
+        "but which cell has which is not clear; say panel_key (a column of obs)",
+        cause="No column of `obs`, or more than one, holds only names of panels.",
+        remedy="Say `panel_key`, or record it in `uns['mosaicvi']['panel_key']`.",
+    ),
+    "panel-unknown": Problem(
+        text="{name}: obs[{column!r}] names panels that varm['measured'] of {modality} lacks: {panels}; "
+        "add them as columns or choose another panel_key",
+        cause="Some cells belong to a panel that nobody described.",
+        remedy="Add a column of True and False for each.",
+    ),
+    "panel-name": Problem(
+        text="combine: the panel name {panel!r} arises twice; rename the dataset {name!r}",
+        cause="Panels are named `<dataset>:<panel>`, and another dataset has that name.",
+        remedy="Rename one of the datasets.",
+    ),
+    "no-overlap": Problem(
+        text="combine: no feature of {modality} is in all of {names}; use join='outer', or match names",
+        cause="With `join='inner'` nothing is left.",
+        remedy="Use `join='outer'`, or `match` if the names are only written differently.",
+    ),
+    "no-such-modality": Problem(
+        text="{option}: no dataset has a modality {modality!r}; there are: {modalities}",
+        cause="An option names a modality that does not exist.",
+        remedy="Use a name listed, or rename modalities with `rename`.",
+    ),
+    "rename-clash": Problem(
+        text="{name}: rename gives two modalities the name {modality!r}; give them different names",
+        cause="Two modalities of one dataset would become one.",
+        remedy="Give them different names.",
+    ),
+    "batch-key": Problem(
+        text="obs has no column {column!r}; there are: {columns}",
+        cause="The batch column does not exist.",
+        remedy="Use a name listed.",
+    ),
+}
+
+
+def problem(key: str, /, **values: object) -> str:
+    """The message of one kind of problem, on one line."""
+    return " ".join(PROBLEMS[key].text.format(**values).split())
+
+
+def listed(names: Iterable[object], *, most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    every = [str(name) for name in names]
+    if not every:
+        return "none"
+    rest = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + rest
+
+
+def table() -> str:
+    """All messages with cause and remedy, as a Markdown table."""
+    rows = [
+        f"| `{p.text.replace('{{', '{').replace('}}', '}')}` | {p.cause} | {p.remedy} |"
+        for p in PROBLEMS.values()
+    ]
+    return "\n".join(["| message | cause | remedy |", "| --- | --- | --- |", *rows]) + "\n"

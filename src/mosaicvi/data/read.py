@@ -1,0 +1,276 @@
+"""Files and folders of any format that the field writes, as AnnData or MuData."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import anndata
+import h5py
+import mudata
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.utils import make_index_unique
+from mudata import MuData
+
+from mosaicvi.data import tenx
+from mosaicvi.data.problems import listed, problem
+from mosaicvi.data.table import Orientation, read_table
+from mosaicvi.errors import InputError, MosaicWarning
+
+Duplicates = Literal["error", "number"]
+Named = TypeVar("Named", AnnData, MuData)
+
+TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".parquet", ".pq")
+HDF5 = (".h5mu", ".h5ad", ".h5")
+ZARR_MARKS = (".zgroup", ".zattrs", "zarr.json")
+CELL_RANGER = (
+    "filtered_feature_bc_matrix",
+    "filtered_feature_bc_matrix.h5",
+    "filtered_peak_bc_matrix",
+    "outs",
+)
+
+
+@contextmanager
+def mudata_as_it_is() -> Iterator[None]:
+    """Keep MuData from copying columns between its levels and from its warnings about names, for a while."""
+    with mudata.set_options(pull_on_update=False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Duplicated .*_names should not", category=UserWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="mudata|anndata")
+        yield
+
+
+def read(
+    path: str | os.PathLike[str],
+    *,
+    orientation: Orientation | None = None,
+    duplicates: Duplicates = "error",
+) -> AnnData | MuData:
+    """Read any file or folder that holds single-cell data.
+
+    The format is found by content first: HDF5 (h5mu, h5ad, 10x ``.h5``), zarr (AnnData, MuData), a folder
+    with ``matrix.mtx`` or Cell Ranger's ``outs``; tables (csv, tsv, txt, parquet; gz) by their suffix.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    orientation
+        For tables: what the rows are. By default found out, see
+        :func:`mosaicvi.data.table.find_orientation`.
+    duplicates
+        What to do with feature names that occur more than once: an error, or number them (``A``, ``A-1``)
+        with a warning. 10x output always names such features by their ids, with a warning.
+
+    Returns
+    -------
+    A MuData where the file holds several modalities (10x feature types are split into ``rna``, ``adt``,
+    ``atac``), else an AnnData.
+
+    Raises
+    ------
+    InputError
+        The path is missing, empty, truncated, foreign or has names twice; one line, naming file and remedy.
+    """
+    for name, value, choices in (
+        ("orientation", orientation, ("cells", "features", None)),
+        ("duplicates", duplicates, ("error", "number")),
+    ):
+        if value not in choices:
+            raise InputError(
+                problem("option", name=name, value=value, choices=" or ".join(map(repr, choices)))
+            )
+    path = Path(path)
+    try:
+        with mudata_as_it_is():
+            data = _read_any(path, orientation)
+    except (InputError, MosaicWarning, MemoryError, RecursionError):
+        raise
+    except Exception as error:  # what a damaged file raises is not foreseeable
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise InputError(problem("damaged", name=path, reason=reason[:160])) from error
+    return _with_checked_names(path, data, duplicates)
+
+
+def read_mosaic(
+    path: str | os.PathLike[str],
+    *,
+    modality: str | None = None,
+    orientation: Orientation | None = None,
+    duplicates: Duplicates = "error",
+) -> MuData:
+    """Read any file or folder as a MuData; see :func:`read` and :func:`to_mosaic`.
+
+    Parameters
+    ----------
+    path, orientation, duplicates
+        As in :func:`read`.
+    modality
+        The name of the modality where the file holds one without a name.
+
+    Returns
+    -------
+    The MuData, its ``obs`` as stored.
+    """
+    return to_mosaic(read(path, orientation=orientation, duplicates=duplicates), modality=modality)
+
+
+def to_mosaic(data: AnnData | MuData, *, modality: str | None = None) -> MuData:
+    """An AnnData as a MuData; a MuData as it is.
+
+    Parameters
+    ----------
+    data
+        An AnnData is split where ``var["feature_types"]`` names several types; it is not copied otherwise.
+    modality
+        The name of the one modality; by default after its feature type, or ``"rna"``.
+
+    Returns
+    -------
+    A MuData whose ``obs`` has the columns of the AnnData.
+    """
+    if isinstance(data, MuData):
+        return data
+    parts = split_types(data, modality=modality)
+    with mudata_as_it_is():
+        mdata = MuData(parts)
+        mdata.obs = data.obs.copy()
+    mdata.uns.update(data.uns)
+    return mdata
+
+
+def split_types(data: AnnData, *, modality: str | None = None) -> dict[str, AnnData]:
+    """The modalities of an AnnData by ``var["feature_types"]``; without, one: ``modality`` or ``"rna"``."""
+    if "feature_types" not in data.var:
+        return {modality or "rna": data}
+    types = data.var["feature_types"].astype(object).fillna("").to_numpy()
+    names = pd.Index(types).map(lambda name: tenx.modality_of(str(name)))
+    found = list(dict.fromkeys(names))
+    if len(found) <= 1:
+        return {modality or (found[0] if found else "rna"): data}
+    return {name: data[:, np.asarray(names == name)].copy() for name in found}
+
+
+def dataset_names(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+    """Name each path by the last part that tells them apart, without its suffix.
+
+    ``a/x.h5ad b/y.h5mu`` become ``x`` and ``y``; ``d1/filtered.h5 d2/filtered.h5`` become ``d1`` and ``d2``.
+
+    Raises
+    ------
+    InputError
+        A path is given twice.
+    """
+    every = [Path(os.path.abspath(path)) for path in paths]
+    repeated = sorted({str(path) for path in every if every.count(path) > 1})
+    if repeated:
+        raise InputError([problem("path-twice", name=path) for path in repeated])
+    for depth in range(1, max((len(path.parts) for path in every), default=1)):
+        names = [_stem(path.parts[-depth]) if depth < len(path.parts) else "" for path in every]
+        if len(set(names)) == len(names) and all(names):
+            return dict(zip(names, every, strict=True))
+    return {"-".join(path.parts[1:]): path for path in every}
+
+
+def _stem(name: str) -> str:
+    for suffix in (*TEXT, *HDF5, ".zarr"):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _read_any(path: Path, orientation: Orientation | None) -> AnnData | MuData:
+    if not path.exists():
+        raise InputError(problem("missing", name=path))
+    if path.is_dir():
+        return _read_folder(path, orientation)
+    if path.stat().st_size == 0:
+        raise InputError(problem("empty", name=path))
+    name = path.name.lower()
+    if h5py.is_hdf5(path):
+        return _read_hdf5(path)
+    if name.endswith(HDF5):
+        raise InputError(problem("damaged", name=path, reason="no whole HDF5 file"))
+    if name.endswith(TEXT):
+        return read_table(path, orientation=orientation)
+    what = "give its folder" if ".mtx" in name else f"suffix {path.suffix!r}"
+    raise InputError(problem("foreign", name=path, what=what))
+
+
+def _read_folder(path: Path, orientation: Orientation | None) -> AnnData | MuData:
+    if any((path / mark).exists() for mark in ZARR_MARKS):
+        return _read_zarr(path)
+    if tenx.matrix_files(path):
+        return _one_or_several(tenx.read_mtx(path))
+    inside = [path / name for name in CELL_RANGER if (path / name).exists()]
+    if not inside:
+        raise InputError(problem("folder", name=path))
+    return _read_any(inside[0], orientation)
+
+
+def _read_hdf5(path: Path) -> AnnData | MuData:
+    with h5py.File(path, "r") as file:
+        keys = set(file)
+        is_10x = "matrix" in keys or (len(keys) == 1 and "gene_names" in file[next(iter(keys))])
+    if "mod" in keys:
+        return mudata.read_h5mu(path)
+    if is_10x:
+        return _one_or_several(tenx.read_h5(path))
+    if {"obs", "var"} <= keys:
+        return anndata.read_h5ad(path)
+    raise InputError(problem("foreign", name=path, what=f"HDF5 with {listed(sorted(keys))}"))
+
+
+def _read_zarr(path: Path) -> AnnData | MuData:
+    try:
+        import zarr
+    except ImportError as error:
+        raise InputError(problem("extra", name=path, format="zarr", package="zarr", extra="zarr")) from error
+    store = zarr.open(str(path), mode="r")
+    keys = set(store.keys()) if hasattr(store, "keys") else set()
+    if not {"obs", "var"} <= keys:
+        raise InputError(problem("foreign", name=path, what=f"zarr with {listed(sorted(keys))}"))
+    data: AnnData | MuData = mudata.read_zarr(str(path))
+    return data
+
+
+def _one_or_several(parts: Mapping[str, AnnData]) -> AnnData | MuData:
+    return next(iter(parts.values())) if len(parts) == 1 else MuData(dict(parts))
+
+
+def _with_checked_names(path: Path, data: Named, duplicates: Duplicates) -> Named:
+    parts = dict(data.mod) if isinstance(data, MuData) else {"": data}
+    problems = []
+    for modality, part in parts.items():
+        where = f" in {modality}" if modality else ""
+        problems += duplicate_cells(path, part.obs_names, where)
+        if part.var_names.is_unique:
+            continue
+        repeated = part.var_names[part.var_names.duplicated()].unique()
+        if duplicates == "error":
+            problems.append(problem("duplicate-features", name=path, where=where, names=listed(repeated)))
+            continue
+        part.var_names = make_index_unique(part.var_names)
+        text = f"{path}: numbered feature names that occur more than once{where}: {listed(repeated)}"
+        warnings.warn(text, MosaicWarning, stacklevel=3)
+    if problems:
+        raise InputError(problems)
+    if isinstance(data, MuData):
+        with mudata_as_it_is():
+            data.update()
+    return data
+
+
+def duplicate_cells(name: object, cells: pd.Index[str], where: str = "") -> list[str]:
+    """The problem of cell names that occur more than once, if there are any."""
+    if cells.is_unique:
+        return []
+    repeated = cells[cells.duplicated()].unique()
+    return [problem("duplicate-cells", name=name, where=where, names=listed(repeated))]

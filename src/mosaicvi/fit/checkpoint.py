@@ -1,0 +1,174 @@
+"""The checkpoints of one training run: the last two and the best, each whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mosaicvi.errors import InputError, ModelFileError, MosaicWarning
+from mosaicvi.files import explain_full_disk, find_directory, remove_directory, shown
+from mosaicvi.fit.format import Bundle, load_bundle, load_document, save_bundle
+from mosaicvi.fit.state import flatten, unflatten
+from mosaicvi.fit.strict_json import JSON
+
+__all__ = ["CheckpointStore", "flatten", "unflatten"]
+
+_NAME = re.compile(r"step-(\d{8,18})|\.step-(\d{8,18})\.mosaicvi-old")
+_N_LAST = 2
+
+
+class CheckpointStore:
+    """A folder of checkpoints, each a bundle ``step-00001234``.
+
+    A kill at any moment leaves every checkpoint that was there before, or the new one, whole. One
+    process writes to a store at a time; any number may read.
+
+    Parameters
+    ----------
+    folder
+        Made by the first `save`; the one around it must exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def steps(self) -> list[int]:
+        """Return the steps of the checkpoints that are there, whole or not, in order."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError(f"{shown(self.folder)} is no folder of checkpoints: {error.strerror}") from error
+        return sorted({int(match[1] or match[2]) for name in names if (match := _NAME.fullmatch(name))})
+
+    def path(self, step: int) -> Path:
+        """Return where the checkpoint of a step is."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        document: Mapping[str, JSON],
+        *,
+        step: int,
+        is_best: bool,
+    ) -> Path:
+        """Write a checkpoint, then remove all but the last two and the best.
+
+        Parameters
+        ----------
+        tensors, document
+            As `flatten` returns them.
+        step
+            Counts up through the run; a checkpoint of the same step is replaced.
+        is_best
+            Whether this is the best one so far.
+
+        Returns
+        -------
+        Where it is.
+
+        Raises
+        ------
+        InputError
+            The disk is full, the folder cannot be written, or it holds a later checkpoint of
+            another run. All that was there is still there.
+        """
+        with explain_full_disk(self.folder):
+            self._make_folder()
+            for later in (other for other in self.steps() if other > step):
+                self._yield_to(step, later)
+            state: dict[str, JSON] = {"step": step, "is_best": is_best, "state": dict(document)}
+            save_bundle(self.path(step), tensors, state, kind="checkpoint", overwrite=True)
+            self._prune()
+        return self.path(step)
+
+    def latest(self) -> Bundle | None:
+        """Load the newest whole checkpoint, with the document that was saved; None if there is none.
+
+        Warns
+        -----
+        MosaicWarning
+            For each newer one that is damaged.
+        """
+        return self._newest(best=False)
+
+    def best(self) -> Bundle | None:
+        """Load the newest whole checkpoint that was the best when it was saved, like `latest`."""
+        return self._newest(best=True)
+
+    def clear(self) -> None:
+        """Remove all checkpoints, the newest last."""
+        for step in self.steps():
+            remove_directory(self.path(step))
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except FileNotFoundError as error:
+            folder, around = shown(self.folder), shown(self.folder.parent)
+            raise InputError(f"{folder}: the folder {around} does not exist; create it first") from error
+        except FileExistsError as error:
+            raise InputError(f"{shown(self.folder)} is a file; name a folder for the checkpoints") from error
+        except PermissionError as error:
+            raise InputError(f"{shown(self.folder)} cannot be created: {error.strerror}") from error
+
+    def _newest(self, *, best: bool) -> Bundle | None:
+        passed_over: set[int] = set()
+        while steps := [step for step in self.steps() if step not in passed_over]:
+            step = steps[-1]
+            passed_over.add(step)
+            try:
+                if best and not self._is_best(step):
+                    continue
+                bundle = load_bundle(self.path(step), kind="checkpoint")
+                return replace(bundle, document=bundle.document["state"])
+            except ModelFileError as error:
+                # A training run in another process may just have removed it.
+                if os.path.lexists(find_directory(self.path(step))):
+                    message = f"the checkpoint of step {step} cannot be used and is passed over: {error}"
+                    warnings.warn(MosaicWarning(message), stacklevel=3)
+        return None
+
+    def _is_best(self, step: int) -> bool:
+        return load_document(self.path(step), kind="checkpoint").get("is_best") is True
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        best: int | None = None
+        for step in reversed(steps):
+            try:
+                if best is None and self._is_best(step):
+                    best = step
+            except ModelFileError:
+                self._set_aside(step)
+        for step in self.steps()[:-_N_LAST]:
+            if step != best:
+                remove_directory(self.path(step))
+
+    def _yield_to(self, step: int, later: int) -> None:
+        """Make way for `step` if a later checkpoint is damaged; refuse if it is whole."""
+        try:
+            load_bundle(self.path(later), kind="checkpoint")
+        except ModelFileError:
+            self._set_aside(later)
+            return
+        raise InputError(
+            f"{shown(self.folder)} holds a checkpoint of step {later}, later than step {step}; "
+            "resume from it, or choose another folder"
+        )
+
+    def _set_aside(self, step: int) -> None:
+        """Keep a damaged checkpoint under a name that is never picked up."""
+        source = find_directory(self.path(step))
+        number = 0
+        while os.path.lexists(target := self.folder / f"damaged-{number}-step-{step:08d}"):
+            number += 1
+        os.rename(source, target)

@@ -1,0 +1,161 @@
+"""Layers: sparse rows times a matrix, norms whose statistics stay within a pass, and the hidden stack.
+
+Legend: P passes (observed, masked, reverse), B cells, so P * B rows in pass-major order.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+SLOPE = 0.3  # of every LeakyReLU in the published network
+
+
+def leaky(h: Tensor) -> Tensor:
+    """LeakyReLU as in the published network."""
+    return functional.leaky_relu(h, SLOPE)
+
+
+def glorot_(weight: Tensor, fan_in: int, fan_out: int, generator: Generator) -> None:
+    """Fill with uniform numbers of Glorot & Bengio's width (AISTATS 2010)."""
+    limit = math.sqrt(6 / (fan_in + fan_out))
+    with torch.no_grad():
+        weight.uniform_(-limit, limit, generator=generator)
+
+
+def _csr(row: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    ends = torch.bincount(row, minlength=shape[0]).cumsum(0)
+    crow = torch.cat([ends.new_zeros(1), ends])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        return torch.sparse_csr_tensor(crow, col, value, size=shape)
+
+
+def _transposed(row: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    """CSR of the transpose; by counting sort on the CPU."""
+    if row.is_cuda:
+        order = torch.argsort(col, stable=True)
+        return _csr(col[order], row[order], value[order], (shape[1], shape[0]))
+    indptr = np.concatenate([[0], np.bincount(row.numpy(), minlength=shape[0]).cumsum()])
+    t = sp.csr_matrix((value.numpy(), col.numpy(), indptr), shape=shape).tocsc()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        parts = (torch.from_numpy(np.asarray(a, np.int64)) for a in (t.indptr, t.indices))
+        return torch.sparse_csr_tensor(*parts, torch.from_numpy(t.data), size=(shape[1], shape[0]))
+
+
+class _SparseProduct(torch.autograd.Function):
+    """Sparse (N x D) times dense (D x H), with a gradient for the dense matrix alone."""
+
+    @staticmethod
+    def forward(ctx: Any, row: Tensor, col: Tensor, value: Tensor, n_rows: int, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(row, col, value)
+        ctx.shape = (n_rows, weight.shape[0])
+        return torch.mm(_csr(row, col, value, ctx.shape), weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None, Tensor]:
+        row, col, value = ctx.saved_tensors
+        return None, None, None, None, torch.mm(_transposed(row, col, value, ctx.shape), grad.contiguous())
+
+
+def sparse_product(row: Tensor, col: Tensor, value: Tensor, n_rows: int, weight: Tensor) -> Tensor:
+    """Product of sparse rows, given by ascending `row`, `col` and `value` (Z,), and (D, H): (n_rows, H)."""
+    if len(row) == 0:
+        return weight[:1].expand(n_rows, -1) * 0
+    out: Tensor = _SparseProduct.apply(row, col, value, n_rows, weight)  # type: ignore[no-untyped-call]
+    return out
+
+
+class PassBatchNorm(nn.Module):
+    """Batch norm over each pass alone, with fixed statistics at inference.
+
+    As the reference: epsilon 1e-3, biased variance, running statistics with momentum 0.99 (reached
+    through a plain average over the first hundred updates).
+
+    Parameters
+    ----------
+    width
+        Number of columns.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    updates: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.float32))
+        self.eps, self.momentum = 1e-3, 0.99
+
+    def forward(self, h: Tensor, n_passes: int) -> Tensor:
+        """Normalise (P * B, width)."""
+        if not self.training:
+            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+            return h * scale + (self.bias - self.running_mean * scale)
+        by_pass = h.view(n_passes, -1, h.shape[1])
+        var, mean = torch.var_mean(by_pass, dim=1, correction=0, keepdim=True)
+        self._remember(mean.detach().squeeze(1), var.detach().squeeze(1))
+        out = (by_pass - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
+        return out.view_as(h)
+
+    def _remember(self, mean: Tensor, var: Tensor) -> None:
+        for i in range(len(mean)):
+            keep = torch.clamp(self.updates / (self.updates + 1), max=self.momentum)
+            self.running_mean.mul_(keep).add_((1 - keep) * mean[i])
+            self.running_var.mul_(keep).add_((1 - keep) * var[i])
+            self.updates.add_(1)
+
+
+class HiddenStack(nn.Module):
+    """For each width: h = norm(LeakyReLU(W h + b)).
+
+    Parameters
+    ----------
+    n_in
+        Width of the input.
+    widths
+        Hidden widths, in order.
+    norm
+        ``"layer"`` or ``"batch"``.
+    generator
+        Decides the first weights.
+    """
+
+    def __init__(
+        self, n_in: int, widths: tuple[int, ...], norm: Literal["layer", "batch"], generator: Generator
+    ) -> None:
+        super().__init__()
+        self.linear = nn.ModuleList()
+        self.norm = nn.ModuleList()
+        for width in widths:
+            self.linear.append(make_linear(n_in, width, generator))
+            self.norm.append(nn.LayerNorm(width) if norm == "layer" else PassBatchNorm(width))
+            n_in = width
+        self.n_out = n_in
+
+    def forward(self, h: Tensor, n_passes: int) -> Tensor:
+        """Map (P * B, n_in) to (P * B, n_out)."""
+        for linear, norm in zip(self.linear, self.norm, strict=True):
+            h = leaky(linear(h))
+            h = norm(h, n_passes) if isinstance(norm, PassBatchNorm) else norm(h)
+        return h
+
+
+def make_linear(n_in: int, n_out: int, generator: Generator) -> nn.Linear:
+    """Dense layer with Glorot weights and zero bias."""
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
+    glorot_(layer.weight, n_in, n_out, generator)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,359 @@
+"""Likelihoods in closed form: value and gradient together, on one tile that fits the cache.
+
+A tile is r rows x d features of the decoder's output. Each likelihood overwrites the output `o` with
+the gradient of the log-likelihood with respect to it, and returns the value summed over the targets.
+Special functions are evaluated at the non-zeros only. For counts, with mean m and dispersion a
+(variance m + a m^2):
+
+    log NB(x) = f(x, a) - log x! + x log m - (x + 1/a) log(1 + a m),
+    f(x, a)   = sum_{k<x} log(1 + k a) = log G(x + 1/a) - log G(1/a) + x log a,
+
+which stays exact when a tends to 0 (Poisson). Legend: r rows, d features, z non-zeros of the tile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mosaicvi.config import Distribution
+
+MIN_DISPERSION = 1e-8
+MIN_ZERO_INFLATION = 1e-3
+_SHIFT = 8  # Stirling's series from here on is exact to 1e-12
+
+
+@dataclasses.dataclass(kw_only=True)
+class Tile:
+    """Inputs of a likelihood over r rows x d features.
+
+    Attributes
+    ----------
+    o
+        Decoder output (r, d); becomes the gradient.
+    target
+        1 where an entry counts, else 0, (r, d); None when all count.
+    at, x
+        Flat position row * d + column of the non-zero targets and their values, (z,) each.
+    dense
+        In place of them for Gaussian: all values (r, d).
+    library
+        Library of each row (r, 1) for a mean of library x softmax, else None.
+    panel
+        With `library`: 1 for the features that the softmax is normalised over, (r, d); None for all.
+    low, high, centre
+        Bounds and centre of the mean, (d,).
+    alpha
+        Dispersion or standard deviation (r, d).
+    pi
+        Zero inflation (d,).
+    """
+
+    o: Tensor
+    target: Tensor | None = None
+    at: Tensor | None = None
+    x: Tensor | None = None
+    dense: Tensor | None = None
+    library: Tensor | None = None
+    panel: Tensor | None = None
+    low: Tensor | None = None
+    high: Tensor | None = None
+    centre: Tensor | None = None
+    alpha: Tensor | None = None
+    pi: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TileResult:
+    """Log-likelihood of a tile, summed, and its gradients besides the one left in ``Tile.o``."""
+
+    value: Tensor
+    d_alpha: Tensor | None = None  # (r, d)
+    d_pi: Tensor | None = None  # (d,)
+
+
+def _need(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+def rising_log(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """f(x, a) = log G(x + 1/a) - log G(1/a) + x log a, and its derivative with respect to a.
+
+    Stirling's series at 1/a + 8, corrected by eight factors, so that nothing cancels for any a > 0;
+    float64 inside. Shapes broadcast.
+    """
+    x, a = x.double(), alpha.double()
+    r = 1 / a
+    s = r + _SHIFT
+    z = x + s
+    log_ratio = torch.log1p(x / s)
+    product = torch.ones_like(z)
+    slope = torch.zeros_like(z)
+    for k in range(_SHIFT):
+        q = x / (r + k)
+        product = product * (1 + q)
+        slope = slope + q / (r + k + x)
+    f = (z - 0.5) * log_ratio + x * torch.log1p(_SHIFT * a) - x - product.log()
+    f = f + _stirling(z) - _stirling(s)
+    d_r = log_ratio - (z - 0.5) * x / (s * z) + _stirling_slope(z) - _stirling_slope(s) + slope
+    return f, -r * r * d_r + _SHIFT * x / (1 + _SHIFT * a)
+
+
+def _stirling(z: Tensor) -> Tensor:
+    w = 1 / (z * z)
+    return (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w / 1680))) / z
+
+
+def _stirling_slope(z: Tensor) -> Tensor:
+    w = 1 / (z * z)
+    return -w * (1 / 12 - w * (1 / 120 - w * (1 / 252 - w / 240)))
+
+
+# --- means --------------------------------------------------------------------------------------
+
+
+def softmax_mean(o: Tensor, library: Tensor, panel: Tensor | None) -> Tensor:
+    """Library x softmax over the panel's features; features outside the panel on the same scale."""
+    if panel is None:
+        return torch.softmax(o, dim=1) * library
+    shift = o.masked_fill(panel == 0, -math.inf).amax(1, keepdim=True)
+    weight = torch.exp((o - shift).clamp_(max=60.0))
+    return weight * (library / (weight * panel).sum(1, keepdim=True))
+
+
+def _softmax_mean_(t: Tile) -> Tensor:
+    return softmax_mean(t.o, _need(t.library), t.panel)
+
+
+def _through_softmax_(t: Tile, mean: Tensor, score: Tensor) -> None:
+    """Turn score = m dL/dm (zero outside the targets) into the gradient of the logits."""
+    total = score.sum(1, keepdim=True) / _need(t.library).clamp(min=torch.finfo(score.dtype).tiny)
+    inside = mean if t.panel is None else mean * t.panel
+    torch.addcmul(score, inside, total, value=-1, out=t.o)
+
+
+def _bounded_mean(o: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean between the bounds and its derivative, both (r, d)."""
+    p = torch.sigmoid(o)
+    width = high - low
+    return low + p * width, p * (1 - p) * width
+
+
+# --- counts -------------------------------------------------------------------------------------
+
+
+def _nb_zero(mean: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log NB(0), 1 / (1 + a m), and d log NB(0) / d a; all (r, d)."""
+    t = alpha * mean
+    inverse = 1 / (1 + t)
+    log = torch.log1p(t)
+    # (log(1 + t) - t / (1 + t)) / t^2, by its series where the difference would cancel
+    curve = torch.where(
+        t < 0.05,
+        0.5 + t * (-2 / 3 + t * (0.75 + t * (-0.8 + t * (5 / 6)))),
+        (log - t * inverse) / (t * t).clamp(min=1e-30),
+    )
+    return -log / alpha, inverse, curve * mean * mean
+
+
+def _nb(t: Tile) -> TileResult:
+    return _negative_binomial(t, inflated=False)
+
+
+def _zinb(t: Tile) -> TileResult:
+    return _negative_binomial(t, inflated=True)
+
+
+def _negative_binomial(t: Tile, *, inflated: bool) -> TileResult:
+    alpha, at, x = _need(t.alpha), _need(t.at), _need(t.x)
+    if t.library is not None:
+        mean, slope = _softmax_mean_(t), None
+    else:
+        mean, slope = _bounded_mean(t.o, _need(t.low), _need(t.high))
+    zero, inverse, d_alpha = _nb_zero(mean, alpha)
+    m_z, inverse_z, alpha_z, zero_z = (v.view(-1)[at] for v in (mean, inverse, alpha, zero))
+    rise, d_rise = _rise(x, alpha_z)
+    m_safe = m_z.clamp(min=torch.finfo(m_z.dtype).tiny)
+    log_p = rise - torch.lgamma(x + 1) + torch.xlogy(x, m_safe) + torch.xlogy(x, inverse_z) + zero_z
+    d_alpha_z = d_rise - x * m_z * inverse_z
+    score = -inverse if slope is not None else -inverse * mean  # dL/dm, or m dL/dm
+    gain = x * inverse_z if slope is None else x * inverse_z / m_safe
+    d_pi: Tensor | None = None
+    if inflated:
+        pi = _need(t.pi)
+        seen = (x > 0).to(x.dtype)
+        p0 = torch.exp(zero)
+        mixture = pi + (1 - pi) * p0
+        weight = (1 - pi) * p0 / mixture
+        value0, d_pi_all = torch.log(mixture), (1 - p0) / mixture
+        column = at % t.o.shape[1]
+        log_p = log_p + torch.log1p(-pi)[column] - value0.view(-1)[at]
+        log_p, d_pi_z = log_p * seen, -seen / (1 - pi)[column] - seen * d_pi_all.view(-1)[at]
+        back_m, back_a = (1 - weight.view(-1)[at]) * seen, (1 - weight).view(-1)[at] * seen
+        gain = gain * seen + score.view(-1)[at] * back_m
+        d_alpha_z = d_alpha_z * seen + d_alpha.view(-1)[at] * back_a
+        score, d_alpha = score * weight, d_alpha * weight
+        d_pi_all.view(-1)[at] += d_pi_z
+        d_pi = d_pi_all if t.target is None else d_pi_all * t.target
+        d_pi, zero = d_pi.sum(0), value0
+    else:
+        log_p = log_p - zero_z
+    score.view(-1)[at] += gain
+    d_alpha.view(-1)[at] += d_alpha_z
+    if t.target is not None:
+        zero, score, d_alpha = zero * t.target, score * t.target, d_alpha * t.target
+    value = zero.sum() + log_p.sum()
+    if slope is None:
+        _through_softmax_(t, mean, score)
+    else:
+        torch.mul(score, slope, out=t.o)
+    return TileResult(value=value, d_alpha=d_alpha, d_pi=d_pi)
+
+
+def _rise(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """`rising_log` in the dtype of `x`; both are 0 at x = 0 and x = 1, the most frequent counts."""
+    if x.is_cuda:
+        f, d = rising_log(x, alpha)
+        return f.to(x.dtype), d.to(x.dtype)
+    f, d = torch.zeros_like(x), torch.zeros_like(x)
+    more = ((x != 1) & (x != 0)).nonzero().squeeze(1)
+    f_more, d_more = rising_log(x[more], alpha[more])
+    f[more], d[more] = f_more.to(x.dtype), d_more.to(x.dtype)
+    return f, d
+
+
+def _poisson(t: Tile) -> TileResult:
+    at, x = _need(t.at), _need(t.x)
+    if t.library is not None:
+        mean = _softmax_mean_(t)
+        m_z = mean.view(-1)[at].clamp(min=torch.finfo(x.dtype).tiny)
+        log_p = (torch.xlogy(x, m_z) - torch.lgamma(x + 1)).sum()
+        if t.target is None and t.panel is None:
+            # every entry counts: the means sum to the library and the gradient is x - m
+            total = torch.zeros(len(mean), dtype=x.dtype, device=x.device)
+            total.index_add_(0, at // mean.shape[1], x)
+            ratio = total[:, None] / _need(t.library).clamp(min=torch.finfo(x.dtype).tiny)
+            torch.mul(mean, -ratio, out=t.o)
+            t.o.view(-1)[at] += x
+            return TileResult(value=log_p - _need(t.library).sum())
+        score = -mean
+        score.view(-1)[at] += x
+        target = t.target if t.target is not None else t.panel
+        value = log_p - (mean * target).sum()
+        _through_softmax_(t, mean, score * target)
+        return TileResult(value=value)
+    low, high = _need(t.low).log(), _need(t.high).log()
+    inside = ((t.o >= low) & (t.o <= high)).to(t.o.dtype)
+    log_rate = torch.maximum(torch.minimum(t.o, high), low)
+    score = -torch.exp(log_rate)
+    log_p = (x * log_rate.view(-1)[at] - torch.lgamma(x + 1)).sum()
+    value = log_p + (score if t.target is None else score * t.target).sum()
+    score.view(-1)[at] += x
+    torch.mul(score, inside if t.target is None else inside * t.target, out=t.o)
+    return TileResult(value=value)
+
+
+# --- binary and continuous ----------------------------------------------------------------------
+
+
+def _bernoulli(t: Tile) -> TileResult:
+    at, x, low, high = _need(t.at), _need(t.x), _need(t.low), _need(t.high)
+    p = t.o.sigmoid_()
+    clipped: Tensor | None = None
+    least, most = torch.aminmax(p)
+    if p.is_cuda or bool(least < low.max()) or bool(most > high.min()):
+        clipped = ((p >= low) & (p <= high)).to(p.dtype)
+        torch.maximum(torch.minimum(p, high, out=p), low, out=p)
+    log_q = _log1m(p, t.target)
+    p_z = p.view(-1)[at]
+    value = log_q + (x * (torch.log(p_z) - torch.log1p(-p_z))).sum()
+    p.neg_()
+    p.view(-1)[at] += x
+    if t.target is not None:
+        p.mul_(t.target)
+    if clipped is not None:
+        p.mul_(clipped)
+    return TileResult(value=value)
+
+
+def _log1m(p: Tensor, target: Tensor | None) -> Tensor:
+    """Sum of log(1 - p) over the targets; four factors share a logarithm (1 - p >= 1e-5 each)."""
+    if target is not None:
+        return torch.log1p(-p * target).sum()
+    q = (1 - p).view(-1)
+    n = len(q) // 4
+    head = q[: 4 * n].view(4, n)
+    product = head[0] * head[1]
+    product.mul_(head[2]).mul_(head[3])
+    return product.log_().sum() + q[4 * n :].log().sum()
+
+
+def _gaussian(t: Tile) -> TileResult:
+    x, sd, centre = _need(t.dense), _need(t.alpha), _need(t.centre)
+    low, high = _need(t.low), _need(t.high)
+    raw = t.o + centre
+    inside = ((raw >= low) & (raw <= high)).to(raw.dtype)
+    mean = torch.maximum(torch.minimum(raw, high), low)
+    inverse = 1 / sd
+    error = (x - mean) * inverse
+    value = -0.5 * error * error - torch.log(sd) - 0.5 * math.log(2 * math.pi)
+    d_alpha = (error * error - 1) * inverse
+    gradient = error * inverse * inside
+    if t.target is not None:
+        value, d_alpha, gradient = value * t.target, d_alpha * t.target, gradient * t.target
+    t.o.copy_(gradient)
+    return TileResult(value=value.sum(), d_alpha=d_alpha)
+
+
+TILE: dict[Distribution, Callable[[Tile], TileResult]] = {
+    "NB": _nb,
+    "ZINB": _zinb,
+    "Poisson": _poisson,
+    "Bernoulli": _bernoulli,
+    "Gaussian": _gaussian,
+}
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+def dispersion(covariates: Tensor, kernel: Tensor, max_disp: float) -> Tensor:
+    """clip(softplus(c S), 0, max_disp), whose clip passes gradients through; (A, d)."""
+    raw = functional.softplus(covariates @ kernel)
+    return raw + (raw.clamp(MIN_DISPERSION, max_disp) - raw).detach()
+
+
+def zero_inflation(logit: Tensor) -> Tensor:
+    """Probability of an extra zero, kept within [1e-3, 1 - 1e-3]; (d,)."""
+    return torch.sigmoid(logit).clamp(MIN_ZERO_INFLATION, 1 - MIN_ZERO_INFLATION)
+
+
+def mean(
+    dist: Distribution,
+    o: Tensor,
+    *,
+    low: Tensor,
+    high: Tensor,
+    centre: Tensor,
+    library: Tensor | None = None,
+    panel: Tensor | None = None,
+    pi: Tensor | None = None,
+) -> Tensor:
+    """Mean of the likelihood, (r, d); the arguments are those of `Tile`."""
+    if dist == "Bernoulli":
+        return torch.maximum(torch.minimum(torch.sigmoid(o), high), low)
+    if dist == "Gaussian":
+        return torch.maximum(torch.minimum(o + centre, high), low)
+    if library is not None:
+        rate = softmax_mean(o, library, panel)
+    elif dist == "Poisson":
+        rate = torch.exp(torch.maximum(torch.minimum(o, high.log()), low.log()))
+    else:
+        rate = _bounded_mean(o, low, high)[0]
+    return rate * (1 - pi) if dist == "ZINB" and pi is not None else rate

@@ -1,0 +1,337 @@
+"""MosaicVAE: F(in, out) of a minibatch and the terms of the loss (spec, "Loss of a mini-batch").
+
+Legend: P passes (observed, masked, and reverse when `beta_reverse` > 0), B cells, M modalities,
+n_m cells with modality m, D_m its features, K latent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Generator, Tensor, nn
+
+from mosaicvi.config import NetworkConfig
+from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
+from mosaicvi.nn.decoder import Decoder, Head, Targets
+from mosaicvi.nn.encoder import Encoded, Encoder
+from mosaicvi.nn.likelihoods import mean as likelihood_mean
+from mosaicvi.nn.masks import ModalityMask, View, masked_views, observed_view
+
+KERNEL_WIDTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
+EXPONENT = 6.0  # the reference clips exponents of the KL term
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Terms of the loss of a minibatch; all but `total` are detached.
+
+    Attributes
+    ----------
+    total
+        What is minimised, 0-d.
+    observed, masked
+        Weighted negative log-likelihood of each modality, (M,).
+    log_prob
+        Plain log-likelihood, mean over cells, of each pass and modality, (P, M).
+    kl, mmd
+        Weighted terms, 0-d.
+    """
+
+    total: Tensor
+    observed: Tensor
+    masked: Tensor
+    log_prob: Tensor
+    kl: Tensor
+    mmd: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """One F(in, out): what is seen and what must be predicted, by modality, and its weight."""
+
+    seen: list[View]
+    wanted: list[View]
+    weight: float
+
+
+class MosaicVAE(nn.Module):
+    """The masked variational autoencoder of a mosaic.
+
+    Parameters
+    ----------
+    config
+        Sizes, weights and choices.
+    n_covariates
+        Number of covariates, C.
+    bounds
+        For each modality its `mean_vals`, `min_vals` and `max_vals`, (D_m,) each.
+    generator
+        Decides the first weights.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        n_covariates: int,
+        bounds: list[tuple[Tensor, Tensor, Tensor]],
+        generator: Generator,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.n_covariates = n_covariates
+        self.encoder = Encoder(config, n_covariates, generator)
+        self.decoder = Decoder(config, n_covariates, generator)
+        m = len(config.uni_block_names)
+        self.beta_modal: list[float] = [1.0] * m if config.beta_modal == "auto" else list(config.beta_modal)
+        self.centred = [bool(c.any()) for c, _, _ in bounds]
+        for i, values in enumerate(bounds):
+            for name, value in zip(("centre", "low", "high"), values, strict=True):
+                self.register_buffer(f"{name}_{i}", value.clone().float())
+
+    def head(self, m: int) -> Head:
+        """Constants of modality m's likelihood."""
+        return Head(
+            dist=self.config.distributions[m],
+            groups=tuple(g for g in self.decoder.groups if g.modality == m),
+            low=self.get_buffer(f"low_{m}"),
+            high=self.get_buffer(f"high_{m}"),
+            centre=self.get_buffer(f"centre_{m}"),
+        )
+
+    def encode(self, minibatch: Minibatch, values: list[Tensor], views: list[list[View]]) -> Encoded:
+        """Posterior of every pass; ``views[p][m]`` is what pass p sees of modality m."""
+        centres = [self.get_buffer(f"centre_{m}") if c else None for m, c in enumerate(self.centred)]
+        encoded: Encoded = self.encoder(minibatch, values, views, centres)
+        return encoded
+
+    def forward(
+        self, minibatch: Minibatch, masks: tuple[ModalityMask, ...], *, gamma: float, noise: Tensor | None
+    ) -> Losses:
+        """Loss of a minibatch.
+
+        Parameters
+        ----------
+        minibatch
+            B cells.
+        masks
+            What is hidden of each modality.
+        gamma
+            Weight of the MMD term in this epoch.
+        noise
+            Standard normal numbers (P * B, K); None for z at its mean.
+        """
+        passes = self._passes(minibatch, masks)
+        values = [transformed(r) for r in minibatch.rows]
+        q = self.encode(minibatch, values, [p.seen for p in passes])
+        z = q.mean if noise is None else q.mean + torch.exp(0.5 * q.log_var) * noise
+        h = self.decoder.trunk(z, q.embedding, minibatch.covariates.repeat(len(passes), 1), len(passes))
+        total, log_prob = h.new_zeros(()), []
+        for m in range(len(minibatch.rows)):
+            loss, by_pass = self._modality_loss(m, minibatch, values[m], passes, h, q)
+            total = total + loss
+            log_prob.append(by_pass / minibatch.n_cells)
+        kl, mmd = self._kl(q, len(passes)), self._mmd(q, minibatch, gamma)
+        ll = torch.stack(log_prob, 1)  # (P, M)
+        beta = ll.new_tensor(self.beta_modal)
+        weight = ll.new_tensor([p.weight for p in passes])[:, None]
+        terms = -(weight * beta * ll)
+        return Losses(
+            total=total + kl + mmd,
+            observed=terms[0],
+            masked=terms[1:].sum(0),
+            log_prob=ll,
+            kl=kl.detach(),
+            mmd=mmd.detach(),
+        )
+
+    def n_passes(self) -> int:
+        """Passes of a step: observed and masked, and reverse when `beta_reverse` > 0."""
+        return 3 if self.config.beta_reverse > 0 else 2
+
+    def _passes(self, minibatch: Minibatch, masks: tuple[ModalityMask, ...]) -> list[_Pass]:
+        c = self.config
+        observed = [observed_view(r) for r in minibatch.rows]
+        both = [masked_views(o, k) for o, k in zip(observed, masks, strict=True)]
+        visible, masked = [b[0] for b in both], [b[1] for b in both]
+        passes = [
+            _Pass(seen=observed, wanted=observed, weight=1 - c.beta_unobs),
+            _Pass(seen=visible, wanted=masked, weight=c.beta_unobs * (1 - c.beta_reverse)),
+        ]
+        if c.beta_reverse > 0:
+            passes.append(_Pass(seen=masked, wanted=visible, weight=c.beta_unobs * c.beta_reverse))
+        return passes
+
+    def _modality_loss(
+        self, m: int, minibatch: Minibatch, values: Tensor, passes: list[_Pass], h: Tensor, q: Encoded
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted loss of a modality, over the rows that have a target there, and its log-likelihoods (P,)."""
+        rows = minibatch.rows[m]
+        values = rows_value(rows) if self.config.library_aware[m] else values
+        targets, index = [], []
+        for p, one in enumerate(passes):
+            weight = one.weight * self.beta_modal[m] / minibatch.n_cells
+            target, cells = _targets(minibatch, rows, values, one.wanted[m], weight, self.config.library_aware[m])
+            targets.append(target)
+            index.append(cells + p * minibatch.n_cells)
+        at = torch.cat(index)
+        groups = self.decoder.of_modality(m)
+        h_rows = h[at]
+        hidden = [
+            self.decoder.block_hidden(i, h_rows, q.blocks[i][at] if self.config.skip_conn else None) for i in groups
+        ]
+        return self.decoder.loss(self.head(m), m, hidden, targets, minibatch.covariate_table)
+
+    def _kl(self, q: Encoded, n_passes: int) -> Tensor:
+        """KL of q given the partial view from q given everything measured."""
+        c = self.config
+        mean = q.mean.view(n_passes, -1, c.dim_latent)
+        log_var = q.log_var.view(n_passes, -1, c.dim_latent)
+        total = diagonal_kl(mean[1], log_var[1], mean[0], log_var[0])
+        if n_passes == 3:
+            back = diagonal_kl(mean[2], log_var[2], mean[0], log_var[0])
+            total = (1 - c.beta_reverse) * total + c.beta_reverse * back
+        return c.beta_kl * total
+
+    def _mmd(self, q: Encoded, minibatch: Minibatch, gamma: float) -> Tensor:
+        mean = q.mean[: minibatch.n_cells]
+        return gamma * mmd(mean, minibatch.group) if gamma > 0 else mean.new_zeros(())
+
+    def imputed_mean(
+        self,
+        m: int,
+        z: Tensor,
+        embedding: Tensor,
+        covariates: Tensor,
+        *,
+        library: Tensor | None,
+        panel: Tensor | None = None,
+        blocks: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Mean of modality m's likelihood for R rows, dense (R, D_m).
+
+        Parameters
+        ----------
+        m
+            Position of the modality.
+        z, embedding, covariates
+            Latent (R, K), mask's embedding (R, sum of E) and covariates (R, C).
+        library
+            (R, 1) where the modality is library-aware.
+        panel
+            1 for the features that the library was summed over, (R, D_m); None for all.
+        blocks
+            The encoder's block output, for the skip connection.
+        """
+        h = self.decoder.trunk(z, embedding, covariates, 1)
+        skip = self.config.skip_conn and blocks is not None
+        hidden = [
+            self.decoder.block_hidden(i, h, blocks[i] if skip and blocks is not None else None)
+            for i in self.decoder.of_modality(m)
+        ]
+        head = self.head(m)
+        return likelihood_mean(
+            head.dist,
+            self.decoder.output(m, hidden),
+            low=head.low,
+            high=head.high,
+            centre=head.centre,
+            library=library,
+            panel=panel,
+            pi=self.decoder.pi(m),
+        )
+
+
+def rows_value(rows: ModalityRows) -> Tensor:
+    """Raw values of a modality, as `transformed` lays them out."""
+    value = rows.sparse.value if rows.sparse is not None else rows.dense
+    assert value is not None
+    return value
+
+
+def _targets(
+    minibatch: Minibatch, rows: ModalityRows, values: Tensor, wanted: View, weight: float, library: bool
+) -> tuple[Targets, Tensor]:
+    """Targets of a pass, only for cells that have one, and those cells' positions (R_p,)."""
+    pick: Tensor | None = None
+    if not wanted.full and not values.is_cuda:
+        some = wanted.table.any(1)[wanted.index]
+        pick = None if bool(some.all()) else some.nonzero().squeeze(1)
+    take = (lambda v: v) if pick is None else (lambda v: v[pick])
+    index = take(wanted.index)
+    n_rows = len(index)
+    row = col = x = dense = None
+    if rows.sparse is not None:
+        row, col, x = _target_entries(rows, values, wanted, pick, n_rows)
+    else:
+        dense = take(values)
+    cells = take(rows.cells)
+    observed = observed_view(rows)
+    target = Targets(
+        n_rows=n_rows,
+        weight=weight,
+        view=View(table=wanted.table, index=index, full=wanted.full),
+        row=row,
+        col=col,
+        x=x,
+        dense=dense,
+        library=take(rows.library) if library else None,
+        panel=View(table=observed.table, index=take(observed.index), full=observed.full),
+        covariate_code=minibatch.covariate_code[cells],
+    )
+    return target, cells
+
+
+def _target_entries(
+    rows: ModalityRows, values: Tensor, wanted: View, pick: Tensor | None, n_rows: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Non-zeros that are targets, block-major over the picked rows."""
+    assert rows.sparse is not None
+    row, col, n = rows.sparse.row, rows.sparse.col, max(len(rows.cells), 1)
+    if wanted.full:
+        return row, col, values
+    cell = row % n
+    keep = wanted.table[wanted.index[cell], col]
+    if values.is_cuda:
+        return row, col, values * keep
+    row, col, cell, values = row[keep], col[keep], cell[keep], values[keep]
+    if pick is None:
+        return row, col, values
+    position = torch.zeros(n, dtype=torch.int64, device=row.device)
+    position[pick] = torch.arange(n_rows, device=row.device)
+    return row // n * n_rows + position[cell], col, values
+
+
+def diagonal_kl(mean_1: Tensor, log_var_1: Tensor, mean_0: Tensor, log_var_0: Tensor) -> Tensor:
+    """KL(N_1 || N_0) of diagonal Gaussians, summed over latent, mean over cells, clipped as in the spec.
+
+    Parameters
+    ----------
+    mean_1, log_var_1, mean_0, log_var_0
+        (B, K) each.
+    """
+    ratio = torch.exp((log_var_1 - log_var_0).clamp(-EXPONENT, EXPONENT))
+    shift = (mean_0 - mean_1).square() / torch.exp(log_var_0.clamp(-EXPONENT, EXPONENT))
+    return 0.5 * (ratio + shift - 1 + log_var_0 - log_var_1).sum(1).mean()
+
+
+def mmd(mean: Tensor, group: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy summed over pairs of groups (Gretton et al., JMLR 2012).
+
+    Parameters
+    ----------
+    mean
+        Latent means (B, K).
+    group
+        Group of each cell, 0 for none, (B,).
+    """
+    distance = torch.cdist(mean, mean).square()
+    kernel = torch.stack([torch.exp(distance * (-0.5 / s)) for s in KERNEL_WIDTHS]).mean(0)
+    member = (group[:, None] == torch.arange(1, int(group.max()) + 1, device=group.device)).to(mean.dtype)  # (B, g)
+    size = member.sum(0)
+    share = member / size.clamp(min=1)
+    between = share.T @ kernel @ share  # (g, g)
+    within = between.diagonal()
+    present = (size > 0).to(mean.dtype)
+    pairs = (within[:, None] + within[None, :] - 2 * between) * present[:, None] * present[None, :]
+    return pairs.triu(1).sum()
