@@ -191,6 +191,9 @@ def _values(parts: Parts, modality: str, adata: AnnData, layer: str | None) -> V
     x: Values
     if sparse.issparse(raw):
         x = _csr(raw)
+        if np.isnan(x.data).any():
+            parts.problems.append(problem("sparse-nan", name=parts.name, modality=modality))
+            return None
         infinite = x.indices[np.isinf(x.data)]
     else:
         dense = np.asarray(raw, dtype=np.float32)
@@ -270,6 +273,8 @@ def _own_panels(parts: Parts, key: str | None) -> pd.Series[str] | None:
         return None
     modality, part = next(iter(panelled.items()))
     names = {str(column) for p in panelled.values() if p.panels is not None for column in p.panels}
+    if key is None and len(names) == 1:
+        return pd.Series(next(iter(names)), index=parts.obs.index, dtype=object)
     if key is None or key not in parts.obs:
         fitting = [c for c in parts.obs if set(parts.obs[c].astype(object)) <= names]
         if len(fitting) != 1 or key is not None:

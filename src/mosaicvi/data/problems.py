@@ -158,6 +158,12 @@ PROBLEMS: dict[str, Problem] = {
         cause="A division by zero or a logarithm of zero before saving.",
         remedy="Correct them, or set them to NaN (missing).",
     ),
+    "sparse-nan": Problem(
+        text="{name}: {modality} is a sparse matrix with NaN; "
+        "store missing entries in a dense matrix: X = X.toarray()",
+        cause="In a sparse matrix what is not stored is a zero, so a missing entry is easily lost.",
+        remedy="Make it dense before, or drop the NaN if they mean zero.",
+    ),
     "no-modality": Problem(
         text="{name}: cells without any modality: {names}; remove them",
         cause="A cell is in `obs` but in no modality.",
