@@ -32,10 +32,16 @@ def glorot_(weight: Tensor, fan_in: int, fan_out: int, generator: Generator) -> 
 
 def _csr(row: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
     ends = torch.bincount(row, minlength=shape[0]).cumsum(0)
-    crow = torch.cat([ends.new_zeros(1), ends])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        return torch.sparse_csr_tensor(crow, col, value, size=shape)
+    return _csr_tensor(torch.cat([ends.new_zeros(1), ends]), col, value, shape)
+
+
+def _csr_tensor(crow: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    if not _csr_tensor.__dict__.get("said"):  # torch announces that its CSR support is in beta, once
+        _csr_tensor.__dict__["said"] = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.sparse_csr_tensor(crow, col, value, size=shape, check_invariants=False)
+    return torch.sparse_csr_tensor(crow, col, value, size=shape, check_invariants=False)
 
 
 def _transposed(row: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -45,10 +51,8 @@ def _transposed(row: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int])
         return _csr(col[order], row[order], value[order], (shape[1], shape[0]))
     indptr = np.concatenate([[0], np.bincount(row.numpy(), minlength=shape[0]).cumsum()])
     t = sp.csr_matrix((value.numpy(), col.numpy(), indptr), shape=shape).tocsc()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        parts = (torch.from_numpy(np.asarray(a, np.int64)) for a in (t.indptr, t.indices))
-        return torch.sparse_csr_tensor(*parts, torch.from_numpy(t.data), size=(shape[1], shape[0]))
+    crow, at = (torch.from_numpy(np.asarray(a, np.int64)) for a in (t.indptr, t.indices))
+    return _csr_tensor(crow, at, torch.from_numpy(t.data), (shape[1], shape[0]))
 
 
 class _SparseProduct(torch.autograd.Function):

@@ -1,0 +1,366 @@
+"""The training loop, top to bottom.
+
+One `FitState` is everything that training is: weights, optimiser, generator, position, history, the best
+weights so far and the balance of modalities. It can be saved at any step and goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.profiler import record_function
+
+from mosaicvi.data.minibatch import MinibatchLoader, shuffled, split
+from mosaicvi.errors import NonFiniteLossError
+from mosaicvi.nn.masks import MaskSampler
+from mosaicvi.nn.vae import Losses, MosaicVAE
+
+BALANCE_EPOCHS = 3  # over which beta_modal="auto" is found
+WARM_UP_STEPS = 50
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How to train.
+
+    Parameters
+    ----------
+    max_epochs
+        Epochs to reach in all.
+    lr, weight_decay
+        Of AdamW.
+    batch_size
+        Cells of a minibatch.
+    train_size
+        Share of the cells that train; the rest validate.
+    early_stopping, patience
+        Stop when the validation loss has not fallen for `patience` epochs, and go back to the best weights.
+    seed
+        Decides the split, the order, the masks and the noise.
+    max_grad_norm
+        Gradients longer than this are shortened to it.
+    precision
+        ``"float32"``, or ``"bf16"`` for the dense layers.
+    """
+
+    max_epochs: int
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    batch_size: int = 256
+    train_size: float = 0.9
+    early_stopping: bool = False
+    patience: int = 20
+    seed: int = 0
+    max_grad_norm: float = 1e4
+    precision: Literal["float32", "bf16"] = "float32"
+
+
+@dataclasses.dataclass(kw_only=True)
+class FitState:
+    """Where training stands.
+
+    Attributes
+    ----------
+    epoch, step
+        Epochs finished, and steps of the present one.
+    sums
+        Of the terms over the present epoch's steps.
+    rows
+        History, one row an epoch.
+    best
+        Validation loss, epoch and weights of the best epoch.
+    scale
+        Running size of each modality's log-likelihood, for the balance.
+    """
+
+    net: MosaicVAE
+    optimizer: torch.optim.AdamW
+    generator: torch.Generator
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    best_loss: float = math.inf
+    best_epoch: int = -1
+    best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    scale: list[float] = dataclasses.field(default_factory=list)
+    steps_done: int = 0
+
+    def history(self) -> pd.DataFrame:
+        """One row an epoch, indexed by epoch from 0."""
+        return pd.DataFrame(self.rows).rename_axis("epoch")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as nested tensors, numbers and strings."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return plain | {
+            "net": dict(self.net.state_dict()),
+            "beta_modal": list(self.net.beta_modal),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_dict(self, saved: dict[str, Any]) -> None:
+        """Go back to what `to_dict` described."""
+        self.net.load_state_dict(saved["net"])
+        self.net.beta_modal = list(saved["beta_modal"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.generator.set_state(saved["generator"])
+        for name in ("epoch", "step", "sums", "rows", "best_loss", "best_epoch", "best", "scale", "steps_done"):
+            setattr(self, name, saved[name])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a listener is told after a step or an epoch."""
+
+    epoch: int
+    step: int
+    n_steps: int
+    n_cells: int
+    log_prob: list[float]
+    row: dict[str, float] | None = None
+
+
+def start(net: MosaicVAE, config: FitConfig) -> FitState:
+    """State before the first step."""
+    device = next(net.parameters()).device
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    return FitState(net=net, optimizer=optimizer, generator=torch.Generator(device).manual_seed(config.seed))
+
+
+def fit(
+    state: FitState,
+    loader: MinibatchLoader,
+    config: FitConfig,
+    *,
+    listen: Callable[[Report], None] = lambda report: None,
+    interrupted: Callable[[], bool] = lambda: False,
+    checkpoint: Callable[[FitState, bool], None] = lambda state, is_best: None,
+    names: tuple[str, ...] | None = None,
+) -> bool:
+    """Train until `max_epochs`, a stop, or an interruption.
+
+    Parameters
+    ----------
+    state
+        Where to begin; it is advanced in place.
+    loader
+        The data, on the network's device.
+    config
+        How to train.
+    listen
+        Called after each step and, with the row of the history, after each epoch.
+    interrupted
+        Asked after each step; True ends training there.
+    checkpoint
+        Called after each step and each epoch (then with whether it is the best so far).
+    names
+        Names of the modalities, for messages.
+
+    Returns
+    -------
+    Whether training ran to its end.
+
+    Raises
+    ------
+    NonFiniteLossError
+        Before the weights are touched, naming the modality.
+    """
+    net, names = state.net, names or state.net.config.uni_block_names
+    sampler = MaskSampler(net.config)
+    train, valid = split(loader.n_cells, config.train_size, config.seed)
+    total_steps = config.max_epochs * max(1, -(-len(train) // config.batch_size))
+    while state.epoch < config.max_epochs:
+        gamma = net.config.gamma(state.epoch)
+        began = time.perf_counter()
+        minibatches = shuffled(train, config.batch_size, config.seed, state.epoch)
+        net.train()
+        for cells in minibatches[state.step :]:
+            losses, norm = _step(state, loader, sampler, cells, gamma, config, total_steps, names)
+            _count(state, losses, norm, config, len(cells), names)
+            state.step += 1
+            state.steps_done += 1
+            listen(
+                Report(
+                    epoch=state.epoch,
+                    step=state.step,
+                    n_steps=len(minibatches),
+                    n_cells=len(cells),
+                    log_prob=[float(v) for v in losses.log_prob[0]],
+                )
+            )
+            checkpoint(state, False)
+            if interrupted():
+                return False
+        row = _finish_epoch(state, loader, sampler, valid, gamma, config, names)
+        row["seconds"] = time.perf_counter() - began
+        improved = _remember_best(state, row, config)
+        listen(Report(epoch=state.epoch, step=0, n_steps=len(minibatches), n_cells=0, log_prob=[], row=row))
+        checkpoint(state, improved)
+        if config.early_stopping and state.epoch - 1 - state.best_epoch >= config.patience:
+            break
+    if config.early_stopping and state.best:
+        net.load_state_dict(state.best)
+    return True
+
+
+def _step(
+    state: FitState,
+    loader: MinibatchLoader,
+    sampler: MaskSampler,
+    cells: NDArray[np.int64],
+    gamma: float,
+    config: FitConfig,
+    total_steps: int,
+    names: tuple[str, ...],
+) -> tuple[Losses, Tensor]:
+    """One update; returns the terms of the loss and the gradient's norm."""
+    net, optimizer = state.net, state.optimizer
+    with record_function("slice"):
+        minibatch = loader.take(cells)
+    with record_function("mask"):
+        masks = sampler.draw(minibatch, state.generator)
+    noise = torch.randn(
+        net.n_passes() * len(cells), net.config.dim_latent, generator=state.generator, device=loader.device
+    )
+    with torch.autocast(loader.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise)
+    if loader.device.type == "cpu" and not math.isfinite(float(losses.total)):
+        raise NonFiniteLossError(_blame(losses, names))
+    with record_function("backward"):
+        optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+    with record_function("optimiser"):
+        grads = [p.grad for p in net.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads, foreach=True)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * _rate(state.steps_done, total_steps)
+        # the fused update divides gradients by grad_scale, so clipping costs no pass of its own
+        optimizer.grad_scale = torch.clamp(norm / config.max_grad_norm, min=1.0)  # type: ignore[attr-defined]
+        optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    return losses, norm
+
+
+def _rate(step: int, total_steps: int) -> float:
+    """Share of the learning rate: a short rise, then half a cosine down to a hundredth."""
+    rise = min(1.0, (step + 1) / WARM_UP_STEPS)
+    progress = min(1.0, step / max(1, total_steps))
+    return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _blame(losses: Losses, names: tuple[str, ...]) -> str:
+    bad = [n for n, v in zip(names, losses.log_prob.T, strict=True) if not bool(torch.isfinite(v).all())]
+    if bad:
+        return f"the loss of modality {bad[0]!r} is not finite"
+    return f"the {'KL' if not bool(torch.isfinite(losses.kl)) else 'MMD'} term is not finite"
+
+
+def _count(
+    state: FitState, losses: Losses, norm: Tensor, config: FitConfig, n_cells: int, names: tuple[str, ...]
+) -> None:
+    """Add a step to the epoch's sums, and balance the modalities in the first epochs."""
+    terms = _terms(losses, names) | {
+        "grad_norm": float(norm),
+        "clipped": float(float(norm) > config.max_grad_norm),
+    }
+    for key, value in terms.items():
+        state.sums[key] = state.sums.get(key, 0.0) + value * n_cells
+    state.sums["cells"] = state.sums.get("cells", 0.0) + n_cells
+    if state.net.config.beta_modal == "auto" and state.epoch < BALANCE_EPOCHS:
+        size = losses.log_prob[0].abs().tolist()
+        keep = min(0.95, state.steps_done / (state.steps_done + 1))
+        old = state.scale or size
+        state.scale = [keep * a + (1 - keep) * b for a, b in zip(old, size, strict=True)]
+        state.net.beta_modal = balanced(state.scale)
+
+
+def balanced(scale: list[float]) -> list[float]:
+    """Weights that make the modalities' log-likelihoods equal in size, and that sum to one.
+
+    Parameters
+    ----------
+    scale
+        Size of each modality's log-likelihood, mean over cells.
+    """
+    inverse = [1 / max(s, 1e-6) for s in scale]
+    return [v / sum(inverse) for v in inverse]
+
+
+def _terms(losses: Losses, names: tuple[str, ...]) -> dict[str, float]:
+    out = {"loss": float(losses.total), "kl": float(losses.kl), "mmd": float(losses.mmd)}
+    for m, name in enumerate(names):
+        out[f"observed_{name}"] = float(losses.observed[m])
+        out[f"masked_{name}"] = float(losses.masked[m])
+        out[f"log_prob_{name}"] = float(losses.log_prob[0, m])
+    return out
+
+
+def _finish_epoch(
+    state: FitState,
+    loader: MinibatchLoader,
+    sampler: MaskSampler,
+    valid: NDArray[np.int64],
+    gamma: float,
+    config: FitConfig,
+    names: tuple[str, ...],
+) -> dict[str, float]:
+    n = state.sums.pop("cells")
+    row = {f"train_{k}" if k not in ("clipped", "grad_norm") else k: v / n for k, v in state.sums.items()}
+    row |= {f"beta_{name}": b for name, b in zip(names, state.net.beta_modal, strict=True)}
+    row |= {"gamma": gamma, "lr": float(state.optimizer.param_groups[0]["lr"])}
+    if len(valid):
+        row |= {f"validation_{k}": v for k, v in validate(state.net, loader, sampler, valid, gamma, config, names).items()}
+    state.rows.append(row)
+    state.sums, state.step = {}, 0
+    state.epoch += 1
+    return row
+
+
+def validate(
+    net: MosaicVAE,
+    loader: MinibatchLoader,
+    sampler: MaskSampler,
+    cells: NDArray[np.int64],
+    gamma: float,
+    config: FitConfig,
+    names: tuple[str, ...],
+) -> dict[str, float]:
+    """Terms of the loss on held-out cells, with masks and noise that are the same in every epoch."""
+    generator = torch.Generator(loader.device).manual_seed(config.seed + 1)
+    sums: dict[str, float] = {}
+    net.eval()
+    with torch.no_grad():
+        for part in np.array_split(cells, max(1, -(-len(cells) // config.batch_size))):
+            minibatch = loader.take(part)
+            masks = sampler.draw(minibatch, generator)
+            shape = (net.n_passes() * len(part), net.config.dim_latent)
+            noise = torch.randn(shape, generator=generator, device=loader.device)
+            for key, value in _terms(net(minibatch, masks, gamma=gamma, noise=noise), names).items():
+                sums[key] = sums.get(key, 0.0) + value * len(part) / len(cells)
+    net.train()
+    return sums
+
+
+def _remember_best(state: FitState, row: dict[str, float], config: FitConfig) -> bool:
+    loss = row.get("validation_loss", math.inf)
+    if state.epoch <= BALANCE_EPOCHS and state.net.config.beta_modal == "auto":
+        return False  # the weights of the terms still move
+    if not loss < state.best_loss:
+        return False
+    state.best_loss, state.best_epoch = loss, state.epoch - 1
+    if config.early_stopping:
+        state.best = {k: v.clone() for k, v in state.net.state_dict().items()}
+    return True
