@@ -156,7 +156,7 @@ def atomic_directory(
     final = Path(final)
     check_output_directory(final, overwrite=overwrite, holds=holds)
     sweep(final.parent)
-    _recover(final)
+    recover_directory(final)
     temporary = temporary_name(final)
     with explain_full_disk(final):
         try:
@@ -182,6 +182,18 @@ def find_directory(final: Path) -> Path:
         if os.path.isdir(aside):
             return aside
     return final
+
+
+def recover_directory(final: Path) -> None:
+    """Finish or undo a swap by two renames that was killed."""
+    aside = _aside(final)
+    if not os.path.lexists(aside):
+        return
+    if os.path.lexists(final):
+        remove(aside)
+    else:
+        os.rename(aside, final)
+        _sync(final.parent)
 
 
 def remove_directory(path: Path) -> None:
@@ -281,18 +293,6 @@ def _swap(temporary: Path, final: Path) -> None:
 
 def _aside(final: Path) -> Path:
     return final.with_name(f".{final.name}.mosaicvi-old")
-
-
-def _recover(final: Path) -> None:
-    """Finish or undo a swap by two renames that was killed."""
-    aside = _aside(final)
-    if not os.path.lexists(aside):
-        return
-    if os.path.lexists(final):
-        remove(aside)
-    else:
-        os.rename(aside, final)
-        _sync(final.parent)
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:

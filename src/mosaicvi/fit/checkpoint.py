@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from mosaicvi.errors import InputError, ModelFileError, MosaicWarning
-from mosaicvi.files import explain_full_disk, find_directory, remove_directory, shown
+from mosaicvi.files import explain_full_disk, find_directory, recover_directory, remove_directory, shown
 from mosaicvi.fit.format import Bundle, load_bundle, load_document, save_bundle
 from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.fit.strict_json import JSON
@@ -37,6 +37,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints that are there, whole or not, in order."""
@@ -83,8 +84,12 @@ class CheckpointStore:
         """
         with explain_full_disk(self.folder):
             self._make_folder()
-            for later in (other for other in self.steps() if other > step):
-                self._yield_to(step, later)
+            for other in self.steps():
+                recover_directory(self.path(other))
+                if other in self._damaged:
+                    self._set_aside(other)
+                elif other > step:
+                    self._make_way(step, other)
             state: dict[str, JSON] = {"step": step, "is_best": is_best, "state": dict(document)}
             save_bundle(self.path(step), tensors, state, kind="checkpoint", overwrite=True)
             self._prune()
@@ -128,14 +133,21 @@ class CheckpointStore:
             try:
                 if best and not self._is_best(step):
                     continue
-                bundle = load_bundle(self.path(step), kind="checkpoint")
-                return replace(bundle, document=bundle.document["state"])
+                return self._load(step)
             except ModelFileError as error:
                 # A training run in another process may just have removed it.
                 if os.path.lexists(find_directory(self.path(step))):
+                    self._damaged.add(step)
                     message = f"the checkpoint of step {step} cannot be used and is passed over: {error}"
                     warnings.warn(MosaicWarning(message), stacklevel=3)
         return None
+
+    def _load(self, step: int) -> Bundle:
+        bundle = load_bundle(self.path(step), kind="checkpoint")
+        state = bundle.document.get("state")
+        if not isinstance(state, dict):
+            raise ModelFileError(f"{shown(self.path(step))}: holds no state of a training run")
+        return replace(bundle, document=state)
 
     def _is_best(self, step: int) -> bool:
         return load_document(self.path(step), kind="checkpoint").get("is_best") is True
@@ -153,10 +165,10 @@ class CheckpointStore:
             if step != best:
                 remove_directory(self.path(step))
 
-    def _yield_to(self, step: int, later: int) -> None:
+    def _make_way(self, step: int, later: int) -> None:
         """Make way for `step` if a later checkpoint is damaged; refuse if it is whole."""
         try:
-            load_bundle(self.path(later), kind="checkpoint")
+            self._load(later)
         except ModelFileError:
             self._set_aside(later)
             return
@@ -167,6 +179,7 @@ class CheckpointStore:
 
     def _set_aside(self, step: int) -> None:
         """Keep a damaged checkpoint under a name that is never picked up."""
+        self._damaged.discard(step)
         source = find_directory(self.path(step))
         number = 0
         while os.path.lexists(target := self.folder / f"damaged-{number}-step-{step:08d}"):

@@ -65,7 +65,7 @@ def unflatten(tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any]) 
     except ModelFileError:
         raise
     except (
-        KeyError,
+        LookupError,
         TypeError,
         ValueError,
         RuntimeError,
@@ -255,19 +255,21 @@ def _decode_dict(value: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) 
 
 def _decode_range(value: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> pd.RangeIndex:
     inner = value["$range"]
-    return pd.RangeIndex(*inner["range"], name=_decode(inner["name"], tensors))
+    start, stop, step = inner["range"]
+    return pd.RangeIndex(start, stop, step, name=_decode(inner["name"], tensors))
 
 
 def _decode_index(value: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> pd.Index[Any]:
     inner = value["$index"]
-    return pd.Index(
-        _decode(inner["values"], tensors), dtype=_pandas_type(inner), name=_decode(inner["name"], tensors)
-    )
+    labels: pd.Index[Any] = pd.Index(_decode(inner["values"], tensors), dtype=_pandas_type(inner))
+    labels.name = _decode(inner["name"], tensors)
+    return labels
 
 
 def _decode_column(value: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> pd.Series[Any]:
     inner = value["$column"]
-    return pd.Series(_decode(inner["values"], tensors), dtype=_pandas_type(inner))
+    column: pd.Series[Any] = pd.Series(_decode(inner["values"], tensors), dtype=_pandas_type(inner))
+    return column
 
 
 def _pandas_type(inner: Mapping[str, Any]) -> Any:
