@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -117,16 +118,17 @@ def _place_features(datasets: Sequence[Parts], modality: str, plan: Plan) -> Fea
 
 
 def _warn_of_strangers(modality: str, names: Mapping[str, Sequence[str]]) -> None:
-    for dataset, own in names.items():
-        others = {name for other, theirs in names.items() if other != dataset for name in theirs}
-        if len(names) > 1 and others.isdisjoint(own):
-            warnings.warn(
-                f"{dataset}: no {modality} feature ({listed(own, most=3)}) has the name of a feature "
-                f"of another dataset ({listed(sorted(others), most=3)}); "
-                "if they are only written differently, use match",
-                MosaicWarning,
-                stacklevel=5,
-            )
+    """Warn of datasets whose features have no name in common with any other dataset."""
+    owners = Counter(name for own in names.values() for name in set(own))
+    strangers = {d: own for d, own in names.items() if all(owners[name] == 1 for name in own)}
+    if len(names) > 1 and strangers:
+        examples = "; ".join(f"{dataset} ({listed(own, most=3)})" for dataset, own in strangers.items())
+        warnings.warn(
+            f"{modality}: the features of these datasets have no name in common with another dataset: "
+            f"{examples}; if they are only written differently, use match",
+            MosaicWarning,
+            stacklevel=5,
+        )
 
 
 def _rows(parts: Parts, modality: str) -> Places:

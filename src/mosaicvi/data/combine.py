@@ -143,7 +143,8 @@ def _check_options(datasets: Mapping[str, Dataset], plan: Plan) -> None:
 def _progress(wanted: bool | None) -> Iterator[Progress]:
     shown = sys.stderr.isatty() if wanted is None else wanted
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not shown, transient=console.is_terminal) as bar:
         yield bar
 
 

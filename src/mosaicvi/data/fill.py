@@ -62,8 +62,8 @@ def _fill_sparse(
         indices[here] = place[x_nd.indices] if _one_to_one(place) else x_nd.indices
         indptr[row_at[i] + 1 : row_at[i + 1] + 1] = x_nd.indptr[1:] + value_at[i]
         x_nu = sparse.csr_matrix((data[here], indices[here], x_nd.indptr), shape=(n_rows[i], n_features))
-        x_nu.sort_indices()  # in place: data is shared
-        indices[here] = x_nu.indices
+        x_nu.sort_indices()
+        data[here], indices[here] = x_nu.data, x_nu.indices  # scipy copies slices of much larger arrays
         del x_nd, x_nu
         done()
     return sparse.csr_matrix((data, indices, indptr), shape=(row_at[-1], n_features))

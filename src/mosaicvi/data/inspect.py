@@ -212,7 +212,7 @@ def _plot_overlaps(bars: Axes, dots: Axes, overlaps: Sequence[Overlap], sizes: M
     bars.bar_label(drawn, fmt="{:,.0f}", fontsize=7)
     bars.set_ylabel("features", fontsize=8)
     bars.set_xlim(-0.5, max(len(overlaps), 8) - 0.5)  # few bars stay narrow
-    bars.yaxis.get_major_locator().set_params(integer=True)
+    bars.locator_params(axis="y", integer=True)
     bars.spines[["top", "right"]].set_visible(False)
     bars.tick_params(labelsize=7)
     panels = list(sizes)
