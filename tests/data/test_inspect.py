@@ -58,7 +58,7 @@ def test_counts_panels_and_bridges(chain: MuData) -> None:
         Bridge(modalities=("adt", "atac"), n_cells=1, chain=()),
     )
     assert len(got.components) == 1
-    assert got.warnings == ("a: 1 cells have nothing but zeros in rna",)
+    assert got.warnings == ("a: cells with nothing but zeros in rna: 1",)
 
 
 def test_sparsity_counts_measured_entries_only(chain: MuData) -> None:
@@ -75,7 +75,7 @@ def test_missing_entries() -> None:
     assert only.values == "real"
     assert only.missing == pytest.approx(3 / 6)
     assert only.zeros == pytest.approx(1 / 3)
-    assert got.warnings[0] == "rna: nobody measured 1 features: B"
+    assert got.warnings[0] == "rna: features that nobody measured (1): B"
     assert got.libraries[0].quantiles == (-0.5, -0.375, -0.25, -0.125, 0.0)
     assert got.libraries[0].n_empty == 1
 

@@ -64,7 +64,9 @@ def _table(title: str, *columns: str, numbers: Sequence[str] = ()) -> Table:
 
 def _sizes(summary: MosaicSummary) -> Table:
     numbers = ("cells", "features", "zero", "missing")
-    title = f"{summary.n_cells:,} cells, {len(summary.batches)} batches"
+    title = (
+        f"{summary.n_cells:,} cells, {len(summary.batches)} batch{'es' if len(summary.batches) > 1 else ''}"
+    )
     table = _table(title, "modality", "cells", "features", "values", "zero", "missing", numbers=numbers)
     for m in summary.modalities:
         missing = f"{m.missing:.1%}" if m.missing else "–"

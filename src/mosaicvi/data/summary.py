@@ -369,17 +369,21 @@ def _connection_notes(components: tuple[tuple[str, ...], ...], bridges: Sequence
 
 def _feature_notes(modality: str, adata: AnnData, seen: npt.NDArray[np.bool_]) -> list[str]:
     nobody = adata.var_names[~seen.any(axis=0)]
-    return [f"{modality}: nobody measured {len(nobody)} features: {listed(nobody)}"] if len(nobody) else []
+    return (
+        [f"{modality}: features that nobody measured ({len(nobody):,}): {listed(nobody)}"]
+        if len(nobody)
+        else []
+    )
 
 
 def _cell_notes(labels: _Labels, libraries: Sequence[Library]) -> list[str]:
     notes = [
-        f"{library.batch}: {library.n_empty} cells have nothing but zeros in {library.modality}"
+        f"{library.batch}: cells with nothing but zeros in {library.modality}: {library.n_empty:,}"
         for library in libraries
         if library.n_empty
     ]
     nowhere = ~np.any(list(labels.has.values()), axis=0)
     if nowhere.any():
         names = listed(labels.batch.index[nowhere])
-        notes.append(f"{int(nowhere.sum())} cells are in no modality: {names}")
+        notes.append(f"Cells in no modality ({int(nowhere.sum()):,}): {names}")
     return notes
