@@ -1,5 +1,33 @@
-"""Mosaic integration, imputation and transfer of multimodal single-cell data."""
+"""Mosaic integration, imputation and transfer of multimodal single-cell data.
 
+The way the data go, station by station; each folder imports only from those before it:
+
+    data    files -> minibatches        combine, read, Mosaic, transforms, MinibatchLoader, simulate
+    nn      minibatch -> loss           masks, encoder, decoder, likelihoods, MosaicVAE
+    fit     loss -> trained weights     the loop, checkpoints, the file format
+    infer   weights -> answers          latent, imputed values
+    view    answers -> pictures         plots, report
+
+`model.MosaicVI` stands on top and calls them; `cli` is the same for the terminal.
+"""
+
+from mosaicvi import datasets, metrics
 from mosaicvi._version import __version__
+from mosaicvi.config import NetworkConfig, Schedule
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, NonFiniteLossError
+from mosaicvi.model import MosaicVI
 
-__all__ = ["__version__"]
+__all__ = [
+    "InputError",
+    "ModelFileError",
+    "Mosaic",
+    "MosaicVI",
+    "MosaicWarning",
+    "NetworkConfig",
+    "NonFiniteLossError",
+    "Schedule",
+    "__version__",
+    "datasets",
+    "metrics",
+]

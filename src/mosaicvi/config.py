@@ -176,7 +176,9 @@ class NetworkConfig:
             ("block_names", n_blk, "block"),
         ]:
             if len(getattr(self, name)) != size:
-                raise InputError(f"{name}: {size} values are needed, one per {per}; got {getattr(self, name)!r}.")
+                raise InputError(
+                    f"{name}: {size} values are needed, one per {per}; got {getattr(self, name)!r}."
+                )
         self._check_blocks()
         self._check_numbers()
 
@@ -185,7 +187,9 @@ class NetworkConfig:
             raise InputError(f"uni_block_names: a name occurs twice in {self.uni_block_names!r}.")
         for dist in self.dist_block:
             if dist not in DISTRIBUTIONS:
-                raise InputError(f"dist_block: unknown distribution {dist!r}; use one of {', '.join(DISTRIBUTIONS)}.")
+                raise InputError(
+                    f"dist_block: unknown distribution {dist!r}; use one of {', '.join(DISTRIBUTIONS)}."
+                )
         order = [n for i, n in enumerate(self.block_names) if i == 0 or self.block_names[i - 1] != n]
         if tuple(order) != self.uni_block_names:
             raise InputError(
@@ -194,18 +198,32 @@ class NetworkConfig:
         for name, size in zip(self.uni_block_names, self.dim_input_arr, strict=True):
             blocks = [d for d, b in zip(self.dim_block, self.block_names, strict=True) if b == name]
             if sum(blocks) != size:
-                raise InputError(f"dim_block: the blocks of {name!r} sum to {sum(blocks)}, but dim_input_arr says {size}.")
+                raise InputError(
+                    f"dim_block: the blocks of {name!r} sum to {sum(blocks)}, but dim_input_arr says {size}."
+                )
             dists = {d for d, b in zip(self.dist_block, self.block_names, strict=True) if b == name}
             if len(dists) > 1:
-                raise InputError(f"dist_block: the blocks of {name!r} differ ({', '.join(sorted(dists))}); use one.")
+                raise InputError(
+                    f"dist_block: the blocks of {name!r} differ ({', '.join(sorted(dists))}); use one."
+                )
         if self.skip_conn and (self.dim_block_enc != self.dim_block_dec or 0 in self.dim_block_enc):
             raise InputError("skip_conn: needs dim_block_enc equal to dim_block_dec and no 0 in them.")
-        for name, dist, aware in zip(self.uni_block_names, self.distributions, self.library_aware, strict=True):
+        for name, dist, aware in zip(
+            self.uni_block_names, self.distributions, self.library_aware, strict=True
+        ):
             if aware and dist not in COUNT_DISTRIBUTIONS:
-                raise InputError(f"library_aware: {name!r} is {dist}; only NB, ZINB and Poisson have a library.")
+                raise InputError(
+                    f"library_aware: {name!r} is {dist}; only NB, ZINB and Poisson have a library."
+                )
 
     def _check_numbers(self) -> None:
-        widths = {"dim_block": 1, "dim_block_embed": 1, "dim_block_enc": 0, "dim_block_dec": 0, "dimensions": 1}
+        widths = {
+            "dim_block": 1,
+            "dim_block_embed": 1,
+            "dim_block_enc": 0,
+            "dim_block_dec": 0,
+            "dimensions": 1,
+        }
         for name, low in widths.items():
             if any(int(v) != v or v < low for v in getattr(self, name)):
                 raise InputError(f"{name}: whole numbers >= {low} are needed; got {getattr(self, name)!r}.")
@@ -236,12 +254,16 @@ class NetworkConfig:
         for name in ("mean_vals", "min_vals", "max_vals"):
             value = getattr(self, name)
             if value is not None and len(value) not in (1, b, n):
-                raise InputError(f"{name}: give 1 value, {b} (one per block) or {n} (one per feature); got {len(value)}.")
+                raise InputError(
+                    f"{name}: give 1 value, {b} (one per block) or {n} (one per feature); got {len(value)}."
+                )
 
     @property
     def distributions(self) -> tuple[Distribution, ...]:
         """Likelihood of each modality."""
-        first = {name: dist for name, dist in reversed(list(zip(self.block_names, self.dist_block, strict=True)))}
+        first = {
+            name: dist for name, dist in reversed(list(zip(self.block_names, self.dist_block, strict=True)))
+        }
         return tuple(first[name] for name in self.uni_block_names)
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,7 +27,21 @@ class ModelFileError(InputError):
 
 
 class NonFiniteLossError(FloatingPointError):
-    """Training met a loss that is not a number; the weights are those before the step."""
+    """Training met a loss that is not a number; the weights are those before the step.
+
+    Parameters
+    ----------
+    message
+        What happened.
+    modality
+        Whose loss it was, or None for a term of all.
+    cells
+        Positions of the minibatch's cells.
+    """
+
+    def __init__(self, message: str, *, modality: str | None = None, cells: Sequence[int] = ()) -> None:
+        self.modality, self.cells = modality, list(cells)
+        super().__init__(message)
 
 
 class MosaicWarning(UserWarning):

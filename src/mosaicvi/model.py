@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,43 +15,642 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.config import NetworkConfig
+from mosaicvi.config import Distribution, NetworkConfig
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup, register
+from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError, ModelFileError
 from mosaicvi.fit.build import build_network
-from mosaicvi.fit.loop import FitConfig, FitState, fit, start
+from mosaicvi.fit.format import check_bundle_output, load_bundle, save_bundle
+from mosaicvi.fit.loop import FitConfig, FitState
+from mosaicvi.fit.session import default_epochs, run
+from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.infer.impute import Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
+from mosaicvi.nn.vae import MosaicVAE
 
-# What each object was registered as, for as long as it lives; the object itself is not touched.
-_REGISTERED: dict[int, Mosaic] = {}
+PerModality = Mapping[str, str] | None
+
+# What each object was registered as, for as long as it lives; the object itself is never changed.
+_registered: dict[int, Mosaic] = {}
+
 
 class MosaicVI:
-    def __init__(self, data, *, preset="default", seed=0, **parameters):
-        self.mosaic = data if isinstance(data, Mosaic) else _REGISTERED[id(data)]
-        self.preset=preset
-        self.config = NetworkConfig.for_mosaic(self.mosaic, preset=preset, **parameters)
-        self.net = build_network(self.mosaic, self.config, seed=seed, guess=preset != "seed")
-        self.loader = MinibatchLoader(self.mosaic)
+    """One model of a mosaic: a common latent space, and imputed values for what was not measured.
+
+    Parameters
+    ----------
+    data
+        A MuData or AnnData that was given to `setup_mudata` or `setup_anndata`, or the `Mosaic`
+        which these return.
+    preset
+        ``"default"``, or ``"seed"`` for the exact behaviour of the published implementation.
+    seed
+        Decides the first weights.
+    **parameters
+        Any field of `NetworkConfig`, such as ``dim_latent=20`` or ``beta_kl=1``. What is left out is
+        filled in from the data.
+
+    Raises
+    ------
+    InputError
+        If the data were not registered, or a parameter is unknown or does not fit.
+
+    Examples
+    --------
+    >>> mdata = mosaicvi.read("mosaic.h5mu")
+    >>> mosaicvi.MosaicVI.setup_mudata(mdata, batch_key="batch")
+    >>> model = mosaicvi.MosaicVI(mdata)
+    >>> model.train()
+    >>> mdata.obsm["X_mosaicvi"] = model.get_latent_representation()
+    """
+
+    def __init__(
+        self,
+        data: MuData | AnnData | Mosaic,
+        *,
+        preset: Literal["default", "seed"] = "default",
+        seed: int = 0,
+        **parameters: Any,
+    ) -> None:
+        mosaic = data if isinstance(data, Mosaic) else _registered.get(id(data))
+        if mosaic is None:
+            verb = "setup_mudata" if isinstance(data, MuData) else "setup_anndata"
+            raise InputError(f"The data are not registered; call MosaicVI.{verb}(data, ...) first.")
+        config = NetworkConfig.for_mosaic(mosaic, preset=preset, **parameters)
+        self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "seed"))
+
+    def _take(self, mosaic: Mosaic, config: NetworkConfig, net: MosaicVAE) -> None:
+        self.mosaic, self.config, self.net = mosaic, config, net
+        self._loader: MinibatchLoader | None = None
+        self._state: FitState | None = None
+        self._rows: list[dict[str, float]] = []
+        self._saved_fit: dict[str, Any] | None = None
+
+    # --- registering ----------------------------------------------------------------------------
+
     @classmethod
-    def setup_mudata(cls, mdata, **kw):
-        m = register(mdata, Setup(**kw)); _REGISTERED[id(mdata)] = m
-        weakref.finalize(mdata, _REGISTERED.pop, id(mdata), None)
-        return m
-    def train(self, max_epochs, **kw):
-        listen = kw.pop("listen", lambda r: None)
-        self.fit_config = FitConfig(max_epochs=max_epochs, **kw)
-        self.state = start(self.net, self.fit_config)
-        fit(self.state, self.loader, self.fit_config, listen=listen)
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        batch_key: str | None = None,
+        layers: PerModality = None,
+        likelihoods: Mapping[str, Distribution] | None = None,
+        transforms: Mapping[str, Transform] | None = None,
+        block_keys: PerModality = None,
+        categorical_covariate_keys: Sequence[str] = (),
+        continuous_covariate_keys: Sequence[str] = (),
+        panel_key: str | None = None,
+        modalities: Sequence[str] = (),
+    ) -> Mosaic:
+        """Register a MuData: say where the values, batches and panels are. It is not changed.
+
+        Parameters
+        ----------
+        mdata
+            Cells are aligned by ``obs_names``; a cell may be absent from any modality.
+        batch_key
+            Column of ``obs`` with the batches.
+        layers
+            Layer with the values, by modality; ``X`` where none is named.
+        likelihoods
+            NB, ZINB, Poisson, Bernoulli or Gaussian, by modality. Where none is named: Bernoulli for
+            peaks named by chromosome, NB for other whole numbers, Gaussian for dense fractions.
+        transforms
+            What the encoder sees, by modality: log1p_cp10k (counts), binarize (Bernoulli), clr or none.
+        block_keys
+            Column of ``var`` with the block of each feature, by modality. Where none is named, features
+            like ``chr1:100-200`` make a block per chromosome, others one block.
+        categorical_covariate_keys, continuous_covariate_keys
+            Further columns of ``obs`` to correct for.
+        panel_key
+            Column of ``obs`` that names each cell's panel, a column of ``varm["measured"]`` (features x
+            panels, boolean). Where none is named: what `combine` noted, else `batch_key`.
+        modalities
+            Modalities to use; all where none is named.
+
+        Returns
+        -------
+        The registered `Mosaic`, which can be printed.
+
+        Raises
+        ------
+        InputError
+            With every problem found, one per line.
+        """
+        if not isinstance(mdata, MuData):
+            raise InputError(
+                f"setup_mudata needs a MuData, not {type(mdata).__name__}; use setup_anndata for an AnnData."
+            )
+        setup = Setup(
+            batch_key=batch_key,
+            layers=dict(layers or {}),
+            likelihoods=dict(likelihoods or {}),
+            transforms=dict(transforms or {}),
+            block_keys=dict(block_keys or {}),
+            categorical_covariate_keys=_names(categorical_covariate_keys, "categorical_covariate_keys"),
+            continuous_covariate_keys=_names(continuous_covariate_keys, "continuous_covariate_keys"),
+            panel_key=panel_key,
+            modalities=_names(modalities, "modalities"),
+        )
+        return _remember(mdata, setup)
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        modality: str = "rna",
+        batch_key: str | None = None,
+        layer: str | None = None,
+        likelihood: Distribution | None = None,
+        transform: Transform | None = None,
+        block_key: str | None = None,
+        categorical_covariate_keys: Sequence[str] = (),
+        continuous_covariate_keys: Sequence[str] = (),
+        panel_key: str | None = None,
+    ) -> Mosaic:
+        """Register an AnnData as a mosaic of one modality; the arguments are those of `setup_mudata`.
+
+        Parameters
+        ----------
+        adata
+            It is not changed.
+        modality
+            Name of the modality.
+        batch_key, layer, likelihood, transform, block_key
+            As in `setup_mudata`, for the one modality.
+        categorical_covariate_keys, continuous_covariate_keys, panel_key
+            As in `setup_mudata`.
+
+        Raises
+        ------
+        InputError
+            With every problem found, one per line.
+        """
+        if not isinstance(adata, AnnData):
+            raise InputError(
+                f"setup_anndata needs an AnnData, not {type(adata).__name__}; use setup_mudata for a MuData."
+            )
+        setup = Setup(
+            batch_key=batch_key,
+            layers={modality: layer} if layer else {},
+            likelihoods={modality: likelihood} if likelihood else {},
+            transforms={modality: transform} if transform else {},
+            block_keys={modality: block_key} if block_key else {},
+            categorical_covariate_keys=_names(categorical_covariate_keys, "categorical_covariate_keys"),
+            continuous_covariate_keys=_names(continuous_covariate_keys, "continuous_covariate_keys"),
+            panel_key=panel_key,
+            modalities=(modality,),
+        )
+        return _remember(adata, setup)
+
+    # --- training -------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        batch_size: int = 256,
+        train_size: float = 0.9,
+        early_stopping: bool = False,
+        patience: int = 20,
+        seed: int = 0,
+        accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+        devices: int | Literal["auto"] = "auto",
+        precision: Literal["float32", "bf16"] = "float32",
+        max_grad_norm: float = 1e4,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: float = 300.0,
+        resume: bool = False,
+        log_dir: str | Path | None = None,
+        progress: bool | None = None,
+    ) -> MosaicVI:
+        """Train, or go on training a model that was trained.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs; a number that suits the data where None. A trained model is trained for as many more.
+        lr, weight_decay
+            Of AdamW; the rate rises over the first steps and falls along a cosine.
+        batch_size
+            Cells of a minibatch.
+        train_size
+            Share of the cells to train on; the rest validate.
+        early_stopping, patience
+            Stop when the validation loss has not fallen for `patience` epochs, and keep the best weights.
+        seed
+            Decides the split, the order of cells, the masks and the noise.
+        accelerator, devices
+            ``"auto"`` takes a GPU if there is one.
+        precision
+            ``"bf16"`` runs the dense layers in mixed precision.
+        max_grad_norm
+            Longer gradients are shortened to it.
+        checkpoint_dir, checkpoint_every
+            Where to write checkpoints, and after how many seconds.
+        resume
+            Go on from the newest checkpoint in `checkpoint_dir`, bit for bit.
+        log_dir
+            Where to write TensorBoard scalars (needs ``pip install 'mosaicvi[log]'``).
+        progress
+            A progress bar, plain lines, or with False nothing; None shows the bar on a terminal.
+
+        Returns
+        -------
+        The model itself.
+
+        Raises
+        ------
+        InputError
+            For a setting that cannot be used.
+        NonFiniteLossError
+            If the loss is not a number; the weights are those before that step.
+        """
+        n = self.mosaic.n_cells
+        epochs = default_epochs(n, batch_size) if max_epochs is None else max_epochs
+        config = FitConfig(
+            max_epochs=epochs + len(self._rows),
+            lr=lr,
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+            train_size=train_size,
+            early_stopping=early_stopping,
+            patience=patience,
+            seed=seed,
+            max_grad_norm=max_grad_norm,
+            precision=precision,
+        )
+        self._state = run(
+            self.net,
+            self.mosaic,
+            config,
+            self._loader_on(accelerator, devices),
+            earlier=self._state,
+            saved=self._saved_fit,
+            checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            log_dir=None if log_dir is None else Path(log_dir),
+            progress=progress,
+        )
+        self._rows = self._state.rows
+        self._saved_fit = None
+        return self
+
     @property
-    def history(self): return self.state.history()
-    def get_latent_representation(self, modalities=None):
-        return latent(self.net, self.loader, np.arange(self.mosaic.n_cells), modalities=modalities)[0]
-    def get_imputed_values(self, *, modality, n_samples=None, library=None):
-        m = self.config.uni_block_names.index(modality)
-        s = scale_of(self.net, self.mosaic.registry, m, library)
-        out = np.empty((self.mosaic.n_cells, self.mosaic.modalities[m].n_features), np.float32)
-        for at, v in imputed(self.net, self.loader, self.mosaic, np.arange(self.mosaic.n_cells), m, scale=s, modalities=None, n_samples=n_samples, batch_size=512, seed=0):
-            out[at] = v
-        return out
+    def history(self) -> pd.DataFrame:
+        """Every term of the loss for training and validation, one row an epoch."""
+        return pd.DataFrame(self._rows).rename_axis("epoch")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether at least one epoch was finished."""
+        return bool(self._rows)
+
+    def _loader_on(self, accelerator: str, devices: int | str) -> MinibatchLoader:
+        if accelerator not in ("auto", "cpu", "gpu"):
+            raise InputError(f"accelerator: 'auto', 'cpu' or 'gpu', not {accelerator!r}.")
+        if devices not in ("auto", 1):
+            raise InputError(f"devices: 'auto' or 1, not {devices!r}; one process trains on one device.")
+        has_gpu = torch.cuda.is_available()
+        if accelerator == "gpu" and not has_gpu:
+            raise InputError("accelerator: 'gpu' was asked for, but torch sees none; use 'auto' or 'cpu'.")
+        device = torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
+        self.net.to(device)
+        if self._loader is None or self._loader.device != device:
+            self._loader = MinibatchLoader(self.mosaic, device=device)
+        return self._loader
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def _data(self, data: MuData | AnnData | Mosaic | None) -> tuple[Mosaic, MinibatchLoader]:
+        """The model's own data, or others read in the same way."""
+        device = next(self.net.parameters()).device
+        if data is None or data is self.mosaic:
+            if self._loader is None or self._loader.device != device:
+                self._loader = MinibatchLoader(self.mosaic, device=device)
+            return self.mosaic, self._loader
+        mosaic = (
+            data if isinstance(data, Mosaic) else register(data, self.registry.setup, registry=self.registry)
+        )
+        return mosaic, MinibatchLoader(mosaic, device=device)
+
+    @property
+    def registry(self) -> Registry:
+        """What the model remembers of its data."""
+        return self.mosaic.registry
+
+    def get_latent_representation(
+        self,
+        mdata: MuData | AnnData | None = None,
+        *,
+        indices: Sequence[int] | NDArray[Any] | None = None,
+        give_mean: bool = True,
+        return_dist: bool = False,
+        modalities: Collection[str] | None = None,
+        batch_size: int = 1024,
+        seed: int = 0,
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Latent of each cell; that of a cell depends on nothing but its own values.
+
+        Parameters
+        ----------
+        mdata
+            Other data with the same features; the model's own where None.
+        indices
+            Positions of cells, or a boolean per cell; all where None.
+        give_mean
+            The mean of the posterior; with False one draw from it.
+        return_dist
+            Return mean and variance.
+        modalities
+            What the encoder may see, such as ``["rna"]``; all that was measured where None.
+        batch_size
+            Cells at a time; it does not change the answers.
+        seed
+            Decides the draw.
+
+        Returns
+        -------
+        Array (cells, ``dim_latent``), or two with `return_dist`.
+        """
+        mosaic, loader = self._data(mdata)
+        cells = _positions(indices, mosaic)
+        mean, var = latent(
+            self.net, loader, cells, modalities=self._seen(modalities), batch_size=_batch_size(batch_size)
+        )
+        if return_dist:
+            return mean, var
+        if give_mean:
+            return mean
+        noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
+        return mean + np.sqrt(var) * noise[cells]
+
+    def get_imputed_values(
+        self,
+        mdata: MuData | AnnData | None = None,
+        *,
+        modality: str,
+        indices: Sequence[int] | NDArray[Any] | None = None,
+        n_samples: int | None = None,
+        library: float | None = None,
+        modalities: Collection[str] | None = None,
+        batch_size: int = 512,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Expected values of a modality, for any cell, whether it measured the modality or not.
+
+        Parameters
+        ----------
+        mdata
+            Other data with the same features; the model's own where None.
+        modality
+            Which modality.
+        indices
+            Positions of cells, or a boolean per cell; all where None.
+        n_samples
+            Draws of z to average over; the mean of z is decoded where None.
+        library
+            For counts: the library that each cell is given; the median of the training data where None.
+        modalities
+            What the encoder may see; all that was measured where None.
+        batch_size
+            Cells at a time; it does not change the answers.
+        seed
+            Decides the draws.
+
+        Returns
+        -------
+        DataFrame (cells, features), float32; ``attrs["scale"]`` says what the values mean.
+        """
+        mosaic, _ = self._data(mdata)
+        cells = _positions(indices, mosaic)
+        features = self.imputed_features(modality)
+        out = np.empty((len(cells), len(features)), np.float32)
+        stream = self.iter_imputed_values(
+            mdata if mdata is None else mosaic,
+            modality=modality,
+            indices=cells,
+            n_samples=n_samples,
+            library=library,
+            modalities=modalities,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        for at, values in stream:
+            out[at] = values
+        frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=features, copy=False)
+        frame.attrs["scale"] = str(self.imputed_scale(modality, library=library))
+        return frame
+
+    def iter_imputed_values(
+        self,
+        mdata: MuData | AnnData | Mosaic | None = None,
+        *,
+        modality: str,
+        indices: Sequence[int] | NDArray[Any] | None = None,
+        n_samples: int | None = None,
+        library: float | None = None,
+        modalities: Collection[str] | None = None,
+        batch_size: int = 512,
+        seed: int = 0,
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """`get_imputed_values` as a stream, in the memory of one minibatch: (rows, values) at a time."""
+        mosaic, loader = self._data(mdata)
+        m = self._position(modality)
+        if library is not None and not library > 0:
+            raise InputError(f"library: must be > 0, not {library!r}.")
+        if n_samples is not None and n_samples < 1:
+            raise InputError(f"n_samples: at least 1 draw, or None for the mean of z; not {n_samples!r}.")
+        return imputed(
+            self.net,
+            loader,
+            mosaic,
+            _positions(indices, mosaic),
+            m,
+            scale=self.imputed_scale(modality, library=library),
+            modalities=self._seen(modalities),
+            n_samples=n_samples,
+            batch_size=_batch_size(batch_size),
+            seed=seed,
+        )
+
+    def imputed_features(self, modality: str) -> pd.Index:
+        """Names of a modality's features in the order of imputed values, that of the training data."""
+        features = self.mosaic.registry.features[self.config.uni_block_names[self._position(modality)]]
+        return pd.Index(np.asarray(features.names, object)[np.argsort(features.order, kind="stable")])
+
+    def imputed_scale(self, modality: str, *, library: float | None = None) -> Scale:
+        """What imputed values of a modality mean."""
+        return scale_of(self.net, self.registry, self._position(modality), library)
+
+    def _position(self, modality: str) -> int:
+        if modality not in self.config.uni_block_names:
+            raise InputError(
+                f"No modality {modality!r}; the model has {', '.join(self.config.uni_block_names)}."
+            )
+        return self.config.uni_block_names.index(modality)
+
+    def _seen(self, modalities: Collection[str] | None) -> Collection[str] | None:
+        if modalities is None:
+            return None
+        names = [modalities] if isinstance(modalities, str) else list(modalities)
+        for name in names:
+            self._position(name)
+        return names
+
+    # --- saving ---------------------------------------------------------------------------------
+
+    def save(self, dir_path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model to a folder: ``weights.safetensors`` and ``model.json``, nothing pickled.
+
+        Parameters
+        ----------
+        dir_path
+            The folder, which is written whole or not at all.
+        overwrite
+            Replace a model that is there.
+        """
+        folder = Path(dir_path)
+        check_bundle_output(folder, overwrite=overwrite)
+        state: dict[str, Any] = {
+            "net": {k: v.cpu() for k, v in self.net.state_dict().items()},
+            "beta_modal": list(self.net.beta_modal),
+            "config": self.config.to_dict(),
+            "registry": self.registry.to_dict(),
+            "history": self.history,
+            "fit": self._state.to_dict() | {"net": None, "best": {}}
+            if self._state is not None
+            else self._saved_fit,
+        }
+        save_bundle(folder, *flatten(state), kind="model", overwrite=overwrite)
+
+    @classmethod
+    def load(cls, dir_path: str | Path, mdata: MuData | AnnData) -> MosaicVI:
+        """Read a saved model; it answers the same, to the bit.
+
+        Parameters
+        ----------
+        dir_path
+            The folder that `save` wrote. Nothing in it is executed.
+        mdata
+            The data to answer for, with the model's features.
+
+        Raises
+        ------
+        ModelFileError
+            If the folder is damaged, foreign or too new.
+        InputError
+            If the data do not fit the model, naming the features.
+        """
+        saved = _read(Path(dir_path))
+        mosaic = register(mdata, saved.registry.setup, registry=saved.registry)
+        model = cls.__new__(cls)
+        model._take(mosaic, saved.config, saved.net)
+        model._rows = saved.rows
+        model._saved_fit = saved.fit
+        return model
+
+    def __repr__(self) -> str:
+        n = sum(p.numel() for p in self.net.parameters())
+        trained = f"trained for {len(self._rows)} epochs" if self.is_trained else "not trained"
+        return (
+            f"MosaicVI with {n:,} weights, latent width {self.config.dim_latent}, {trained}\n{self.mosaic!r}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """What a model folder holds, checked and built."""
+
+    config: NetworkConfig
+    registry: Registry
+    net: MosaicVAE
+    rows: list[dict[str, float]]
+    fit: dict[str, Any] | None
+
+
+def _read(folder: Path) -> _Saved:
+    bundle = load_bundle(folder, kind="model")
+    try:
+        state = unflatten(bundle.tensors, bundle.document)
+        config = NetworkConfig.from_dict(state["config"])
+        registry = Registry.from_dict(state["registry"])
+        net = _network(config, state)
+        rows = [{str(k): float(v) for k, v in row.items()} for row in state["history"].to_dict("records")]
+        return _Saved(config=config, registry=registry, net=net, rows=rows, fit=state["fit"])
+    except ModelFileError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFileError(
+            f"{folder}: the model does not fit together ({reason}); it was not written by mosaicvi."
+        ) from None
+
+
+def _network(config: NetworkConfig, state: Mapping[str, Any]) -> MosaicVAE:
+    """The network with its weights; sizes are compared before anything large is made."""
+    weights = state["net"]
+    n_covariates = int(weights["decoder.hidden.linear.0.weight"].shape[1]) - config.dim_latent
+    n_covariates -= sum(config.dim_block_embed) if config.decode_mask else 0
+    bounds = [
+        (weights[f"centre_{m}"], weights[f"low_{m}"], weights[f"high_{m}"])
+        for m in range(len(config.dim_input_arr))
+    ]
+    with torch.device("meta"):
+        shell = MosaicVAE(config, n_covariates, bounds, torch.Generator())
+    wanted = {k: tuple(v.shape) for k, v in shell.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in weights.items()}
+    if wanted != found:
+        odd = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))[0]
+        raise ValueError(f"weight {odd!r} has shape {found.get(odd)}, not {wanted.get(odd)}")
+    net = MosaicVAE(config, n_covariates, bounds, torch.Generator())
+    net.load_state_dict(weights)
+    net.beta_modal = [float(b) for b in state["beta_modal"]]
+    return net
+
+
+def _remember(data: MuData | AnnData, setup: Setup) -> Mosaic:
+    mosaic = register(data, setup)
+    if id(data) not in _registered:
+        weakref.finalize(data, _registered.pop, id(data), None)
+    _registered[id(data)] = mosaic
+    return mosaic
+
+
+def _names(value: Sequence[str], argument: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InputError(f"{argument}: a list of names is needed, such as [{value!r}].")
+    return tuple(value)
+
+
+def _positions(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -> NDArray[np.int64]:
+    if indices is None:
+        return np.arange(mosaic.n_cells)
+    chosen = np.asarray(indices)
+    if chosen.dtype == bool:
+        if len(chosen) != mosaic.n_cells:
+            raise InputError(f"indices: {len(chosen):,} booleans for {mosaic.n_cells:,} cells.")
+        return np.flatnonzero(chosen)
+    if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
+        named = mosaic.cells.get_indexer(pd.Index(chosen))
+        if (named < 0).any():
+            raise InputError(
+                f"indices: no cell {chosen[named < 0][0]!r}; give positions, booleans or obs_names."
+            )
+        return np.asarray(named, np.int64)
+    chosen = chosen.astype(np.int64)
+    if chosen.size and (chosen.min() < -mosaic.n_cells or chosen.max() >= mosaic.n_cells):
+        raise InputError(f"indices: positions must be below {mosaic.n_cells:,}.")
+    return chosen % max(mosaic.n_cells, 1)
+
+
+def _batch_size(batch_size: int) -> int:
+    if batch_size < 1:
+        raise InputError(f"batch_size: at least 1, not {batch_size!r}.")
+    return batch_size

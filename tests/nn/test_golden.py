@@ -38,7 +38,11 @@ def minibatch_of(config: NetworkConfig, z: dict[str, np.ndarray]) -> Minibatch:
     for m, size in enumerate(config.dim_input_arr):
         measured = z["base_mask"][:, at : at + size] != -1
         x = np.where(measured, z["data"][:, at : at + size], 0).astype(np.float32)
-        blocks = [d for d, b in zip(config.dim_block, config.block_names, strict=True) if b == config.uni_block_names[m]]
+        blocks = [
+            d
+            for d, b in zip(config.dim_block, config.block_names, strict=True)
+            if b == config.uni_block_names[m]
+        ]
         block = np.repeat(np.arange(len(blocks)), blocks)
         i, j = np.nonzero(x)
         order = np.lexsort((j, block[j] * n + i))
@@ -90,7 +94,9 @@ def network(spec: dict[str, Any], config: NetworkConfig, z: dict[str, np.ndarray
 
 def fill(net: MosaicVAE, w: dict[str, torch.Tensor]) -> None:
     config, enc, dec = net.config, net.encoder, net.decoder
-    for p, part in zip(enc.embedding.weight, torch.split(w["embed.kernel"], config.dim_input_arr), strict=True):
+    for p, part in zip(
+        enc.embedding.weight, torch.split(w["embed.kernel"], config.dim_input_arr), strict=True
+    ):
         p.copy_(part)
     enc.embedding.bias.copy_(w["embed.bias"])
 
@@ -142,7 +148,9 @@ def test_every_pass_and_every_loss_term(case: str, mode: str) -> None:
     net = network(spec, config, z).train(mode == "train")
     minibatch, masks = minibatch_of(config, z), masks_of(config, z)
     losses: Losses = net(minibatch, masks, gamma=spec.get("gamma", 0.0), noise=None)
-    q = net.encode(minibatch, [transformed(r) for r in minibatch.rows], [p.seen for p in net._passes(minibatch, masks)])
+    q = net.encode(
+        minibatch, [transformed(r) for r in minibatch.rows], [p.seen for p in net._passes(minibatch, masks)]
+    )
     n = minibatch.n_cells
     names = ["obs", "masked", "reverse"][: net.n_passes()]
     for p, name in enumerate(names):
@@ -150,7 +158,8 @@ def test_every_pass_and_every_loss_term(case: str, mode: str) -> None:
         close(q.log_var[p * n : (p + 1) * n], z[f"expected/{mode}.{name}.z_log_var"])
         blocks = z[f"expected/{mode}.{name}.log_prob"]
         per_modality = [
-            sum(v for v, b in zip(blocks, config.block_names, strict=True) if b == m) for m in config.uni_block_names
+            sum(v for v, b in zip(blocks, config.block_names, strict=True) if b == m)
+            for m in config.uni_block_names
         ]
         close(losses.log_prob[p], np.array(per_modality, np.float32))
     terms = torch.cat([losses.observed, losses.masked, losses.kl[None], losses.mmd[None]])

@@ -208,7 +208,9 @@ class MinibatchLoader:
             index=at,
             rows=tuple(s.gather(index) for s in self.stores),
             covariate_table=self.covariate_table if self.distinct else self.covariate_table[at],
-            covariate_code=self.covariate_code[at] if self.distinct else torch.arange(len(at), device=self.device),
+            covariate_code=self.covariate_code[at]
+            if self.distinct
+            else torch.arange(len(at), device=self.device),
             group=self.group[at],
         )
 

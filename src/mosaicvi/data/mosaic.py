@@ -197,7 +197,9 @@ class Mosaic:
         for m in self.modalities:
             parts = [m.x.data, m.x.indices, m.x.indptr] if sp.issparse(m.x) else [m.x]
             parts += [m.row_of_cell, m.panel_of_row, m.library, m.scale]
-            total += sum(p.nbytes for p in parts) + (0 if m.entry_measured is None else m.entry_measured.nbytes)
+            total += sum(p.nbytes for p in parts) + (
+                0 if m.entry_measured is None else m.entry_measured.nbytes
+            )
         return int(total)
 
     def __repr__(self) -> str:
@@ -241,7 +243,9 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         raise InputError(problems)
     present = {name: mods[name] for name in wanted if name in mods}
     if not present:
-        raise InputError(f"The data have none of the model's modalities ({', '.join(wanted)}); they have {', '.join(mods)}.")
+        raise InputError(
+            f"The data have none of the model's modalities ({', '.join(wanted)}); they have {', '.join(mods)}."
+        )
     panel_key = setup.panel_key or _combined_panel_key(data) or setup.batch_key
     read: list[ModalityData] = []
     for name, a in present.items():
@@ -320,7 +324,9 @@ def _read_modality(
     if a.n_obs == 0 or a.n_vars == 0:
         raise InputError(f"Modality {name!r} has no {'cells' if a.n_obs == 0 else 'features'}; leave it out.")
     problems = _duplicates(f"{name}: var_names", a.var_names, "make them unique with var_names_make_unique()")
-    problems += _duplicates(f"{name}: obs_names", a.obs_names, "make them unique with obs_names_make_unique()")
+    problems += _duplicates(
+        f"{name}: obs_names", a.obs_names, "make them unique with obs_names_make_unique()"
+    )
     if problems:
         raise InputError(problems)
     if registry is None:
@@ -372,7 +378,9 @@ def _blocks(name: str, a: AnnData, key: str | None) -> Features:
     else:
         found = [_CHROMOSOME.match(str(v)) for v in a.var_names]
         share = sum(f is not None for f in found) / len(found)
-        label = np.array([f["chrom"] if f and share > 0.9 else "other" if share > 0.9 else name for f in found])
+        label = np.array(
+            [f["chrom"] if f and share > 0.9 else "other" if share > 0.9 else name for f in found]
+        )
     blocks, code = np.unique(label, return_inverse=True)
     order = np.argsort(code, kind="stable").astype(np.int64)
     return Features(
@@ -397,7 +405,9 @@ def _match_features(name: str, var_names: pd.Index, features: Features) -> NDArr
     return order
 
 
-def _values(name: str, a: AnnData, layer: str | None, order: NDArray[np.int64]) -> sp.csr_matrix | NDArray[np.float32]:
+def _values(
+    name: str, a: AnnData, layer: str | None, order: NDArray[np.int64]
+) -> sp.csr_matrix | NDArray[np.float32]:
     if layer is not None and layer not in a.layers:
         raise InputError(f"{name}: no layer {layer!r}; it has {_quote(list(a.layers)) or 'none'}.")
     raw = a.X if layer is None else a.layers[layer]
@@ -419,7 +429,9 @@ def _check_values(name: str, a: AnnData, x: sp.csr_matrix | NDArray[np.float32])
     """Whether all values are whole and >= 0; raises on infinite ones."""
     values = x.data if sp.issparse(x) else x
     if sp.issparse(x) and np.isnan(values).any():
-        raise InputError(f"{name}: a sparse matrix holds NaN; missing entries need a dense matrix: X.toarray().")
+        raise InputError(
+            f"{name}: a sparse matrix holds NaN; missing entries need a dense matrix: X.toarray()."
+        )
     if np.isinf(values).any():
         raise InputError(f"{name}: {_where(a, x, np.isinf)} is infinite; remove or replace such values.")
     with np.errstate(invalid="ignore"):
@@ -449,7 +461,9 @@ def _likelihood(
     said = setup.likelihoods.get(name)
     if said is not None:
         if said not in DISTRIBUTIONS:
-            raise InputError(f"likelihoods: unknown {said!r} for {name!r}; use one of {', '.join(DISTRIBUTIONS)}.")
+            raise InputError(
+                f"likelihoods: unknown {said!r} for {name!r}; use one of {', '.join(DISTRIBUTIONS)}."
+            )
         return said
     if whole:
         return "Bernoulli" if len(features.sizes) > 1 and name not in setup.block_keys else "NB"
@@ -470,14 +484,18 @@ def _transform(name: str, likelihood: Distribution, whole: bool, setup: Setup) -
     said = setup.transforms.get(name)
     if said is not None:
         if said not in TRANSFORMS:
-            raise InputError(f"transforms: unknown {said!r} for {name!r}; use one of {', '.join(TRANSFORMS)}.")
+            raise InputError(
+                f"transforms: unknown {said!r} for {name!r}; use one of {', '.join(TRANSFORMS)}."
+            )
         return said
     if likelihood == "Bernoulli":
         return "binarize"
     return "log1p_cp10k" if likelihood in COUNT_DISTRIBUTIONS and whole else "none"
 
 
-def _check_likelihood(name: str, a: AnnData, x: sp.csr_matrix | NDArray[np.float32], likelihood: Distribution) -> None:
+def _check_likelihood(
+    name: str, a: AnnData, x: sp.csr_matrix | NDArray[np.float32], likelihood: Distribution
+) -> None:
     if likelihood == "Gaussian":
         return
     values = x.data if sp.issparse(x) else x
@@ -596,7 +614,9 @@ def _covariates(
     keys = ([setup.batch_key] if setup.batch_key else []) + list(setup.categorical_covariate_keys)
     for key in keys:
         try:
-            values = _column(data, key, "batch_key" if key == setup.batch_key else "categorical_covariate_keys")
+            values = _column(
+                data, key, "batch_key" if key == setup.batch_key else "categorical_covariate_keys"
+            )
         except InputError as error:
             problems += error.problems
             continue
@@ -605,7 +625,9 @@ def _covariates(
         code = np.asarray(pd.Index(categories).get_indexer(pd.Index(label)), np.int64)
         if (code < 0).any():
             new = label[code < 0].unique()
-            problems.append(f"obs[{key!r}] has {_quote(new)}, which the model has not seen; it knows {_quote(categories)}.")
+            problems.append(
+                f"obs[{key!r}] has {_quote(new)}, which the model has not seen; it knows {_quote(categories)}."
+            )
             continue
         learned["categories"][key] = categories
         columns.append(np.eye(len(categories), dtype=np.float32)[code])
@@ -657,14 +679,17 @@ def _numbers(values: pd.Series, key: str) -> NDArray[np.float64]:
     return numbers
 
 
-def _groups(mods: Sequence[ModalityData], batch: NDArray[np.int64], registry: Registry) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _groups(
+    mods: Sequence[ModalityData], batch: NDArray[np.int64], registry: Registry
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Condition group of each cell, from 1: its batch and the modalities that it has."""
     has = np.stack([m.row_of_cell >= 0 for m in mods], axis=1)
     key = registry.setup.batch_key
     names = registry.categories[key] if key else ("all",)
     _, first, code = np.unique(np.c_[batch, has], axis=0, return_index=True, return_inverse=True)
     label = [
-        f"{names[batch[i]]}: " + "+".join(m.name for m, h in zip(mods, has[i], strict=True) if h) for i in first
+        f"{names[batch[i]]}: " + "+".join(m.name for m, h in zip(mods, has[i], strict=True) if h)
+        for i in first
     ]
     return code.ravel().astype(np.int64) + 1, tuple(label)
 
@@ -673,9 +698,7 @@ def _learn(
     setup: Setup, mods: Sequence[ModalityData], batch: NDArray[np.int64], learned: dict[str, dict[str, Any]]
 ) -> Registry:
     names = learned["categories"].get(setup.batch_key, ("all",))
-    measured_in = {
-        m.name: tuple(names[b] for b in np.unique(batch[m.row_of_cell >= 0])) for m in mods
-    }
+    measured_in = {m.name: tuple(names[b] for b in np.unique(batch[m.row_of_cell >= 0])) for m in mods}
     return Registry(
         setup=setup,
         features={m.name: m.features for m in mods},
@@ -684,6 +707,8 @@ def _learn(
         categories=learned["categories"],
         centre=learned["centre"],
         spread=learned["spread"],
-        median_library={m.name: float(np.median(m.library[m.library > 0])) if (m.library > 0).any() else 1.0 for m in mods},
+        median_library={
+            m.name: float(np.median(m.library[m.library > 0])) if (m.library > 0).any() else 1.0 for m in mods
+        },
         measured_in=measured_in,
     )

@@ -15,7 +15,9 @@ Transform = Literal["log1p_cp10k", "clr", "binarize", "none"]
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 
 
-def cell_scale(transform: Transform, total: NDArray[np.float64], mean_log1p: NDArray[np.float64]) -> NDArray[np.float32]:
+def cell_scale(
+    transform: Transform, total: NDArray[np.float64], mean_log1p: NDArray[np.float64]
+) -> NDArray[np.float32]:
     """Scale of each cell.
 
     Parameters

@@ -1,0 +1,1 @@
+"""Loss -> trained weights."""

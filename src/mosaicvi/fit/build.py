@@ -130,7 +130,9 @@ def _guess_output(net: MosaicVAE, m: int, data: ModalityData) -> None:
     value, col = _encoded(data, raw=aware)
     rows_of_panel = np.bincount(data.panel_of_row, minlength=len(data.panels))
     if aware:
-        exposure = np.bincount(data.panel_of_row, weights=data.library, minlength=len(data.panels)) @ data.panels
+        exposure = (
+            np.bincount(data.panel_of_row, weights=data.library, minlength=len(data.panels)) @ data.panels
+        )
         share = (np.bincount(col, weights=value, minlength=data.n_features) + 0.5) / np.maximum(exposure, 1.0)
         guess = np.log(share)
     else:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -94,6 +93,7 @@ class FitState:
     best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     scale: list[float] = dataclasses.field(default_factory=list)
     steps_done: int = 0
+    stopped_by: int | None = None
 
     def history(self) -> pd.DataFrame:
         """One row an epoch, indexed by epoch from 0."""
@@ -115,7 +115,17 @@ class FitState:
         self.net.beta_modal = list(saved["beta_modal"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"])
-        for name in ("epoch", "step", "sums", "rows", "best_loss", "best_epoch", "best", "scale", "steps_done"):
+        for name in (
+            "epoch",
+            "step",
+            "sums",
+            "rows",
+            "best_loss",
+            "best_epoch",
+            "best",
+            "scale",
+            "steps_done",
+        ):
             setattr(self, name, saved[name])
 
 
@@ -184,7 +194,6 @@ def fit(
     total_steps = config.max_epochs * max(1, -(-len(train) // config.batch_size))
     while state.epoch < config.max_epochs:
         gamma = net.config.gamma(state.epoch)
-        began = time.perf_counter()
         minibatches = shuffled(train, config.batch_size, config.seed, state.epoch)
         net.train()
         for cells in minibatches[state.step :]:
@@ -205,7 +214,6 @@ def fit(
             if interrupted():
                 return False
         row = _finish_epoch(state, loader, sampler, valid, gamma, config, names)
-        row["seconds"] = time.perf_counter() - began
         improved = _remember_best(state, row, config)
         listen(Report(epoch=state.epoch, step=0, n_steps=len(minibatches), n_cells=0, log_prob=[], row=row))
         checkpoint(state, improved)
@@ -237,8 +245,8 @@ def _step(
     )
     with torch.autocast(loader.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise)
-    if loader.device.type == "cpu" and not math.isfinite(float(losses.total)):
-        raise NonFiniteLossError(_blame(losses, names))
+    if loader.device.type == "cpu" and not math.isfinite(losses.total.item()):
+        _blame(losses, names, cells)
     with record_function("backward"):
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
@@ -261,11 +269,13 @@ def _rate(step: int, total_steps: int) -> float:
     return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _blame(losses: Losses, names: tuple[str, ...]) -> str:
+def _blame(losses: Losses, names: tuple[str, ...], cells: NDArray[np.int64]) -> NoReturn:
     bad = [n for n, v in zip(names, losses.log_prob.T, strict=True) if not bool(torch.isfinite(v).all())]
-    if bad:
-        return f"the loss of modality {bad[0]!r} is not finite"
-    return f"the {'KL' if not bool(torch.isfinite(losses.kl)) else 'MMD'} term is not finite"
+    term = "KL" if not bool(torch.isfinite(losses.kl)) else "MMD"
+    what = f"loss of modality {bad[0]!r}" if bad else f"{term} term"
+    raise NonFiniteLossError(
+        f"the {what} is not finite", modality=bad[0] if bad else None, cells=cells.tolist()
+    )
 
 
 def _count(
@@ -300,7 +310,7 @@ def balanced(scale: list[float]) -> list[float]:
 
 
 def _terms(losses: Losses, names: tuple[str, ...]) -> dict[str, float]:
-    out = {"loss": float(losses.total), "kl": float(losses.kl), "mmd": float(losses.mmd)}
+    out = {"loss": losses.total.item(), "kl": float(losses.kl), "mmd": float(losses.mmd)}
     for m, name in enumerate(names):
         out[f"observed_{name}"] = float(losses.observed[m])
         out[f"masked_{name}"] = float(losses.masked[m])
@@ -320,9 +330,13 @@ def _finish_epoch(
     n = state.sums.pop("cells")
     row = {f"train_{k}" if k not in ("clipped", "grad_norm") else k: v / n for k, v in state.sums.items()}
     row |= {f"beta_{name}": b for name, b in zip(names, state.net.beta_modal, strict=True)}
+    row["balanced"] = float(state.net.config.beta_modal == "auto" and state.epoch == BALANCE_EPOCHS - 1)
     row |= {"gamma": gamma, "lr": float(state.optimizer.param_groups[0]["lr"])}
     if len(valid):
-        row |= {f"validation_{k}": v for k, v in validate(state.net, loader, sampler, valid, gamma, config, names).items()}
+        row |= {
+            f"validation_{k}": v
+            for k, v in validate(state.net, loader, sampler, valid, gamma, config, names).items()
+        }
     state.rows.append(row)
     state.sums, state.step = {}, 0
     state.epoch += 1

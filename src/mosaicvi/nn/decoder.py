@@ -102,7 +102,10 @@ class Decoder(nn.Module):
         self.hidden = HiddenStack(n_in, config.dimensions[::-1], config.norm, generator)
         width = self.hidden.n_out
         self.inner = nn.ModuleList(
-            [make_linear(width, g.n_blocks * g.dec, generator) if g.dec else nn.Identity() for g in self.groups]
+            [
+                make_linear(width, g.n_blocks * g.dec, generator) if g.dec else nn.Identity()
+                for g in self.groups
+            ]
         )
         self.weight, self.bias = nn.ParameterList(), nn.ParameterList()
         for g in self.groups:
@@ -146,7 +149,9 @@ class Decoder(nn.Module):
         """Zero inflation of modality m, (D_m,), or None."""
         return zero_inflation(self.inflation[str(m)]) if str(m) in self.inflation else None
 
-    def loss(self, head: Head, m: int, hidden: list[Tensor], targets: list[Targets], covariate_table: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, head: Head, m: int, hidden: list[Tensor], targets: list[Targets], covariate_table: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Weighted loss of modality m and the plain log-likelihood summed over each pass.
 
         Parameters
@@ -165,7 +170,13 @@ class Decoder(nn.Module):
         groups = self.of_modality(m)
         alpha, pi = self.alpha_table(m, covariate_table), self.pi(m)
         loss, by_pass = _Likelihood.apply(  # type: ignore[no-untyped-call]
-            head, targets, alpha, pi, *hidden, *[self.weight[i] for i in groups], *[self.bias[i] for i in groups]
+            head,
+            targets,
+            alpha,
+            pi,
+            *hidden,
+            *[self.weight[i] for i in groups],
+            *[self.bias[i] for i in groups],
         )
         return loss, by_pass
 
@@ -189,7 +200,12 @@ class _Likelihood(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, head: Head, targets: list[Targets], alpha: Tensor | None, pi: Tensor | None, *tensors: Tensor
+        ctx: Any,
+        head: Head,
+        targets: list[Targets],
+        alpha: Tensor | None,
+        pi: Tensor | None,
+        *tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
         n = len(head.groups)
         work = _Work(head, alpha, pi, list(tensors[:n]), list(tensors[n : 2 * n]), list(tensors[2 * n :]))
@@ -249,7 +265,14 @@ class _Work:
             total = total + self._tile(t, at, rows, blocks, run)
         return total
 
-    def _tile(self, t: Targets, at: int, rows: slice, blocks: list[tuple[int, int, int, int]], run: Tensor | slice | None) -> Tensor:
+    def _tile(
+        self,
+        t: Targets,
+        at: int,
+        rows: slice,
+        blocks: list[tuple[int, int, int, int]],
+        run: Tensor | slice | None,
+    ) -> Tensor:
         lo, hi = blocks[0][2], blocks[-1][3]
         n, d = rows.stop - rows.start, hi - lo
         here = slice(at + rows.start, at + rows.stop)
@@ -278,7 +301,9 @@ class _Work:
             where, x = local * (hi - lo) + (t.col[run] - lo), t.x[run]
         whole = t.view.full
         library = None if t.library is None else t.library[rows, None]
-        panel = None if t.panel.full or library is None else t.panel.table[t.panel.index[rows], lo:hi].to(o.dtype)
+        panel = (
+            None if t.panel.full or library is None else t.panel.table[t.panel.index[rows], lo:hi].to(o.dtype)
+        )
         return Tile(
             o=o,
             target=None if whole else t.view.table[t.view.index[rows], lo:hi].to(o.dtype),
@@ -295,7 +320,13 @@ class _Work:
         )
 
     def _carry_back(
-        self, t: Targets, rows: slice, here: slice, blocks: list[tuple[int, int, int, int]], d_o: Tensor, lo: int
+        self,
+        t: Targets,
+        rows: slice,
+        here: slice,
+        blocks: list[tuple[int, int, int, int]],
+        d_o: Tensor,
+        lo: int,
     ) -> None:
         for i, b, first, last in blocks:
             g = self.head.groups[i]

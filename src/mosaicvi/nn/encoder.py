@@ -117,7 +117,8 @@ class Encoder(nn.Module):
             [BlockLayer(g, self.n_seen, generator) if g.enc else nn.Identity() for g in self.groups]
         )
         n_in = sum(
-            g.n_blocks * g.enc if g.enc else g.hi - g.lo + g.n_blocks * (g.embed + self.n_seen) for g in self.groups
+            g.n_blocks * g.enc if g.enc else g.hi - g.lo + g.n_blocks * (g.embed + self.n_seen)
+            for g in self.groups
         )
         self.hidden = HiddenStack(n_in, config.dimensions, config.norm, generator)
         self.mean = make_linear(self.hidden.n_out, config.dim_latent, generator)
@@ -125,7 +126,11 @@ class Encoder(nn.Module):
         self.log_var = make_linear(self.hidden.n_out, config.dim_latent, generator)
 
     def forward(
-        self, minibatch: Minibatch, values: list[Tensor], views: list[list[View]], centres: list[Tensor | None]
+        self,
+        minibatch: Minibatch,
+        values: list[Tensor],
+        views: list[list[View]],
+        centres: list[Tensor | None],
     ) -> Encoded:
         """Encode a minibatch as each pass sees it.
 
@@ -165,7 +170,12 @@ class Encoder(nn.Module):
 
 
 def _product(
-    group: BlockGroup, weight: Tensor, minibatch: Minibatch, values: Tensor, views: list[View], centre: Tensor | None
+    group: BlockGroup,
+    weight: Tensor,
+    minibatch: Minibatch,
+    values: Tensor,
+    views: list[View],
+    centre: Tensor | None,
 ) -> Tensor:
     """Values times weights by block, for every pass: (P * B, G, H), zero for cells without the modality."""
     rows = minibatch.rows[group.modality]
@@ -199,7 +209,9 @@ def _sparse_product(
         return weight.new_zeros(len(views) * n, g, group.enc)
     whole = group.lo == 0 and group.first == 0 and int(group.hi) == len(views[0].table[0])
     if not whole:  # the group's blocks are one run of the block-major non-zeros
-        ends = torch.searchsorted(row, torch.tensor([group.first * n, (group.first + g) * n], device=row.device))
+        ends = torch.searchsorted(
+            row, torch.tensor([group.first * n, (group.first + g) * n], device=row.device)
+        )
         run = slice(int(ends[0]), int(ends[1]))
         row, col, values = row[run] - group.first * n, col[run], values[run]
     cell = row % n
@@ -223,7 +235,9 @@ def _visible_dense(rows: ModalityRows, values: Tensor, views: list[View], centre
     n = len(rows.cells)
     x = densified(rows, values, views[0].table.shape[1])
     x = x if centre is None else x - centre
-    return torch.cat([torch.where(v.table[v.index], x, torch.zeros_like(x)) for v in views]).view(len(views) * n, -1)
+    return torch.cat([torch.where(v.table[v.index], x, torch.zeros_like(x)) for v in views]).view(
+        len(views) * n, -1
+    )
 
 
 def densified(rows: ModalityRows, values: Tensor, n_features: int) -> Tensor:

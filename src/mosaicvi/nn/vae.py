@@ -171,14 +171,17 @@ class MosaicVAE(nn.Module):
         targets, index = [], []
         for p, one in enumerate(passes):
             weight = one.weight * self.beta_modal[m] / minibatch.n_cells
-            target, cells = _targets(minibatch, rows, values, one.wanted[m], weight, self.config.library_aware[m])
+            target, cells = _targets(
+                minibatch, rows, values, one.wanted[m], weight, self.config.library_aware[m]
+            )
             targets.append(target)
             index.append(cells + p * minibatch.n_cells)
         at = torch.cat(index)
         groups = self.decoder.of_modality(m)
         h_rows = h[at]
         hidden = [
-            self.decoder.block_hidden(i, h_rows, q.blocks[i][at] if self.config.skip_conn else None) for i in groups
+            self.decoder.block_hidden(i, h_rows, q.blocks[i][at] if self.config.skip_conn else None)
+            for i in groups
         ]
         return self.decoder.loss(self.head(m), m, hidden, targets, minibatch.covariate_table)
 
@@ -327,7 +330,9 @@ def mmd(mean: Tensor, group: Tensor) -> Tensor:
     """
     distance = torch.cdist(mean, mean).square()
     kernel = torch.stack([torch.exp(distance * (-0.5 / s)) for s in KERNEL_WIDTHS]).mean(0)
-    member = (group[:, None] == torch.arange(1, int(group.max()) + 1, device=group.device)).to(mean.dtype)  # (B, g)
+    member = (group[:, None] == torch.arange(1, int(group.max()) + 1, device=group.device)).to(
+        mean.dtype
+    )  # (B, g)
     size = member.sum(0)
     share = member / size.clamp(min=1)
     between = share.T @ kernel @ share  # (g, g)

@@ -1,0 +1,185 @@
+"""What a user sees while training: a bar on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mosaicvi.errors import InputError
+from mosaicvi.fit.loop import FitConfig, FitState, Report
+
+LINE_EVERY = 10.0  # seconds between plain lines
+
+
+class Listener(Protocol):
+    """What follows a training run."""
+
+    def begin(self, state: FitState) -> None:
+        """Training begins at `state`."""
+
+    def report(self, report: Report) -> None:
+        """A step or an epoch ended."""
+
+    def end(self, state: FitState, message: str) -> None:
+        """Training ended."""
+
+
+class _Meter:
+    """Cells per second over the last steps, and the losses in words."""
+
+    def __init__(self, config: FitConfig, names: tuple[str, ...]) -> None:
+        self.config, self.names = config, names
+        self.cells, self.since, self.rate = 0, time.monotonic(), 0.0
+        self.validation = ""
+
+    def add(self, report: Report) -> None:
+        self.cells += report.n_cells
+        spent = time.monotonic() - self.since
+        if spent > 1:
+            self.rate = self.cells / spent
+            self.cells, self.since = 0, time.monotonic()
+        if report.row and "validation_loss" in report.row:
+            self.validation = f" · validation {report.row['validation_loss']:.2f}"
+
+    def words(self, report: Report) -> str:
+        losses = " · ".join(f"{n} {v:.1f}" for n, v in zip(self.names, report.log_prob, strict=False))
+        return f"{losses}{self.validation} · {self.rate:,.0f} cells/s"
+
+
+class _Bar:
+    def __init__(self, config: FitConfig, names: tuple[str, ...]) -> None:
+        self.meter = _Meter(config, names)
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[of]}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[words]}"),
+            console=self.console,
+            transient=False,
+        )
+        self.of = config.max_epochs
+
+    def begin(self, state: FitState) -> None:
+        self.task = self.bar.add_task("train", total=float(self.of), epoch=state.epoch, of=self.of, words="")
+        self.bar.update(self.task, completed=float(state.epoch))
+        self.bar.start()
+
+    def report(self, report: Report) -> None:
+        self.meter.add(report)
+        if report.row is not None:
+            _announce(report, self.meter.names, self.bar.console.print)
+            return
+        at = report.epoch + report.step / report.n_steps
+        self.bar.update(self.task, completed=at, epoch=report.epoch + 1, words=self.meter.words(report))
+
+    def end(self, state: FitState, message: str) -> None:
+        self.bar.stop()
+        self.console.print(message, highlight=False)
+
+
+class _Lines:
+    def __init__(self, config: FitConfig, names: tuple[str, ...]) -> None:
+        self.meter = _Meter(config, names)
+        self.last, self.of = time.monotonic(), config.max_epochs
+
+    def begin(self, state: FitState) -> None:
+        self.say(f"training from epoch {state.epoch + 1} to {self.of}")
+
+    def report(self, report: Report) -> None:
+        self.meter.add(report)
+        if report.row is not None:
+            _announce(report, self.meter.names, self.say)
+        elif time.monotonic() - self.last >= LINE_EVERY:
+            self.last = time.monotonic()
+            self.say(f"epoch {report.epoch + 1}/{self.of} · {self.meter.words(report)}")
+
+    def end(self, state: FitState, message: str) -> None:
+        self.say(message)
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Silent:
+    def begin(self, state: FitState) -> None:
+        """Say nothing."""
+
+    def report(self, report: Report) -> None:
+        """Say nothing."""
+
+    def end(self, state: FitState, message: str) -> None:
+        """Say nothing, unless training did not end by itself."""
+        if state.stopped_by is not None:
+            print(message, file=sys.stderr, flush=True)
+
+
+class _TensorBoard:
+    """Scalars of each epoch for TensorBoard, beside another listener."""
+
+    def __init__(self, inner: Listener, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError("log_dir: TensorBoard is not installed; pip install 'mosaicvi[log]'.") from None
+        self.inner = inner
+        self.writer: Any = SummaryWriter(str(folder))
+
+    def begin(self, state: FitState) -> None:
+        self.inner.begin(state)
+
+    def report(self, report: Report) -> None:
+        self.inner.report(report)
+        for key, value in (report.row or {}).items():
+            self.writer.add_scalar(key, value, report.epoch)
+
+    def end(self, state: FitState, message: str) -> None:
+        self.writer.close()
+        self.inner.end(state, message)
+
+
+def _announce(report: Report, names: tuple[str, ...], say: Any) -> None:
+    """Say once how the modalities were balanced."""
+    if report.row and report.row.get("balanced") == 1.0:
+        weights = ", ".join(f"{n} {report.row[f'beta_{n}']:.3f}" for n in names)
+        say(f"Weights of the modalities (beta_modal), balanced over the first epochs: {weights}")
+
+
+@contextlib.contextmanager
+def listener(
+    config: FitConfig, names: tuple[str, ...], *, progress: bool | None, log_dir: Path | None
+) -> Iterator[Listener]:
+    """The listener that suits where we run.
+
+    Parameters
+    ----------
+    config
+        How training goes.
+    names
+        Names of the modalities.
+    progress
+        None: a bar on a terminal, else lines; True: the same; False: silence.
+    log_dir
+        Where TensorBoard scalars go, if anywhere.
+    """
+    chosen: Listener
+    if progress is False:
+        chosen = _Silent()
+    else:
+        chosen = _Bar(config, names) if sys.stderr.isatty() else _Lines(config, names)
+    if log_dir is not None:
+        chosen = _TensorBoard(chosen, log_dir)
+    try:
+        yield chosen
+    finally:
+        if isinstance(chosen, _Bar):
+            chosen.bar.stop()

@@ -1,0 +1,205 @@
+"""A training run as a user meets it: checks, progress, checkpoints, signals, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mosaicvi.data.minibatch import MinibatchLoader
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.errors import InputError, NonFiniteLossError
+from mosaicvi.files import atomic_path
+from mosaicvi.fit.checkpoint import CheckpointStore
+from mosaicvi.fit.loop import FitConfig, FitState, Report, fit, start
+from mosaicvi.fit.progress import listener
+from mosaicvi.fit.signals import stop_requests
+from mosaicvi.fit.state import flatten, unflatten
+from mosaicvi.nn.vae import MosaicVAE
+
+STEPS = 6000  # that train a mosaic of ordinary size well
+
+
+def default_epochs(n_cells: int, batch_size: int) -> int:
+    """Epochs that make about `STEPS` steps, between 20 and 400."""
+    per_epoch = max(1, math.ceil(n_cells / batch_size))
+    return int(min(400, max(20, math.ceil(STEPS / per_epoch))))
+
+
+def run(
+    net: MosaicVAE,
+    mosaic: Mosaic,
+    config: FitConfig,
+    loader: MinibatchLoader,
+    *,
+    earlier: FitState | None,
+    saved: dict[str, Any] | None,
+    checkpoint_dir: Path | None,
+    checkpoint_every: float,
+    resume: bool,
+    log_dir: Path | None,
+    progress: bool | None,
+) -> FitState:
+    """Train `net` and return where it ended; the arguments are those of `MosaicVI.train`.
+
+    Parameters
+    ----------
+    earlier, saved
+        State of an earlier run of this model, in memory or from its file, to go on from.
+    """
+    _check(config, mosaic)
+    state = earlier or start(net, config)
+    if earlier is None and saved is not None:
+        state.load_dict(saved | {"net": net.state_dict(), "beta_modal": net.beta_modal})
+    store = None if checkpoint_dir is None else CheckpointStore(checkpoint_dir)
+    fingerprint = _fingerprint(net, mosaic, config)
+    if store is not None:
+        _open(store, state, fingerprint, resume=resume, earlier=earlier is not None)
+    elif resume:
+        raise InputError("resume: name the folder of the checkpoints, checkpoint_dir=....")
+    save = _saver(store, fingerprint, checkpoint_every)
+    names = net.config.uni_block_names
+    with stop_requests() as stop, listener(config, names, progress=progress, log_dir=log_dir) as tell:
+        tell.begin(state)
+        try:
+            done = fit(
+                state,
+                loader,
+                config,
+                listen=tell.report,
+                interrupted=lambda: stop.requested is not None,
+                checkpoint=save,
+            )
+        except NonFiniteLossError as error:
+            where = _describe(error, mosaic, state, checkpoint_dir)
+            raise NonFiniteLossError(f"{error}{where}", modality=error.modality, cells=error.cells) from None
+        state.stopped_by = None if stop.requested is None else int(stop.requested)
+        if not done and store is not None:
+            _write(store, fingerprint, state, is_best=False)
+        tell.end(state, _farewell(state, done, checkpoint_dir))
+    return state
+
+
+def _check(config: FitConfig, mosaic: Mosaic) -> None:
+    problems = []
+    if config.max_epochs < 1:
+        problems.append(f"max_epochs: at least 1, not {config.max_epochs!r}.")
+    if config.batch_size < 1:
+        problems.append(f"batch_size: at least 1, not {config.batch_size!r}.")
+    if not 0 < config.train_size <= 1:
+        problems.append(f"train_size: in (0, 1], not {config.train_size!r}.")
+    if not config.lr > 0:
+        problems.append(f"lr: must be > 0, not {config.lr!r}.")
+    if config.early_stopping and config.train_size >= 1:
+        problems.append("early_stopping: needs held-out cells; set train_size below 1.")
+    if config.early_stopping and config.patience < 1:
+        problems.append(f"patience: at least 1, not {config.patience!r}.")
+    if not config.max_grad_norm > 0:
+        problems.append(f"max_grad_norm: must be > 0, not {config.max_grad_norm!r}.")
+    if config.precision not in ("float32", "bf16"):
+        problems.append(f"precision: 'float32' or 'bf16', not {config.precision!r}.")
+    if mosaic.n_cells < 2:
+        problems.append(f"The data have {mosaic.n_cells} cell; at least 2 are needed to train.")
+    if problems:
+        raise InputError(problems)
+
+
+def _fingerprint(net: MosaicVAE, mosaic: Mosaic, config: FitConfig) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be gone on from."""
+    fit_config = {
+        k: v for k, v in vars(config).items() if k not in ("max_epochs", "early_stopping", "patience")
+    }
+    cells = hashlib.sha256("\n".join(map(str, mosaic.cells)).encode()).hexdigest()
+    return {
+        "network": net.config.to_dict(),
+        "fit": fit_config,
+        "features": {m.name: list(m.features.names) for m in mosaic.modalities},
+        "cells": cells,
+    }
+
+
+def _open(
+    store: CheckpointStore, state: FitState, fingerprint: dict[str, Any], *, resume: bool, earlier: bool
+) -> None:
+    """Load the newest checkpoint, or see that none is in the way."""
+    there = store.steps()
+    if not resume:
+        if there and not earlier:
+            raise InputError(
+                f"{store.folder} holds checkpoints already; resume from them, or name another folder."
+            )
+        return
+    bundle = store.latest()
+    if bundle is None:
+        if there:
+            raise InputError(
+                f"{store.folder}: none of its {len(there)} checkpoints can be read; name another folder."
+            )
+        return
+    saved = unflatten(bundle.tensors, bundle.document)
+    for key, now in fingerprint.items():
+        if saved["fingerprint"][key] != now:
+            raise InputError(
+                f"{store.folder}: the checkpoint was made with other {_WHAT[key]}; "
+                "resume with the same data and settings, or name another folder."
+            )
+    state.load_dict(saved["state"])
+
+
+_WHAT = {
+    "network": "parameters of the network",
+    "fit": "settings of training",
+    "features": "features",
+    "cells": "cells",
+}
+
+
+def _saver(
+    store: CheckpointStore | None, fingerprint: dict[str, Any], every: float
+) -> Callable[[FitState, bool], None]:
+    """Write a checkpoint when `every` seconds have passed, and whenever an epoch was the best so far."""
+    last = time.monotonic()
+
+    def save(state: FitState, is_best: bool) -> None:
+        nonlocal last
+        due = time.monotonic() - last >= every
+        if store is None or not (
+            due or (is_best and state.step == 0 and time.monotonic() - last >= every / 10)
+        ):
+            return
+        _write(store, fingerprint, state, is_best=is_best)
+        last = time.monotonic()
+
+    return save
+
+
+def _write(store: CheckpointStore, fingerprint: dict[str, Any], state: FitState, *, is_best: bool) -> None:
+    tensors, document = flatten({"fingerprint": fingerprint, "state": state.to_dict()})
+    store.save(tensors, document, step=state.steps_done, is_best=is_best)
+
+
+def _farewell(state: FitState, done: bool, checkpoint_dir: Path | None) -> str:
+    if not done:
+        where = f" Resume with resume=True and the checkpoints in {checkpoint_dir}." if checkpoint_dir else ""
+        return f"Stopped after {state.epoch} epochs and {state.step} steps; the model can be used as it is.{where}"
+    return f"Trained for {state.epoch} epochs."
+
+
+def _describe(error: NonFiniteLossError, mosaic: Mosaic, state: FitState, folder: Path | None) -> str:
+    """Write the cells of the offending minibatch to a file; a sentence that says where."""
+    path = (folder or Path()) / f"mosaicvi-non-finite-epoch{state.epoch}-step{state.step}.json"
+    cells = [str(c) for c in mosaic.cells[np.asarray(error.cells)]]
+    content = {"modality": error.modality, "epoch": state.epoch, "step": state.step, "cells": cells}
+    with contextlib.suppress(OSError, InputError), atomic_path(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
+        return (
+            f"; training stopped before the weights were touched. The cells of that minibatch are in {path}."
+        )
+    return "; training stopped before the weights were touched."
