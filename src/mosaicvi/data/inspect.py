@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mosaicvi.data.summary import ALL, MosaicSummary, Overlap, describe
+from mosaicvi.data.describe import describe
+from mosaicvi.data.summary import ALL, MosaicSummary, Overlap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,269 @@
+"""What a mosaic holds before any training: counts, panels, bridges, and what cannot be connected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components, shortest_path
+
+from mosaicvi.data.parts import agreed
+from mosaicvi.data.problems import listed, problem
+from mosaicvi.data.read import to_mosaic
+from mosaicvi.data.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
+from mosaicvi.errors import InputError
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """Of each cell of the mosaic: batch, panel, group, and whether it is in each modality."""
+
+    batch: pd.Series[str]
+    panel: pd.Series[str]
+    group: npt.NDArray[np.intp]
+    has: Mapping[str, npt.NDArray[np.bool_]]
+
+
+def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> MosaicSummary:
+    """Describe a mosaic without changing it.
+
+    Parameters
+    ----------
+    mdata
+        The data; an AnnData counts as one modality.
+    batch_key
+        The column of ``obs`` that names each cell's batch; by default all cells are one batch.
+
+    Raises
+    ------
+    InputError
+        There is no such column.
+    """
+    mdata = to_mosaic(mdata)
+    labels, groups = _label_cells(mdata, batch_key)
+    seen, notes = {}, []
+    modalities, libraries = [], []
+    for name, adata in mdata.mod.items():
+        rows = _rows_of(mdata, adata)
+        panels = _panels_of(adata, labels.panel)
+        summary, seen[name], library_n = _modality(name, adata, panels, labels, rows, len(groups))
+        modalities.append(summary)
+        libraries += _libraries(name, library_n, labels.batch.to_numpy()[rows])
+        notes += _feature_notes(name, adata, seen[name])
+    overlaps = [o for name, adata in mdata.mod.items() for o in _overlaps(name, adata, labels.panel)]
+    bridges = _bridges(labels.has)
+    components = _components(groups, seen)
+    notes += _connection_notes(components, bridges) + _cell_notes(labels, libraries)
+    return MosaicSummary(
+        n_cells=mdata.n_obs,
+        batch_key=batch_key,
+        batches=tuple(dict.fromkeys(labels.batch)),
+        modalities=tuple(modalities),
+        groups=tuple(groups),
+        libraries=tuple(libraries),
+        panels={
+            name: {panel: int(d.sum()) for panel, d in _panels_of(adata, labels.panel).items()}
+            for name, adata in mdata.mod.items()
+        },
+        overlaps=tuple(overlaps),
+        bridges=tuple(bridges),
+        components=components,
+        warnings=tuple(notes),
+    )
+
+
+def _rows_of(mdata: MuData, adata: AnnData) -> npt.NDArray[np.intp]:
+    """Where the cells of a modality are among those of the mosaic."""
+    rows: npt.NDArray[np.intp] = mdata.obs_names.get_indexer(adata.obs_names)
+    return rows
+
+
+def _column(mdata: MuData, key: str) -> pd.Series | None:
+    """A column of ``obs``, or the same column of the modalities where they agree."""
+    if key in mdata.obs:
+        return pd.Series(mdata.obs[key])
+    candidates = [adata.obs[key] for adata in mdata.mod.values() if key in adata.obs]
+    return agreed(candidates, mdata.obs_names) if candidates else None
+
+
+def _label_cells(mdata: MuData, batch_key: str | None) -> tuple[_Labels, list[Group]]:
+    def as_text(column: pd.Series | None) -> pd.Series[str]:
+        if column is None:
+            return pd.Series(ALL, index=mdata.obs_names, dtype=object)
+        return column.astype(object).where(column.notna(), "missing").astype(str)
+
+    column = None if batch_key is None else _column(mdata, batch_key)
+    if batch_key is not None and column is None:
+        raise InputError(problem("batch-key", column=batch_key, columns=listed(mdata.obs.columns, most=20)))
+    batch = as_text(column)
+    recorded = mdata.uns.get("mosaicvi")
+    panel_key = recorded.get("panel_key") if isinstance(recorded, Mapping) else None
+    panelled = any("measured" in adata.varm for adata in mdata.mod.values())
+    named = None if panel_key is None else _column(mdata, str(panel_key))
+    panel = as_text(named) if named is not None else batch if panelled else as_text(None)
+    has = {}
+    for name, adata in mdata.mod.items():
+        has[name] = np.zeros(mdata.n_obs, bool)
+        has[name][_rows_of(mdata, adata)] = True
+    table = pd.DataFrame({"batch": batch.to_numpy(), "panel": panel.to_numpy()})
+    for i, has_n in enumerate(has.values()):
+        table[i] = has_n
+    by = table.groupby(list(table.columns), sort=False, dropna=False)
+    group = by.ngroup().to_numpy().astype(np.intp)
+    sizes = np.bincount(group, minlength=by.ngroups)
+    firsts = table.drop_duplicates().to_numpy()
+    groups = [
+        Group(
+            batch=row[0],
+            panel=row[1],
+            modalities=tuple(m for m, there in zip(has, row[2:], strict=True) if there),
+            n_cells=int(size),
+        )
+        for row, size in zip(firsts, sizes, strict=True)
+    ]
+    return _Labels(batch=batch, panel=panel, group=group, has=has), groups
+
+
+def _panels_of(adata: AnnData, panel: pd.Series[str]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Of each panel that cells of the modality have, which features it measures; without panels, all."""
+    table = adata.varm.get("measured")
+    if not isinstance(table, pd.DataFrame):
+        return {ALL: np.ones(adata.n_vars, bool)}
+    if table.shape[1] == 1:
+        return {str(table.columns[0]): table.iloc[:, 0].to_numpy(bool)}
+    there = set(panel.loc[adata.obs_names])
+    return {str(name): table[name].to_numpy(bool) for name in table if str(name) in there}
+
+
+def _modality(
+    name: str,
+    adata: AnnData,
+    panels: Mapping[str, npt.NDArray[np.bool_]],
+    labels: _Labels,
+    rows: npt.NDArray[np.intp],
+    n_groups: int,
+) -> tuple[ModalitySummary, npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """The summary, which group measured which feature (groups × features), and each cell's sum."""
+    x_nd = adata.X
+    values = x_nd.data if sparse.issparse(x_nd) else np.asarray(x_nd)
+    panel_n, group_n = labels.panel.to_numpy()[rows], labels.group[rows]
+    seen = np.zeros((n_groups, adata.n_vars), bool)
+    n_inside = n_missing = 0
+    for group in np.unique(group_n):
+        cells = np.flatnonzero(group_n == group)
+        own = panel_n[cells[0]]
+        measured_d = panels.get(own, next(iter(panels.values())) if len(panels) == 1 else None)
+        if measured_d is None:
+            continue
+        n_inside += int(measured_d.sum()) * len(cells)
+        seen[group] = measured_d
+        if not sparse.issparse(x_nd):
+            missing = np.isnan(values[cells]) & measured_d
+            n_missing += int(missing.sum())
+            seen[group] &= ~missing.all(axis=0)
+    known = values[~np.isnan(values)]
+    kind = "real" if (known < 0).any() else "counts" if (known == np.rint(known)).all() else "positive"
+    sums = np.asarray(x_nd.sum(axis=1) if sparse.issparse(x_nd) else np.nansum(values, axis=1), np.float64)
+    summary = ModalitySummary(
+        name=name,
+        n_cells=adata.n_obs,
+        n_features=adata.n_vars,
+        values=kind,
+        zeros=1 - np.count_nonzero(known) / max(n_inside - n_missing, 1),
+        missing=n_missing / max(n_inside, 1),
+    )
+    return summary, seen, sums.ravel()
+
+
+def _libraries(modality: str, sums: npt.NDArray[np.float64], batch: npt.NDArray[np.object_]) -> list[Library]:
+    return [
+        Library(
+            batch=str(name),
+            modality=modality,
+            quantiles=tuple(float(q) for q in np.quantile(sums[batch == name], QUANTILES)),
+            n_empty=int((sums[batch == name] == 0).sum()),
+        )
+        for name in dict.fromkeys(batch)
+    ]
+
+
+def _overlaps(modality: str, adata: AnnData, panel: pd.Series[str]) -> list[Overlap]:
+    panels = _panels_of(adata, panel)
+    table = np.array(list(panels.values())).T
+    counts = Counter(tuple(p for p, there in zip(panels, row, strict=True) if there) for row in table)
+    return [Overlap(modality=modality, panels=names, n_features=n) for names, n in counts.most_common()]
+
+
+def _bridges(has: Mapping[str, npt.NDArray[np.bool_]]) -> list[Bridge]:
+    names = list(has)
+    paired = np.array([[int((has[a] & has[b]).sum()) for b in names] for a in names]).reshape(len(names), -1)
+    _, before = shortest_path(paired > 0, directed=False, unweighted=True, return_predecessors=True)
+    bridges = []
+    for i, j in combinations(range(len(names)), 2):
+        chain: list[str] = []
+        step = before[i, j]
+        while step not in (i, -9999):
+            chain.insert(0, names[step])
+            step = before[i, step]
+        pair = (names[i], names[j])
+        bridges.append(Bridge(modalities=pair, n_cells=int(paired[i, j]), chain=tuple(chain)))
+    return bridges
+
+
+def _components(
+    groups: Sequence[Group], seen: Mapping[str, npt.NDArray[np.bool_]]
+) -> tuple[tuple[str, ...], ...]:
+    """Groups that measured features connect, directly or through other groups."""
+    g_by_d = sparse.hstack([sparse.csr_matrix(seen_gd) for seen_gd in seen.values()], format="csr")
+    _, label = connected_components(sparse.csr_matrix(g_by_d @ g_by_d.T), directed=False)
+    found: dict[int, list[str]] = {}
+    for group, i in zip(groups, label, strict=True):
+        found.setdefault(int(i), []).append(str(group))
+    return tuple(sorted((tuple(names) for names in found.values()), key=len, reverse=True))
+
+
+def _connection_notes(components: tuple[tuple[str, ...], ...], bridges: Sequence[Bridge]) -> list[str]:
+    notes = []
+    if len(components) > 1:
+        parts = "; ".join(f"({i + 1}) {listed(names)}" for i, names in enumerate(components))
+        notes.append(
+            f"The mosaic falls into {len(components)} parts that share no feature and no cell; "
+            f"nothing can connect them: {parts}"
+        )
+    for bridge in bridges:
+        if bridge.n_cells == 0 and not bridge.chain:
+            a, b = bridge.modalities
+            notes.append(f"No cell and no chain of modalities connects {a} and {b}")
+    return notes
+
+
+def _feature_notes(modality: str, adata: AnnData, seen: npt.NDArray[np.bool_]) -> list[str]:
+    nobody = adata.var_names[~seen.any(axis=0)]
+    return (
+        [f"{modality}: features that nobody measured ({len(nobody):,}): {listed(nobody)}"]
+        if len(nobody)
+        else []
+    )
+
+
+def _cell_notes(labels: _Labels, libraries: Sequence[Library]) -> list[str]:
+    notes = [
+        f"{library.batch}: cells with nothing but zeros in {library.modality}: {library.n_empty:,}"
+        for library in libraries
+        if library.n_empty
+    ]
+    nowhere = ~np.any(list(labels.has.values()), axis=0)
+    if nowhere.any():
+        names = listed(labels.batch.index[nowhere])
+        notes.append(f"Cells in no modality ({int(nowhere.sum()):,}): {names}")
+    return notes
