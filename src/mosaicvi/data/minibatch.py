@@ -153,14 +153,40 @@ class _Store:
 
     def _runs(self, row: Tensor, total: int) -> SparseRows:
         """The `total` non-zeros of some rows, block-major."""
-        blocks = torch.arange(self.n_blocks, device=row.device)
-        at = (row * self.n_blocks + blocks[:, None]).reshape(-1)  # (G n_m,)
-        start = self.indptr[at]
-        length = self.indptr[at + 1] - start
-        before = length.cumsum(0) - length
-        out_row = torch.repeat_interleave(torch.arange(len(at), device=row.device), length, output_size=total)
-        position = torch.arange(total, device=row.device) + (start - before)[out_row]
+        at = (row * self.n_blocks + torch.arange(self.n_blocks, device=row.device)[:, None]).reshape(-1)
+        out_row, position = _runs_at(self.indptr, at, total)
         return SparseRows(row=out_row, col=self.indices[position].long(), value=self.values[position])
+
+
+def _runs_at(indptr: Tensor, at: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Row, counted from 0, and position of the `total` non-zeros of the rows at `at`, one run after another."""
+    start = indptr[at]
+    length = indptr[at + 1] - start
+    before = length.cumsum(0) - length
+    row = torch.repeat_interleave(torch.arange(len(at), device=at.device), length, output_size=total)
+    return row, torch.arange(total, device=at.device) + (start - before)[row]
+
+
+def pick_rows(sparse: SparseRows, rows: Tensor, n_rows: int) -> SparseRows:
+    """Some rows (r,) of block-major sparse rows, in their order, again block-major.
+
+    Parameters
+    ----------
+    sparse
+        G blocks of `n_rows` rows.
+    rows
+        Which of them, on the CPU.
+    n_rows
+        Rows before.
+    """
+    last = int(sparse.row[-1]) if len(sparse.row) else 0
+    n_blocks = last // max(n_rows, 1) + 1
+    indptr = torch.zeros(n_blocks * n_rows + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(sparse.row, minlength=n_blocks * n_rows), 0, out=indptr[1:])
+    at = (rows + n_rows * torch.arange(n_blocks)[:, None]).reshape(-1)
+    total = int((indptr[at + 1] - indptr[at]).sum())
+    row, position = _runs_at(indptr, at, total)
+    return SparseRows(row=row, col=sparse.col[position], value=sparse.value[position])
 
 
 def _block_indptr(x: sp.csr_matrix, ends: NDArray[np.int64], chunk: int = 65536) -> NDArray[np.int64]:

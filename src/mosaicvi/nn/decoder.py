@@ -10,7 +10,6 @@ A distinct covariate rows.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,45 +18,12 @@ from torch import Generator, Tensor, nn
 from mosaicvi.config import Distribution, NetworkConfig
 from mosaicvi.nn.groups import BlockGroup, block_groups
 from mosaicvi.nn.layers import HiddenStack, glorot_, leaky, make_linear
-from mosaicvi.nn.likelihoods import TILE, Tile, dispersion, zero_inflation
-from mosaicvi.nn.masks import View
+from mosaicvi.data.minibatch import SparseRows
+from mosaicvi.nn.likelihoods import TILE, Tile, TileResult, dispersion, rising, zero_inflation
+from mosaicvi.nn.targets import Job, Span, Targets, spans_of, tiles
 
-TILE_BYTES = 1 << 20  # of one tile of output; about half of a core's second-level cache
+TILE_ENTRIES = 1 << 18  # of one tile of output: 1 MiB, about half of a core's second-level cache
 HAS_DISPERSION = frozenset({"NB", "ZINB", "Gaussian"})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Targets:
-    """What one pass must predict of one modality: R_p rows.
-
-    Attributes
-    ----------
-    weight
-        Factor of the log-likelihood in the loss; a number, or a 0-d tensor.
-    view
-        Which entries count.
-    row, col, x
-        The non-zero targets, block-major: block * R_p + row, column, value; (Z,) each.
-    dense
-        In place of them: all values (R_p, D_m).
-    library
-        (R_p,), or None.
-    panel
-        What each row measured, with `library`.
-    covariate_code
-        Row of the covariate table, (R_p,).
-    """
-
-    n_rows: int
-    weight: float
-    view: View
-    row: Tensor | None
-    col: Tensor | None
-    x: Tensor | None
-    dense: Tensor | None
-    library: Tensor | None
-    panel: View
-    covariate_code: Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,7 +181,7 @@ class _Likelihood(torch.autograd.Function):
             value = work.add_pass(t, at)
             loss = loss - t.weight * value
             values.append(value)
-            at += t.n_rows
+            at += len(t.cells)
         if work.want:
             grads = [*work.d_hidden, *work.d_weight, *work.d_bias]
             ctx.has_alpha, ctx.has_pi = work.d_alpha is not None, work.d_pi is not None
@@ -226,7 +192,7 @@ class _Likelihood(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        saved = [g * grad for g in ctx.saved_tensors]
+        saved = [g.mul_(grad) for g in ctx.saved_tensors]
         d_alpha = saved.pop(0) if ctx.has_alpha else None
         d_pi = saved.pop(0) if ctx.has_pi else None
         return (None, None, d_alpha, d_pi, *saved)
@@ -245,131 +211,199 @@ class _Work:
         bias: list[Tensor],
     ) -> None:
         self.head, self.alpha, self.pi = head, alpha, pi
-        self.hidden, self.weight, self.bias = hidden, weight, bias
+        self.hidden, self.weight = hidden, weight
         self.want = True
+        # the bias rides along as one more column: a product with it is one pass over the tile, not two
+        self.hidden_1 = [_with_ones(h, g) for h, g in zip(hidden, head.groups, strict=True)]
+        self.weight_1 = [torch.cat([w, b[:, None]], 1) for w, b in zip(weight, bias, strict=True)]
         self.d_hidden = [torch.zeros_like(h) for h in hidden]
         self.d_weight = [torch.zeros_like(w) for w in weight]
         self.d_bias = [torch.zeros_like(b) for b in bias]
         self.d_alpha = None if alpha is None else torch.zeros_like(alpha)
         self.d_pi = None if pi is None else torch.zeros_like(pi)
-        self.blocks = [
-            (i, b, lo, hi) for i, g in enumerate(head.groups) for b, (lo, hi) in enumerate(g.spans)
-        ]  # group, block in the group, columns of the modality
+        self.edges = [(i, b, lo, hi) for i, g in enumerate(head.groups) for b, (lo, hi) in enumerate(g.spans)]
+        self.buffer = weight[0].new_empty(0)
 
     def add_pass(self, t: Targets, at: int) -> Tensor:
         """Log-likelihood of a pass whose rows begin at `at`; gradients go to the accumulators."""
-        total = self.bias[0].new_zeros(())
-        if t.n_rows == 0:
-            return total
-        for rows, blocks, run in _tiles(self.head, t, self.blocks, self.bias[0].is_cuda):
-            total = total + self._tile(t, at, rows, blocks, run)
+        total = self.weight[0].new_zeros(())
+        for job in t.jobs:
+            if job.n_rows:
+                total = total + _JobWork(self, t, job, at).run()
         return total
+
+    def output(self, n: int, d: int) -> Tensor:
+        """A tile's output (n, d) in a buffer that stays in the cache."""
+        if len(self.buffer) < n * d:
+            self.buffer = self.buffer.new_empty(n * d)
+        return self.buffer[: n * d].view(n, d)
+
+
+def _with_ones(hidden: Tensor, group: BlockGroup) -> Tensor:
+    """Hidden rows by block with a column of ones, (R, G, K + 1), or (R, 1, width + 1)."""
+    h = hidden.view(len(hidden), group.n_blocks if group.dec else 1, -1)
+    return torch.cat([h, h.new_ones(*h.shape[:2], 1)], 2)
+
+
+class _JobWork:
+    """The tiles of one job."""
+
+    def __init__(self, work: _Work, t: Targets, job: Job, at: int) -> None:
+        self.w, self.t, self.job = work, t, job
+        self.first = at + job.rows.start
+        self.code = t.covariate_code[job.rows]
+        self.library = None if t.library is None else t.library[job.rows]
+        self.spans = spans_of(job, work.edges)
+        pick = (lambda v: v) if job.columns is None else (lambda v: v[..., job.columns])
+        head = work.head
+        self.low, self.high, self.centre = pick(head.low), pick(head.high), pick(head.centre)
+        self.alpha = None if work.alpha is None else pick(work.alpha)
+        self.pi = None if work.pi is None else pick(work.pi)
+        self.d_alpha = None if self.alpha is None else torch.zeros_like(self.alpha)
+        self.d_pi = None if self.pi is None else torch.zeros_like(self.pi)
+        # positions in a group's weights: of the job's columns, or all of them
+        self.columns = job.columns
+        self.rise = self.d_rise = self.constant = None
+        if job.sparse is not None:
+            self._prepare_counts(job.sparse)
+
+    def _prepare_counts(self, sparse: SparseRows) -> None:
+        """What depends on a count and its dispersion alone, for all non-zeros of the job at once."""
+        dist = self.w.head.dist
+        if dist == "Bernoulli":
+            return
+        self.constant = -torch.lgamma(sparse.value + 1)
+        if self.alpha is not None:
+            alpha = self.alpha[self.code[sparse.row % self.job.n_rows], sparse.col]
+            self.rise, self.d_rise = rising(sparse.value, alpha)
+
+    def run(self) -> Tensor:
+        """Log-likelihood of the job."""
+        w, job = self.w, self.job
+        whole = w.weight[0].is_cuda
+        by_block = len(self.spans) > 1 and self.library is None and job.columns is None and not whole
+        total = w.weight[0].new_zeros(())
+        limit = TILE_ENTRIES if not whole else job.n_rows * w.head.n_features
+        weights = self._weights()
+        for rows, spans, run in tiles(job, self.spans, by_block=by_block, max_entries=limit):
+            total = total + self._tile(rows, spans, run, weights)
+        if w.want:
+            self._collect(weights)
+        return total
+
+    def _weights(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Weights with bias, weights, and their gradients, for the columns of each group."""
+        w, out = self.w, []
+        for i, g in enumerate(w.head.groups):
+            if self.columns is None:
+                out.append((w.weight_1[i], w.weight[i], w.d_weight[i], w.d_bias[i]))
+                continue
+            mine = self._mine(g)
+            picked = w.weight_1[i][mine]
+            out.append((picked, picked[:, :-1], torch.zeros_like(picked[:, :-1]), torch.zeros_like(picked[:, 0])))
+        return out
+
+    def _mine(self, g: BlockGroup) -> Tensor:
+        """Rows of a group's weights that the job needs."""
+        assert self.columns is not None
+        ends = torch.searchsorted(self.columns, torch.tensor([g.lo, g.hi], device=self.columns.device)).tolist()
+        return self.columns[ends[0] : ends[1]] - g.lo
+
+    def _base(self, i: int) -> int:
+        """First column of the job that belongs to group i."""
+        g = self.w.head.groups[i]
+        if self.columns is None:
+            return g.lo
+        return int(torch.searchsorted(self.columns, g.lo))
 
     def _tile(
         self,
-        t: Targets,
-        at: int,
         rows: slice,
-        blocks: list[tuple[int, int, int, int]],
+        spans: list[Span],
         run: Tensor | slice | None,
+        weights: list[tuple[Tensor, Tensor, Tensor, Tensor]],
     ) -> Tensor:
-        lo, hi = blocks[0][2], blocks[-1][3]
-        n, d = rows.stop - rows.start, hi - lo
-        here = slice(at + rows.start, at + rows.stop)
-        o = self.bias[0].new_empty(n, d)
-        for i, b, first, last in blocks:
-            g = self.head.groups[i]
-            span = slice(first - g.lo, last - g.lo)
-            h = _of_block(g, self.hidden[i][here], b)
-            torch.addmm(self.bias[i][span], h, self.weight[i][span].T, out=o[:, first - lo : last - lo])
-        tile = self._fill(t, rows, lo, hi, o, run)
-        result = TILE[self.head.dist](tile)
-        if self.want:
-            self._carry_back(t, rows, here, blocks, tile.o, lo)
-            code = t.covariate_code[rows]
-            if result.d_alpha is not None and self.d_alpha is not None:
-                self.d_alpha[:, lo:hi].index_add_(0, code, result.d_alpha, alpha=-t.weight)
-            if result.d_pi is not None and self.d_pi is not None:
-                self.d_pi[lo:hi].add_(result.d_pi, alpha=-t.weight)
+        w, lo, hi = self.w, spans[0].lo, spans[-1].hi
+        here = slice(self.first + rows.start, self.first + rows.stop)
+        o = w.output(rows.stop - rows.start, hi - lo)
+        bases = {s.group: self._base(s.group) for s in spans}
+        for s in spans:
+            block = s.block if w.head.groups[s.group].dec else 0
+            span = slice(s.lo - bases[s.group], s.hi - bases[s.group])
+            torch.mm(w.hidden_1[s.group][here, block], weights[s.group][0][span].T, out=o[:, s.lo - lo : s.hi - lo])
+        tile = self._fill(rows, lo, hi, o, run)
+        result = TILE[w.head.dist](tile)
+        if w.want:
+            for s in spans:
+                g = w.head.groups[s.group]
+                span = slice(s.lo - bases[s.group], s.hi - bases[s.group])
+                d = tile.o[:, s.lo - lo : s.hi - lo]
+                _, weight, d_weight, d_bias = weights[s.group]
+                _of_block(g, w.d_hidden[s.group][here], s.block).addmm_(d, weight[span], alpha=-self.t.weight)
+                h = _of_block(g, w.hidden[s.group][here], s.block)
+                d_weight[span].addmm_(d.T, h, alpha=-self.t.weight)
+                d_bias[span].add_(d.sum(0), alpha=-self.t.weight)
+            self._collect_alpha(result, rows, lo, hi)
         return result.value
 
-    def _fill(self, t: Targets, rows: slice, lo: int, hi: int, o: Tensor, run: Tensor | slice | None) -> Tile:
-        where = x = None
-        if t.row is not None and t.col is not None and t.x is not None:
-            assert run is not None
-            local = t.row[run] % t.n_rows - rows.start
-            where, x = local * (hi - lo) + (t.col[run] - lo), t.x[run]
-        whole = t.view.full
-        library = None if t.library is None else t.library[rows, None]
-        panel = (
-            None if t.panel.full or library is None else t.panel.table[t.panel.index[rows], lo:hi].to(o.dtype)
-        )
-        return Tile(
+    def _collect_alpha(self, result: TileResult, rows: slice, lo: int, hi: int) -> None:
+        if result.d_alpha is not None and self.d_alpha is not None:
+            code = self.code[rows]
+            member = torch.zeros(len(self.d_alpha), len(code), dtype=result.d_alpha.dtype, device=code.device)
+            member.scatter_(0, code[None], 1.0)
+            self.d_alpha[:, lo:hi].addmm_(member, result.d_alpha, alpha=-self.t.weight)
+        if result.d_pi is not None and self.d_pi is not None:
+            self.d_pi[lo:hi].add_(result.d_pi, alpha=-self.t.weight)
+
+    def _collect(self, weights: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> None:
+        """Add the job's gradients to those of the modality."""
+        w = self.w
+        for total, mine in ((w.d_alpha, self.d_alpha), (w.d_pi, self.d_pi)):
+            if total is None or mine is None:
+                continue
+            if self.columns is None:
+                total += mine
+            else:
+                total.index_add_(-1, self.columns, mine)
+        if self.columns is None:
+            return
+        for i, g in enumerate(w.head.groups):
+            mine = self._mine(g)
+            w.d_weight[i].index_add_(0, mine, weights[i][2])
+            w.d_bias[i].index_add_(0, mine, weights[i][3])
+
+    def _fill(self, rows: slice, lo: int, hi: int, o: Tensor, run: Tensor | slice | None) -> Tile:
+        job = self.job
+        tile = Tile(
             o=o,
-            target=None if whole else t.view.table[t.view.index[rows], lo:hi].to(o.dtype),
-            at=where,
-            x=x,
-            dense=None if t.dense is None else t.dense[rows, lo:hi],
-            library=library,
-            panel=panel,
-            low=self.head.low[lo:hi],
-            high=self.head.high[lo:hi],
-            centre=self.head.centre[lo:hi],
-            alpha=None if self.alpha is None else self.alpha[t.covariate_code[rows], lo:hi],
+            library=None if self.library is None else self.library[rows],
+            low=self.low[lo:hi],
+            high=self.high[lo:hi],
+            centre=self.centre[lo:hi],
+            alpha=None if self.alpha is None else self._alpha(rows, lo, hi),
             pi=None if self.pi is None else self.pi[lo:hi],
+            dense=None if job.dense is None else job.dense[rows, lo:hi],
         )
+        if job.view is not None:
+            tile.target = job.view.table[job.view.index[rows], lo:hi].to(o.dtype)
+            if job.panel_view is not None and tile.library is not None:
+                tile.panel = job.panel_view.table[job.panel_view.index[rows], lo:hi].to(o.dtype)
+        else:
+            tile.target = None if job.target is None else job.target[:, lo:hi]
+            tile.panel = None if job.panel is None else job.panel[:, lo:hi]
+        if job.sparse is not None:
+            assert run is not None
+            row = job.sparse.row[run] % job.n_rows - rows.start
+            tile.at = row * (hi - lo) + (job.sparse.col[run] - lo)
+            tile.x = job.sparse.value[run]
+            tile.constant = None if self.constant is None else self.constant[run]
+            tile.rise = None if self.rise is None else self.rise[run]
+            tile.d_rise = None if self.d_rise is None else self.d_rise[run]
+        return tile
 
-    def _carry_back(
-        self,
-        t: Targets,
-        rows: slice,
-        here: slice,
-        blocks: list[tuple[int, int, int, int]],
-        d_o: Tensor,
-        lo: int,
-    ) -> None:
-        for i, b, first, last in blocks:
-            g = self.head.groups[i]
-            span = slice(first - g.lo, last - g.lo)
-            d = d_o[:, first - lo : last - lo]
-            h = _of_block(g, self.hidden[i][here], b)
-            d_h = _of_block(g, self.d_hidden[i][here], b)
-            d_h.addmm_(d, self.weight[i][span], alpha=-t.weight)
-            self.d_weight[i][span].addmm_(d.T, h, alpha=-t.weight)
-            self.d_bias[i][span].add_(d.sum(0), alpha=-t.weight)
-
-
-def _tiles(
-    head: Head, t: Targets, blocks: list[tuple[int, int, int, int]], whole: bool
-) -> Iterator[tuple[slice, list[tuple[int, int, int, int]], Tensor | slice | None]]:
-    """Tiles of a pass: rows, blocks, and the run of its non-zeros.
-
-    A likelihood of each entry alone goes block by block; a softmax needs all blocks of a row. On a
-    GPU (`whole`) the pass is one tile.
-    """
-    by_block = len(blocks) > 1 and t.library is None and not whole
-    parts = [[b] for b in blocks] if by_block else [blocks]
-    order: Tensor | None = None
-    row = t.row
-    if row is not None and not by_block and len(blocks) > 1 and not whole:
-        cell = row % t.n_rows
-        order = torch.argsort(cell, stable=True)
-        row = cell[order]
-    for p, part in enumerate(parts):
-        width = part[-1][3] - part[0][2]
-        step = t.n_rows if whole else max(8, min(t.n_rows, TILE_BYTES // (4 * width)))
-        starts = list(range(0, t.n_rows, step))
-        ends = _run_ends(row, p * t.n_rows if by_block else 0, starts, t.n_rows, whole)
-        for k, s in enumerate(starts):
-            run = None if row is None else slice(ends[k], ends[k + 1])
-            picked = run if order is None or run is None else order[run]
-            yield slice(s, min(s + step, t.n_rows)), part, picked
-
-
-def _run_ends(row: Tensor | None, base: int, starts: list[int], n_rows: int, whole: bool) -> list[int]:
-    if row is None:
-        return []
-    if whole:
-        return [0, len(row)]
-    edges = torch.tensor([*starts, n_rows], device=row.device) + base
-    return [int(v) for v in torch.searchsorted(row, edges).tolist()]
+    def _alpha(self, rows: slice, lo: int, hi: int) -> Tensor:
+        """Dispersion of each entry (r, d), without a copy where all cells share it."""
+        assert self.alpha is not None
+        if len(self.alpha) == 1:
+            return self.alpha[:, lo:hi].expand(rows.stop - rows.start, -1)
+        return self.alpha[self.code[rows], lo:hi]

@@ -76,12 +76,15 @@ class BlockLayer(nn.Module):
         g = group
         self.value = nn.Parameter(torch.empty(g.hi - g.lo, g.enc))
         self.embed = nn.Parameter(torch.empty(g.n_blocks, g.embed, g.enc))
-        self.covariate = nn.Parameter(torch.empty(n_covariates, g.n_blocks * g.enc))
+        self.covariate: nn.Parameter | None = None
+        if n_covariates:
+            self.covariate = nn.Parameter(torch.empty(n_covariates, g.n_blocks * g.enc))
         for b, (lo, hi) in enumerate(g.spans):
             fan_in = hi - lo + g.embed + n_covariates
             for part in (self.value[lo - g.lo : hi - g.lo], self.embed[b]):
                 glorot_(part, fan_in, g.enc, generator)
-            glorot_(self.covariate[:, b * g.enc : (b + 1) * g.enc], fan_in, g.enc, generator)
+            if self.covariate is not None:
+                glorot_(self.covariate[:, b * g.enc : (b + 1) * g.enc], fan_in, g.enc, generator)
 
     def forward(self, values: Tensor, embedding: Tensor, covariates: Tensor | None) -> Tensor:
         """h_b of (P * B, G, H), given the product of values and weights of the same shape."""
@@ -89,7 +92,7 @@ class BlockLayer(nn.Module):
         e = embedding[:, g.embed_at : g.embed_at + g.n_blocks * g.embed]
         e = e.reshape(len(e), g.n_blocks, g.embed).transpose(0, 1)  # (G, P * B, E)
         h = values + torch.bmm(e, self.embed).transpose(0, 1)
-        if covariates is not None:
+        if covariates is not None and self.covariate is not None:
             h = h + (covariates @ self.covariate).view(-1, g.n_blocks, g.enc)
         return leaky(h)
 

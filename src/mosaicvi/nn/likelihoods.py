@@ -24,6 +24,7 @@ from torch.nn import functional
 from mosaicvi.config import Distribution
 
 MIN_DISPERSION = 1e-8
+SMALL_DISPERSION = 1e-3  # below it a difference of two logarithms would cancel in float32
 MIN_ZERO_INFLATION = 1e-3
 _SHIFT = 8  # Stirling's series from here on is exact to 1e-12
 
@@ -40,6 +41,8 @@ class Tile:
         1 where an entry counts, else 0, (r, d); None when all count.
     at, x
         Flat position row * d + column of the non-zero targets and their values, (z,) each.
+    rise, d_rise, constant
+        Of the non-zeros: f(x, a), its derivative by a, and -log x!, (z,) each.
     dense
         In place of them for Gaussian: all values (r, d).
     library
@@ -58,6 +61,9 @@ class Tile:
     target: Tensor | None = None
     at: Tensor | None = None
     x: Tensor | None = None
+    rise: Tensor | None = None
+    d_rise: Tensor | None = None
+    constant: Tensor | None = None
     dense: Tensor | None = None
     library: Tensor | None = None
     panel: Tensor | None = None
@@ -151,15 +157,18 @@ def _bounded_mean(o: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]
 def _nb_zero(mean: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Log NB(0), 1 / (1 + a m), and d log NB(0) / d a; all (r, d)."""
     t = alpha * mean
-    inverse = 1 / (1 + t)
-    log = torch.log1p(t)
-    # (log(1 + t) - t / (1 + t)) / t^2, by its series where the difference would cancel
-    curve = torch.where(
-        t < 0.05,
-        0.5 + t * (-2 / 3 + t * (0.75 + t * (-0.8 + t * (5 / 6)))),
-        (log - t * inverse) / (t * t).clamp(min=1e-30),
-    )
-    return -log / alpha, inverse, curve * mean * mean
+    inverse = (1 + t).reciprocal_()
+    zero = torch.log1p(t).div_(alpha).neg_()
+    if mean.is_cuda or float(alpha.min()) < SMALL_DISPERSION:
+        return zero, inverse, _slope_by_series(t, zero, inverse, mean, alpha)
+    d_alpha = torch.addcmul(zero, mean, inverse).div_(alpha).neg_()
+    return zero, inverse, d_alpha
+
+
+def _slope_by_series(t: Tensor, zero: Tensor, inverse: Tensor, mean: Tensor, alpha: Tensor) -> Tensor:
+    """d log NB(0) / d a = m^2 (log(1 + t) - t / (1 + t)) / t^2, by its series where that would cancel."""
+    series = 0.5 + t * (-2 / 3 + t * (0.75 + t * (-0.8 + t * (5 / 6))))
+    return torch.where(t < 0.05, mean * mean * series, -(zero + mean * inverse) / alpha)
 
 
 def _nb(t: Tile) -> TileResult:
@@ -172,36 +181,24 @@ def _zinb(t: Tile) -> TileResult:
 
 def _negative_binomial(t: Tile, *, inflated: bool) -> TileResult:
     alpha, at, x = _need(t.alpha), _need(t.at), _need(t.x)
+    slope: Tensor | None = None
     if t.library is not None:
-        mean, slope = _softmax_mean_(t), None
+        mean = _softmax_mean_(t)
     else:
         mean, slope = _bounded_mean(t.o, _need(t.low), _need(t.high))
     zero, inverse, d_alpha = _nb_zero(mean, alpha)
-    m_z, inverse_z, alpha_z, zero_z = (v.view(-1)[at] for v in (mean, inverse, alpha, zero))
-    rise, d_rise = _rise(x, alpha_z)
+    m_z, inverse_z, zero_z = mean.view(-1)[at], inverse.view(-1)[at], zero.view(-1)[at]
     m_safe = m_z.clamp(min=torch.finfo(m_z.dtype).tiny)
-    log_p = rise - torch.lgamma(x + 1) + torch.xlogy(x, m_safe) + torch.xlogy(x, inverse_z) + zero_z
-    d_alpha_z = d_rise - x * m_z * inverse_z
-    score = -inverse if slope is not None else -inverse * mean  # dL/dm, or m dL/dm
+    log_p = _need(t.rise) + _need(t.constant) + x * (m_safe * inverse_z).clamp_(min=1e-38).log_() + zero_z
+    d_alpha_z = _need(t.d_rise) - x * m_z * inverse_z
+    # score = m dL/dm for a softmax, dL/dm between bounds; gain is what a count adds to it
+    score = mean.mul(inverse).neg_() if slope is None else inverse.neg()
     gain = x * inverse_z if slope is None else x * inverse_z / m_safe
     d_pi: Tensor | None = None
     if inflated:
-        pi = _need(t.pi)
-        seen = (x > 0).to(x.dtype)
-        p0 = torch.exp(zero)
-        mixture = pi + (1 - pi) * p0
-        weight = (1 - pi) * p0 / mixture
-        value0, d_pi_all = torch.log(mixture), (1 - p0) / mixture
-        column = at % t.o.shape[1]
-        log_p = log_p + torch.log1p(-pi)[column] - value0.view(-1)[at]
-        log_p, d_pi_z = log_p * seen, -seen / (1 - pi)[column] - seen * d_pi_all.view(-1)[at]
-        back_m, back_a = (1 - weight.view(-1)[at]) * seen, (1 - weight).view(-1)[at] * seen
-        gain = gain * seen + score.view(-1)[at] * back_m
-        d_alpha_z = d_alpha_z * seen + d_alpha.view(-1)[at] * back_a
-        score, d_alpha = score * weight, d_alpha * weight
-        d_pi_all.view(-1)[at] += d_pi_z
-        d_pi = d_pi_all if t.target is None else d_pi_all * t.target
-        d_pi, zero = d_pi.sum(0), value0
+        zero, log_p, score, gain, d_alpha, d_alpha_z, d_pi = _inflate(
+            t, zero, log_p, score, gain, d_alpha, d_alpha_z
+        )
     else:
         log_p = log_p - zero_z
     score.view(-1)[at] += gain
@@ -216,7 +213,27 @@ def _negative_binomial(t: Tile, *, inflated: bool) -> TileResult:
     return TileResult(value=value, d_alpha=d_alpha, d_pi=d_pi)
 
 
-def _rise(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+def _inflate(
+    t: Tile, zero: Tensor, log_p: Tensor, score: Tensor, gain: Tensor, d_alpha: Tensor, d_alpha_z: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Mix the zeros with a point mass pi; what is left at a count is the count's own."""
+    pi, at, x = _need(t.pi), _need(t.at), _need(t.x)
+    seen = (x > 0).to(x.dtype)
+    p0 = torch.exp(zero)
+    mixture = pi + (1 - pi) * p0
+    weight = (1 - pi) * p0 / mixture
+    value0, d_pi = torch.log(mixture), (1 - p0) / mixture
+    column = at % t.o.shape[1]
+    log_p = (log_p + torch.log1p(-pi)[column] - value0.view(-1)[at]) * seen
+    back = (1 - weight.view(-1)[at]) * seen
+    gain = gain * seen + score.view(-1)[at] * back
+    d_alpha_z = d_alpha_z * seen + d_alpha.view(-1)[at] * back
+    d_pi.view(-1)[at] -= seen * (1 / (1 - pi)[column] + d_pi.view(-1)[at])
+    d_pi = d_pi if t.target is None else d_pi * t.target
+    return value0, log_p, score * weight, gain, d_alpha * weight, d_alpha_z, d_pi.sum(0)
+
+
+def rising(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """`rising_log` in the dtype of `x`; both are 0 at x = 0 and x = 1, the most frequent counts."""
     if x.is_cuda:
         f, d = rising_log(x, alpha)
@@ -233,7 +250,7 @@ def _poisson(t: Tile) -> TileResult:
     if t.library is not None:
         mean = _softmax_mean_(t)
         m_z = mean.view(-1)[at].clamp(min=torch.finfo(x.dtype).tiny)
-        log_p = (torch.xlogy(x, m_z) - torch.lgamma(x + 1)).sum()
+        log_p = (torch.xlogy(x, m_z) + _need(t.constant)).sum()
         if t.target is None and t.panel is None:
             # every entry counts: the means sum to the library and the gradient is x - m
             total = torch.zeros(len(mean), dtype=x.dtype, device=x.device)
@@ -252,7 +269,7 @@ def _poisson(t: Tile) -> TileResult:
     inside = ((t.o >= low) & (t.o <= high)).to(t.o.dtype)
     log_rate = torch.maximum(torch.minimum(t.o, high), low)
     score = -torch.exp(log_rate)
-    log_p = (x * log_rate.view(-1)[at] - torch.lgamma(x + 1)).sum()
+    log_p = (x * log_rate.view(-1)[at] + _need(t.constant)).sum()
     value = log_p + (score if t.target is None else score * t.target).sum()
     score.view(-1)[at] += x
     torch.mul(score, inside if t.target is None else inside * t.target, out=t.o)

@@ -13,10 +13,11 @@ from torch import Generator, Tensor, nn
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
-from mosaicvi.nn.decoder import Decoder, Head, Targets
+from mosaicvi.nn.decoder import Decoder, Head
 from mosaicvi.nn.encoder import Encoded, Encoder
 from mosaicvi.nn.likelihoods import mean as likelihood_mean
 from mosaicvi.nn.masks import ModalityMask, View, masked_views, observed_view
+from mosaicvi.nn.targets import make_targets
 
 KERNEL_WIDTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
 EXPONENT = 6.0  # the reference clips exponents of the KL term
@@ -171,11 +172,9 @@ class MosaicVAE(nn.Module):
         targets, index = [], []
         for p, one in enumerate(passes):
             weight = one.weight * self.beta_modal[m] / minibatch.n_cells
-            target, cells = _targets(
-                minibatch, rows, values, one.wanted[m], weight, self.config.library_aware[m]
-            )
+            target = make_targets(minibatch, m, values, one.wanted[m], weight, softmax=self.config.library_aware[m])
             targets.append(target)
-            index.append(cells + p * minibatch.n_cells)
+            index.append(target.cells + p * minibatch.n_cells)
         at = torch.cat(index)
         groups = self.decoder.of_modality(m)
         h_rows = h[at]
@@ -250,59 +249,6 @@ def rows_value(rows: ModalityRows) -> Tensor:
     value = rows.sparse.value if rows.sparse is not None else rows.dense
     assert value is not None
     return value
-
-
-def _targets(
-    minibatch: Minibatch, rows: ModalityRows, values: Tensor, wanted: View, weight: float, library: bool
-) -> tuple[Targets, Tensor]:
-    """Targets of a pass, only for cells that have one, and those cells' positions (R_p,)."""
-    pick: Tensor | None = None
-    if not wanted.full and not values.is_cuda:
-        some = wanted.table.any(1)[wanted.index]
-        pick = None if bool(some.all()) else some.nonzero().squeeze(1)
-    take = (lambda v: v) if pick is None else (lambda v: v[pick])
-    index = take(wanted.index)
-    n_rows = len(index)
-    row = col = x = dense = None
-    if rows.sparse is not None:
-        row, col, x = _target_entries(rows, values, wanted, pick, n_rows)
-    else:
-        dense = take(values)
-    cells = take(rows.cells)
-    observed = observed_view(rows)
-    target = Targets(
-        n_rows=n_rows,
-        weight=weight,
-        view=View(table=wanted.table, index=index, full=wanted.full),
-        row=row,
-        col=col,
-        x=x,
-        dense=dense,
-        library=take(rows.library) if library else None,
-        panel=View(table=observed.table, index=take(observed.index), full=observed.full),
-        covariate_code=minibatch.covariate_code[cells],
-    )
-    return target, cells
-
-
-def _target_entries(
-    rows: ModalityRows, values: Tensor, wanted: View, pick: Tensor | None, n_rows: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Non-zeros that are targets, block-major over the picked rows."""
-    assert rows.sparse is not None
-    row, col, n = rows.sparse.row, rows.sparse.col, max(len(rows.cells), 1)
-    if wanted.full:
-        return row, col, values
-    cell = row % n
-    keep = wanted.table[wanted.index[cell], col]
-    if values.is_cuda:
-        return row, col, values * keep
-    row, col, cell, values = row[keep], col[keep], cell[keep], values[keep]
-    if pick is None:
-        return row, col, values
-    position = torch.zeros(n, dtype=torch.int64, device=row.device)
-    position[pick] = torch.arange(n_rows, device=row.device)
-    return row // n * n_rows + position[cell], col, values
 
 
 def diagonal_kl(mean_1: Tensor, log_var_1: Tensor, mean_0: Tensor, log_var_0: Tensor) -> Tensor:
