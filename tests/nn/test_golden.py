@@ -47,8 +47,12 @@ def minibatch_of(config: NetworkConfig, z: dict[str, np.ndarray]) -> Minibatch:
         i, j = np.nonzero(x)
         order = np.lexsort((j, block[j] * n + i))
         i, j = i[order], j[order]
+        row = block[j] * n + i
         sparse = SparseRows(
-            row=torch.from_numpy(block[j] * n + i), col=torch.from_numpy(j), value=torch.from_numpy(x[i, j])
+            row=torch.from_numpy(row),
+            col=torch.from_numpy(j),
+            value=torch.from_numpy(x[i, j]),
+            indptr=torch.from_numpy(np.searchsorted(row, np.arange(len(blocks) * n + 1))),
         )
         gaussian = config.distributions[m] == "Gaussian"
         rows.append(

@@ -33,11 +33,14 @@ class SparseRows:
         Its column in the modality, int64 (Z,).
     value
         Its raw value, float32 (Z,).
+    indptr
+        Where each run begins, int64 (G * n_m + 1,).
     """
 
     row: Tensor
     col: Tensor
     value: Tensor
+    indptr: Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +158,11 @@ class _Store:
         """The `total` non-zeros of some rows, block-major."""
         at = (row * self.n_blocks + torch.arange(self.n_blocks, device=row.device)[:, None]).reshape(-1)
         out_row, position = _runs_at(self.indptr, at, total)
-        return SparseRows(row=out_row, col=self.indices[position].long(), value=self.values[position])
+        indptr = torch.zeros(len(at) + 1, dtype=torch.int64, device=row.device)
+        torch.cumsum(self.indptr[at + 1] - self.indptr[at], 0, out=indptr[1:])
+        return SparseRows(
+            row=out_row, col=self.indices[position].long(), value=self.values[position], indptr=indptr
+        )
 
 
 def _runs_at(indptr: Tensor, at: Tensor, total: int) -> tuple[Tensor, Tensor]:
@@ -167,26 +174,22 @@ def _runs_at(indptr: Tensor, at: Tensor, total: int) -> tuple[Tensor, Tensor]:
     return row, torch.arange(total, device=at.device) + (start - before)[row]
 
 
-def pick_rows(sparse: SparseRows, rows: Tensor, n_rows: int) -> SparseRows:
-    """Some rows (r,) of block-major sparse rows, in their order, again block-major.
+def runs_of(sparse: SparseRows, rows: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """Some rows (r,) of sparse rows, again block-major: block * r + row, and position in `sparse`; (Z,) each.
 
     Parameters
     ----------
     sparse
-        G blocks of `n_rows` rows.
+        Block-major over `n_rows` rows.
     rows
-        Which of them, on the CPU.
+        Which of them; one may come twice.
     n_rows
         Rows before.
     """
-    last = int(sparse.row[-1]) if len(sparse.row) else 0
-    n_blocks = last // max(n_rows, 1) + 1
-    indptr = torch.zeros(n_blocks * n_rows + 1, dtype=torch.int64)
-    torch.cumsum(torch.bincount(sparse.row, minlength=n_blocks * n_rows), 0, out=indptr[1:])
-    at = (rows + n_rows * torch.arange(n_blocks)[:, None]).reshape(-1)
-    total = int((indptr[at + 1] - indptr[at]).sum())
-    row, position = _runs_at(indptr, at, total)
-    return SparseRows(row=row, col=sparse.col[position], value=sparse.value[position])
+    n_blocks = (len(sparse.indptr) - 1) // max(n_rows, 1)
+    at = (rows + n_rows * torch.arange(n_blocks, device=rows.device)[:, None]).reshape(-1)
+    total = int((sparse.indptr[at + 1] - sparse.indptr[at]).sum())
+    return _runs_at(sparse.indptr, at, total)
 
 
 def _block_indptr(x: sp.csr_matrix, ends: NDArray[np.int64], chunk: int = 65536) -> NDArray[np.int64]:

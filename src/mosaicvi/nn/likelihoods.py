@@ -39,8 +39,8 @@ class Tile:
         Decoder output (r, d); becomes the gradient.
     target
         1 where an entry counts, else 0, (r, d); None when all count.
-    at, x
-        Flat position row * d + column of the non-zero targets and their values, (z,) each.
+    row, at, x
+        Row, flat position row * d + column and value of the non-zero targets, (z,) each.
     rise, d_rise, constant
         Of the non-zeros: f(x, a), its derivative by a, and -log x!, (z,) each.
     dense
@@ -51,14 +51,15 @@ class Tile:
         With `library`: 1 for the features that the softmax is normalised over, (r, d); None for all.
     low, high, centre
         Bounds and centre of the mean, (d,).
-    alpha
-        Dispersion or standard deviation (r, d).
+    alpha, small
+        Dispersion or standard deviation (r, d); whether some dispersion is below `SMALL_DISPERSION`.
     pi
         Zero inflation (d,).
     """
 
     o: Tensor
     target: Tensor | None = None
+    row: Tensor | None = None
     at: Tensor | None = None
     x: Tensor | None = None
     rise: Tensor | None = None
@@ -71,16 +72,17 @@ class Tile:
     high: Tensor | None = None
     centre: Tensor | None = None
     alpha: Tensor | None = None
+    small: bool = True
     pi: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TileResult:
-    """Log-likelihood of a tile, summed, and its gradients besides the one left in ``Tile.o``."""
+    """Log-likelihood of each row, and its gradients besides the one left in ``Tile.o``."""
 
-    value: Tensor
+    value: Tensor  # (r,)
     d_alpha: Tensor | None = None  # (r, d)
-    d_pi: Tensor | None = None  # (d,)
+    d_pi: Tensor | None = None  # (r, d)
 
 
 def _need(value: Tensor | None) -> Tensor:
@@ -154,12 +156,12 @@ def _bounded_mean(o: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]
 # --- counts -------------------------------------------------------------------------------------
 
 
-def _nb_zero(mean: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _nb_zero(mean: Tensor, alpha: Tensor, *, small: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Log NB(0), 1 / (1 + a m), and d log NB(0) / d a; all (r, d)."""
     t = alpha * mean
     inverse = (1 + t).reciprocal_()
     zero = torch.log1p(t).div_(alpha).neg_()
-    if mean.is_cuda or float(alpha.min()) < SMALL_DISPERSION:
+    if small:
         return zero, inverse, _slope_by_series(t, zero, inverse, mean, alpha)
     d_alpha = torch.addcmul(zero, mean, inverse).div_(alpha).neg_()
     return zero, inverse, d_alpha
@@ -186,7 +188,7 @@ def _negative_binomial(t: Tile, *, inflated: bool) -> TileResult:
         mean = _softmax_mean_(t)
     else:
         mean, slope = _bounded_mean(t.o, _need(t.low), _need(t.high))
-    zero, inverse, d_alpha = _nb_zero(mean, alpha)
+    zero, inverse, d_alpha = _nb_zero(mean, alpha, small=t.small)
     m_z, inverse_z, zero_z = mean.view(-1)[at], inverse.view(-1)[at], zero.view(-1)[at]
     m_safe = m_z.clamp(min=torch.finfo(m_z.dtype).tiny)
     log_p = _need(t.rise) + _need(t.constant) + x * (m_safe * inverse_z).clamp_(min=1e-38).log_() + zero_z
@@ -199,13 +201,12 @@ def _negative_binomial(t: Tile, *, inflated: bool) -> TileResult:
         zero, log_p, score, gain, d_alpha, d_alpha_z, d_pi = _inflate(
             t, zero, log_p, score, gain, d_alpha, d_alpha_z
         )
-    else:
-        log_p = log_p - zero_z
+    zero.view(-1)[at] = log_p
     score.view(-1)[at] += gain
     d_alpha.view(-1)[at] += d_alpha_z
     if t.target is not None:
         zero, score, d_alpha = zero * t.target, score * t.target, d_alpha * t.target
-    value = zero.sum() + log_p.sum()
+    value = zero.sum(1)
     if slope is None:
         _through_softmax_(t, mean, score)
     else:
@@ -224,13 +225,13 @@ def _inflate(
     weight = (1 - pi) * p0 / mixture
     value0, d_pi = torch.log(mixture), (1 - p0) / mixture
     column = at % t.o.shape[1]
-    log_p = (log_p + torch.log1p(-pi)[column] - value0.view(-1)[at]) * seen
+    log_p = torch.where(x > 0, log_p + torch.log1p(-pi)[column], value0.view(-1)[at])
     back = (1 - weight.view(-1)[at]) * seen
     gain = gain * seen + score.view(-1)[at] * back
     d_alpha_z = d_alpha_z * seen + d_alpha.view(-1)[at] * back
     d_pi.view(-1)[at] -= seen * (1 / (1 - pi)[column] + d_pi.view(-1)[at])
     d_pi = d_pi if t.target is None else d_pi * t.target
-    return value0, log_p, score * weight, gain, d_alpha * weight, d_alpha_z, d_pi.sum(0)
+    return value0, log_p, score * weight, gain, d_alpha * weight, d_alpha_z, d_pi
 
 
 def rising(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,32 +246,35 @@ def rising(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     return f, d
 
 
+def _by_row(t: Tile, entries: Tensor) -> Tensor:
+    """Sum of what belongs to the non-zeros, by row, (r,)."""
+    return entries.new_zeros(len(t.o)).index_add_(0, _need(t.row), entries)
+
+
 def _poisson(t: Tile) -> TileResult:
     at, x = _need(t.at), _need(t.x)
     if t.library is not None:
         mean = _softmax_mean_(t)
         m_z = mean.view(-1)[at].clamp(min=torch.finfo(x.dtype).tiny)
-        log_p = (torch.xlogy(x, m_z) + _need(t.constant)).sum()
+        log_p = _by_row(t, torch.xlogy(x, m_z) + _need(t.constant))
         if t.target is None and t.panel is None:
             # every entry counts: the means sum to the library and the gradient is x - m
-            total = torch.zeros(len(mean), dtype=x.dtype, device=x.device)
-            total.index_add_(0, at // mean.shape[1], x)
-            ratio = total[:, None] / _need(t.library).clamp(min=torch.finfo(x.dtype).tiny)
+            ratio = _by_row(t, x)[:, None] / _need(t.library).clamp(min=torch.finfo(x.dtype).tiny)
             torch.mul(mean, -ratio, out=t.o)
             t.o.view(-1)[at] += x
-            return TileResult(value=log_p - _need(t.library).sum())
+            return TileResult(value=log_p - _need(t.library).squeeze(1))
         score = -mean
         score.view(-1)[at] += x
         target = t.target if t.target is not None else t.panel
-        value = log_p - (mean * target).sum()
+        value = log_p - (mean * target).sum(1)
         _through_softmax_(t, mean, score * target)
         return TileResult(value=value)
     low, high = _need(t.low).log(), _need(t.high).log()
     inside = ((t.o >= low) & (t.o <= high)).to(t.o.dtype)
     log_rate = torch.maximum(torch.minimum(t.o, high), low)
     score = -torch.exp(log_rate)
-    log_p = (x * log_rate.view(-1)[at] + _need(t.constant)).sum()
-    value = log_p + (score if t.target is None else score * t.target).sum()
+    log_p = _by_row(t, x * log_rate.view(-1)[at] + _need(t.constant))
+    value = log_p + (score if t.target is None else score * t.target).sum(1)
     score.view(-1)[at] += x
     torch.mul(score, inside if t.target is None else inside * t.target, out=t.o)
     return TileResult(value=value)
@@ -289,7 +293,7 @@ def _bernoulli(t: Tile) -> TileResult:
         torch.maximum(torch.minimum(p, high, out=p), low, out=p)
     log_q = _log1m(p, t.target)
     p_z = p.view(-1)[at]
-    value = log_q + (x * (torch.log(p_z) - torch.log1p(-p_z))).sum()
+    value = log_q + _by_row(t, x * (torch.log(p_z) - torch.log1p(-p_z)))
     p.neg_()
     p.view(-1)[at] += x
     if t.target is not None:
@@ -300,15 +304,14 @@ def _bernoulli(t: Tile) -> TileResult:
 
 
 def _log1m(p: Tensor, target: Tensor | None) -> Tensor:
-    """Sum of log(1 - p) over the targets; four factors share a logarithm (1 - p >= 1e-5 each)."""
+    """Sum of log(1 - p) over the targets of each row; four factors share a logarithm (1 - p >= 1e-7)."""
     if target is not None:
-        return torch.log1p(-p * target).sum()
-    q = (1 - p).view(-1)
-    n = len(q) // 4
-    head = q[: 4 * n].view(4, n)
-    product = head[0] * head[1]
-    product.mul_(head[2]).mul_(head[3])
-    return product.log_().sum() + q[4 * n :].log().sum()
+        return torch.log1p(-p * target).sum(1)
+    q = 1 - p
+    n = q.shape[1] // 4
+    product = q[:, :n] * q[:, n : 2 * n]
+    product.mul_(q[:, 2 * n : 3 * n]).mul_(q[:, 3 * n : 4 * n])
+    return product.log_().sum(1) + q[:, 4 * n :].log().sum(1)
 
 
 def _gaussian(t: Tile) -> TileResult:
@@ -325,7 +328,7 @@ def _gaussian(t: Tile) -> TileResult:
     if t.target is not None:
         value, d_alpha, gradient = value * t.target, d_alpha * t.target, gradient * t.target
     t.o.copy_(gradient)
-    return TileResult(value=value.sum(), d_alpha=d_alpha)
+    return TileResult(value=value.sum(1), d_alpha=d_alpha)
 
 
 TILE: dict[Distribution, Callable[[Tile], TileResult]] = {

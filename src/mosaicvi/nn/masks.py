@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows
 
-N_PATTERNS = 8
+N_PATTERNS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

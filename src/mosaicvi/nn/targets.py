@@ -1,9 +1,10 @@
-"""What a pass must predict of a modality, sorted into jobs whose rows share their targets.
+"""What the passes must predict of a modality, sorted into jobs whose rows are treated alike.
 
-Cells that share a mask are put side by side: a masked subset of features is then a smaller product
-instead of a full one that is multiplied by zeros.
+Rows that must predict everything are one job, whatever pass they come from. Rows that share a mask are
+put side by side: a masked subset of features is then a smaller product instead of a full one that is
+multiplied by zeros.
 
-Legend: R_p rows of a pass, D_m features, G blocks, Z non-zeros.
+Legend: n_m cells with the modality, D_m features, R rows with a target, r of them in a job, Z non-zeros.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, pick_rows
+from mosaicvi.data.minibatch import ModalityRows, runs_of
 from mosaicvi.nn.masks import View, observed_view
 
 WORTH_A_SUBSET = 0.7  # a job with fewer of the columns than this gathers them
@@ -22,192 +23,137 @@ WORTH_A_SUBSET = 0.7  # a job with fewer of the columns than this gathers them
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """Rows that share their targets, or (with `view`) that have their own.
+    """Rows that are treated alike.
 
     Attributes
     ----------
-    rows
-        Their place among the rows of the pass.
+    pick
+        The modality's rows, (r,).
+    of_pass
+        The pass of each, (r,).
     columns
-        The features that count, ascending (d,); None for all. The non-zeros' columns are positions in it.
-    target, panel
-        Features that count, and those that the softmax is normalised over: 1 or 0, (1, d); None for all.
-    view, panel_view
-        In place of them: the targets of each row.
-    sparse, dense
-        The targets' values: non-zeros, block-major over the job's rows, or all (r, D_m).
+        The features that count, ascending (d,); None for all.
+    target
+        Features that count for all rows, 1 or 0, (1, d); None for all.
+    view
+        In place of it: the targets of each row.
+    panel
+        With a softmax: the features that each row measured; None for all.
+    row, col, position
+        Of the non-zero targets, block-major: block * r + row of the job, position in `columns`, and
+        position among the modality's non-zeros; (Z,) each, or None for dense values.
     """
 
-    rows: slice
+    pick: Tensor
+    of_pass: Tensor
     columns: Tensor | None = None
     target: Tensor | None = None
-    panel: Tensor | None = None
     view: View | None = None
-    panel_view: View | None = None
-    sparse: SparseRows | None
-    dense: Tensor | None
+    panel: View | None = None
+    row: Tensor | None = None
+    col: Tensor | None = None
+    position: Tensor | None = None
 
     @property
     def n_rows(self) -> int:
-        """Number of rows."""
-        return int(self.rows.stop - self.rows.start)
+        """Number of rows, r."""
+        return len(self.pick)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Targets:
-    """What one pass must predict of one modality.
-
-    Attributes
-    ----------
-    cells
-        Positions in the minibatch of its rows, (R_p,).
-    weight
-        Factor of the log-likelihood in the loss.
-    library
-        (R_p, 1), or None.
-    covariate_code
-        Row of the covariate table, (R_p,).
-    """
-
-    cells: Tensor
-    weight: float
-    jobs: list[Job]
-    library: Tensor | None
-    covariate_code: Tensor
-
-
-def make_targets(
-    minibatch: Minibatch, m: int, values: Tensor, wanted: View, weight: float, *, softmax: bool
-) -> Targets:
-    """Targets of a pass, only for cells that have one.
+def make_jobs(rows: ModalityRows, wanted: list[View], *, softmax: bool) -> list[Job]:
+    """Jobs of a modality, only for rows that have a target.
 
     Parameters
     ----------
-    minibatch
-        B cells.
-    m
-        Position of the modality.
-    values
-        Its values as the likelihood sees them: non-zeros (Z,), or dense (n_m, D_m).
+    rows
+        The modality in a minibatch.
     wanted
-        Which entries count.
-    weight
-        Factor of the log-likelihood in the loss.
+        Which entries count in each pass.
     softmax
         Whether the mean is normalised over the panel, so that all its features are needed.
     """
-    rows = minibatch.rows[m]
-    measured = observed_view(rows)
-    order, groups = _grouped(wanted, whole=values.is_cuda)
-    jobs = []
-    for at, distinct in groups:
-        pick = None if order is None else order[at]
-        jobs.append(_job(rows, values, wanted, measured, at, pick, distinct, softmax=softmax))
-    cells = rows.cells if order is None else rows.cells[order]
-    library = rows.library if order is None else rows.library[order]
-    return Targets(
-        cells=cells,
-        weight=weight,
-        jobs=jobs,
-        library=library[:, None] if softmax else None,
-        covariate_code=minibatch.covariate_code[cells],
-    )
-
-
-def _grouped(wanted: View, *, whole: bool) -> tuple[Tensor | None, list[tuple[slice, int | None]]]:
-    """Order of the rows that have a target, and the runs of it that share a row of the view's table.
-
-    None for the order keeps all rows as they are; a run without a table row has rows of their own.
-    """
-    n = len(wanted.index)
-    if n == 0:
-        return None, []
-    if wanted.full or whole:
-        return None, [(slice(0, n), None)]
-    some = wanted.table.any(1)
-    count = torch.bincount(wanted.index, minlength=len(some))
-    distinct = int(((count > 0) & some).sum())
-    if distinct > max(4, n // 8):
-        pick = some[wanted.index].nonzero().squeeze(1)
-        return pick, [(slice(0, len(pick)), None)]
-    order = torch.argsort(wanted.index, stable=True)
-    order = order[some[wanted.index[order]]]
-    groups: list[tuple[slice, int | None]] = []
-    start = 0
-    for r, (size, any_target) in enumerate(zip(count.tolist(), some.tolist(), strict=True)):
-        if size and any_target:
-            groups.append((slice(start, start + size), r))
-            start += size
-    return order, groups
-
-
-def _job(
-    rows: ModalityRows,
-    values: Tensor,
-    wanted: View,
-    measured: View,
-    at: slice,
-    pick: Tensor | None,
-    distinct: int | None,
-    *,
-    softmax: bool,
-) -> Job:
     n = len(rows.cells)
-    sparse = None if rows.sparse is None else dataclasses.replace(rows.sparse, value=values)
-    if sparse is not None and pick is not None:
-        sparse = pick_rows(sparse, pick, n)
-    dense = None if sparse is not None else values if pick is None else values[pick]
-    if wanted.full:
-        return Job(rows=at, sparse=sparse, dense=dense)
-    if distinct is None:
-        return _job_of_own(values, wanted, measured, at, pick, sparse, dense)
-    chosen = wanted.table[distinct]
-    columns = target = panel = None
-    if not bool(chosen.all()):
-        share = float(chosen.float().mean())
-        if not softmax and share < WORTH_A_SUBSET:
-            columns = chosen.nonzero().squeeze(1)
+    if n == 0:
+        return []
+    every = torch.arange(n, device=rows.cells.device)
+    if every.is_cuda:  # sizes that depend on the mask would make the device wait
+        return [_own(rows, [(every, p, v) for p, v in enumerate(wanted)], softmax=softmax)]
+    whole: list[tuple[Tensor, int]] = []
+    own: list[tuple[Tensor, int, View]] = []
+    shared: list[tuple[Tensor, int, Tensor]] = []
+    for p, view in enumerate(wanted):
+        if view.full:
+            whole.append((every, p))
+            continue
+        some, full = view.table.any(1), view.table.all(1)
+        of_all = full[view.index].nonzero().squeeze(1)
+        of_some = (some & ~full)[view.index].nonzero().squeeze(1)
+        if len(of_all):
+            whole.append((of_all, p))
+        if not len(of_some):
+            continue
+        distinct = view.index[of_some].unique()
+        if softmax or len(distinct) > max(8, len(of_some) // 8):
+            own.append((of_some, p, view))
         else:
-            target = chosen.to(torch.float32)[None]
-        if sparse is not None:
-            sparse = _kept(sparse, chosen[sparse.col])
-            if columns is not None:
-                sparse = dataclasses.replace(sparse, col=(chosen.cumsum(0) - 1)[sparse.col])
-    if softmax:
-        assert pick is not None
-        mine = measured.table[measured.index[pick[0]]]
-        panel = None if measured.full or bool(mine.all()) else mine.to(torch.float32)[None]
-    if dense is not None and columns is not None:
-        dense = dense[:, columns]
-    return Job(rows=at, columns=columns, target=target, panel=panel, sparse=sparse, dense=dense)
+            shared += [(of_some[view.index[of_some] == r], p, view.table[r]) for r in distinct]
+    jobs = [_whole(rows, whole, softmax=softmax)] if whole else []
+    jobs += [_own(rows, own, softmax=softmax)] if own else []
+    return jobs + [_shared(rows, pick, p, chosen) for pick, p, chosen in shared]
 
 
-def _job_of_own(
-    values: Tensor,
-    wanted: View,
-    measured: View,
-    at: slice,
-    pick: Tensor | None,
-    sparse: SparseRows | None,
-    dense: Tensor | None,
-) -> Job:
+def _entries(rows: ModalityRows, pick: Tensor) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
+    """Non-zeros of some rows: row, col and position."""
+    if rows.sparse is None:
+        return None, None, None
+    row, position = runs_of(rows.sparse, pick, len(rows.cells))
+    return row, rows.sparse.col[position], position
+
+
+def _pass(pick: Tensor, p: int) -> Tensor:
+    return torch.full_like(pick, p)
+
+
+def _whole(rows: ModalityRows, parts: list[tuple[Tensor, int]], *, softmax: bool) -> Job:
+    """Every entry counts, which only cells that measured everything can have."""
+    pick = torch.cat([k for k, _ in parts])
+    row, col, position = _entries(rows, pick)
+    of_pass = torch.cat([_pass(k, p) for k, p in parts])
+    return Job(pick=pick, of_pass=of_pass, row=row, col=col, position=position)
+
+
+def _own(rows: ModalityRows, parts: list[tuple[Tensor, int, View]], *, softmax: bool) -> Job:
     """Each row has its own targets."""
-    view = wanted if pick is None else View(table=wanted.table, index=wanted.index[pick])
-    panel = measured if pick is None else dataclasses.replace(measured, index=measured.index[pick])
-    if sparse is not None:
-        r = at.stop - at.start
-        keep = view.table[view.index[sparse.row % r], sparse.col]
-        if values.is_cuda:  # a compressed copy would make the device wait for its size
-            sparse = dataclasses.replace(sparse, value=sparse.value * keep)
-        else:
-            sparse = _kept(sparse, keep)
-    return Job(
-        rows=at, view=view, panel_view=None if measured.full else panel, sparse=sparse, dense=dense
-    )
+    pick = torch.cat([k for k, _, _ in parts])
+    tables, index, at = [], [], 0
+    for k, _, view in parts:
+        tables.append(view.table)
+        index.append(view.index[k] + at)
+        at += len(view.table)
+    view = View(table=torch.cat(tables), index=torch.cat(index))
+    row, col, position = _entries(rows, pick)
+    if row is not None and col is not None and position is not None and not row.is_cuda:
+        keep = view.table[view.index[row % len(pick)], col]
+        row, col, position = row[keep], col[keep], position[keep]
+    measured = observed_view(rows)
+    panel = None if measured.full or not softmax else View(table=measured.table, index=measured.index[pick])
+    of_pass = torch.cat([_pass(k, p) for k, p, _ in parts])
+    return Job(pick=pick, of_pass=of_pass, view=view, panel=panel, row=row, col=col, position=position)
 
 
-def _kept(sparse: SparseRows, keep: Tensor) -> SparseRows:
-    return SparseRows(row=sparse.row[keep], col=sparse.col[keep], value=sparse.value[keep])
+def _shared(rows: ModalityRows, pick: Tensor, p: int, chosen: Tensor) -> Job:
+    """All rows share their targets, and each entry stands alone."""
+    row, col, position = _entries(rows, pick)
+    if row is not None and col is not None and position is not None:
+        keep = chosen[col]
+        row, col, position = row[keep], col[keep], position[keep]
+    if float(chosen.float().mean()) >= WORTH_A_SUBSET:
+        target = chosen.to(torch.float32)[None]
+        return Job(pick=pick, of_pass=_pass(pick, p), target=target, row=row, col=col, position=position)
+    if col is not None:
+        col = (chosen.cumsum(0) - 1)[col]
+    columns = chosen.nonzero().squeeze(1)
+    return Job(pick=pick, of_pass=_pass(pick, p), columns=columns, row=row, col=col, position=position)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -260,12 +206,10 @@ def tiles(
     max_entries
         Entries that fit the cache.
     """
-    n = job.n_rows
-    row = None if job.sparse is None else job.sparse.row
+    n, row = job.n_rows, job.row
     parts = [[s] for s in spans] if by_block else [spans]
     width = max(p[-1].hi - p[0].lo for p in parts)
-    step = max(8, min(n, max_entries // max(width, 1)))
-    n_steps = -(-n // step)
+    n_steps = -(-n // max(8, min(n, max_entries // max(width, 1))))
     step = -(-n // n_steps)
     order: Tensor | None = None
     if row is not None and not by_block and n_steps > 1 and len(spans) > 1:

@@ -13,11 +13,12 @@ from torch import Generator, Tensor, nn
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
-from mosaicvi.nn.decoder import Decoder, Head
+from mosaicvi.nn.decoder import Context, Decoder
 from mosaicvi.nn.encoder import Encoded, Encoder
 from mosaicvi.nn.likelihoods import mean as likelihood_mean
 from mosaicvi.nn.masks import ModalityMask, View, masked_views, observed_view
-from mosaicvi.nn.targets import make_targets
+from mosaicvi.nn.targets import make_jobs
+from mosaicvi.nn.work import Head
 
 KERNEL_WIDTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
 EXPONENT = 6.0  # the reference clips exponents of the KL term
@@ -128,8 +129,12 @@ class MosaicVAE(nn.Module):
         z = q.mean if noise is None else q.mean + torch.exp(0.5 * q.log_var) * noise
         h = self.decoder.trunk(z, q.embedding, minibatch.covariates.repeat(len(passes), 1), len(passes))
         total, log_prob = h.new_zeros(()), []
-        for m in range(len(minibatch.rows)):
-            loss, by_pass = self._modality_loss(m, minibatch, values[m], passes, h, q)
+        context = self._context(minibatch, passes, h, q)
+        for m, rows in enumerate(minibatch.rows):
+            aware = self.config.library_aware[m]
+            jobs = make_jobs(rows, [p.wanted[m] for p in passes], softmax=aware)
+            x = rows_value(rows) if aware else values[m]
+            loss, by_pass = self.decoder.loss(self.head(m), m, rows, x, jobs, context)
             total = total + loss
             log_prob.append(by_pass / minibatch.n_cells)
         kl, mmd = self._kl(q, len(passes)), self._mmd(q, minibatch, gamma)
@@ -144,6 +149,17 @@ class MosaicVAE(nn.Module):
             log_prob=ll,
             kl=kl.detach(),
             mmd=mmd.detach(),
+        )
+
+    def _context(self, minibatch: Minibatch, passes: list[_Pass], h: Tensor, q: Encoded) -> Context:
+        return Context(
+            hidden=h,
+            blocks=q.blocks,
+            n_cells=minibatch.n_cells,
+            weights=h.new_tensor([p.weight / minibatch.n_cells for p in passes]),
+            beta=h.new_tensor(self.beta_modal),
+            covariate_table=minibatch.covariate_table,
+            covariate_code=minibatch.covariate_code,
         )
 
     def n_passes(self) -> int:
@@ -162,27 +178,6 @@ class MosaicVAE(nn.Module):
         if c.beta_reverse > 0:
             passes.append(_Pass(seen=masked, wanted=visible, weight=c.beta_unobs * c.beta_reverse))
         return passes
-
-    def _modality_loss(
-        self, m: int, minibatch: Minibatch, values: Tensor, passes: list[_Pass], h: Tensor, q: Encoded
-    ) -> tuple[Tensor, Tensor]:
-        """Weighted loss of a modality, over the rows that have a target there, and its log-likelihoods (P,)."""
-        rows = minibatch.rows[m]
-        values = rows_value(rows) if self.config.library_aware[m] else values
-        targets, index = [], []
-        for p, one in enumerate(passes):
-            weight = one.weight * self.beta_modal[m] / minibatch.n_cells
-            target = make_targets(minibatch, m, values, one.wanted[m], weight, softmax=self.config.library_aware[m])
-            targets.append(target)
-            index.append(target.cells + p * minibatch.n_cells)
-        at = torch.cat(index)
-        groups = self.decoder.of_modality(m)
-        h_rows = h[at]
-        hidden = [
-            self.decoder.block_hidden(i, h_rows, q.blocks[i][at] if self.config.skip_conn else None)
-            for i in groups
-        ]
-        return self.decoder.loss(self.head(m), m, hidden, targets, minibatch.covariate_table)
 
     def _kl(self, q: Encoded, n_passes: int) -> Tensor:
         """KL of q given the partial view from q given everything measured."""

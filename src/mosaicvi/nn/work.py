@@ -1,0 +1,317 @@
+"""The last layer and the likelihood of one modality, tile by tile, with their gradients.
+
+A tile of the output lives in the cache from the product that makes it to the products that carry its
+gradient back; R x D_m never exists.
+
+Legend: R rows with a target, D_m features, G blocks of a group, K = `dim_block_dec`, A covariate rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from mosaicvi.config import Distribution
+from mosaicvi.data.minibatch import SparseRows
+from mosaicvi.nn.groups import BlockGroup
+from mosaicvi.nn.likelihoods import SMALL_DISPERSION, TILE, Tile, TileResult, rising
+from mosaicvi.nn.targets import Job, Span, spans_of, tiles
+
+TILE_ENTRIES = 3 << 17  # of one tile of output: 1.5 MiB, three quarters of a core's second-level cache
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Head:
+    """The constants of one modality's likelihood; bounds are (D_m,)."""
+
+    dist: Distribution
+    groups: tuple[BlockGroup, ...]
+    low: Tensor
+    high: Tensor
+    centre: Tensor
+
+    @property
+    def n_features(self) -> int:
+        """D_m."""
+        return self.groups[-1].hi
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the modality."""
+        return sum(g.n_blocks for g in self.groups)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The R rows of a modality's jobs, one job after another, and the values behind them.
+
+    Attributes
+    ----------
+    pick
+        The modality's row of each, (R,).
+    weight, of_pass
+        Its factor in the loss, and its pass, (R,).
+    code, library
+        Of the modality's rows: covariate row, and library or None, (n_m,).
+    values, sparse
+        Values as the likelihood sees them, and where the non-zeros are.
+    """
+
+    pick: Tensor
+    weight: Tensor
+    of_pass: Tensor
+    n_passes: int
+    code: Tensor
+    library: Tensor | None
+    values: Tensor
+    sparse: SparseRows | None
+
+
+def of_block(group: BlockGroup, hidden: Tensor, b: int) -> Tensor:
+    """Columns of a group's hidden rows that feed block b."""
+    return hidden[:, b * group.dec : (b + 1) * group.dec] if group.dec else hidden
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """The last layer of one block, for the columns of a job: weights with the bias, and their gradients."""
+
+    hidden_1: Tensor  # (R, K + 1), a column of ones at the end
+    scaled: Tensor  # -weight * hidden (R, K)
+    d_hidden: Tensor  # (R, K)
+    weight_1: Tensor  # (d, K + 1)
+    weight: Tensor  # (d, K)
+    d_weight: Tensor  # (d, K)
+    d_bias: Tensor  # (d,)
+
+
+class Work:
+    """Accumulators of one modality while its tiles pass through the cache.
+
+    Parameters
+    ----------
+    head
+        Constants of the modality.
+    rows
+        Its rows.
+    alpha, pi
+        Dispersion (A, D_m) and zero inflation (D_m,), or None.
+    hidden, weight, bias
+        Of each group: hidden rows (R, G * K), weights (D_g, K) and bias (D_g,) of the last layer.
+    want
+        Whether gradients are wanted.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        rows: Rows,
+        alpha: Tensor | None,
+        pi: Tensor | None,
+        hidden: list[Tensor],
+        weight: list[Tensor],
+        bias: list[Tensor],
+        *,
+        want: bool,
+    ) -> None:
+        self.head, self.rows, self.alpha, self.pi, self.want = head, rows, alpha, pi, want
+        self.hidden = hidden
+        self.minus = -rows.weight
+        self.values = self.minus.new_zeros(len(self.minus))
+        # the bias rides along as one more column: a product with it is one pass over the tile, not two
+        self.hidden_1 = [_with_ones(h, g) for h, g in zip(hidden, head.groups, strict=True)]
+        self.scaled = [h * self.minus[:, None] for h in hidden]
+        self.weight_1 = [torch.cat([w, b[:, None]], 1) for w, b in zip(weight, bias, strict=True)]
+        self.d_hidden = [torch.zeros_like(h) for h in hidden]
+        self.d_weight = [torch.zeros_like(w) for w in weight]
+        self.d_bias = [torch.zeros_like(b) for b in bias]
+        self.d_alpha = None if alpha is None else torch.zeros_like(alpha)
+        self.d_pi = None if pi is None else torch.zeros_like(pi)
+        self.edges = [(i, b, lo, hi) for i, g in enumerate(head.groups) for b, (lo, hi) in enumerate(g.spans)]
+        self.buffer = self.minus.new_empty(0)
+        self.constant = self.rise = self.d_rise = None
+        self.small = alpha is not None and (alpha.is_cuda or bool(alpha.min() < SMALL_DISPERSION))
+        if rows.sparse is not None and head.dist != "Bernoulli":
+            self._count_terms(rows.sparse)
+
+    def _count_terms(self, sparse: SparseRows) -> None:
+        """What depends on a count and its dispersion alone, once for all passes."""
+        x = self.rows.values
+        self.constant = -torch.lgamma(x + 1)
+        if self.alpha is not None:
+            code = self.rows.code[sparse.row % len(self.rows.code)]
+            self.rise, self.d_rise = rising(x, self.alpha[code, sparse.col])
+
+    def output(self, n: int, d: int) -> Tensor:
+        """A tile's output (n, d) in a buffer that stays in the cache."""
+        if len(self.buffer) < n * d:
+            self.buffer = self.buffer.new_empty(n * d)
+        return self.buffer[: n * d].view(n, d)
+
+    def layers(self, job: Job, at: int) -> list[_Layer]:
+        """The last layer of each block for a job whose rows begin at `at`."""
+        here, out = slice(at, at + job.n_rows), []
+        for i, b, first, last in self.edges:
+            g = self.head.groups[i]
+            if job.columns is None:
+                mine: slice | Tensor = slice(first - g.lo, last - g.lo)
+            else:
+                cut = torch.searchsorted(job.columns, torch.tensor([first, last])).tolist()
+                mine = job.columns[cut[0] : cut[1]] - g.lo
+            weight_1 = self.weight_1[i][mine]
+            whole = isinstance(mine, slice)
+            out.append(
+                _Layer(
+                    hidden_1=self.hidden_1[i][here, b if g.dec else 0],
+                    scaled=of_block(g, self.scaled[i][here], b),
+                    d_hidden=of_block(g, self.d_hidden[i][here], b),
+                    weight_1=weight_1.T,
+                    weight=weight_1[:, :-1],
+                    d_weight=self.d_weight[i][mine] if whole else torch.zeros_like(weight_1[:, :-1]),
+                    d_bias=self.d_bias[i][mine] if whole else torch.zeros_like(weight_1[:, 0]),
+                )
+            )
+        return out
+
+    def do(self, job: Job, at: int) -> None:
+        """Add a job's log-likelihoods and gradients; its rows begin at `at`."""
+        if job.n_rows == 0:
+            return
+        one = _JobWork(self, job, at)
+        cuda = self.minus.is_cuda
+        by_block = len(one.spans) > 1 and self.rows.library is None and job.columns is None and not cuda
+        limit = TILE_ENTRIES if not cuda else job.n_rows * self.head.n_features
+        for rows, spans, run in tiles(job, one.spans, by_block=by_block, max_entries=limit):
+            one.tile(rows, spans, run)
+        if self.want:
+            one.collect()
+
+    def scale_hidden(self) -> None:
+        """Put the rows' weights on the gradients of the hidden rows, which were left plain."""
+        for d in self.d_hidden:
+            d.mul_(self.minus[:, None])
+
+
+def _with_ones(hidden: Tensor, group: BlockGroup) -> Tensor:
+    """Hidden rows by block with a column of ones, (R, G, K + 1), or (R, 1, width + 1)."""
+    blocks = group.n_blocks if group.dec else 1
+    h = hidden.view(len(hidden), blocks, hidden.shape[1] // blocks)
+    return torch.cat([h, h.new_ones(*h.shape[:2], 1)], 2)
+
+
+class _JobWork:
+    """The tiles of one job."""
+
+    def __init__(self, work: Work, job: Job, at: int) -> None:
+        self.w, self.job, self.at = work, job, at
+        self.code = work.rows.code[job.pick]
+        library = work.rows.library
+        self.library = None if library is None else library[job.pick, None]
+        self.minus = work.minus[at : at + job.n_rows]
+        self.spans = spans_of(job, work.edges)
+        self.layers = work.layers(job, at)
+        head, c = work.head, job.columns
+        self.low, self.high, self.centre = (
+            v if c is None else v[c] for v in (head.low, head.high, head.centre)
+        )
+        self.alpha = work.alpha if work.alpha is None or c is None else work.alpha[:, c]
+        self.pi = work.pi if work.pi is None or c is None else work.pi[c]
+        self.d_alpha = None if self.alpha is None else torch.zeros_like(self.alpha)
+        self.d_pi = None if self.pi is None else torch.zeros_like(self.pi)
+        self.dense: Tensor | None = None
+        if job.position is None:
+            self.dense = work.rows.values[job.pick] if c is None else work.rows.values[job.pick][:, c]
+        else:
+            self.local = job.row % job.n_rows if job.row is not None else job.position
+            self.x = work.rows.values[job.position]
+            self.terms = [
+                None if v is None else v[job.position] for v in (work.constant, work.rise, work.d_rise)
+            ]
+            if job.view is not None and self.x.is_cuda and job.col is not None:
+                self.x = self.x * job.view.table[job.view.index[self.local], job.col]
+
+    def tile(self, rows: slice, spans: list[Span], run: Tensor | slice | None) -> None:
+        """Output, likelihood and gradients of one tile."""
+        lo = spans[0].lo
+        o = self.w.output(rows.stop - rows.start, spans[-1].hi - lo)
+        parts = []
+        for s in spans:
+            layer, first = self.layers[s.index], 0
+            if len(spans) == 1 and self.job.columns is None:
+                parts.append((o, layer))
+                torch.mm(layer.hidden_1[rows], layer.weight_1, out=o)
+                continue
+            part = o[:, s.lo - lo : s.hi - lo]
+            parts.append((part, layer))
+            torch.mm(layer.hidden_1[rows], layer.weight_1[:, first:], out=part)
+        result = TILE[self.w.head.dist](self._fill(rows, lo, spans[-1].hi, o, run))
+        self.w.values[self.at + rows.start : self.at + rows.stop] += result.value
+        if not self.w.want:
+            return
+        for d, layer in parts:
+            layer.d_hidden[rows].addmm_(d, layer.weight)
+            layer.d_weight.addmm_(d.T, layer.scaled[rows])
+            layer.d_bias.addmv_(d.T, self.minus[rows])
+        self._collect_alpha(result, rows, lo, spans[-1].hi)
+
+    def _fill(self, rows: slice, lo: int, hi: int, o: Tensor, run: Tensor | slice | None) -> Tile:
+        job = self.job
+        tile = Tile(
+            o=o,
+            library=None if self.library is None else self.library[rows],
+            low=self.low[lo:hi],
+            high=self.high[lo:hi],
+            centre=self.centre[lo:hi],
+            alpha=None if self.alpha is None else self._alpha(rows, lo, hi),
+            small=self.w.small,
+            pi=None if self.pi is None else self.pi[lo:hi],
+            dense=None if self.dense is None else self.dense[rows, lo:hi],
+            target=None if job.target is None else job.target[:, lo:hi],
+        )
+        if job.view is not None:
+            tile.target = job.view.table[job.view.index[rows], lo:hi].to(o.dtype)
+        if job.panel is not None:
+            tile.panel = job.panel.table[job.panel.index[rows], lo:hi].to(o.dtype)
+        if job.col is not None and run is not None:
+            tile.row = self.local[run] - rows.start
+            tile.at = tile.row * (hi - lo) + (job.col[run] - lo)
+            tile.x = self.x[run]
+            tile.constant, tile.rise, tile.d_rise = (None if v is None else v[run] for v in self.terms)
+        return tile
+
+    def _alpha(self, rows: slice, lo: int, hi: int) -> Tensor:
+        """Dispersion of each entry (r, d), without a copy where all cells share it."""
+        assert self.alpha is not None
+        if len(self.alpha) == 1:
+            return self.alpha[:, lo:hi].expand(rows.stop - rows.start, -1)
+        return self.alpha[self.code[rows], lo:hi]
+
+    def _collect_alpha(self, result: TileResult, rows: slice, lo: int, hi: int) -> None:
+        if result.d_alpha is not None and self.d_alpha is not None:
+            code = self.code[rows]
+            member = torch.zeros(len(self.d_alpha), len(code), dtype=result.d_alpha.dtype, device=code.device)
+            member.scatter_(0, code[None], self.minus[None, rows])
+            self.d_alpha[:, lo:hi].addmm_(member, result.d_alpha)
+        if result.d_pi is not None and self.d_pi is not None:
+            self.d_pi[lo:hi].addmv_(result.d_pi.T, self.minus[rows])
+
+    def collect(self) -> None:
+        """Add the job's gradients to those of the modality."""
+        w, columns = self.w, self.job.columns
+        for total, mine in ((w.d_alpha, self.d_alpha), (w.d_pi, self.d_pi)):
+            if total is None or mine is None:
+                continue
+            if columns is None:
+                total += mine
+            else:
+                total.index_add_(-1, columns, mine)
+        if columns is None:
+            return
+        for i, g in enumerate(w.head.groups):
+            mine_of_group = [self.layers[k] for k, e in enumerate(w.edges) if e[0] == i]
+            cut = torch.searchsorted(columns, torch.tensor([g.lo, g.hi])).tolist()
+            at = columns[cut[0] : cut[1]] - g.lo
+            w.d_weight[i].index_add_(0, at, torch.cat([layer.d_weight for layer in mine_of_group]))
+            w.d_bias[i].index_add_(0, at, torch.cat([layer.d_bias for layer in mine_of_group]))
