@@ -13,10 +13,11 @@ The way the data go, station by station; each folder imports only from those bef
 
 from mosaicvi import datasets, metrics
 from mosaicvi._version import __version__
-from mosaicvi.config import NetworkConfig, Schedule
+from mosaicvi.config import NetworkConfig
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, NonFiniteLossError
 from mosaicvi.model import MosaicVI
+from mosaicvi.schedule import Schedule
 
 __all__ = [
     "InputError",

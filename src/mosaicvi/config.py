@@ -1,76 +1,29 @@
 """What a network is: the published parameters under their published names, and four of our own.
 
-Two classes, both frozen, keyword-only and checked when they are built:
-
-- `Schedule`: a weight that changes with the epoch and can be saved (for `gamma`).
-- `NetworkConfig`: every size, weight and choice; `NetworkConfig.for_mosaic` fills in what a
-  registered mosaic already says.
+`NetworkConfig` is frozen, keyword-only and checked when it is built; `NetworkConfig.for_mosaic` fills in
+what a registered mosaic already says.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from mosaicvi.errors import InputError
+from mosaicvi.schedule import Schedule
 
 if TYPE_CHECKING:
-    from mosaicvi.data.mosaic import Mosaic, ModalityData
+    from mosaicvi.data.mosaic import ModalityData, Mosaic
 
 Distribution = Literal["NB", "ZINB", "Poisson", "Bernoulli", "Gaussian"]
 DISTRIBUTIONS: tuple[Distribution, ...] = ("NB", "ZINB", "Poisson", "Bernoulli", "Gaussian")
 COUNT_DISTRIBUTIONS: frozenset[str] = frozenset({"NB", "ZINB", "Poisson"})
 PRESETS = ("default", "seed")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """A weight that decays exponentially with the epoch: ``end + (start - end) * decay ** epoch``.
-
-    Parameters
-    ----------
-    start
-        Value at epoch 0.
-    end
-        Value that it tends to.
-    decay
-        Factor per epoch, in (0, 1]; 1 keeps ``start`` for ever.
-    """
-
-    start: float
-    end: float = 0.0
-    decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.start >= 0 and self.end >= 0):
-            raise InputError(f"gamma: start and end must be >= 0, not {self.start} and {self.end}.")
-        if not 0 < self.decay <= 1:
-            raise InputError(f"gamma: decay must be in (0, 1], not {self.decay}.")
-
-    def __call__(self, epoch: int) -> float:
-        """Value of the weight in an epoch, counted from 0."""
-        return float(self.end + (self.start - self.end) * self.decay**epoch)
-
-    @classmethod
-    def of(cls, value: float | Schedule | Mapping[str, float]) -> Schedule:
-        """Make a schedule of a number, a mapping of its fields, or a schedule."""
-        if isinstance(value, Schedule):
-            return value
-        if isinstance(value, Mapping):
-            unknown = sorted(set(value) - {"start", "end", "decay"})
-            if unknown or "start" not in value:
-                raise InputError(f"gamma: needs 'start' and takes 'end' and 'decay'; got {sorted(value)}.")
-            return cls(**{k: float(v) for k, v in value.items()})
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-            raise InputError(
-                f"gamma: a number or a Schedule(start, end, decay), not {type(value).__name__}; "
-                "a function cannot be saved with the model."
-            )
-        return cls(start=float(value), end=float(value))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,10 +128,9 @@ class NetworkConfig:
             ("dim_block_dec", n_blk, "block"),
             ("block_names", n_blk, "block"),
         ]:
-            if len(getattr(self, name)) != size:
-                raise InputError(
-                    f"{name}: {size} values are needed, one per {per}; got {getattr(self, name)!r}."
-                )
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or len(value) != size:
+                raise InputError(f"{name}: {size} values are needed, one per {per}; got {_short(value)}.")
         self._check_blocks()
         self._check_numbers()
 
@@ -193,7 +145,8 @@ class NetworkConfig:
         order = [n for i, n in enumerate(self.block_names) if i == 0 or self.block_names[i - 1] != n]
         if tuple(order) != self.uni_block_names:
             raise InputError(
-                f"block_names: the blocks must follow the modalities {self.uni_block_names!r} in order; got {order!r}."
+                f"block_names: the blocks must follow the modalities {self.uni_block_names!r} in order; "
+                f"got {order!r}."
             )
         for name, size in zip(self.uni_block_names, self.dim_input_arr, strict=True):
             blocks = [d for d, b in zip(self.dim_block, self.block_names, strict=True) if b == name]
@@ -217,46 +170,50 @@ class NetworkConfig:
                 )
 
     def _check_numbers(self) -> None:
-        widths = {
-            "dim_block": 1,
-            "dim_block_embed": 1,
-            "dim_block_enc": 0,
-            "dim_block_dec": 0,
-            "dimensions": 1,
-        }
-        for name, low in widths.items():
-            if any(int(v) != v or v < low for v in getattr(self, name)):
-                raise InputError(f"{name}: whole numbers >= {low} are needed; got {getattr(self, name)!r}.")
-        if self.dim_latent < 1:
-            raise InputError(f"dim_latent: must be at least 1, not {self.dim_latent!r}.")
+        for name, low in _WIDTHS.items():
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if not all(_is_number(v) and v == int(v) and v >= low for v in values):
+                raise InputError(f"{name}: whole numbers >= {low} are needed; got {_short(value)}.")
         for name in ("beta_unobs", "beta_reverse", "p_feat"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}: must be in [0, 1], not {getattr(self, name)!r}.")
-        if not self.beta_kl >= 0:
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value <= 1):
+                raise InputError(f"{name}: must be in [0, 1], not {value!r}.")
+        if not (_is_number(self.beta_kl) and self.beta_kl >= 0):
             raise InputError(f"beta_kl: must be >= 0, not {self.beta_kl!r}.")
-        if not self.max_disp > 0:
+        if not (_is_number(self.max_disp) and self.max_disp > 0):
             raise InputError(f"max_disp: must be > 0, not {self.max_disp!r}.")
-        if any(p < 0 for p in self.p_modal) or abs(sum(self.p_modal) - 1) > 1e-6:
-            raise InputError(f"p_modal: probabilities that sum to 1 are needed; got {self.p_modal!r}.")
+        p = self.p_modal
+        if not all(_is_number(v) and v >= 0 for v in p) or not abs(sum(p) - 1) < 1e-6:
+            raise InputError(f"p_modal: probabilities that sum to 1 are needed; got {p!r}.")
         if self.norm not in ("layer", "batch"):
             raise InputError(f"norm: 'layer' or 'batch', not {self.norm!r}.")
-        if self.beta_modal != "auto":
-            if isinstance(self.beta_modal, str):
-                raise InputError(f"beta_modal: 'auto' or one weight per modality, not {self.beta_modal!r}.")
-            if len(self.beta_modal) != len(self.uni_block_names):
-                raise InputError(
-                    f"beta_modal: {len(self.uni_block_names)} values are needed, one per modality; "
-                    f"got {self.beta_modal!r}."
-                )
-            if any(not b >= 0 for b in self.beta_modal):
-                raise InputError(f"beta_modal: weights >= 0 are needed; got {self.beta_modal!r}.")
+        for name in ("skip_conn", "encode_covariates", "decode_mask"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name}: True or False, not {getattr(self, name)!r}.")
+        self._check_beta_modal()
         n, b = sum(self.dim_block), len(self.dim_block)
-        for name in ("mean_vals", "min_vals", "max_vals"):
+        for name in VALUES:
             value = getattr(self, name)
-            if value is not None and len(value) not in (1, b, n):
+            if value is None:
+                continue
+            if len(value) not in (1, b, n):
                 raise InputError(
                     f"{name}: give 1 value, {b} (one per block) or {n} (one per feature); got {len(value)}."
                 )
+            if not all(_is_number(v) for v in value):
+                raise InputError(f"{name}: finite numbers are needed; got {_short(value)}.")
+
+    def _check_beta_modal(self) -> None:
+        beta, n = self.beta_modal, len(self.uni_block_names)
+        if beta == "auto":
+            return
+        if not isinstance(beta, tuple):
+            raise InputError(f"beta_modal: 'auto' or one weight per modality, not {beta!r}.")
+        if len(beta) != n:
+            raise InputError(f"beta_modal: {n} values are needed, one per modality; got {beta!r}.")
+        if not all(_is_number(b) and b >= 0 for b in beta):
+            raise InputError(f"beta_modal: weights >= 0 are needed; got {beta!r}.")
 
     @property
     def distributions(self) -> tuple[Distribution, ...]:
@@ -313,8 +270,8 @@ class NetworkConfig:
         for key, truth in said.items():
             if key in given and given[key] != truth:
                 raise InputError(
-                    f"{key}: {_short(given[key])} does not fit the registered mosaic, which has {_short(truth)}; "
-                    "leave it out."
+                    f"{key}: {_short(given[key])} does not fit the registered mosaic, which has "
+                    f"{_short(truth)}; leave it out."
                 )
         return cls(**(_defaults(mods, preset) | given | said))
 
@@ -355,6 +312,14 @@ def _defaults(mods: Sequence[ModalityData], preset: str) -> dict[str, Any]:
 PER_BLOCK = ("dim_block", "dist_block", "dim_block_embed", "dim_block_enc", "dim_block_dec", "block_names")
 PER_MODALITY = ("dim_input_arr", "uni_block_names", "beta_modal", "p_modal", "library_aware")
 VALUES = ("mean_vals", "min_vals", "max_vals")
+_WIDTHS = {  # and the least that each may be
+    "dim_block": 1,
+    "dim_block_embed": 1,
+    "dim_block_enc": 0,
+    "dim_block_dec": 0,
+    "dimensions": 1,
+    "dim_latent": 1,
+}
 
 
 def _spread(name: str, value: Any, mods: tuple[str, ...], block_names: tuple[str, ...]) -> Any:
@@ -371,10 +336,10 @@ def _spread(name: str, value: Any, mods: tuple[str, ...], block_names: tuple[str
     scalar = np.ndim(value) == 0 and not isinstance(value, Mapping)
     if name in PER_BLOCK and scalar:
         return _frozen(name, [value] * len(block_names))
-    if name == "library_aware" and scalar:
-        return (bool(value),) * len(mods)
+    if name in ("library_aware", "beta_modal", "p_modal") and scalar and not isinstance(value, str):
+        return _frozen(name, [value] * len(mods))
     if name in VALUES and scalar and value is not None:
-        return (float(value),)
+        return _frozen(name, [value])
     return _frozen(name, value)
 
 
@@ -385,11 +350,13 @@ def _frozen(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple, np.ndarray)):
         items = np.asarray(value).tolist() if isinstance(value, np.ndarray) else list(value)
         return tuple(v.item() if isinstance(v, np.generic) else v for v in items)
-    if isinstance(value, np.generic):
-        return value.item()
-    if name == "dimensions" and isinstance(value, int):
-        return (value,)
-    return value
+    plain = value.item() if isinstance(value, np.generic) else value
+    return (plain,) if name == "dimensions" and isinstance(plain, int) else plain
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(values: Any) -> str:

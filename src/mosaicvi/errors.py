@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -46,3 +46,10 @@ class NonFiniteLossError(FloatingPointError):
 
 class MosaicWarning(UserWarning):
     """Something that the user may have meant, or may not."""
+
+
+def quoted(names: Iterable[object], *, most: int = 4) -> str:
+    """The first names in quotes, and how many more there are."""
+    every = [str(name) for name in names]
+    rest = f" and {len(every) - most:,} more" if len(every) > most else ""
+    return ", ".join(map(repr, every[:most])) + rest

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from mosaicvi.config import Distribution, NetworkConfig
 from mosaicvi.data.minibatch import MinibatchLoader
-from mosaicvi.data.mosaic import Mosaic, Registry, Setup, register
+from mosaicvi.data.mosaic import Mosaic, Registry, Setup
+from mosaicvi.data.register import register
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError, ModelFileError
 from mosaicvi.fit.build import build_network
 from mosaicvi.fit.format import check_bundle_output, load_bundle, save_bundle
 from mosaicvi.fit.loop import FitConfig, FitState
-from mosaicvi.fit.session import default_epochs, run
+from mosaicvi.fit.session import begin, default_epochs, run
 from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.infer.impute import Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
@@ -84,7 +85,7 @@ class MosaicVI:
         self.mosaic, self.config, self.net = mosaic, config, net
         self._loader: MinibatchLoader | None = None
         self._state: FitState | None = None
-        self._rows: list[dict[str, float]] = []
+        self._saved_rows: list[dict[str, float]] = []
         self._saved_fit: dict[str, Any] | None = None
 
     # --- registering ----------------------------------------------------------------------------
@@ -105,6 +106,9 @@ class MosaicVI:
         modalities: Sequence[str] = (),
     ) -> Mosaic:
         """Register a MuData: say where the values, batches and panels are. It is not changed.
+
+        Its matrices are not copied where that can be helped; do not write into them in place while the
+        model is in use.
 
         Parameters
         ----------
@@ -285,22 +289,24 @@ class MosaicVI:
             max_grad_norm=max_grad_norm,
             precision=precision,
         )
-        self._state = run(
-            self.net,
+        loader = self._loader_on(accelerator, devices)
+        self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
+        run(
+            self._state,
             self.mosaic,
             config,
-            self._loader_on(accelerator, devices),
-            earlier=self._state,
-            saved=self._saved_fit,
+            loader,
             checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
             checkpoint_every=checkpoint_every,
             resume=resume,
             log_dir=None if log_dir is None else Path(log_dir),
             progress=progress,
         )
-        self._rows = self._state.rows
-        self._saved_fit = None
         return self
+
+    @property
+    def _rows(self) -> list[dict[str, float]]:
+        return self._saved_rows if self._state is None else self._state.rows
 
     @property
     def history(self) -> pd.DataFrame:
@@ -335,9 +341,11 @@ class MosaicVI:
             if self._loader is None or self._loader.device != device:
                 self._loader = MinibatchLoader(self.mosaic, device=device)
             return self.mosaic, self._loader
-        mosaic = (
-            data if isinstance(data, Mosaic) else register(data, self.registry.setup, registry=self.registry)
-        )
+        if isinstance(data, Mosaic):
+            if data.registry is not self.registry:
+                raise InputError("The Mosaic was registered for another model; give the MuData or AnnData.")
+            return data, MinibatchLoader(data, device=device)
+        mosaic = register(data, self.registry.setup, registry=self.registry)
         return mosaic, MinibatchLoader(mosaic, device=device)
 
     @property
@@ -389,7 +397,7 @@ class MosaicVI:
         if give_mean:
             return mean
         noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
-        return mean + np.sqrt(var) * noise[cells]
+        return np.asarray(mean + np.sqrt(var) * noise[cells], np.float32)
 
     def get_imputed_values(
         self,
@@ -480,10 +488,11 @@ class MosaicVI:
             seed=seed,
         )
 
-    def imputed_features(self, modality: str) -> pd.Index:
+    def imputed_features(self, modality: str) -> pd.Index[str]:
         """Names of a modality's features in the order of imputed values, that of the training data."""
         features = self.mosaic.registry.features[self.config.uni_block_names[self._position(modality)]]
-        return pd.Index(np.asarray(features.names, object)[np.argsort(features.order, kind="stable")])
+        names: pd.Index[str] = pd.Index(features.names)
+        return names[np.argsort(features.order, kind="stable")]
 
     def imputed_scale(self, modality: str, *, library: float | None = None) -> Scale:
         """What imputed values of a modality mean."""
@@ -552,7 +561,7 @@ class MosaicVI:
         mosaic = register(mdata, saved.registry.setup, registry=saved.registry)
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
-        model._rows = saved.rows
+        model._saved_rows = saved.rows
         model._saved_fit = saved.fit
         return model
 
@@ -581,7 +590,8 @@ def _read(folder: Path) -> _Saved:
         state = unflatten(bundle.tensors, bundle.document)
         config = NetworkConfig.from_dict(state["config"])
         registry = Registry.from_dict(state["registry"])
-        net = _network(config, state)
+        _check_fits(config, registry)
+        net = _network(config, registry, state)
         rows = [{str(k): float(v) for k, v in row.items()} for row in state["history"].to_dict("records")]
         return _Saved(config=config, registry=registry, net=net, rows=rows, fit=state["fit"])
     except ModelFileError:
@@ -593,15 +603,33 @@ def _read(folder: Path) -> _Saved:
         ) from None
 
 
-def _network(config: NetworkConfig, state: Mapping[str, Any]) -> MosaicVAE:
+def _check_fits(config: NetworkConfig, registry: Registry) -> None:
+    """Raise `ValueError` if the data that a model remembers are not those of its network."""
+    sizes = tuple(len(f.names) for f in registry.features.values())
+    blocks = tuple(s for f in registry.features.values() for s in f.sizes)
+    likelihoods = tuple(registry.likelihoods[name] for name in registry.features)
+    if (tuple(registry.features), sizes, blocks, likelihoods) != (
+        config.uni_block_names,
+        config.dim_input_arr,
+        config.dim_block,
+        config.distributions,
+    ):
+        raise ValueError("the features are not those of the network")
+    for f in registry.features.values():
+        if sorted(f.order) != list(range(len(f.names))):
+            raise ValueError("the order of the features is no order")
+
+
+def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]) -> MosaicVAE:
     """The network with its weights; sizes are compared before anything large is made."""
     weights = state["net"]
-    n_covariates = int(weights["decoder.hidden.linear.0.weight"].shape[1]) - config.dim_latent
-    n_covariates -= sum(config.dim_block_embed) if config.decode_mask else 0
-    bounds = [
-        (weights[f"centre_{m}"], weights[f"low_{m}"], weights[f"high_{m}"])
-        for m in range(len(config.dim_input_arr))
-    ]
+    n_covariates = sum(map(len, registry.categories.values())) + len(registry.centre)
+    n_covariates += registry.setup.batch_key is None
+    names = ("centre", "low", "high")
+    bounds = [tuple(weights[f"{name}_{m}"] for name in names) for m in range(len(config.dim_input_arr))]
+    for size, values in zip(config.dim_input_arr, bounds, strict=True):
+        if any(v.shape != (size,) for v in values):
+            raise ValueError("the bounds are not one per feature")
     with torch.device("meta"):
         shell = MosaicVAE(config, n_covariates, bounds, torch.Generator())
     wanted = {k: tuple(v.shape) for k, v in shell.state_dict().items()}
@@ -632,7 +660,7 @@ def _names(value: Sequence[str], argument: str) -> tuple[str, ...]:
 def _positions(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -> NDArray[np.int64]:
     if indices is None:
         return np.arange(mosaic.n_cells)
-    chosen = np.asarray(indices)
+    chosen = np.atleast_1d(np.asarray(indices))
     if chosen.dtype == bool:
         if len(chosen) != mosaic.n_cells:
             raise InputError(f"indices: {len(chosen):,} booleans for {mosaic.n_cells:,} cells.")

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.errors import InputError, NonFiniteLossError
+from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
 from mosaicvi.files import atomic_path
 from mosaicvi.fit.checkpoint import CheckpointStore
-from mosaicvi.fit.loop import FitConfig, FitState, Report, fit, start
+from mosaicvi.fit.loop import FitConfig, FitState, fit, start
 from mosaicvi.fit.progress import listener
 from mosaicvi.fit.signals import stop_requests
 from mosaicvi.fit.state import flatten, unflatten
@@ -33,35 +34,67 @@ def default_epochs(n_cells: int, batch_size: int) -> int:
     return int(min(400, max(20, math.ceil(STEPS / per_epoch))))
 
 
-def run(
+def begin(
     net: MosaicVAE,
+    mosaic: Mosaic,
+    config: FitConfig,
+    *,
+    earlier: FitState | None,
+    saved: dict[str, Any] | None,
+) -> FitState:
+    """Where training of `net`, which lies on its device by now, begins.
+
+    Parameters
+    ----------
+    net, mosaic
+        The network and its data.
+    config
+        How to train.
+    earlier, saved
+        State of an earlier run of this model, in memory or from its file, to go on from.
+
+    Raises
+    ------
+    InputError
+        For a setting that cannot be used.
+    """
+    _check(config, mosaic)
+    device = next(net.parameters()).device
+    state = earlier
+    if state is None or state.generator.device != device:
+        state = start(net, config)
+        saved = saved if earlier is None else earlier.to_dict()
+        if saved is not None:
+            _take_up(state, _for_device(saved, config, device) | _weights(net), "the saved model")
+    for group in state.optimizer.param_groups:
+        group["weight_decay"] = config.weight_decay
+    if not state.best:
+        state.best_loss = math.inf
+    state.best_epoch = state.epoch - 1  # patience begins anew
+    return state
+
+
+def run(
+    state: FitState,
     mosaic: Mosaic,
     config: FitConfig,
     loader: MinibatchLoader,
     *,
-    earlier: FitState | None,
-    saved: dict[str, Any] | None,
     checkpoint_dir: Path | None,
     checkpoint_every: float,
     resume: bool,
     log_dir: Path | None,
     progress: bool | None,
-) -> FitState:
-    """Train `net` and return where it ended; the arguments are those of `MosaicVI.train`.
+) -> None:
+    """Train from `state`, which `begin` returned, and leave it where training ends.
 
-    Parameters
-    ----------
-    earlier, saved
-        State of an earlier run of this model, in memory or from its file, to go on from.
+    The arguments are those of `MosaicVI.train`.
     """
-    _check(config, mosaic)
-    state = earlier or start(net, config)
-    if earlier is None and saved is not None:
-        state.load_dict(saved | {"net": net.state_dict(), "beta_modal": net.beta_modal})
+    net = state.net
     store = None if checkpoint_dir is None else CheckpointStore(checkpoint_dir)
     fingerprint = _fingerprint(net, mosaic, config)
     if store is not None:
-        _open(store, state, fingerprint, resume=resume, earlier=earlier is not None)
+        _open(store, state, fingerprint, config, resume=resume)
     elif resume:
         raise InputError("resume: name the folder of the checkpoints, checkpoint_dir=....")
     save = _saver(store, fingerprint, checkpoint_every)
@@ -84,7 +117,28 @@ def run(
         if not done and store is not None:
             _write(store, fingerprint, state, is_best=False)
         tell.end(state, _farewell(state, done, checkpoint_dir))
-    return state
+
+
+def _weights(net: MosaicVAE) -> dict[str, Any]:
+    return {"net": net.state_dict(), "beta_modal": net.beta_modal}
+
+
+def _for_device(saved: dict[str, Any], config: FitConfig, device: torch.device) -> dict[str, Any]:
+    """A saved state whose generator can be taken up here: that of another kind of device begins anew."""
+    generator = torch.Generator(device)
+    try:
+        generator.set_state(saved["generator"])
+    except (RuntimeError, TypeError):
+        generator.manual_seed(config.seed + int(saved["steps_done"]))
+    return saved | {"generator": generator.get_state()}
+
+
+def _take_up(state: FitState, saved: dict[str, Any], where: str) -> None:
+    try:
+        state.load_dict(saved)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFileError(f"{where}: its training does not fit this network ({reason}).") from None
 
 
 def _check(config: FitConfig, mosaic: Mosaic) -> None:
@@ -107,6 +161,11 @@ def _check(config: FitConfig, mosaic: Mosaic) -> None:
         problems.append(f"precision: 'float32' or 'bf16', not {config.precision!r}.")
     if mosaic.n_cells < 2:
         problems.append(f"The data have {mosaic.n_cells} cell; at least 2 are needed to train.")
+    elif mosaic.n_cells < config.batch_size:
+        problems.append(
+            f"batch_size: {config.batch_size:,} is more than the {mosaic.n_cells:,} cells of the data; "
+            f"set batch_size={max(1, mosaic.n_cells // 4)}."
+        )
     if problems:
         raise InputError(problems)
 
@@ -126,12 +185,12 @@ def _fingerprint(net: MosaicVAE, mosaic: Mosaic, config: FitConfig) -> dict[str,
 
 
 def _open(
-    store: CheckpointStore, state: FitState, fingerprint: dict[str, Any], *, resume: bool, earlier: bool
+    store: CheckpointStore, state: FitState, fingerprint: dict[str, Any], config: FitConfig, *, resume: bool
 ) -> None:
     """Load the newest checkpoint, or see that none is in the way."""
     there = store.steps()
     if not resume:
-        if there and not earlier:
+        if there and not state.steps_done:
             raise InputError(
                 f"{store.folder} holds checkpoints already; resume from them, or name another folder."
             )
@@ -144,13 +203,18 @@ def _open(
             )
         return
     saved = unflatten(bundle.tensors, bundle.document)
+    made_with, there_state = saved.get("fingerprint"), saved.get("state")
+    if not isinstance(made_with, dict) or not isinstance(there_state, dict):
+        raise ModelFileError(
+            f"{store.folder}: the checkpoint is none of a training run; name another folder."
+        )
     for key, now in fingerprint.items():
-        if saved["fingerprint"][key] != now:
+        if made_with.get(key) != now:
             raise InputError(
                 f"{store.folder}: the checkpoint was made with other {_WHAT[key]}; "
                 "resume with the same data and settings, or name another folder."
             )
-    state.load_dict(saved["state"])
+    _take_up(state, _for_device(there_state, config, state.generator.device), str(store.folder))
 
 
 _WHAT = {
@@ -188,7 +252,8 @@ def _write(store: CheckpointStore, fingerprint: dict[str, Any], state: FitState,
 def _farewell(state: FitState, done: bool, checkpoint_dir: Path | None) -> str:
     if not done:
         where = f" Resume with resume=True and the checkpoints in {checkpoint_dir}." if checkpoint_dir else ""
-        return f"Stopped after {state.epoch} epochs and {state.step} steps; the model can be used as it is.{where}"
+        at = f"{state.epoch} epochs and {state.step} steps"
+        return f"Stopped after {at}; the model can be used as it is.{where}"
     return f"Trained for {state.epoch} epochs."
 
 

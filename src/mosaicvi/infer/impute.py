@@ -130,7 +130,7 @@ def _own_covariates(mosaic: Mosaic, m: int) -> NDArray[np.bool_] | None:
 
 
 def _covariates(minibatch: Minibatch, measured: NDArray[np.bool_] | None, mosaic: Mosaic) -> Tensor:
-    """Covariates of each cell; a batch that never measured the modality is given the mean of those that did."""
+    """Covariates of each cell; batches that never measured the modality get the mean of those that did."""
     c = minibatch.covariates
     if measured is None:
         return c

@@ -1,0 +1,237 @@
+"""Columns of obs -> covariates, batches and condition groups of n cells; C covariates."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+
+from mosaicvi.data.mosaic import ModalityData, Registry, Setup
+from mosaicvi.errors import InputError, quoted
+
+MAX_CATEGORIES = 1000  # more would be a column of names; each becomes a covariate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Covariates:
+    """What the columns say of each cell, and what a model must remember of them.
+
+    Attributes
+    ----------
+    table
+        One-hot batches and other categories, then standardised numbers, float32 (n, C).
+    batch
+        Batch of each cell, (n,), a position in ``categories[batch_key]``.
+    categories, centre, spread
+        As in `Registry`.
+    """
+
+    table: NDArray[np.float32]
+    batch: NDArray[np.int64]
+    categories: Mapping[str, tuple[str, ...]]
+    centre: Mapping[str, float]
+    spread: Mapping[str, float]
+
+
+def read_covariates(data: MuData | AnnData, setup: Setup, registry: Registry | None) -> Covariates:
+    """Read the batch and all other covariates.
+
+    Parameters
+    ----------
+    data
+        The user's object.
+    setup
+        Names of the columns.
+    registry
+        Of a trained model, whose categories and scales are used.
+
+    Raises
+    ------
+    InputError
+        With every problem found, one per line.
+    """
+    n = data.n_obs
+    batch = np.zeros(n, np.int64)
+    categories: dict[str, tuple[str, ...]] = {}
+    centre: dict[str, float] = {}
+    spread: dict[str, float] = {}
+    parts: list[NDArray[np.float32]] = []
+    problems: list[str] = []
+    if setup.batch_key is None:
+        parts.append(np.ones((n, 1), np.float32))
+    else:
+        categories[setup.batch_key] = ()
+    categories |= dict.fromkeys(setup.categorical_covariate_keys, ())
+    for key in list(categories):
+        known = None if registry is None else registry.categories[key]
+        argument = "batch_key" if key == setup.batch_key else "categorical_covariate_keys"
+        try:
+            code, categories[key] = _categorical(complete_column(data, key, argument), key, known)
+        except InputError as error:
+            problems += error.problems
+            continue
+        hot = np.zeros((n, len(categories[key])), np.float32)
+        hot[np.arange(n), code] = 1
+        parts.append(hot)
+        batch = code if key == setup.batch_key else batch
+    for key in setup.continuous_covariate_keys:
+        try:
+            values = _numbers(complete_column(data, key, "continuous_covariate_keys"), key)
+        except InputError as error:
+            problems += error.problems
+            continue
+        centre[key] = float(values.mean()) if registry is None else registry.centre[key]
+        spread[key] = (float(values.std()) or 1.0) if registry is None else registry.spread[key]
+        parts.append(((values - centre[key]) / spread[key])[:, None].astype(np.float32))
+    if problems:
+        raise InputError(problems)
+    table = np.concatenate(parts, axis=1)
+    return Covariates(table=table, batch=batch, categories=categories, centre=centre, spread=spread)
+
+
+def complete_column(data: MuData | AnnData, key: str, argument: str) -> pd.Series[Any]:
+    """A column of obs that has a value for every cell.
+
+    Raises
+    ------
+    InputError
+        If there is none, or a value is missing.
+    """
+    column = obs_column(data, key)
+    if column is None:
+        have = [c for c in data.obs.columns if ":" not in str(c)]
+        if isinstance(data, MuData):
+            have += [c for a in data.mod.values() for c in a.obs.columns if c not in have]
+        there = quoted(dict.fromkeys(have)) or "none"
+        raise InputError(f"{argument}: no obs column {key!r}; there are {there}.")
+    missing = column.isna()
+    if missing.any():
+        raise InputError(
+            f"obs[{key!r}] is missing (NaN) for {int(missing.sum()):,} cells "
+            f"(such as {quoted(column.index[missing])}); fill it in, or remove those cells."
+        )
+    return column
+
+
+def obs_column(data: MuData | AnnData, key: str) -> pd.Series[Any] | None:
+    """A column of obs by cell, with NaN where nobody says; None if there is no such column.
+
+    In a MuData it may be a column of the whole, of its modalities, or of both: what the whole does
+    not say, they may. A modality's column is matched by ``obs_names``.
+
+    Raises
+    ------
+    InputError
+        If modalities contradict one another.
+    """
+    said = _only(data.obs, key)
+    if isinstance(data, AnnData) or (said is not None and not said.isna().any()):
+        return said
+    for name, a in data.mod.items():
+        other = _only(a.obs, key)
+        other = _only(data.obs, f"{name}:{key}") if other is None else other
+        if other is None:
+            continue
+        other = other.astype(object).reindex(data.obs_names)
+        if said is None:
+            said = other
+            continue
+        said = said.astype(object)
+        if key not in data.obs:
+            both = (said.notna() & other.notna()).to_numpy()
+            differ = labels(said[both]) != labels(other[both])
+            if differ.any():
+                bad = said.index[both][differ]
+                raise InputError(
+                    f"obs[{key!r}] differs between modalities for {len(bad):,} cells "
+                    f"(such as {quoted(bad)}); "
+                    f"say which holds in the obs of the whole, mdata.obs[{key!r}] = ...."
+                )
+        said = said.where(said.notna(), other)
+    return said
+
+
+def _only(obs: pd.DataFrame, key: str) -> pd.Series[Any] | None:
+    if key not in obs:
+        return None
+    column: Any = obs[key]
+    if isinstance(column, pd.DataFrame):
+        raise InputError(f"obs has more than one column {key!r}; rename all but one.")
+    return column  # type: ignore[no-any-return]
+
+
+def labels(values: pd.Series[Any] | pd.Index[Any]) -> NDArray[np.object_]:
+    """Values as names: the same batch is "1" whether it is stored as 1, 1.0 or "1"."""
+    code, distinct = pd.factorize(values, use_na_sentinel=False)
+    names = np.array([_label(v) for v in distinct], dtype=object)
+    return names[code] if len(names) else np.empty(0, object)
+
+
+def _label(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _categorical(
+    column: pd.Series[Any], key: str, known: tuple[str, ...] | None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    label = labels(column)
+    if known is None:
+        found = tuple(sorted(set(label)))
+        if len(found) > MAX_CATEGORIES:
+            raise InputError(
+                f"obs[{key!r}] has {len(found):,} different values, more than {MAX_CATEGORIES:,} categories; "
+                "name a column of batches, or numbers in continuous_covariate_keys."
+            )
+        known = found
+    code = np.asarray(pd.Index(known, dtype=object).get_indexer(pd.Index(label, dtype=object)), np.int64)
+    if (code < 0).any():
+        new = dict.fromkeys(label[code < 0])
+        raise InputError(
+            f"obs[{key!r}] has {quoted(new)}, which the model has not seen; it knows {quoted(known)}."
+        )
+    return code, known
+
+
+def _numbers(column: pd.Series[Any], key: str) -> NDArray[np.float64]:
+    try:
+        numbers = np.asarray(column, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"obs[{key!r}] does not hold numbers; name it in categorical_covariate_keys instead."
+        ) from None
+    if not np.isfinite(numbers).all():
+        raise InputError(f"obs[{key!r}] holds infinite values; remove or replace them.")
+    return numbers
+
+
+def condition_groups(
+    mods: Sequence[ModalityData], batch: NDArray[np.int64], batches: Sequence[str]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Condition group of each cell, from 1, and their names: the batch and the modalities that it has.
+
+    Parameters
+    ----------
+    mods
+        The modalities.
+    batch
+        Batch of each cell, (n,).
+    batches
+        Their names.
+    """
+    has = np.stack([m.row_of_cell >= 0 for m in mods], axis=1)
+    _, first, code = np.unique(np.c_[batch, has], axis=0, return_index=True, return_inverse=True)
+    names = [
+        f"{batches[batch[i]]}: " + "+".join(m.name for m, h in zip(mods, has[i], strict=True) if h)
+        for i in first
+    ]
+    return code.ravel().astype(np.int64) + 1, tuple(names)

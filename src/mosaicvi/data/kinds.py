@@ -1,0 +1,91 @@
+"""What kind of values a modality has: its likelihood, its transform, and whether the values allow them."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+
+from mosaicvi.config import COUNT_DISTRIBUTIONS, DISTRIBUTIONS, Distribution
+from mosaicvi.data.mosaic import Setup
+from mosaicvi.data.transforms import TRANSFORMS, Transform
+from mosaicvi.data.values import Matrix, any_value, first_value
+from mosaicvi.errors import InputError, quoted
+
+
+def choose_likelihood(
+    name: str, a: AnnData, x: Matrix, whole: bool, peaks: bool, setup: Setup
+) -> Distribution:
+    """What the user said, else Bernoulli for whole peaks, NB for whole numbers, Gaussian for dense fractions.
+
+    Parameters
+    ----------
+    name, a
+        The modality.
+    x
+        Its values.
+    whole
+        Whether they are whole numbers >= 0.
+    peaks
+        Whether its features are named by chromosome.
+    setup
+        What the user said.
+
+    Raises
+    ------
+    InputError
+        If the likelihood is unknown, or sparse fractions suggest that counts were normalised.
+    """
+    said = setup.likelihoods.get(name)
+    if said is not None:
+        if said not in DISTRIBUTIONS:
+            raise InputError(
+                f"likelihoods: unknown {said!r} for {name!r}; use one of {', '.join(DISTRIBUTIONS)}."
+            )
+        return said
+    if whole:
+        return "Bernoulli" if peaks else "NB"
+    if not isinstance(x, np.ndarray) and x.data.min(initial=0) >= 0:
+        raise InputError(looks_normalised(name, a))
+    return "Gaussian"
+
+
+def looks_normalised(name: str, a: AnnData) -> str:
+    """The message for fractions where counts are needed."""
+    layers = f" (it has {quoted(a.layers)})" if len(a.layers) else ""
+    return (
+        f"{name}: values are fractional, so they look normalised already, but counts are needed; "
+        f"name the layer of raw counts, layers={{{name!r}: ...}}{layers}, "
+        f"or set likelihoods={{{name!r}: 'Gaussian'}}."
+    )
+
+
+def choose_transform(name: str, likelihood: Distribution, whole: bool, setup: Setup) -> Transform:
+    """What the user said, else what suits the likelihood; `InputError` if it is unknown."""
+    said = setup.transforms.get(name)
+    if said is not None:
+        if said not in TRANSFORMS:
+            raise InputError(
+                f"transforms: unknown {said!r} for {name!r}; use one of {', '.join(TRANSFORMS)}."
+            )
+        return said
+    if likelihood == "Bernoulli":
+        return "binarize"
+    return "log1p_cp10k" if likelihood in COUNT_DISTRIBUTIONS and whole else "none"
+
+
+def check_range(name: str, a: AnnData, x: Matrix, likelihood: Distribution, transform: Transform) -> None:
+    """Raise `InputError` for values which the likelihood or the transform cannot have."""
+    if likelihood == "Bernoulli" and transform in ("log1p_cp10k", "clr"):
+        raise InputError(f"transforms: {name!r} is Bernoulli, which needs 'binarize', not {transform!r}.")
+    user = likelihood if likelihood != "Gaussian" else transform
+    if user not in ("none", "binarize") and any_value(x, lambda v: v < 0):
+        raise InputError(
+            f"{name}: {first_value(a.obs_names, x, lambda v: v < 0)} is negative, which {user} cannot be; "
+            f"name the layer of raw counts, layers={{{name!r}: ...}}, "
+            f"or set likelihoods={{{name!r}: 'Gaussian'}} with transforms={{{name!r}: 'none'}}."
+        )
+    if likelihood == "Bernoulli" and transform == "none" and any_value(x, lambda v: v > 1):
+        raise InputError(
+            f"{name}: {first_value(a.obs_names, x, lambda v: v > 1)} is above 1, which Bernoulli cannot be; "
+            f"set transforms={{{name!r}: 'binarize'}}."
+        )

@@ -1,0 +1,299 @@
+"""MuData or AnnData -> `Mosaic`, with every error of the data found at once; the object is never changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+
+from mosaicvi.data.covariates import Covariates, condition_groups, read_covariates
+from mosaicvi.data.features import chromosomes, find_features, read_blocks
+from mosaicvi.data.kinds import check_range, choose_likelihood, choose_transform, looks_normalised
+from mosaicvi.data.mosaic import Features, ModalityData, Mosaic, Registry, Setup
+from mosaicvi.data.panels import panel_column, read_panels
+from mosaicvi.data.values import check_finite, is_whole, keep_measured, read_values, scales
+from mosaicvi.errors import InputError, MosaicWarning, quoted
+
+
+def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None = None) -> Mosaic:
+    """Read a MuData or AnnData into a `Mosaic`, checking everything that can be wrong with it.
+
+    Parameters
+    ----------
+    data
+        The user's object. It is not changed, but values are shared with it where they can be: do not
+        write into its matrices in place while the mosaic is in use.
+    setup
+        How to read it.
+    registry
+        Of a trained model: data are then read as it was, features must match by name, and modalities
+        that are not there count as not measured.
+
+    Raises
+    ------
+    InputError
+        With every problem found, one per line.
+
+    Warns
+    -----
+    MosaicWarning
+        For cells without counts, and values that stand where nothing was measured.
+    """
+    mods = _modalities(data, setup, registry)
+    wanted = tuple(registry.features) if registry else setup.modalities or tuple(mods)
+    cells = pd.Index(data.obs_names)
+    problems = [] if registry else _unknown(mods, wanted, setup)
+    problems += _twice("obs_names", cells, "make them unique, for example with obs_names_make_unique()")
+    if problems:
+        raise InputError(problems)
+    if not any(name in mods for name in wanted):
+        there = quoted(mods) or "none"
+        raise InputError(f"The data have none of the modalities {quoted(wanted)}; they have {there}.")
+    panel_key = panel_column(data, setup.panel_key, setup.batch_key)
+    read: list[ModalityData] = []
+    notes: list[str] = []
+    for name in wanted:
+        if name not in mods:
+            assert registry is not None
+            read.append(_absent(name, len(cells), registry))
+            continue
+        try:
+            modality, said = _read(name, mods[name], data, cells, setup, panel_key, registry)
+        except InputError as error:
+            problems += error.problems
+            continue
+        read.append(modality)
+        notes += said
+    covariates: Covariates | None = None
+    try:
+        covariates = read_covariates(data, setup, registry)
+    except InputError as error:
+        problems += error.problems
+    if len(read) == len(wanted):
+        problems += _orphans(cells, read)
+    if problems or covariates is None:
+        raise InputError(problems)
+    for note in notes:
+        warnings.warn(note, MosaicWarning, stacklevel=4)
+    registry = registry or _learn(setup, read, covariates)
+    group, group_names = condition_groups(read, covariates.batch, _batches(setup, registry.categories))
+    return Mosaic(
+        cells=cells,
+        modalities=tuple(read),
+        covariates=covariates.table,
+        batch=covariates.batch,
+        group=group,
+        group_names=group_names,
+        registry=registry,
+    )
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+
+def _modalities(data: MuData | AnnData, setup: Setup, registry: Registry | None) -> dict[str, AnnData]:
+    """The modalities by name; that of an AnnData is the one whose features it has."""
+    if isinstance(data, AnnData):
+        if registry is None or len(registry.features) == 1:
+            known = tuple(registry.features) if registry else setup.modalities
+            return {known[0] if known else "rna": data}
+        have = frozenset(data.var_names)
+        return {
+            max(registry.features, key=lambda m: len(have.intersection(registry.features[m].names))): data
+        }
+    if data.axis != 0:
+        raise InputError("The MuData joins datasets of the same features, not modalities of the same cells.")
+    mods = dict(data.mod)
+    nested = [name for name, a in mods.items() if not isinstance(a, AnnData)]
+    if nested:
+        raise InputError(f"Modality {nested[0]!r} is no AnnData; give each modality as one AnnData.")
+    return mods
+
+
+def _unknown(mods: Mapping[str, AnnData], wanted: Iterable[str], setup: Setup) -> list[str]:
+    there = f"in the data; it has {quoted(mods) or 'none'}."
+    problems = [f"No modality {name!r} {there}" for name in wanted if name not in mods]
+    for mapping in ("layers", "likelihoods", "transforms", "block_keys"):
+        for name in getattr(setup, mapping):
+            if name not in mods:
+                problems.append(f"{mapping}: no modality {name!r} {there}")
+    return problems
+
+
+def _twice(what: str, names: pd.Index[str], remedy: str) -> list[str]:
+    twice = names[names.duplicated()].unique()
+    return [f"{what}: {quoted(twice)} occur more than once; {remedy}."] if len(twice) else []
+
+
+def _orphans(cells: pd.Index[str], mods: Sequence[ModalityData]) -> list[str]:
+    has = np.any([m.row_of_cell >= 0 for m in mods], axis=0)
+    if has.all():
+        return []
+    names = [m.name for m in mods]
+    return [
+        f"{int((~has).sum()):,} cells have no modality at all (such as {quoted(cells[~has])}); "
+        f"remove them: mdata = mdata[np.any([mdata.obsm[m] for m in {names!r}], axis=0)].copy()."
+    ]
+
+
+def _batches(setup: Setup, categories: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    return ("all",) if setup.batch_key is None else categories[setup.batch_key]
+
+
+def _learn(setup: Setup, mods: Sequence[ModalityData], covariates: Covariates) -> Registry:
+    names = _batches(setup, covariates.categories)
+    return Registry(
+        setup=setup,
+        features={m.name: m.features for m in mods},
+        likelihoods={m.name: m.likelihood for m in mods},
+        transforms={m.name: m.transform for m in mods},
+        whole={m.name: m.whole for m in mods},
+        categories=covariates.categories,
+        centre=covariates.centre,
+        spread=covariates.spread,
+        median_library={
+            m.name: float(np.median(m.library[m.library > 0])) if (m.library > 0).any() else 1.0 for m in mods
+        },
+        measured_in={
+            m.name: tuple(names[b] for b in np.unique(covariates.batch[m.row_of_cell >= 0])) for m in mods
+        },
+    )
+
+
+# --- one modality -------------------------------------------------------------------------------
+
+
+def _read(
+    name: str,
+    a: AnnData,
+    data: MuData | AnnData,
+    cells: pd.Index[str],
+    setup: Setup,
+    panel_key: str | None,
+    registry: Registry | None,
+) -> tuple[ModalityData, list[str]]:
+    """A modality, and what the user should know about it."""
+    _check_names(name, a, cells)
+    peaks = False
+    if registry is None:
+        features = read_blocks(name, a, setup.block_keys.get(name))
+        order = features.order
+        peaks = chromosomes(a.var_names) is not None
+    else:
+        features = registry.features[name]
+        order = find_features(name, a.var_names, features)
+    x = read_values(name, a, setup.layers.get(name), order)
+    check_finite(name, a.obs_names, x)
+    whole = is_whole(x)
+    if registry is None:
+        likelihood = choose_likelihood(name, a, x, whole, peaks, setup)
+        transform = choose_transform(name, likelihood, whole, setup)
+    else:
+        likelihood, transform = registry.likelihoods[name], registry.transforms[name]
+        if registry.whole[name] and not whole and likelihood != "Gaussian":
+            raise InputError(looks_normalised(name, a))
+    check_range(name, a, x, likelihood, transform)
+    panels, panel_of_row = read_panels(name, a, data, order, panel_key)
+    x, entry, n_outside = keep_measured(x, panels, panel_of_row, dense=likelihood == "Gaussian")
+    n_measured = panels.sum(1)[panel_of_row] if entry is None else entry.sum(1)
+    if registry is None:
+        _check_measured(name, a.var_names[order], panels, entry)
+    library, scale = scales(x, n_measured, transform)
+    modality = ModalityData(
+        name=name,
+        features=features,
+        likelihood=likelihood,
+        transform=transform,
+        x=x,
+        entry_measured=entry,
+        row_of_cell=np.asarray(a.obs_names.get_indexer(cells), np.int64),
+        panels=panels,
+        panel_of_row=panel_of_row,
+        library=library,
+        scale=scale,
+        whole=whole,
+    )
+    notes = _notes(modality, a.obs_names[(library == 0) & (n_measured > 0)], n_outside)
+    return (modality if (n_measured > 0).all() else _without(modality, n_measured == 0)), notes
+
+
+def _check_names(name: str, a: AnnData, cells: pd.Index[str]) -> None:
+    if a.n_obs == 0 or a.n_vars == 0:
+        raise InputError(f"Modality {name!r} has no {'cells' if a.n_obs == 0 else 'features'}; leave it out.")
+    problems = _twice(f"{name}: var_names", a.var_names, "make them unique with var_names_make_unique()")
+    problems += _twice(f"{name}: obs_names", a.obs_names, "make them unique with obs_names_make_unique()")
+    if not problems and not a.obs_names.isin(cells).all():
+        strange = a.obs_names[~a.obs_names.isin(cells)]
+        problems.append(
+            f"{name}: {len(strange):,} cells (such as {quoted(strange)}) are not in the obs_names of the "
+            "whole; call mdata.update()."
+        )
+    if problems:
+        raise InputError(problems)
+
+
+def _check_measured(
+    name: str, names: pd.Index[str], panels: NDArray[np.bool_], entry: NDArray[np.bool_] | None
+) -> None:
+    seen = np.any(panels if entry is None else entry, axis=0)
+    if not seen.all():
+        raise InputError(f"{name}: nobody measured {quoted(names[~seen])}; remove such features.")
+
+
+def _notes(m: ModalityData, empty: pd.Index[str], n_outside: int) -> list[str]:
+    notes = []
+    if n_outside:
+        notes.append(
+            f"Modality {m.name!r}: {n_outside:,} values stand where varm['measured'] says that nothing was "
+            "measured; they are left out."
+        )
+    if m.likelihood != "Gaussian" and len(empty):
+        notes.append(
+            f"Modality {m.name!r}: {len(empty):,} cells have only zeros (such as {quoted(empty)}); "
+            "they teach nothing."
+        )
+    return notes
+
+
+def _without(m: ModalityData, empty: NDArray[np.bool_]) -> ModalityData:
+    """The modality without the rows in which nothing was measured: those cells lack it."""
+    keep = ~empty
+    row = np.cumsum(keep) - 1
+    has = (m.row_of_cell >= 0) & keep[m.row_of_cell]
+    return dataclasses.replace(
+        m,
+        x=m.x[keep],
+        entry_measured=None if m.entry_measured is None else m.entry_measured[keep],
+        row_of_cell=np.where(has, row[m.row_of_cell], -1),
+        panel_of_row=m.panel_of_row[keep],
+        library=m.library[keep],
+        scale=m.scale[keep],
+    )
+
+
+def _absent(name: str, n_cells: int, registry: Registry) -> ModalityData:
+    """A modality that no cell of the data has."""
+    features: Features = registry.features[name]
+    shape = (0, len(features.names))
+    dense = registry.likelihoods[name] == "Gaussian"
+    return ModalityData(
+        name=name,
+        features=features,
+        likelihood=registry.likelihoods[name],
+        transform=registry.transforms[name],
+        x=np.zeros(shape, np.float32) if dense else sp.csr_matrix(shape, dtype=np.float32),
+        entry_measured=None,
+        row_of_cell=np.full(n_cells, -1),
+        panels=np.ones((1, shape[1]), bool),
+        panel_of_row=np.zeros(0, np.int64),
+        library=np.zeros(0, np.float32),
+        scale=np.zeros(0, np.float32),
+        whole=registry.whole[name],
+    )
