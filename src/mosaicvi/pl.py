@@ -1,0 +1,10 @@
+"""Pictures: functions that return matplotlib Axes or a Figure, show nothing and set nothing globally."""
+
+from __future__ import annotations
+
+from mosaicvi.view.curves import history
+from mosaicvi.view.embedding import embedding, modality_mixing
+from mosaicvi.view.imputation import calibration, imputation
+from mosaicvi.view.mosaic_plot import mosaic
+
+__all__ = ["calibration", "embedding", "history", "imputation", "modality_mixing", "mosaic"]

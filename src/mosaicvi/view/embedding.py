@@ -1,0 +1,305 @@
+"""Cells in two dimensions, from some hundred to millions; and who has whom for a neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import ArrayLike, NDArray
+
+from mosaicvi.errors import InputError
+from mosaicvi.metrics import neighbors
+from mosaicvi.view.cells import PATTERN, column, representation
+from mosaicvi.view.palette import (
+    DIVERGING,
+    INK,
+    MISSING,
+    SEQUENTIAL,
+    column_colors,
+    is_categorical,
+    short,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RASTER_FROM = 20_000
+"""From so many cells on, points are pixels in a PDF or SVG."""
+IMAGE_FROM = 500_000
+"""From so many cells on, the picture is painted pixel by pixel, as matplotlib would take minutes."""
+MOST_IN_LEGEND = 60
+PIXELS = 1200
+
+_NAMES = {"X_umap": "UMAP ", "X_pca": "PC ", "X_tsne": "t-SNE ", "X_mosaicvi": "latent "}
+
+
+def embedding(
+    data: MuData | AnnData,
+    *,
+    color: str | None = None,
+    values: ArrayLike | None = None,
+    basis: str = "X_umap",
+    components: tuple[int, int] = (0, 1),
+    colors: Mapping[str, str] | None = None,
+    size: float | None = None,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw cells in two dimensions.
+
+    Cells are drawn in random order, so that none of the groups lies on top. Names are told apart by colour,
+    numbers by a blind-safe colour map from their 1 % to their 99 % quantile; missing and unknown are grey.
+
+    Parameters
+    ----------
+    data
+        With the coordinates in ``obsm``.
+    color
+        Column of ``obs``, of the whole or of a modality; ``"modalities"`` for what each cell measured.
+    values
+        One value per cell to colour by instead, such as a column of `get_imputed_values`; `color` then is
+        its title.
+    basis
+        Which ``obsm``; see `mosaicvi.tl.umap`.
+    components
+        Which two of its columns.
+    colors
+        Colours by name, in place of the usual ones.
+    size
+        Area of a point, in square points; to suit the number of cells where None.
+    seed
+        Decides the order of drawing.
+    ax
+        Where to draw; a new figure where None.
+
+    Returns
+    -------
+    The Axes.
+
+    Raises
+    ------
+    InputError
+        There is no such column or ``obsm``, or as many values as cells are not given.
+    """
+    xy = _coordinates(data, basis, components)
+    shade = None if color is None and values is None else _values(data, color, values)
+    if ax is None:
+        ax = _canvas()
+    order = np.random.default_rng(seed).permutation(len(xy))
+    if shade is None:
+        _draw(ax, xy[order], np.full(len(xy), INK, object), size)
+    elif is_categorical(shade):
+        chosen = dict(colors) if colors is not None else column_colors(shade, pattern=color == PATTERN)
+        names = shade.astype(object).where(shade.notna(), "").astype(str)
+        _draw(ax, xy[order], names.map(chosen).fillna(MISSING).to_numpy()[order], size)
+        _legend(ax, names, chosen)
+    else:
+        _draw_numbers(ax, xy[order], shade.to_numpy(np.float64, na_value=np.nan)[order], size)
+    stem = _NAMES.get(basis, f"{basis} ")
+    ax.set_xlabel(f"{stem}{components[0] + 1}", loc="left", fontsize="small")
+    ax.set_ylabel(f"{stem}{components[1] + 1}", loc="bottom", fontsize="small")
+    ax.set_title(color or "", fontsize="medium", loc="left")
+    _bare(ax)
+    return ax
+
+
+def modality_mixing(
+    data: MuData | AnnData,
+    *,
+    use_rep: str = "X_mosaicvi",
+    groups: str = PATTERN,
+    k: int = 15,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how often cells of each kind have each other for neighbours, against chance.
+
+    A cell's k nearest neighbours should be of all kinds in proportion to their number: 1 everywhere. Large
+    values on the diagonal and small ones elsewhere are kinds that lie apart.
+
+    Parameters
+    ----------
+    data
+        With the latent space in ``obsm``.
+    use_rep
+        Which ``obsm``.
+    groups
+        Column of ``obs``; by default what each cell measured, ``"batch"`` or the like for batches.
+    k
+        Neighbours of each cell.
+    ax
+        Where to draw; a new figure where None.
+
+    Returns
+    -------
+    The Axes.
+
+    Raises
+    ------
+    InputError
+        There is no such column or ``obsm``, a value is missing, or there are not k + 1 cells.
+    """
+    z = representation(data, use_rep, remedy="store model.get_latent_representation() there first")
+    ratio = mixing_ratios(z, column(data, groups), k=k)
+    if ax is None:
+        ax = _canvas(side=1.6 + 0.75 * max(3, len(ratio)))
+    number = ratio.to_numpy(np.float64)
+    shade = np.clip(np.log2(np.maximum(number, 1 / 64)), -3, 3)
+    image = ax.imshow(shade, cmap=f"{DIVERGING}_r", vmin=-3, vmax=3)
+    labels = [short(n, 18) for n in ratio.index]
+    ax.set_xticks(range(len(labels)), labels, rotation=35, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(labels)), labels)
+    if len(labels) <= 14:
+        for i, j in np.ndindex(*ratio.shape):
+            ink = "white" if abs(shade[i, j]) > 1.9 else INK
+            ax.text(j, i, f"{number[i, j]:.2g}", ha="center", va="center", color=ink, fontsize="small")
+    ax.set_xlabel("kind of the neighbours")
+    ax.set_ylabel("kind of the cell")
+    ax.set_title(f"neighbours by {groups}: observed / by chance", fontsize="medium", loc="left")
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.75)
+    bar.set_ticks([-3, -1, 0, 1, 3], labels=["≤ 1/8", "1/2", "1", "2", "≥ 8"])
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return ax
+
+
+def mixing_ratios(z: NDArray[np.float64], groups: pd.Series, *, k: int = 15) -> pd.DataFrame:
+    """Share of each kind among each kind's neighbours, over its share of the other cells; kinds × kinds."""
+    if groups.isna().any():
+        raise InputError(
+            f"{groups.name}: missing for {int(groups.isna().sum()):,} cells; give every cell a value"
+        )
+    code, kinds = pd.factorize(groups.astype(str), sort=True)
+    near = neighbors(z, k).indices
+    n, g = len(code), len(kinds)
+    observed = np.zeros((g, g))
+    np.add.at(observed, (np.repeat(code, k), code[near].ravel()), 1)
+    count = np.bincount(code, minlength=g)
+    expected = (count[None, :] - np.eye(g)) / (n - 1)
+    share = observed / observed.sum(1, keepdims=True)
+    ratio = np.divide(share, expected, out=np.full((g, g), np.nan), where=expected > 0)
+    return pd.DataFrame(ratio, index=list(kinds), columns=list(kinds))
+
+
+def point_size(n: int) -> float:
+    """Area of a point in square points: 20 for 500 cells, below a pixel for millions."""
+    return float(np.clip(20 * (500 / max(n, 1)) ** 0.75, 0.15, 24))
+
+
+def _coordinates(data: MuData | AnnData, basis: str, components: tuple[int, int]) -> NDArray[np.float64]:
+    z = representation(
+        data, basis, remedy="make it with mosaicvi.tl.umap(data), or name another with basis=..."
+    )
+    if max(components) >= z.shape[1] or min(components) < 0:
+        raise InputError(
+            f"components: obsm {basis!r} has {z.shape[1]} columns, counted from 0; not {components}"
+        )
+    return z[:, list(components)]
+
+
+def _values(data: MuData | AnnData, color: str | None, values: ArrayLike | None) -> pd.Series:
+    if values is None:
+        assert color is not None
+        return column(data, color)
+    series: pd.Series[Any] = pd.Series(np.asarray(values).ravel())
+    if len(series) != data.n_obs:
+        raise InputError(
+            f"values: {len(series):,} for {data.n_obs:,} cells; give one per cell, in their order"
+        )
+    return series
+
+
+def _canvas(side: float = 4.4) -> Axes:
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
+    return ax
+
+
+def _draw(ax: Axes, xy: NDArray[np.float64], color: NDArray[Any], size: float | None) -> None:
+    if len(xy) >= IMAGE_FROM:
+        _paint(ax, xy, color)
+        return
+    s = point_size(len(xy)) if size is None else size
+    ax.scatter(xy[:, 0], xy[:, 1], c=color, s=s, linewidths=0, rasterized=len(xy) >= RASTER_FROM)
+
+
+def _paint(ax: Axes, xy: NDArray[np.float64], color: NDArray[Any]) -> None:
+    """One pixel per cell, the last one drawn wins, as in a scatter plot."""
+    from matplotlib.colors import to_rgba_array
+
+    kinds, code = np.unique(color.astype(str), return_inverse=True)
+    rgba = np.round(255 * to_rgba_array(kinds.tolist())).astype(np.uint8)
+    low, high = xy.min(0), xy.max(0)
+    span = np.where(high > low, high - low, 1)
+    at = np.minimum((xy - low) / span * PIXELS, PIXELS - 1).astype(np.int64)
+    image = np.zeros((PIXELS, PIXELS, 4), np.uint8)
+    image[at[:, 1], at[:, 0]] = rgba[code]
+    high = low + span
+    ax.imshow(image, extent=(low[0], high[0], low[1], high[1]), origin="lower", aspect="auto")
+    ax.margins(0.04)
+
+
+def _draw_numbers(ax: Axes, xy: NDArray[np.float64], value: NDArray[np.float64], size: float | None) -> None:
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize, to_hex
+
+    known = np.isfinite(value)
+    low, high = np.quantile(value[known], [0.01, 0.99]) if known.any() else (0.0, 1.0)
+    if low == high and known.any():
+        low, high = float(value[known].min()), float(value[known].max())
+    norm = Normalize(low, high if high > low else low + 1)
+    steps = np.array([to_hex(c) for c in colormaps[SEQUENTIAL](np.linspace(0, 1, 256))], object)
+    level = np.clip(np.nan_to_num(np.asarray(norm(value), np.float64)), 0, 1)
+    _draw(ax, xy, np.where(known, steps[np.round(255 * level).astype(int)], MISSING), size)
+    bar = ax.figure.colorbar(ScalarMappable(norm, SEQUENTIAL), ax=ax, shrink=0.6, aspect=18)
+    bar.outline.set_visible(False)
+
+
+def _legend(ax: Axes, names: pd.Series, colors: Mapping[str, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    present = set(names.unique())
+    shown = [n for n in colors if n in present]
+    rest = len(present - set(colors))
+    handles = [
+        Line2D(
+            [], [], marker="o", linestyle="", markersize=6, markeredgewidth=0, color=colors[n], label=short(n)
+        )
+        for n in shown[:MOST_IN_LEGEND]
+    ]
+    if rest:
+        handles.append(
+            Line2D(
+                [],
+                [],
+                marker="o",
+                linestyle="",
+                markersize=6,
+                markeredgewidth=0,
+                color=MISSING,
+                label="unknown",
+            )
+        )
+    more = len(shown) - MOST_IN_LEGEND
+    ax.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=1 + (len(handles) - 1) // 20,
+        frameon=False,
+        fontsize="small",
+        handletextpad=0.2,
+        title=f"and {more:,} more" if more > 0 else None,
+    )
+
+
+def _bare(ax: Axes) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("0.6")

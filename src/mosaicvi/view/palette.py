@@ -1,0 +1,113 @@
+"""One set of colours for all pictures: blind-safe, told apart in print, a name always of the same colour."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+# Okabe & Ito (2008), without black and with the yellow last: it is weak on white.
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+# Their order when there are many: dark and light take turns, so that grey prints differ as well.
+SHADES = (1.0, 0.62, 1.38)
+
+MISSING = "#C9C9C9"
+INK = "#262626"
+FAINT = "#ECECEC"
+SEQUENTIAL = "viridis"
+DIVERGING = "PuOr"
+
+_MODALITIES = {
+    "rna": "#0072B2",
+    "gex": "#0072B2",
+    "adt": "#E69F00",
+    "protein": "#E69F00",
+    "prot": "#E69F00",
+    "atac": "#009E73",
+    "peaks": "#009E73",
+}
+_UNKNOWN = frozenset({"unknown", "nan", "none", "na", ""})
+
+
+def categories(values: pd.Series) -> list[str]:
+    """Known names in a column in the order of their colours: a categorical's own, else sorted."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        present = set(values.dropna().astype(str))
+        names = [str(c) for c in values.cat.categories if str(c) in present]
+    else:
+        names = sorted(values.dropna().astype(str).unique(), key=_natural)
+    return [n for n in names if n.lower() not in _UNKNOWN]
+
+
+def category_colors(names: Sequence[str]) -> dict[str, str]:
+    """Colours of categories, by their position; beyond seven the hues return darker and lighter.
+
+    Parameters
+    ----------
+    names
+        All categories of a column, in the order of `categories`.
+    """
+    wheel = [_shaded(c, s) for s in SHADES for c in OKABE_ITO]
+    if len(names) > len(wheel):
+        extra = len(names) - len(wheel)
+        wheel += [
+            _hex(colorsys.hls_to_rgb(i * 0.618 % 1, (0.35, 0.6, 0.75)[i % 3], 0.55)) for i in range(extra)
+        ]
+    return dict(zip(names, wheel, strict=False))
+
+
+def modality_colors(names: Iterable[str]) -> dict[str, str]:
+    """Colours of modalities: RNA blue, proteins orange, accessibility green, others from what is left."""
+    names = list(names)
+    out = {n: _MODALITIES[n.lower()] for n in names if n.lower() in _MODALITIES}
+    left = [c for c in OKABE_ITO if c not in out.values()] or list(OKABE_ITO)
+    for i, name in enumerate(n for n in names if n not in out):
+        out[name] = left[i % len(left)]
+    return {n: out[n] for n in names}
+
+
+def pattern_colors(names: Sequence[str]) -> dict[str, str]:
+    """Colours of sets of modalities such as ``rna+adt``: single ones keep theirs, sets take what is left."""
+    out = modality_colors(sorted({m for n in names for m in n.split("+")}))
+    left = [c for c in category_colors([str(i) for i in range(21)]).values() if c not in out.values()]
+    sets = [n for n in names if n not in out]
+    return {n: out[n] if n in out else left[sets.index(n) % len(left)] for n in names}
+
+
+def column_colors(values: pd.Series, *, pattern: bool = False) -> dict[str, str]:
+    """Colours of the categories in a column of ``obs``, or with `pattern` of sets of modalities."""
+    names = categories(values)
+    return pattern_colors(names) if pattern else category_colors(names)
+
+
+def is_categorical(values: pd.Series) -> bool:
+    """Whether a column is names rather than numbers."""
+    return bool(values.dtype == bool or not pd.api.types.is_numeric_dtype(values))
+
+
+def short(name: object, width: int = 28) -> str:
+    """A name that fits, its end replaced by an ellipsis."""
+    text = str(name)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _natural(name: str) -> list[tuple[int, float | str]]:
+    """Sort key that puts lib2 before lib10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(0, float(p)) if p[0] in "0123456789" else (1, p) for p in parts]
+
+
+def _shaded(color: str, factor: float) -> str:
+    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
+    if factor > 1:
+        light = 1 - (1 - light) / factor**1.6
+    elif factor < 1:
+        light *= factor
+    return _hex(colorsys.hls_to_rgb(hue, light, saturation))
+
+
+def _hex(rgb: tuple[float, float, float]) -> str:
+    return "#" + "".join(f"{round(255 * min(max(v, 0), 1)):02X}" for v in rgb)

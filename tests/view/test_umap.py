@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from mosaicvi import tl
+from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.view import umap as module
+
+
+def three_groups() -> AnnData:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(90, 6)) + 20 * np.repeat(np.eye(6)[:3], 30, axis=0)
+    return AnnData(np.zeros((90, 1)), obsm={"X_mosaicvi": z})
+
+
+def without_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def missing(name: str, *args: Any) -> Any:
+        if name == "umap":
+            raise ImportError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(module.importlib, "import_module", missing)
+
+
+def test_umap_keeps_groups_together_and_repeats_itself() -> None:
+    pytest.importorskip("umap")
+    data = three_groups()
+    tl.umap(data)
+    xy = data.obsm["X_umap"]
+    middle = xy.reshape(3, 30, 2).mean(1)
+    near = ((xy[:, None] - middle[None]) ** 2).sum(2).argmin(1)
+    assert (near == np.repeat([0, 1, 2], 30)).all()
+    assert data.uns["X_umap"]["method"] == "UMAP"
+    again = three_groups()
+    tl.umap(again)
+    assert np.array_equal(again.obsm["X_umap"], xy)
+
+
+def test_without_umap_learn_principal_components_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_umap(monkeypatch)
+    data = three_groups()
+    with pytest.warns(MosaicWarning, match="pip install"):
+        tl.umap(data)
+    z = data.obsm["X_mosaicvi"] - data.obsm["X_mosaicvi"].mean(0)
+    variance = np.linalg.svd(z)[1] ** 2
+    assert np.allclose((data.obsm["X_umap"] ** 2).sum(0), variance[:2], rtol=1e-4)
+    assert data.uns["X_umap"]["method"] == "PCA"
+
+
+def test_a_missing_latent_is_named() -> None:
+    with pytest.raises(InputError, match="no obsm 'X_mosaicvi'; store"):
+        tl.umap(AnnData(np.zeros((9, 1))))
+
+
+def test_very_few_cells_are_laid_out_too() -> None:
+    data = AnnData(np.zeros((3, 1)), obsm={"X_mosaicvi": np.eye(3)})
+    tl.umap(data)
+    assert np.isfinite(data.obsm["X_umap"]).all()
