@@ -109,9 +109,11 @@ class PassBatchNorm(nn.Module):
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
             return h * scale + (self.bias - self.running_mean * scale)
         by_pass = h.view(n_passes, -1, h.shape[1])
-        var, mean = torch.var_mean(by_pass, dim=1, correction=0, keepdim=True)
+        mean = by_pass.mean(1, keepdim=True)
+        centred = by_pass - mean
+        var = centred.square().mean(1, keepdim=True)  # biased, as the reference's
         self._remember(mean.detach().squeeze(1), var.detach().squeeze(1))
-        out = (by_pass - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
+        out = torch.addcmul(self.bias, centred, torch.rsqrt(var + self.eps) * self.weight)
         return out.view_as(h)
 
     def _remember(self, mean: Tensor, var: Tensor) -> None:

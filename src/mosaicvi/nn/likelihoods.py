@@ -25,8 +25,9 @@ from mosaicvi.config import Distribution
 
 MIN_DISPERSION = 1e-8
 SMALL_DISPERSION = 1e-3  # below it a difference of two logarithms would cancel in float32
+MAX_LOGIT = 17.0  # exp of it is 2e7: far beyond any bound, and four of them still multiply
 MIN_ZERO_INFLATION = 1e-3
-_SHIFT = 8  # Stirling's series from here on is exact to 1e-12
+_SHIFT = 5  # Stirling's series from here on is exact to 1e-9
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -55,6 +56,8 @@ class Tile:
         Dispersion or standard deviation (r, d); whether some dispersion is below `SMALL_DISPERSION`.
     pi
         Zero inflation (d,).
+    scratch
+        Memory for intermediate values (r, d).
     """
 
     o: Tensor
@@ -74,6 +77,7 @@ class Tile:
     alpha: Tensor | None = None
     small: bool = True
     pi: Tensor | None = None
+    scratch: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ def _need(value: Tensor | None) -> Tensor:
 def rising_log(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """f(x, a) = log G(x + 1/a) - log G(1/a) + x log a, and its derivative with respect to a.
 
-    Stirling's series at 1/a + 8, corrected by eight factors, so that nothing cancels for any a > 0;
+    Stirling's series at 1/a + 5, corrected by five factors, so that nothing cancels for any a > 0;
     float64 inside. Shapes broadcast.
     """
     x, a = x.double(), alpha.double()
@@ -104,9 +108,10 @@ def rising_log(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     product = torch.ones_like(z)
     slope = torch.zeros_like(z)
     for k in range(_SHIFT):
-        q = x / (r + k)
-        product = product * (1 + q)
-        slope = slope + q / (r + k + x)
+        rk = r + k
+        q = x / rk
+        product.mul_(q + 1)
+        slope.add_(q.div_(rk.add_(x)))
     f = (z - 0.5) * log_ratio + x * torch.log1p(_SHIFT * a) - x - product.log()
     f = f + _stirling(z) - _stirling(s)
     d_r = log_ratio - (z - 0.5) * x / (s * z) + _stirling_slope(z) - _stirling_slope(s) + slope
@@ -148,9 +153,10 @@ def _through_softmax_(t: Tile, mean: Tensor, score: Tensor) -> None:
 
 def _bounded_mean(o: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Mean between the bounds and its derivative, both (r, d)."""
-    p = torch.sigmoid(o)
+    p = o.sigmoid()
     width = high - low
-    return low + p * width, p * (1 - p) * width
+    slope = torch.addcmul(p, p, p, value=-1).mul_(width)
+    return torch.addcmul(low, p, width), slope
 
 
 # --- counts -------------------------------------------------------------------------------------
@@ -159,10 +165,11 @@ def _bounded_mean(o: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]
 def _nb_zero(mean: Tensor, alpha: Tensor, *, small: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Log NB(0), 1 / (1 + a m), and d log NB(0) / d a; all (r, d)."""
     t = alpha * mean
-    inverse = (1 + t).reciprocal_()
-    zero = torch.log1p(t).div_(alpha).neg_()
+    inverse = (t + 1).reciprocal_()
     if small:
+        zero = torch.log1p(t).div_(alpha).neg_()
         return zero, inverse, _slope_by_series(t, zero, inverse, mean, alpha)
+    zero = t.log1p_().div_(alpha).neg_()
     d_alpha = torch.addcmul(zero, mean, inverse).div_(alpha).neg_()
     return zero, inverse, d_alpha
 
@@ -285,33 +292,49 @@ def _poisson(t: Tile) -> TileResult:
 
 def _bernoulli(t: Tile) -> TileResult:
     at, x, low, high = _need(t.at), _need(t.x), _need(t.low), _need(t.high)
-    p = t.o.sigmoid_()
-    clipped: Tensor | None = None
-    least, most = torch.aminmax(p)
-    if p.is_cuda or bool(least < low.max()) or bool(most > high.min()):
-        clipped = ((p >= low) & (p <= high)).to(p.dtype)
-        torch.maximum(torch.minimum(p, high, out=p), low, out=p)
-    log_q = _log1m(p, t.target)
-    p_z = p.view(-1)[at]
-    value = log_q + _by_row(t, x * (torch.log(p_z) - torch.log1p(-p_z)))
-    p.neg_()
-    p.view(-1)[at] += x
+    odds = t.o.clamp_(max=MAX_LOGIT).exp_()
+    least, most = torch.aminmax(odds)
+    if odds.is_cuda or bool(least < (low / (1 - low)).max()) or bool(most > (high / (1 - high)).min()):
+        return _clipped_bernoulli(t, odds)
+    odds_z = odds.view(-1)[at]
+    total = torch.add(odds, 1, out=_scratch(t, odds))
+    value = _by_row(t, x * torch.log(odds_z)) - _log_sum(total, t.target)
+    gradient = torch.div(odds, total, out=t.o).neg_()
+    gradient.view(-1)[at] += x
     if t.target is not None:
-        p.mul_(t.target)
-    if clipped is not None:
-        p.mul_(clipped)
+        gradient.mul_(t.target)
     return TileResult(value=value)
 
 
-def _log1m(p: Tensor, target: Tensor | None) -> Tensor:
-    """Sum of log(1 - p) over the targets of each row; four factors share a logarithm (1 - p >= 1e-7)."""
+def _clipped_bernoulli(t: Tile, odds: Tensor) -> TileResult:
+    """The same where some probability is beyond its bounds, and so has no gradient."""
+    at, x, low, high = _need(t.at), _need(t.x), _need(t.low), _need(t.high)
+    raw = odds / (1 + odds)
+    p = torch.maximum(torch.minimum(raw, high), low)
+    p_z = p.view(-1)[at]
+    log_q = torch.log1p(-p)
+    value = (log_q if t.target is None else log_q * t.target).sum(1)
+    value = value + _by_row(t, x * (torch.log(p_z) - torch.log1p(-p_z)))
+    inside = ((raw >= low) & (raw <= high)).to(p.dtype)
+    p.neg_()
+    p.view(-1)[at] += x
+    torch.mul(p, inside if t.target is None else inside * t.target, out=t.o)
+    return TileResult(value=value)
+
+
+def _scratch(t: Tile, like: Tensor) -> Tensor:
+    """A second buffer of the tile's size; fresh memory would cost more than the arithmetic."""
+    return torch.empty_like(like) if t.scratch is None else t.scratch
+
+
+def _log_sum(total: Tensor, target: Tensor | None) -> Tensor:
+    """Sum of log(total) over the targets of each row; four factors share a logarithm (total <= 3e7)."""
     if target is not None:
-        return torch.log1p(-p * target).sum(1)
-    q = 1 - p
-    n = q.shape[1] // 4
-    product = q[:, :n] * q[:, n : 2 * n]
-    product.mul_(q[:, 2 * n : 3 * n]).mul_(q[:, 3 * n : 4 * n])
-    return product.log_().sum(1) + q[:, 4 * n :].log().sum(1)
+        return (total.log() * target).sum(1)
+    n = total.shape[1] // 4
+    product = total[:, :n] * total[:, n : 2 * n]
+    product.mul_(total[:, 2 * n : 3 * n]).mul_(total[:, 3 * n : 4 * n])
+    return product.log_().sum(1) + total[:, 4 * n :].log().sum(1)
 
 
 def _gaussian(t: Tile) -> TileResult:

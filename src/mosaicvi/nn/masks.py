@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows
 
-N_PATTERNS = 4
+N_PATTERNS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import dataclasses
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.profiler import record_function
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
@@ -125,16 +126,19 @@ class MosaicVAE(nn.Module):
         """
         passes = self._passes(minibatch, masks)
         values = [transformed(r) for r in minibatch.rows]
-        q = self.encode(minibatch, values, [p.seen for p in passes])
-        z = q.mean if noise is None else q.mean + torch.exp(0.5 * q.log_var) * noise
-        h = self.decoder.trunk(z, q.embedding, minibatch.covariates.repeat(len(passes), 1), len(passes))
+        with record_function("encode"):
+            q = self.encode(minibatch, values, [p.seen for p in passes])
+        with record_function("decode"):
+            z = q.mean if noise is None else q.mean + torch.exp(0.5 * q.log_var) * noise
+            h = self.decoder.trunk(z, q.embedding, minibatch.covariates.repeat(len(passes), 1), len(passes))
         total, log_prob = h.new_zeros(()), []
         context = self._context(minibatch, passes, h, q)
         for m, rows in enumerate(minibatch.rows):
             aware = self.config.library_aware[m]
             jobs = make_jobs(rows, [p.wanted[m] for p in passes], softmax=aware)
             x = rows_value(rows) if aware else values[m]
-            loss, by_pass = self.decoder.loss(self.head(m), m, rows, x, jobs, context)
+            with record_function("likelihood"):
+                loss, by_pass = self.decoder.loss(self.head(m), m, rows, x, jobs, context)
             total = total + loss
             log_prob.append(by_pass / minibatch.n_cells)
         kl, mmd = self._kl(q, len(passes)), self._mmd(q, minibatch, gamma)

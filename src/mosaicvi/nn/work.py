@@ -130,7 +130,8 @@ class Work:
         self.d_alpha = None if alpha is None else torch.zeros_like(alpha)
         self.d_pi = None if pi is None else torch.zeros_like(pi)
         self.edges = [(i, b, lo, hi) for i, g in enumerate(head.groups) for b, (lo, hi) in enumerate(g.spans)]
-        self.buffer = self.minus.new_empty(0)
+        self.buffers = [self.minus.new_empty(0), self.minus.new_empty(0)]
+        self.partial: list[tuple[int, Tensor, Tensor, Tensor]] = []
         self.constant = self.rise = self.d_rise = None
         self.small = alpha is not None and (alpha.is_cuda or bool(alpha.min() < SMALL_DISPERSION))
         if rows.sparse is not None and head.dist != "Bernoulli":
@@ -144,35 +145,40 @@ class Work:
             code = self.rows.code[sparse.row % len(self.rows.code)]
             self.rise, self.d_rise = rising(x, self.alpha[code, sparse.col])
 
-    def output(self, n: int, d: int) -> Tensor:
-        """A tile's output (n, d) in a buffer that stays in the cache."""
-        if len(self.buffer) < n * d:
-            self.buffer = self.buffer.new_empty(n * d)
-        return self.buffer[: n * d].view(n, d)
+    def buffer(self, which: int, n: int, d: int) -> Tensor:
+        """Memory of a tile (n, d) that is used again and stays in the cache."""
+        if len(self.buffers[which]) < n * d:
+            self.buffers[which] = self.minus.new_empty(n * d)
+        return self.buffers[which][: n * d].view(n, d)
 
-    def layers(self, job: Job, at: int) -> list[_Layer]:
-        """The last layer of each block for a job whose rows begin at `at`."""
-        here, out = slice(at, at + job.n_rows), []
-        for i, b, first, last in self.edges:
-            g = self.head.groups[i]
+    def layers(self, job: Job, spans: list[Span], at: int) -> dict[int, _Layer]:
+        """The last layer of each block for a job whose rows begin at `at`, by position of the block."""
+        here, out = slice(at, at + job.n_rows), {}
+        for i, g in enumerate(self.head.groups):
+            mine = [s for s in spans if s.group == i]
+            if not mine:
+                continue
+            lo, hi = mine[0].lo, mine[-1].hi
             if job.columns is None:
-                mine: slice | Tensor = slice(first - g.lo, last - g.lo)
+                weight_1, d_weight, d_bias = self.weight_1[i], self.d_weight[i], self.d_bias[i]
             else:
-                cut = torch.searchsorted(job.columns, torch.tensor([first, last])).tolist()
-                mine = job.columns[cut[0] : cut[1]] - g.lo
-            weight_1 = self.weight_1[i][mine]
-            whole = isinstance(mine, slice)
-            out.append(
-                _Layer(
-                    hidden_1=self.hidden_1[i][here, b if g.dec else 0],
-                    scaled=of_block(g, self.scaled[i][here], b),
-                    d_hidden=of_block(g, self.d_hidden[i][here], b),
-                    weight_1=weight_1.T,
-                    weight=weight_1[:, :-1],
-                    d_weight=self.d_weight[i][mine] if whole else torch.zeros_like(weight_1[:, :-1]),
-                    d_bias=self.d_bias[i][mine] if whole else torch.zeros_like(weight_1[:, 0]),
+                weight_1 = self.weight_1[i][job.columns[lo:hi] - g.lo]
+                d_weight = weight_1.new_zeros(hi - lo, weight_1.shape[1] - 1)
+                d_bias = weight_1.new_zeros(hi - lo)
+            hidden_1, scaled, d_hidden = self.hidden_1[i][here], self.scaled[i][here], self.d_hidden[i][here]
+            for s in mine:
+                span = slice(s.lo - lo, s.hi - lo)
+                out[s.index] = _Layer(
+                    hidden_1=hidden_1[:, s.block if g.dec else 0],
+                    scaled=of_block(g, scaled, s.block),
+                    d_hidden=of_block(g, d_hidden, s.block),
+                    weight_1=weight_1[span].T,
+                    weight=weight_1[span, :-1],
+                    d_weight=d_weight[span],
+                    d_bias=d_bias[span],
                 )
-            )
+            if job.columns is not None:
+                self.partial.append((i, job.columns[lo:hi] - g.lo, d_weight, d_bias))
         return out
 
     def do(self, job: Job, at: int) -> None:
@@ -211,7 +217,7 @@ class _JobWork:
         self.library = None if library is None else library[job.pick, None]
         self.minus = work.minus[at : at + job.n_rows]
         self.spans = spans_of(job, work.edges)
-        self.layers = work.layers(job, at)
+        self.layers = work.layers(job, self.spans, at)
         head, c = work.head, job.columns
         self.low, self.high, self.centre = (
             v if c is None else v[c] for v in (head.low, head.high, head.centre)
@@ -235,17 +241,17 @@ class _JobWork:
     def tile(self, rows: slice, spans: list[Span], run: Tensor | slice | None) -> None:
         """Output, likelihood and gradients of one tile."""
         lo = spans[0].lo
-        o = self.w.output(rows.stop - rows.start, spans[-1].hi - lo)
+        o = self.w.buffer(0, rows.stop - rows.start, spans[-1].hi - lo)
         parts = []
         for s in spans:
-            layer, first = self.layers[s.index], 0
+            layer = self.layers[s.index]
             if len(spans) == 1 and self.job.columns is None:
                 parts.append((o, layer))
                 torch.mm(layer.hidden_1[rows], layer.weight_1, out=o)
                 continue
             part = o[:, s.lo - lo : s.hi - lo]
             parts.append((part, layer))
-            torch.mm(layer.hidden_1[rows], layer.weight_1[:, first:], out=part)
+            torch.mm(layer.hidden_1[rows], layer.weight_1, out=part)
         result = TILE[self.w.head.dist](self._fill(rows, lo, spans[-1].hi, o, run))
         self.w.values[self.at + rows.start : self.at + rows.stop] += result.value
         if not self.w.want:
@@ -269,6 +275,7 @@ class _JobWork:
             pi=None if self.pi is None else self.pi[lo:hi],
             dense=None if self.dense is None else self.dense[rows, lo:hi],
             target=None if job.target is None else job.target[:, lo:hi],
+            scratch=self.w.buffer(1, *o.shape),
         )
         if job.view is not None:
             tile.target = job.view.table[job.view.index[rows], lo:hi].to(o.dtype)
@@ -307,11 +314,7 @@ class _JobWork:
                 total += mine
             else:
                 total.index_add_(-1, columns, mine)
-        if columns is None:
-            return
-        for i, g in enumerate(w.head.groups):
-            mine_of_group = [self.layers[k] for k, e in enumerate(w.edges) if e[0] == i]
-            cut = torch.searchsorted(columns, torch.tensor([g.lo, g.hi])).tolist()
-            at = columns[cut[0] : cut[1]] - g.lo
-            w.d_weight[i].index_add_(0, at, torch.cat([layer.d_weight for layer in mine_of_group]))
-            w.d_bias[i].index_add_(0, at, torch.cat([layer.d_bias for layer in mine_of_group]))
+        for i, at, d_weight, d_bias in w.partial:
+            w.d_weight[i].index_add_(0, at, d_weight)
+            w.d_bias[i].index_add_(0, at, d_bias)
+        w.partial.clear()
