@@ -1,0 +1,168 @@
+"""Minibatches: their sparse rows are the dense rows, block by block; shuffling and splitting."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.builders import fingerprint, random_mudata, truth
+
+from mosaicvi.data import minibatch as minibatch_module
+from mosaicvi.data.minibatch import MinibatchLoader, runs_of, shuffled, split, transformed
+from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.register import register
+from mosaicvi.errors import MosaicWarning
+
+
+def mosaic_of(mdata: object, **setup: object) -> Mosaic:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        return register(mdata, Setup(batch_key="batch", **setup))  # type: ignore[arg-type]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    picks=st.lists(st.integers(0, 23), min_size=1, max_size=30),
+    fractions=st.booleans(),
+    panels=st.booleans(),
+)
+def test_slices_equal_the_dense_rows(seed: int, picks: list[int], fractions: bool, panels: bool) -> None:
+    mdata = random_mudata(seed, fractions=fractions, panels=panels)
+    before = fingerprint(mdata)
+    mosaic = mosaic_of(mdata)
+    index = np.array(picks)
+    batch = MinibatchLoader(mosaic).take(index)
+    assert batch.n_cells == len(picks)
+    np.testing.assert_array_equal(batch.index, index)
+    np.testing.assert_array_equal(batch.covariates, mosaic.covariates[index])
+    np.testing.assert_array_equal(batch.group, mosaic.group[index])
+    for data, rows in zip(mosaic.modalities, batch.rows, strict=True):
+        x, measured = (v[index] for v in truth(mdata, data.name, data.features.names))
+        has = data.row_of_cell[index] >= 0
+        np.testing.assert_array_equal(rows.cells, np.flatnonzero(has))
+        panel = rows.panels[rows.panel].numpy()
+        known = panel if rows.entry_measured is None else rows.entry_measured.numpy()
+        np.testing.assert_array_equal(known, measured[has])
+        assert rows.all_measured == bool(data.panels.all())
+        np.testing.assert_allclose(rows.library, np.maximum(x.sum(1), 0)[has], rtol=1e-6)
+        if rows.dense is not None:
+            np.testing.assert_array_equal(rows.dense, x[has].astype(np.float32))
+        else:
+            _check_sparse(rows, x[has], data.block_sizes)
+        np.testing.assert_allclose(
+            _dense(rows, transformed(rows), len(data.features.names)),
+            _transformed(data.transform, x[has], measured[has]),
+            rtol=1e-5,
+        )
+    assert fingerprint(mdata) == before
+
+
+def _check_sparse(rows: object, x: np.ndarray, sizes: tuple[int, ...]) -> None:
+    """Block-major, columns ascending in each run, and every non-zero once."""
+    s, n = rows.sparse, len(x)  # type: ignore[attr-defined]
+    block_of = np.repeat(np.arange(len(sizes)), sizes)
+    i, j = np.nonzero(x)
+    order = np.lexsort((j, i, block_of[j]))
+    np.testing.assert_array_equal(s.row, (block_of[j] * n + i)[order])
+    np.testing.assert_array_equal(s.col, j[order])
+    np.testing.assert_array_equal(s.value, x[i, j][order].astype(np.float32))
+    np.testing.assert_array_equal(
+        s.indptr, np.concatenate([[0], np.cumsum(np.bincount(s.row, minlength=n * len(sizes)))])
+    )
+
+
+def _dense(rows: object, values: torch.Tensor, n_features: int) -> np.ndarray:
+    if rows.sparse is None:  # type: ignore[attr-defined]
+        return np.asarray(values)
+    n = len(rows.cells)  # type: ignore[attr-defined]
+    out = np.zeros((n, n_features), np.float32)
+    out[rows.sparse.row.numpy() % max(n, 1), rows.sparse.col.numpy()] = values  # type: ignore[attr-defined]
+    return out
+
+
+def _transformed(transform: str, x: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    if transform == "binarize":
+        return (x > 0).astype(float)
+    if transform == "none":
+        return x
+    if transform == "clr":
+        mean = np.log1p(x).sum(1) / measured.sum(1)
+        return np.log1p(x / np.exp(mean)[:, None])
+    return np.log1p(x * 1e4 / np.maximum(x.sum(1), 1)[:, None])
+
+
+def test_clr_in_a_minibatch() -> None:
+    mdata = random_mudata(4)
+    mosaic = mosaic_of(mdata, transforms={"adt": "clr", "rna": "clr"})
+    rows = MinibatchLoader(mosaic).take(np.arange(24)).rows
+    for data, own in zip(mosaic.modalities[:2], rows, strict=False):
+        x, measured = truth(mdata, data.name, data.features.names)
+        has = data.row_of_cell >= 0
+        expected = _transformed("clr", x[has], measured[has])
+        np.testing.assert_allclose(_dense(own, transformed(own), data.n_features), expected, rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), data=st.data())
+def test_runs_of_some_rows_are_those_rows(seed: int, data: st.DataObject) -> None:
+    rows = MinibatchLoader(mosaic_of(random_mudata(seed))).take(np.arange(24)).rows[2]
+    n = len(rows.cells)
+    picks = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=n + 3)), dtype=np.int64)
+    assert rows.sparse is not None
+    row, position = runs_of(rows.sparse, torch.from_numpy(picks), n)
+    values = torch.arange(1.0, len(rows.sparse.value) + 1)
+    dense = _dense(rows, values, 7)[picks]
+    out = np.zeros_like(dense)
+    out[row.numpy() % max(len(picks), 1), rows.sparse.col[position].numpy()] = values[position]
+    np.testing.assert_array_equal(out, dense)
+    assert (row.diff() >= 0).all()
+
+
+def test_chunks_of_the_block_index_change_nothing() -> None:
+    x = mosaic_of(random_mudata(1)).modality("atac").x
+    ends = np.array([3, 7])
+    whole = minibatch_module._block_indptr(x, ends)
+    np.testing.assert_array_equal(minibatch_module._block_indptr(x, ends, chunk=2), whole)
+    block = (x.indices >= 3).astype(int) + 2 * np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+    np.testing.assert_array_equal(np.diff(whole), np.bincount(block, minlength=2 * x.shape[0]))
+
+
+def test_continuous_covariates_of_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    mosaic = mosaic_of(random_mudata(2), continuous_covariate_keys=("age",))
+    whole = MinibatchLoader(mosaic).take(np.array([5, 3, 5]))
+    monkeypatch.setattr(minibatch_module, "MAX_DISTINCT", 4)
+    apart = MinibatchLoader(mosaic).take(np.array([5, 3, 5]))
+    np.testing.assert_array_equal(whole.covariates, mosaic.covariates[[5, 3, 5]])
+    np.testing.assert_array_equal(apart.covariates, whole.covariates)
+    assert len(apart.covariate_table) == 3
+
+
+@given(
+    n=st.integers(1, 500), share=st.floats(0.01, 1.0), seed=st.integers(0, 2**31), size=st.integers(1, 300)
+)
+def test_every_cell_trains_once_an_epoch_or_validates(n: int, share: float, seed: int, size: int) -> None:
+    train, valid = split(n, share, seed)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, valid])), np.arange(n))
+    assert len(train) == max(1, round(share * n))
+    parts = shuffled(train, size, seed, 3)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), train)
+    lengths = [len(p) for p in parts]
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_order_is_a_function_of_seed_and_epoch_alone() -> None:
+    cells = np.arange(100)
+    np.random.seed(0)  # noqa: NPY002 - the global state must not matter
+    first = np.concatenate(shuffled(cells, 30, 1, 2))
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(5)
+    np.testing.assert_array_equal(first, np.concatenate(shuffled(cells, 30, 1, 2)))
+    assert (first != np.concatenate(shuffled(cells, 30, 1, 3))).any()
+    assert (first != np.concatenate(shuffled(cells, 30, 2, 2))).any()
+    assert (split(100, 0.5, 1)[0] != split(100, 0.5, 2)[0]).any()
