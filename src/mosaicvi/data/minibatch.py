@@ -8,6 +8,7 @@ and a block-wise layer is one sparse product.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -114,7 +115,9 @@ class _Store:
     """The rows of one modality as tensors on the device, ready to be gathered."""
 
     def __init__(self, data: ModalityData, device: torch.device) -> None:
-        to = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)  # noqa: E731
+        def to(array: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
         self.device = device
         self.row_of_cell = data.row_of_cell
         self.panel = to(data.panel_of_row)
@@ -126,7 +129,7 @@ class _Store:
         self.transform: Transform = data.transform
         self.dense = None
         self.entry = None if data.entry_measured is None else to(data.entry_measured)
-        if sp.issparse(data.x):
+        if isinstance(data.x, sp.csr_matrix):
             self.indptr = to(_block_indptr(data.x, np.cumsum(data.block_sizes)))
             self.indices = to(data.x.indices)
             self.values = to(data.x.data)
@@ -135,7 +138,7 @@ class _Store:
             self.dense = to(data.x)
 
     def gather(self, index: NDArray[np.int64]) -> ModalityRows:
-        """Rows of the cells at `index`; what decides a shape is found on the host, so the device never waits."""
+        """Rows of the cells at `index`; shapes are found on the host, so that the device never waits."""
         of_cell = self.row_of_cell[index]
         has = np.flatnonzero(of_cell >= 0)
         host_row = of_cell[has]
@@ -175,7 +178,7 @@ def _runs_at(indptr: Tensor, at: Tensor, total: int) -> tuple[Tensor, Tensor]:
 
 
 def runs_of(sparse: SparseRows, rows: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Some rows (r,) of sparse rows, again block-major: block * r + row, and position in `sparse`; (Z,) each.
+    """Some rows (r,) of sparse rows, again block-major: block * r + row and position there, (Z,) each.
 
     Parameters
     ----------
@@ -196,7 +199,7 @@ def _block_indptr(x: sp.csr_matrix, ends: NDArray[np.int64], chunk: int = 65536)
     """Where each (row, block) begins in a CSR matrix with sorted columns; shape (n_m * G + 1,)."""
     n, g = x.shape[0], len(ends)
     if g == 1:
-        return x.indptr.astype(np.int64)
+        return np.asarray(x.indptr, np.int64)
     counts = np.empty(n * g, np.int64)
     for s in range(0, n, chunk):
         e = min(s + chunk, n)
@@ -204,7 +207,9 @@ def _block_indptr(x: sp.csr_matrix, ends: NDArray[np.int64], chunk: int = 65536)
         row = np.repeat(np.arange(e - s), np.diff(x.indptr[s : e + 1]))
         block = np.searchsorted(ends, x.indices[lo:hi], side="right")
         counts[s * g : e * g] = np.bincount(row * g + block, minlength=(e - s) * g)
-    return np.concatenate([[0], counts.cumsum()])
+    indptr = np.zeros(n * g + 1, np.int64)
+    np.cumsum(counts, out=indptr[1:])
+    return indptr
 
 
 class MinibatchLoader:

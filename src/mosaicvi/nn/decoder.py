@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from mosaicvi.config import Distribution, NetworkConfig
-from mosaicvi.nn.groups import BlockGroup, block_groups
+from mosaicvi.config import NetworkConfig
+from mosaicvi.data.minibatch import ModalityRows
+from mosaicvi.nn.groups import block_groups
 from mosaicvi.nn.layers import HiddenStack, glorot_, leaky, make_linear
-from mosaicvi.data.minibatch import ModalityRows, SparseRows
 from mosaicvi.nn.likelihoods import dispersion, zero_inflation
 from mosaicvi.nn.targets import Job
 from mosaicvi.nn.work import Head, Rows, Work, of_block

@@ -161,7 +161,7 @@ class HiddenStack(nn.Module):
 
 def make_linear(n_in: int, n_out: int, generator: Generator) -> nn.Linear:
     """Dense layer with Glorot weights and zero bias."""
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
+    layer = nn.Linear(n_in, n_out, device="meta").to_empty(device=generator.device)
     glorot_(layer.weight, n_in, n_out, generator)
     nn.init.zeros_(layer.bias)
     return layer

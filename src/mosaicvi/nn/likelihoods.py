@@ -25,6 +25,7 @@ from mosaicvi.config import Distribution
 
 MIN_DISPERSION = 1e-8
 SMALL_DISPERSION = 1e-3  # below it a difference of two logarithms would cancel in float32
+LARGE_OUTPUT = 60.0  # exp of it still sums without overflow
 MAX_LOGIT = 17.0  # exp of it is 2e7: far beyond any bound, and four of them still multiply
 MIN_ZERO_INFLATION = 1e-3
 _SHIFT = 5  # Stirling's series from here on is exact to 1e-9
@@ -140,8 +141,21 @@ def softmax_mean(o: Tensor, library: Tensor, panel: Tensor | None) -> Tensor:
     return weight * (library / (weight * panel).sum(1, keepdim=True))
 
 
+def _exp_(t: Tile) -> tuple[Tensor, Tensor]:
+    """Turn the output into exp(output), zero outside the panel; it and its row sums (r, 1)."""
+    o = t.o
+    if o.is_cuda or bool(o.max() > LARGE_OUTPUT):  # otherwise nothing overflows, and a pass is saved
+        o.sub_(o.amax(1, keepdim=True))
+    o.exp_()
+    if t.panel is not None:
+        o.mul_(t.panel)
+    return o, o.sum(1, keepdim=True).clamp_(min=torch.finfo(o.dtype).tiny)
+
+
 def _softmax_mean_(t: Tile) -> Tensor:
-    return softmax_mean(t.o, _need(t.library), t.panel)
+    """Turn the output into library x softmax over the panel."""
+    weight, total = _exp_(t)
+    return weight.mul_(_need(t.library) / total)
 
 
 def _through_softmax_(t: Tile, mean: Tensor, score: Tensor) -> None:
@@ -175,7 +189,7 @@ def _nb_zero(mean: Tensor, alpha: Tensor, *, small: bool) -> tuple[Tensor, Tenso
 
 
 def _slope_by_series(t: Tensor, zero: Tensor, inverse: Tensor, mean: Tensor, alpha: Tensor) -> Tensor:
-    """d log NB(0) / d a = m^2 (log(1 + t) - t / (1 + t)) / t^2, by its series where that would cancel."""
+    """Slope d log NB(0) / d a = m^2 (log(1 + t) - t / (1 + t)) / t^2, by its series where that would cancel."""
     series = 0.5 + t * (-2 / 3 + t * (0.75 + t * (-0.8 + t * (5 / 6))))
     return torch.where(t < 0.05, mean * mean * series, -(zero + mean * inverse) / alpha)
 
@@ -259,23 +273,9 @@ def _by_row(t: Tile, entries: Tensor) -> Tensor:
 
 
 def _poisson(t: Tile) -> TileResult:
-    at, x = _need(t.at), _need(t.x)
     if t.library is not None:
-        mean = _softmax_mean_(t)
-        m_z = mean.view(-1)[at].clamp(min=torch.finfo(x.dtype).tiny)
-        log_p = _by_row(t, torch.xlogy(x, m_z) + _need(t.constant))
-        if t.target is None and t.panel is None:
-            # every entry counts: the means sum to the library and the gradient is x - m
-            ratio = _by_row(t, x)[:, None] / _need(t.library).clamp(min=torch.finfo(x.dtype).tiny)
-            torch.mul(mean, -ratio, out=t.o)
-            t.o.view(-1)[at] += x
-            return TileResult(value=log_p - _need(t.library).squeeze(1))
-        score = -mean
-        score.view(-1)[at] += x
-        target = t.target if t.target is not None else t.panel
-        value = log_p - (mean * target).sum(1)
-        _through_softmax_(t, mean, score * target)
-        return TileResult(value=value)
+        return _multinomial(t)
+    at, x = _need(t.at), _need(t.x)
     low, high = _need(t.low).log(), _need(t.high).log()
     inside = ((t.o >= low) & (t.o <= high)).to(t.o.dtype)
     log_rate = torch.maximum(torch.minimum(t.o, high), low)
@@ -285,6 +285,57 @@ def _poisson(t: Tile) -> TileResult:
     score.view(-1)[at] += x
     torch.mul(score, inside if t.target is None else inside * t.target, out=t.o)
     return TileResult(value=value)
+
+
+def _multinomial(t: Tile) -> TileResult:
+    """Poisson with mean library x softmax: with every target, the gradient is a multinomial's."""
+    at, x, library = _need(t.at), _need(t.x), _need(t.library)
+    tiny = torch.finfo(x.dtype).tiny
+    weight, total = _exp_(t)
+    rate = library / total  # (r, 1)
+    log_mean = torch.log((weight.view(-1)[at] * rate.view(-1)[_need(t.row)]).clamp_(min=tiny))
+    value = _by_row(t, torch.where(x > 0, x * log_mean, 0.0) + _need(t.constant))
+    seen = _by_row(t, x)[:, None]
+    if t.target is None:
+        value = value - library.squeeze(1)
+        weight.mul_(-seen / total)
+    else:
+        expected = torch.einsum("rd,rd->r", weight, t.target.expand_as(weight))[:, None] * rate
+        value = value - expected.squeeze(1)
+        share = (seen - expected) / library.clamp(min=tiny)
+        weight.mul_(t.target.add(share).mul_(-rate))
+    weight.view(-1)[at] += x
+    return TileResult(value=value)
+
+
+def multinomial_block(t: Tile, rate: Tensor, share: Tensor) -> Tensor:
+    """One block of a Poisson with mean library x softmax whose row sums are known.
+
+    Parameters
+    ----------
+    t
+        The block; its output becomes the gradient.
+    rate
+        Library over the sum of exp(output), (r, 1).
+    share
+        (Counts - means of all targets) over the library, (r, 1).
+
+    Returns
+    -------
+    Log-likelihood of each row without the means of the targets, (r,).
+    """
+    at, x = _need(t.at), _need(t.x)
+    mean_z = t.o.view(-1)[at].exp_() * rate.view(-1)[_need(t.row)]
+    log_mean = torch.log(mean_z.clamp_(min=torch.finfo(x.dtype).tiny))
+    weight = t.o.exp_()
+    if t.panel is not None:
+        weight.mul_(t.panel)
+    if t.target is None:
+        weight.mul_(-rate * (1 + share))
+    else:
+        weight.mul_(t.target.add(share).mul_(-rate))
+    weight.view(-1)[at] += x
+    return _by_row(t, torch.where(x > 0, x * log_mean, 0.0) + _need(t.constant))
 
 
 # --- binary and continuous ----------------------------------------------------------------------

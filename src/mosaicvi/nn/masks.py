@@ -111,9 +111,9 @@ class MaskSampler:
 
 
 def _coins(n: int, p: float, device: torch.device, generator: Generator) -> Tensor:
-    """n independent booleans, true with probability p to 1 in 65,536; four from each 64-bit draw."""
+    """Draw n independent booleans, true with probability p to 1 in 65,536; four from each 64-bit draw."""
     draws = torch.empty(-(-n // 4), dtype=torch.int64, device=device)
-    draws.random_(-(2**63), None, generator=generator)  # type: ignore[call-overload]
+    draws.random_(-(2**63), None, generator=generator)
     threshold = round(p * 65536) - 32768
     lanes = draws.view(torch.int16)[:n]
     return lanes < threshold if threshold < 32768 else torch.ones_like(lanes, dtype=torch.bool)

@@ -92,12 +92,12 @@ def make_jobs(rows: ModalityRows, wanted: list[View], *, softmax: bool) -> list[
             whole.append((of_all, p))
         if not len(of_some):
             continue
-        distinct = view.index[of_some].unique()
+        distinct = torch.unique(view.index[of_some])
         if softmax or len(distinct) > max(8, len(of_some) // 8):
             own.append((of_some, p, view))
         else:
             shared += [(of_some[view.index[of_some] == r], p, view.table[r]) for r in distinct]
-    jobs = [_whole(rows, whole, softmax=softmax)] if whole else []
+    jobs = [_whole(rows, whole)] if whole else []
     jobs += [_own(rows, own, softmax=softmax)] if own else []
     return jobs + [_shared(rows, pick, p, chosen) for pick, p, chosen in shared]
 
@@ -114,7 +114,7 @@ def _pass(pick: Tensor, p: int) -> Tensor:
     return torch.full_like(pick, p)
 
 
-def _whole(rows: ModalityRows, parts: list[tuple[Tensor, int]], *, softmax: bool) -> Job:
+def _whole(rows: ModalityRows, parts: list[tuple[Tensor, int]]) -> Job:
     """Every entry counts, which only cells that measured everything can have."""
     pick = torch.cat([k for k, _ in parts])
     row, col, position = _entries(rows, pick)

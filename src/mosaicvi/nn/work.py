@@ -16,10 +16,20 @@ from torch import Tensor
 from mosaicvi.config import Distribution
 from mosaicvi.data.minibatch import SparseRows
 from mosaicvi.nn.groups import BlockGroup
-from mosaicvi.nn.likelihoods import SMALL_DISPERSION, TILE, Tile, TileResult, rising
+from mosaicvi.nn.likelihoods import (
+    LARGE_OUTPUT,
+    SMALL_DISPERSION,
+    TILE,
+    Tile,
+    TileResult,
+    multinomial_block,
+    rising,
+)
 from mosaicvi.nn.targets import Job, Span, spans_of, tiles
 
 TILE_ENTRIES = 3 << 17  # of one tile of output: 1.5 MiB, three quarters of a core's second-level cache
+
+MANY_ROWS = 128  # of a tile that spans many blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +51,9 @@ class Head:
     def n_blocks(self) -> int:
         """Blocks of the modality."""
         return sum(g.n_blocks for g in self.groups)
+
+
+MANY_ROWS = 128  # of a tile that spans many blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +85,9 @@ class Rows:
 def of_block(group: BlockGroup, hidden: Tensor, b: int) -> Tensor:
     """Columns of a group's hidden rows that feed block b."""
     return hidden[:, b * group.dec : (b + 1) * group.dec] if group.dec else hidden
+
+
+MANY_ROWS = 128  # of a tile that spans many blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +148,9 @@ class Work:
         self.edges = [(i, b, lo, hi) for i, g in enumerate(head.groups) for b, (lo, hi) in enumerate(g.spans)]
         self.buffers = [self.minus.new_empty(0), self.minus.new_empty(0)]
         self.partial: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        self.constant = self.rise = self.d_rise = None
+        self.constant: Tensor | None = None
+        self.rise: Tensor | None = None
+        self.d_rise: Tensor | None = None
         self.small = alpha is not None and (alpha.is_cuda or bool(alpha.min() < SMALL_DISPERSION))
         if rows.sparse is not None and head.dist != "Bernoulli":
             self._count_terms(rows.sparse)
@@ -188,9 +206,15 @@ class Work:
         one = _JobWork(self, job, at)
         cuda = self.minus.is_cuda
         by_block = len(one.spans) > 1 and self.rows.library is None and job.columns is None and not cuda
-        limit = TILE_ENTRIES if not cuda else job.n_rows * self.head.n_features
-        for rows, spans, run in tiles(job, one.spans, by_block=by_block, max_entries=limit):
-            one.tile(rows, spans, run)
+        limit = TILE_ENTRIES
+        if len(one.spans) > 1 and not by_block:  # many small products want more rows
+            limit = max(limit, MANY_ROWS * self.head.n_features)
+        if cuda:
+            limit = job.n_rows * self.head.n_features
+        again = len(one.spans) > 1 and self.head.dist == "Poisson" and not by_block and not cuda
+        if not (again and one.softmax_by_block()):
+            for rows, spans, run in tiles(job, one.spans, by_block=by_block, max_entries=limit):
+                one.tile(rows, spans, run)
         if self.want:
             one.collect()
 
@@ -240,27 +264,70 @@ class _JobWork:
 
     def tile(self, rows: slice, spans: list[Span], run: Tensor | slice | None) -> None:
         """Output, likelihood and gradients of one tile."""
+        o = self.product(rows, spans)
+        tile = self._fill(rows, spans[0].lo, spans[-1].hi, o, run)
+        result = TILE[self.w.head.dist](tile)
+        self.w.values[self.at + rows.start : self.at + rows.stop] += result.value
+        if self.w.want:
+            self.carry_back(rows, spans, tile.o)
+            self._collect_alpha(result, rows, spans[0].lo, spans[-1].hi)
+
+    def product(self, rows: slice, spans: list[Span]) -> Tensor:
+        """The decoder's output of a tile, (r, d)."""
         lo = spans[0].lo
         o = self.w.buffer(0, rows.stop - rows.start, spans[-1].hi - lo)
-        parts = []
         for s in spans:
             layer = self.layers[s.index]
-            if len(spans) == 1 and self.job.columns is None:
-                parts.append((o, layer))
-                torch.mm(layer.hidden_1[rows], layer.weight_1, out=o)
-                continue
-            part = o[:, s.lo - lo : s.hi - lo]
-            parts.append((part, layer))
-            torch.mm(layer.hidden_1[rows], layer.weight_1, out=part)
-        result = TILE[self.w.head.dist](self._fill(rows, lo, spans[-1].hi, o, run))
-        self.w.values[self.at + rows.start : self.at + rows.stop] += result.value
-        if not self.w.want:
-            return
-        for d, layer in parts:
+            torch.mm(layer.hidden_1[rows], layer.weight_1, out=o[:, s.lo - lo : s.hi - lo])
+        return o
+
+    def carry_back(self, rows: slice, spans: list[Span], d_o: Tensor) -> None:
+        """Add the gradients of the last layer, given that of a tile's output."""
+        lo = spans[0].lo
+        for s in spans:
+            layer, d = self.layers[s.index], d_o[:, s.lo - lo : s.hi - lo]
             layer.d_hidden[rows].addmm_(d, layer.weight)
             layer.d_weight.addmm_(d.T, layer.scaled[rows])
             layer.d_bias.addmv_(d.T, self.minus[rows])
-        self._collect_alpha(result, rows, lo, spans[-1].hi)
+
+    def softmax_by_block(self) -> bool:
+        """Poisson with a softmax over many blocks: the sums first, then each block again with its gradient.
+
+        Computing the output twice in the cache is cheaper than keeping whole rows outside it.
+
+        Returns
+        -------
+        False, with nothing added, if the output is so large that its exponential could overflow.
+        """
+        w, library = self.w, self.library
+        assert library is not None
+        n = self.job.n_rows
+        total, expected = w.minus.new_zeros(n), w.minus.new_zeros(n)
+        listed = list(tiles(self.job, self.spans, by_block=True, max_entries=TILE_ENTRIES))
+        for rows, spans, run in listed:
+            tile = self._fill(rows, spans[0].lo, spans[-1].hi, self.product(rows, spans), run)
+            if bool(tile.o.max() > LARGE_OUTPUT):
+                return False
+            weight = tile.o.exp_()
+            if tile.panel is not None:
+                weight.mul_(tile.panel)
+            total[rows] += weight.sum(1)
+            if tile.target is not None:
+                expected[rows] += weight.mul_(tile.target).sum(1)
+        tiny = torch.finfo(total.dtype).tiny
+        rate = library.squeeze(1) / total.clamp_(min=tiny)
+        partial = self.job.view is not None or self.job.target is not None
+        expected = expected * rate if partial else library.squeeze(1)
+        seen = expected.new_zeros(n).index_add_(0, self.local, self.x)
+        share = (seen - expected) / library.squeeze(1).clamp(min=tiny)
+        values = -expected
+        for rows, spans, run in listed:
+            tile = self._fill(rows, spans[0].lo, spans[-1].hi, self.product(rows, spans), run)
+            values[rows] += multinomial_block(tile, rate[rows, None], share[rows, None])
+            if w.want:
+                self.carry_back(rows, spans, tile.o)
+        w.values[self.at : self.at + n] += values
+        return True
 
     def _fill(self, rows: slice, lo: int, hi: int, o: Tensor, run: Tensor | slice | None) -> Tile:
         job = self.job
