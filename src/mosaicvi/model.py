@@ -276,6 +276,8 @@ class MosaicVI:
             If the loss is not a number; the weights are those before that step.
         """
         n = self.mosaic.n_cells
+        if max_epochs is not None and max_epochs < 1:
+            raise InputError(f"max_epochs: at least 1, not {max_epochs!r}.")
         epochs = default_epochs(n, batch_size) if max_epochs is None else max_epochs
         config = FitConfig(
             max_epochs=epochs + len(self._rows),
@@ -639,7 +641,10 @@ def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]
         raise ValueError(f"weight {odd!r} has shape {found.get(odd)}, not {wanted.get(odd)}")
     net = MosaicVAE(config, n_covariates, bounds, torch.Generator())
     net.load_state_dict(weights)
-    net.beta_modal = [float(b) for b in state["beta_modal"]]
+    beta = [float(b) for b in state["beta_modal"]]
+    if len(beta) != len(config.dim_input_arr) or not all(b >= 0 for b in beta):
+        raise ValueError("beta_modal is not one weight per modality")
+    net.beta_modal = beta
     return net
 
 
@@ -669,7 +674,7 @@ def _positions(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -> 
         named = mosaic.cells.get_indexer(pd.Index(chosen))
         if (named < 0).any():
             raise InputError(
-                f"indices: no cell {chosen[named < 0][0]!r}; give positions, booleans or obs_names."
+                f"indices: no cell {str(chosen[named < 0][0])!r}; give positions, booleans or obs_names."
             )
         return np.asarray(named, np.int64)
     chosen = chosen.astype(np.int64)

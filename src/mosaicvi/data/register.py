@@ -220,7 +220,8 @@ def _read(
         scale=scale,
         whole=whole,
     )
-    notes = _notes(modality, a.obs_names[(library == 0) & (n_measured > 0)], n_outside)
+    empty = (library == 0) & (n_measured > 0) if registry is None else np.zeros(a.n_obs, bool)
+    notes = _notes(modality, a.obs_names[empty], n_outside)
     return (modality if (n_measured > 0).all() else _without(modality, n_measured == 0)), notes
 
 
