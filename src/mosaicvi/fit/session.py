@@ -153,6 +153,10 @@ def _check(config: FitConfig, mosaic: Mosaic) -> None:
         problems.append(f"lr: must be > 0, not {config.lr!r}.")
     if config.early_stopping and config.train_size >= 1:
         problems.append("early_stopping: needs held-out cells; set train_size below 1.")
+    elif config.early_stopping and max(1, round(config.train_size * mosaic.n_cells)) >= mosaic.n_cells:
+        problems.append(
+            f"early_stopping: train_size={config.train_size!r} leaves no cells to validate; lower it."
+        )
     if config.early_stopping and config.patience < 1:
         problems.append(f"patience: at least 1, not {config.patience!r}.")
     if not config.max_grad_norm > 0:

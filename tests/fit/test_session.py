@@ -1,0 +1,312 @@
+"""A training run as a user meets it: signals, checkpoints to resume from, refusals, what is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mudata import MuData
+from tests.builders import random_mudata
+
+from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning, NonFiniteLossError
+from mosaicvi.fit import progress as progress_module
+from mosaicvi.fit.checkpoint import CheckpointStore
+from mosaicvi.fit.format import save_bundle
+from mosaicvi.fit.loop import FitConfig, Report
+from mosaicvi.fit.progress import listener
+from mosaicvi.fit.session import STEPS, default_epochs
+
+SMALL: dict[str, Any] = {"dimensions": 12, "dim_latent": 3, "dim_block_enc": 6, "dim_block_dec": 6}
+QUICK: dict[str, Any] = {"batch_size": 12, "train_size": 0.8, "progress": False}
+
+
+def model_of(seed: int = 0, net_seed: int = 0, **parameters: Any) -> MosaicVI:
+    mdata = random_mudata(seed, n_cells=48)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        mosaic = MosaicVI.setup_mudata(mdata, batch_key="batch")
+    return MosaicVI(mosaic, seed=net_seed, **(SMALL | parameters))
+
+
+def weights(model: MosaicVI) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.net.state_dict().items()}
+
+
+def assert_same(a: MosaicVI, b: MosaicVI) -> None:
+    first, second = weights(a), weights(b)
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+    assert a.history.equals(b.history)
+
+
+# --- signals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_how_to_go_on(
+    number: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = model_of().train(4, **QUICK)
+    handler = signal.getsignal(number)
+    heard = 0
+
+    def report(self: Any, report: Report) -> None:
+        nonlocal heard
+        heard += 1
+        if heard == 6:
+            os.kill(os.getpid(), number)
+
+    model = model_of()
+    with monkeypatch.context() as patch:
+        patch.setattr(progress_module._Silent, "report", report)
+        model.train(4, checkpoint_dir=tmp_path / "run", **QUICK)
+    said = capsys.readouterr().err
+    assert said == (
+        "Stopped after 1 epochs and 1 steps; the model can be used as it is. "
+        f"Resume with resume=True and the checkpoints in {tmp_path / 'run'}.\n"
+    )
+    assert signal.getsignal(number) is handler
+    assert model._state is not None
+    assert model._state.stopped_by == number
+    assert len(model.history) == 1
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert CheckpointStore(tmp_path / "run").steps() == [5]
+    other = model_of(net_seed=9).train(4, checkpoint_dir=tmp_path / "run", resume=True, **QUICK)
+    assert_same(other, whole)
+    model.train(3, **QUICK)
+    assert_same(model, whole)
+
+
+# --- checkpoints --------------------------------------------------------------------------------
+
+
+def test_checkpoints_are_kept_the_last_two_and_the_best(tmp_path: Path) -> None:
+    model = model_of(beta_modal=1.0).train(3, checkpoint_dir=tmp_path / "run", checkpoint_every=0, **QUICK)
+    store = CheckpointStore(tmp_path / "run")
+    losses = model.history["validation_loss"].to_numpy()
+    best = 4 * (int(np.argmin(losses)) + 1)
+    assert store.steps() == sorted({11, 12, best})
+    found = store.best()
+    assert found is not None
+    assert found.document["state"]["best_epoch"] == int(np.argmin(losses))
+
+
+def test_training_again_with_the_same_folder_goes_on(tmp_path: Path) -> None:
+    model = model_of().train(1, checkpoint_dir=tmp_path / "run", checkpoint_every=0, **QUICK)
+    model.train(1, checkpoint_dir=tmp_path / "run", checkpoint_every=0, **QUICK)
+    assert CheckpointStore(tmp_path / "run").steps()[-1] == 8
+
+
+def test_resuming_from_nothing_begins(tmp_path: Path) -> None:
+    first = model_of().train(2, checkpoint_dir=tmp_path / "run", resume=True, **QUICK)
+    assert_same(first, model_of().train(2, **QUICK))
+
+
+def _checkpointed(folder: Path) -> MosaicVI:
+    return model_of().train(1, checkpoint_dir=folder, checkpoint_every=0, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "message"),
+    [
+        ({"dim_latent": 4}, {}, r"made with other parameters of the network"),
+        ({}, {"lr": 0.5}, r"made with other settings of training"),
+        ({}, {"seed": 3}, r"made with other settings of training"),
+        ({}, {"batch_size": 16}, r"made with other settings of training"),
+        ({"cells": True}, {}, r"made with other cells"),
+    ],
+)
+def test_resuming_something_else_is_refused(
+    build: dict[str, Any], settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    _checkpointed(tmp_path / "run")
+    model = model_of(**{k: v for k, v in build.items() if k != "cells"})
+    if build.get("cells"):
+        cells = model.mosaic.cells.to_numpy().copy()
+        cells[3] = "another"
+        model.mosaic = dataclasses.replace(model.mosaic, cells=model.mosaic.cells[:0].append(_index(cells)))
+    before = weights(model)
+    with pytest.raises(InputError, match=message) as error:
+        model.train(2, checkpoint_dir=tmp_path / "run", resume=True, **(QUICK | settings))
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(v, before[k]) for k, v in weights(model).items())
+
+
+def _index(cells: np.ndarray) -> Any:
+    import pandas as pd
+
+    return pd.Index(cells)
+
+
+def test_checkpoints_of_another_run_are_not_in_the_way_unseen(tmp_path: Path) -> None:
+    _checkpointed(tmp_path / "run")
+    kept = sorted(p.name for p in (tmp_path / "run").iterdir())
+    with pytest.raises(
+        InputError, match=r"holds checkpoints already; resume from them, or name another folder"
+    ):
+        model_of().train(1, checkpoint_dir=tmp_path / "run", **QUICK)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == kept
+
+
+def test_damaged_checkpoints_are_passed_over_and_none_left_is_said(tmp_path: Path) -> None:
+    whole = model_of().train(2, **QUICK)
+    model_of().train(2, checkpoint_dir=tmp_path / "run", checkpoint_every=0, **QUICK)
+    store = CheckpointStore(tmp_path / "run")
+    newest = store.path(store.steps()[-1]) / "weights.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    resumed = model_of(net_seed=4)
+    with pytest.warns(MosaicWarning, match=r"cannot be used and is passed over"):
+        resumed.train(2, checkpoint_dir=tmp_path / "run", resume=True, **QUICK)
+    assert_same(resumed, whole)
+    for step in store.steps():
+        (store.path(step) / "weights.safetensors").write_bytes(b"")
+    with (
+        pytest.warns(MosaicWarning),
+        pytest.raises(InputError, match=r"none of its \d+ checkpoints can be read"),
+    ):
+        model_of().train(2, checkpoint_dir=tmp_path / "run", resume=True, **QUICK)
+
+
+def test_a_checkpoint_of_something_else_is_refused_in_a_line(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    document = {"step": 1, "is_best": False, "state": {"surprise": 1}}
+    save_bundle(folder / "step-00000001", {}, document, kind="checkpoint")
+    with pytest.raises(ModelFileError, match=r"none of a training run") as error:
+        model_of().train(2, checkpoint_dir=folder, resume=True, **QUICK)
+    assert "\n" not in str(error.value)
+
+
+# --- what is not finite -------------------------------------------------------------------------
+
+
+def test_the_cells_of_the_offending_minibatch_are_written_down(tmp_path: Path) -> None:
+    model = model_of().train(1, checkpoint_dir=tmp_path / "run", checkpoint_every=0, **QUICK)
+    good = CheckpointStore(tmp_path / "run").steps()
+    with torch.no_grad():
+        model.net.decoder.bias[1][0] = float("nan")
+    with pytest.raises(
+        NonFiniteLossError, match=r"modality 'adt' is not finite; training stopped before"
+    ) as error:
+        model.train(1, checkpoint_dir=tmp_path / "run", **QUICK)
+    (path,) = (tmp_path / "run").glob("mosaicvi-non-finite-*.json")
+    assert str(path) in str(error.value)
+    content = json.loads(path.read_text())
+    assert content["modality"] == "adt"
+    assert content["cells"] == [str(c) for c in model.mosaic.cells[error.value.cells]]
+    assert CheckpointStore(tmp_path / "run").steps() == good
+    assert len(model.history) == 1
+
+
+def test_history_is_kept_when_training_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = model_of()
+    original = progress_module._Silent.report
+
+    def poison(self: Any, report: Report) -> None:
+        original(self, report)
+        if report.row is not None and report.epoch == 2:
+            with torch.no_grad():
+                model.net.decoder.bias[0][0] = float("inf")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress_module._Silent, "report", poison)
+        with pytest.raises(NonFiniteLossError, match=r"modality 'rna'"):
+            model.train(4, **QUICK)
+    assert len(model.history) == 2
+
+
+# --- what is said -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cells", "batch", "expected"), [(100, 256, 400), (10_000, 256, 150), (10**6, 256, 20), (48, 12, 400)]
+)
+def test_epochs_by_default_make_about_as_many_steps(cells: int, batch: int, expected: int) -> None:
+    epochs = default_epochs(cells, batch)
+    assert epochs == expected
+    if 20 < epochs < 400:
+        assert epochs * -(-cells // batch) == pytest.approx(STEPS, rel=0.05)
+
+
+def _report(epoch: int, row: dict[str, float] | None = None) -> Report:
+    return Report(epoch=epoch, step=1, n_steps=2, n_cells=10, log_prob=[-1.5, -20.25], row=row)
+
+
+@pytest.mark.parametrize("progress", [None, True])
+def test_without_a_terminal_lines_are_said(
+    progress: bool | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress_module, "LINE_EVERY", 0.0)
+    config = FitConfig(max_epochs=7)
+    state: Any = type("State", (), {"epoch": 3, "stopped_by": None})()
+    with listener(config, ("rna", "adt"), progress=progress, log_dir=None) as tell:
+        tell.begin(state)
+        tell.report(_report(3))
+        tell.report(
+            _report(3, {"balanced": 1.0, "beta_rna": 0.25, "beta_adt": 0.75, "validation_loss": 3.125})
+        )
+        tell.report(_report(4))
+        tell.end(state, "Trained for 7 epochs.")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "training from epoch 4 to 7"
+    assert lines[1].startswith("epoch 4/7 · rna -1.5 · adt -20.2")
+    assert lines[2] == (
+        "Weights of the modalities (beta_modal), balanced over the first epochs: rna 0.250, adt 0.750"
+    )
+    assert "validation 3.1" in lines[3]
+    assert lines[-1] == "Trained for 7 epochs."
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "160")
+    state: Any = type("State", (), {"epoch": 0, "stopped_by": None})()
+    with listener(FitConfig(max_epochs=2), ("rna", "adt"), progress=None, log_dir=None) as tell:
+        tell.begin(state)
+        tell.report(_report(0))
+        tell.end(state, "Trained for 2 epochs.")
+    assert "Trained for 2 epochs." in capsys.readouterr().err
+
+
+def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    model_of().train(1, **QUICK)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_tensorboard_is_named_when_it_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"pip install 'mosaicvi\[log\]'"):
+        model_of().train(1, log_dir=tmp_path, **QUICK)
+
+
+def test_training_needs_no_main_thread() -> None:
+    import threading
+
+    model, done = model_of(), []
+    thread = threading.Thread(target=lambda: done.append(model.train(1, **QUICK)))
+    thread.start()
+    thread.join()
+    assert done == [model]
+
+
+def test_the_users_object_is_not_needed_while_training() -> None:
+    mdata: MuData = random_mudata(0, n_cells=48)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        mosaic = MosaicVI.setup_mudata(mdata, batch_key="batch")
+    del mdata
+    assert len(MosaicVI(mosaic, **SMALL).train(1, **QUICK).history) == 1
