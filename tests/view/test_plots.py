@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import matplotlib as mpl
@@ -308,9 +306,3 @@ def test_pictures_are_drawn_where_they_are_told(cells: AnnData) -> None:
     assert pl.calibration(pd.Series([0.5], index=[0.5]), ax=ax) is ax
     assert pl.mosaic(cells, ax=ax) is ax
     assert len(plt.get_fignums()) == 1
-
-
-def test_import_leaves_pyplot_alone() -> None:
-    code = "import sys, mosaicvi.pl; print('matplotlib.pyplot' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "False"

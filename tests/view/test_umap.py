@@ -29,6 +29,7 @@ def without_umap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.importlib, "import_module", missing)
 
 
+@pytest.mark.slow
 def test_umap_keeps_groups_together_and_repeats_itself() -> None:
     pytest.importorskip("umap")
     data = three_groups()

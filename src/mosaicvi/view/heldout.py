@@ -1,0 +1,304 @@
+"""How well values are filled in that the model is not shown: whole modalities, and single entries.
+
+What was measured is hidden from the encoder, imputed, and compared with the truth; so are the mean of each
+feature, and the average over the nearest cells in what remains.
+
+Shapes: q cells asked about, d features scored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from mosaicvi.baselines import knn_baseline, mean_baseline
+from mosaicvi.data.mosaic import ModalityData, Mosaic
+from mosaicvi.data.values import scales
+from mosaicvi.infer.impute import Scale
+from mosaicvi.metrics import auroc_overall, auroc_per_feature, correlation_overall, correlation_per_feature
+
+if TYPE_CHECKING:
+    from mosaicvi.model import MosaicVI
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MODEL, NEIGHBOURS, MEAN = "model", "neighbours", "mean"
+METHODS = (MODEL, NEIGHBOURS, MEAN)
+MOST_CELLS = 500
+MOST_TRAINING = 2_500
+MOST_FEATURES = 1_000
+FEWEST_PAIRED = 40
+FEWEST_POSITIVE = 10
+SHARE_HIDDEN = 0.2
+K = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """One test: what was hidden, and how well each method filled it in.
+
+    Attributes
+    ----------
+    modality
+        Of the hidden values.
+    source
+        What remained to impute from, in words.
+    whole
+        Whether the whole modality was hidden, or single entries.
+    n_cells
+        Cells that were asked about.
+    features
+        Names of those scored, the most variable ones.
+    measure
+        ``"correlation"`` (of logarithms for counts), or for accessibility ``"AUROC"``.
+    per_feature
+        Method → score of each feature, (d,).
+    overall
+        Method → score over all entries together.
+    explained
+        Method → share of the variance around the feature's mean that is explained, over all entries.
+    """
+
+    modality: str
+    source: str
+    whole: bool
+    n_cells: int
+    features: tuple[str, ...]
+    measure: str
+    per_feature: dict[str, Floats]
+    overall: dict[str, float]
+    explained: dict[str, float]
+
+    @property
+    def chance(self) -> float:
+        """Score of knowing nothing about a cell."""
+        return 0.5 if self.measure == "AUROC" else 0.0
+
+    def median(self, method: str) -> float:
+        """Median score of the features; NaN if none can be scored."""
+        known = self.per_feature[method][~np.isnan(self.per_feature[method])]
+        return float(np.median(known)) if len(known) else float("nan")
+
+
+def hide_modality(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) -> Accuracy | None:
+    """Hide a whole modality of cells that measured another one; None where no test is possible."""
+    m = mosaic.modality(name)
+    source = _best_source(mosaic, m)
+    if source is None:
+        return None
+    paired = np.flatnonzero((m.row_of_cell >= 0) & (source.row_of_cell >= 0))
+    asked, rest = _parted(paired, np.random.default_rng([seed, 2]))
+    others = [o.name for o in mosaic.modalities if o.name != name]
+    chosen = _scorable(m, m.row_of_cell[asked])
+    if not len(chosen):
+        return None
+    scale = model.imputed_scale(name)
+    truth = _comparable(m, asked, chosen, scale)
+    training = _comparable(m, rest, chosen, scale)
+    guesses = {
+        MODEL: _of_model(model, mosaic, m, asked, chosen, scale, others),
+        NEIGHBOURS: _of_neighbours(source, rest, asked, training, seed),
+        MEAN: mean_baseline(training, len(asked)),
+    }
+    seen = [o.name for o in mosaic.modalities if o.name != name and (o.row_of_cell[asked] >= 0).any()]
+    return _scored(m, chosen, truth, guesses, scale, source=" and ".join(seen), whole=True)
+
+
+def hide_entries(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) -> Accuracy | None:
+    """Hide a fifth of a modality's measured entries at random; None where no test is possible."""
+    m = mosaic.modality(name)
+    rng = np.random.default_rng([seed, 3])
+    has = np.flatnonzero(m.row_of_cell >= 0)
+    if len(has) < FEWEST_PAIRED:
+        return None
+    asked, rest = _parted(has, rng)
+    chosen = _scorable(m, m.row_of_cell[asked])
+    if not len(chosen):
+        return None
+    hidden = rng.random((len(asked), m.n_features), dtype=np.float32) < SHARE_HIDDEN
+    masked = _without_entries(mosaic, m, asked, hidden)
+    scale = model.imputed_scale(name)
+    truth = _comparable(m, asked, chosen, scale)
+    truth[~hidden[:, chosen]] = np.nan
+    training = _comparable(m, rest, chosen, scale)
+    remaining = masked.modality(name)
+    guesses = {
+        MODEL: _of_model(model, masked, remaining, np.arange(len(asked)), chosen, scale, None),
+        NEIGHBOURS: _of_neighbours(m, rest, asked, training, seed, query=remaining.x),
+        MEAN: mean_baseline(training, len(asked)),
+    }
+    source = f"the other {1 - SHARE_HIDDEN:.0%} of {name} and what else the cell measured"
+    return _scored(m, chosen, truth, guesses, scale, source=source, whole=False)
+
+
+# --- who and what -------------------------------------------------------------------------------
+
+
+def _best_source(mosaic: Mosaic, m: ModalityData) -> ModalityData | None:
+    """The other modality that most cells measured together with m."""
+    pairs = {
+        o.name: int(((o.row_of_cell >= 0) & (m.row_of_cell >= 0)).sum())
+        for o in mosaic.modalities
+        if o.name != m.name
+    }
+    best = max(pairs, key=lambda n: pairs[n], default=None)
+    return mosaic.modality(best) if best is not None and pairs[best] >= FEWEST_PAIRED else None
+
+
+def _parted(cells: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Cells to ask about, at most a third, and cells for the baselines to learn from."""
+    order = rng.permutation(cells)
+    n = min(MOST_CELLS, len(cells) // 3)
+    return np.sort(order[:n]), np.sort(order[n : n + MOST_TRAINING])
+
+
+def _scorable(m: ModalityData, rows: Ints) -> Ints:
+    """The most variable features that these rows measured and that are not the same in nearly all of them."""
+    everywhere = _measured(m, rows).all(0)
+    x: Any = m.x[rows]
+    mean = np.asarray(x.mean(0), np.float64).ravel()
+    square = x.multiply(x) if sp.issparse(x) else x.astype(np.float64) ** 2
+    variance = np.asarray(square.mean(0), np.float64).ravel() - mean**2
+    positive = np.asarray((x != 0).sum(0)).ravel()
+    fewest = min(FEWEST_POSITIVE, max(2, len(rows) // 10))
+    usable = np.flatnonzero((positive >= fewest) & (variance > 0) & everywhere)
+    if not len(usable):
+        usable = np.flatnonzero((variance > 0) & _measured(m, rows).any(0))
+    relative = variance[usable] / np.maximum(np.abs(mean[usable]), 1e-9) if m.whole else variance[usable]
+    return np.sort(usable[np.argsort(-relative, kind="stable")[:MOST_FEATURES]])
+
+
+def _measured(m: ModalityData, rows: Ints) -> NDArray[np.bool_]:
+    return m.panels[m.panel_of_row[rows]] if m.entry_measured is None else m.entry_measured[rows]
+
+
+def _without_entries(mosaic: Mosaic, m: ModalityData, cells: Ints, hidden: NDArray[np.bool_]) -> Mosaic:
+    """A mosaic of some cells in which entries of one modality were not measured."""
+    rows = m.row_of_cell[cells]
+    measured = _measured(m, rows) & ~hidden
+    x: Any = m.x[rows]
+    if sp.issparse(x):
+        x = sp.csr_matrix(x)
+        at = np.repeat(np.arange(len(rows)), np.diff(x.indptr))
+        x.data = np.where(hidden[at, x.indices], 0, x.data).astype(np.float32)
+        x.eliminate_zeros()
+    else:
+        x = np.where(hidden, 0, x).astype(np.float32)
+    library, scale = scales(x, measured.sum(1), m.transform)
+    part = dataclasses.replace(
+        m,
+        x=x,
+        entry_measured=measured,
+        row_of_cell=np.arange(len(cells)),
+        panel_of_row=m.panel_of_row[rows],
+        library=library,
+        scale=scale,
+    )
+    others = [dataclasses.replace(o, row_of_cell=o.row_of_cell[cells]) for o in mosaic.modalities]
+    return dataclasses.replace(
+        mosaic,
+        cells=mosaic.cells[cells],
+        modalities=tuple(part if o.name == m.name else o for o in others),
+        covariates=mosaic.covariates[cells],
+        batch=mosaic.batch[cells],
+        group=mosaic.group[cells],
+    )
+
+
+# --- guesses ------------------------------------------------------------------------------------
+
+
+def _comparable(m: ModalityData, cells: Ints, chosen: Ints, scale: Scale) -> Floats:
+    """Measured values on the scale of the imputed ones, before logarithms; NaN where not measured."""
+    rows = m.row_of_cell[cells]
+    x: Any = m.x[rows][:, chosen]
+    value = np.asarray(x.toarray() if sp.issparse(x) else x, np.float64)
+    library = np.maximum(m.library[rows].astype(np.float64), 1)[:, None]
+    if scale.kind == "probability":
+        value = (value > 0).astype(np.float64)
+    elif scale.kind == "counts" and scale.library is not None:
+        value = value / library * scale.library
+    elif scale.kind == "log1p_cp10k":
+        value = value / library * 1e4
+    value[~_measured(m, rows)[:, chosen]] = np.nan
+    return value
+
+
+def _of_model(
+    model: MosaicVI,
+    mosaic: Mosaic,
+    m: ModalityData,
+    cells: Ints,
+    chosen: Ints,
+    scale: Scale,
+    modalities: Collection[str] | None,
+) -> Floats:
+    at = m.features.order[chosen]
+    out = np.empty((len(cells), len(chosen)))
+    stream = model.iter_imputed_values(mosaic, modality=m.name, indices=cells, modalities=modalities)
+    for rows, values in stream:
+        out[rows] = values[:, at]
+    return np.expm1(out) if scale.kind == "log1p_cp10k" else out
+
+
+def _of_neighbours(
+    source: ModalityData, rest: Ints, asked: Ints, training: Floats, seed: int, *, query: Any = None
+) -> Floats | None:
+    """Averages over the nearest of the remaining cells; None where the source is not made of counts."""
+    near, far = source.row_of_cell[rest], source.row_of_cell[asked]
+    common = np.flatnonzero(source.panels[np.unique(source.panel_of_row[np.r_[near, far]])].all(0))
+    if not source.whole or len(common) < 2 or len(rest) < K:
+        return None
+    query = source.x[far] if query is None else query
+    target = np.where(np.isnan(training), 0, training)
+    known = (~np.isnan(training)).astype(np.float64)
+    both = knn_baseline(
+        source.x[near][:, common], np.hstack([target, known]), query[:, common], k=K, seed=seed
+    )
+    total, weight = np.hsplit(both, 2)
+    mean = mean_baseline(training, len(asked))
+    return np.where(weight > 0, np.divide(total, weight, where=weight > 0, out=np.zeros_like(total)), mean)
+
+
+# --- scores -------------------------------------------------------------------------------------
+
+
+def _scored(
+    m: ModalityData,
+    chosen: Ints,
+    truth: Floats,
+    guesses: dict[str, Any],
+    scale: Scale,
+    *,
+    source: str,
+    whole: bool,
+) -> Accuracy:
+    binary = scale.kind == "probability" or (m.likelihood == "Poisson" and len(m.block_sizes) > 1)
+    if scale.kind in ("counts", "log1p_cp10k"):
+        truth = np.log1p(truth)
+        guesses = {k: None if g is None else np.log1p(np.maximum(g, 0)) for k, g in guesses.items()}
+    guesses = {k: g for k, g in guesses.items() if g is not None}
+    each, overall = (
+        (auroc_per_feature, auroc_overall) if binary else (correlation_per_feature, correlation_overall)
+    )
+    base = float(np.nansum((truth - guesses[MEAN]) ** 2))
+    names = np.asarray(m.features.names, object)[chosen]
+    return Accuracy(
+        modality=m.name,
+        source=source,
+        whole=whole,
+        n_cells=len(truth),
+        features=tuple(str(n) for n in names),
+        measure="AUROC" if binary else "correlation",
+        per_feature={k: each(g, truth) for k, g in guesses.items()},
+        overall={k: overall(g, truth) for k, g in guesses.items()},
+        explained={k: 1 - float(np.nansum((truth - g) ** 2)) / base for k, g in guesses.items()}
+        if base > 0
+        else {},
+    )

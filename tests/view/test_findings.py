@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mosaicvi.view import findings
+from mosaicvi.view.heldout import MEAN, MODEL, NEIGHBOURS, Accuracy
+from mosaicvi.view.integration import Metric, Mixing, mixing_of
+
+
+def history(loss: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"train_loss": loss, "validation_loss": loss})
+
+
+@pytest.mark.parametrize(
+    ("loss", "usual", "title"),
+    [
+        ([], 100, "The model was not trained."),
+        ([10.0, np.nan], 2, "The loss is not a number in some epochs."),
+        (list(np.linspace(100, 50, 20)), 20, "The loss was still falling when training ended."),
+        ([50.0] * 20, 100, "Training was short."),
+        ([100.0, 60, *np.linspace(50, 60, 18)], 20, "The model may have learned its cells by heart."),
+    ],
+)
+def test_training_that_is_not_done_is_named(loss: list[float], usual: int, title: str) -> None:
+    table = history(loss) if loss else pd.DataFrame()
+    assert [f.title for f in findings.training(table, usual)] == [title]
+
+
+def test_settled_training_is_silent() -> None:
+    assert findings.training(history([100.0, 60, *[50.0] * 18]), 20) == []
+
+
+def test_a_batch_apart_is_named() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(600, 4)).astype(np.float32)
+    batch = pd.Series(np.repeat(["a", "b", "c"], 200))
+    assert findings.mixing("Batch", mixing_of(z, batch)) == []
+    z[400:] += 50
+    found = mixing_of(z, batch)
+    assert [k.foreign for k in found][2] == 0
+    assert found[0].expected == pytest.approx(1 - 199 / 599)
+    (finding,) = findings.mixing("Batch", found)
+    assert finding.title == "Batch c keeps to itself."
+    assert "c's cells 0% are from elsewhere; if all were mixed it would be 67%" in finding.text
+    (finding,) = findings.mixing(
+        "Batch", [Mixing(kind=k, n_cells=99, foreign=0.1, expected=0.9) for k in "ab"]
+    )
+    assert finding.title == "2 of 2 batches keep to themselves: a, b."
+
+
+def accuracy(per_feature: list[float], *, overall: float, mean: float, near: float, n: int = 400) -> Accuracy:
+    return Accuracy(
+        modality="adt",
+        source="rna",
+        whole=True,
+        n_cells=n,
+        features=tuple(f"p{j}" for j in range(len(per_feature))),
+        measure="correlation",
+        per_feature={MODEL: np.array(per_feature)},
+        overall={MODEL: overall, MEAN: mean, NEIGHBOURS: near},
+        explained={},
+    )
+
+
+def test_features_that_cannot_be_imputed_are_named_worst_first() -> None:
+    (finding,) = findings.imputation(
+        [accuracy([0.9, 0.05, 0.5, -0.2, np.nan], overall=0.8, mean=0.3, near=0.7)], []
+    )
+    assert finding.title == "2 of 5 features of adt cannot be imputed from rna."
+    assert "p3, p1" in finding.text
+
+
+def test_a_model_that_loses_is_told_so() -> None:
+    (finding,) = findings.imputation([accuracy([0.9], overall=0.3, mean=0.3, near=0.7)], [])
+    assert "no better than the feature's mean" in finding.title
+    (finding,) = findings.imputation([accuracy([0.9], overall=0.5, mean=0.3, near=0.7)], [])
+    assert "Averaging similar cells imputes adt from rna better than the model" in finding.title
+    assert findings.imputation([accuracy([0.9], overall=0.8, mean=0.3, near=0.7)], []) == []
+
+
+def test_what_could_not_be_checked_is_a_note() -> None:
+    (finding,) = findings.imputation([], ["atac"])
+    assert finding.level == "note"
+    assert "atac" in finding.title
+
+
+def test_modalities_that_disagree_are_named() -> None:
+    metrics = [
+        Metric(name=f"FOSCTTM of rna and {m}", value=v, best=0, meaning="")
+        for m, v in (("adt", 0.45), ("atac", 0.1))
+    ]
+    (finding,) = findings.pairs(metrics)
+    assert finding.title == "rna and adt do not agree on where a cell belongs."

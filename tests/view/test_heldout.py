@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from mosaicvi import MosaicVI
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.datasets import simulated_mosaic
+from mosaicvi.view import heldout
+from mosaicvi.view.heldout import MEAN, MODEL, NEIGHBOURS, hide_entries, hide_modality
+
+
+@pytest.fixture(scope="module")
+def model() -> MosaicVI:
+    made = simulated_mosaic(400, n_genes=60, n_proteins=12, n_peaks=80)
+    MosaicVI.setup_mudata(made.mdata, batch_key="batch")
+    return MosaicVI(made.mdata).train(2, progress=False)
+
+
+def counts_of(mosaic: Mosaic, name: str, cells: np.ndarray, features: tuple[str, ...]) -> np.ndarray:
+    m = mosaic.modality(name)
+    columns = [m.features.names.index(f) for f in features]
+    return np.asarray(sp.csr_matrix(m.x)[m.row_of_cell[cells]][:, columns].toarray(), np.float64)
+
+
+def test_the_model_is_scored_on_what_it_could_not_see(
+    model: MosaicVI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def spy(model_: MosaicVI, mosaic: Mosaic, m, cells, chosen, scale, modalities):  # type: ignore[no-untyped-def]
+        asked.update(cells=cells, modalities=modalities)
+        return real(model_, mosaic, m, cells, chosen, scale, modalities)
+
+    real = heldout._of_model
+    monkeypatch.setattr(heldout, "_of_model", spy)
+    test = hide_modality(model, model.mosaic, "rna")
+    assert test is not None
+    assert sorted(asked["modalities"]) == ["adt", "atac"]
+    assert (model.mosaic.modality("rna").row_of_cell[asked["cells"]] >= 0).all()
+    library = model.registry.median_library["rna"]
+    own = model.mosaic.modality("rna").library[model.mosaic.modality("rna").row_of_cell[asked["cells"]]]
+    truth = np.log1p(counts_of(model.mosaic, "rna", asked["cells"], test.features) / own[:, None] * library)
+    guess = model.get_imputed_values(modality="rna", indices=asked["cells"], modalities=["adt", "atac"])
+    wanted = np.corrcoef(np.log1p(guess[list(test.features)].to_numpy()).ravel(), truth.ravel())[0, 1]
+    assert test.overall[MODEL] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_perfect_guess_scores_one_and_the_mean_explains_nothing(
+    model: MosaicVI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def truth(model_: MosaicVI, mosaic: Mosaic, m, cells, chosen, scale, modalities):  # type: ignore[no-untyped-def]
+        source = model.mosaic.modality(m.name)
+        at = model.mosaic.cells.get_indexer(mosaic.cells[cells])
+        return np.nan_to_num(heldout._comparable(source, at, chosen, scale))
+
+    monkeypatch.setattr(heldout, "_of_model", truth)
+    for test in (hide_modality(model, model.mosaic, "adt"), hide_entries(model, model.mosaic, "atac")):
+        assert test is not None
+        assert test.overall[MODEL] == pytest.approx(1)
+        assert test.median(MODEL) == pytest.approx(1)
+        assert test.explained[MODEL] == pytest.approx(1)
+        assert test.explained[MEAN] == 0
+        assert set(test.overall) == {MODEL, NEIGHBOURS, MEAN}
+    assert test.measure == "AUROC"
+    assert test.median(MEAN) == 0.5
+
+
+def test_hidden_entries_are_gone_and_nothing_else_is(model: MosaicVI) -> None:
+    mosaic = model.mosaic
+    m = mosaic.modality("rna")
+    cells = np.flatnonzero(m.row_of_cell >= 0)[::7]
+    hidden = np.random.default_rng(0).random((len(cells), m.n_features)) < 0.3
+    part = heldout._without_entries(mosaic, m, cells, hidden)
+    left = part.modality("rna")
+    before = sp.csr_matrix(m.x)[m.row_of_cell[cells]].toarray()
+    assert np.array_equal(left.x.toarray(), np.where(hidden, 0, before))
+    assert left.entry_measured is not None
+    assert not left.entry_measured[hidden].any()
+    assert np.array_equal(
+        left.entry_measured[~hidden], m.panels[m.panel_of_row[m.row_of_cell[cells]]][~hidden]
+    )
+    assert left.library == pytest.approx(np.where(hidden, 0, before).sum(1))
+    assert left.scale == pytest.approx(1e4 / np.maximum(left.library, 1), rel=1e-5)
+    assert np.array_equal(m.x.toarray(), sp.csr_matrix(model.mosaic.modality("rna").x).toarray())
+    other = part.modality("adt")
+    assert np.array_equal(other.row_of_cell, mosaic.modality("adt").row_of_cell[cells])
+
+
+def test_hiding_all_but_nothing_changes_the_answer(model: MosaicVI) -> None:
+    m = model.mosaic.modality("adt")
+    cells = np.flatnonzero(m.row_of_cell >= 0)[:20]
+    same = heldout._without_entries(model.mosaic, m, cells, np.zeros((20, m.n_features), bool))
+    parts = dict(modality="rna", batch_size=64)
+    with_all = np.concatenate([v for _, v in model.iter_imputed_values(indices=cells, **parts)])
+    with_part = np.concatenate([v for _, v in model.iter_imputed_values(same, **parts)])
+    assert np.allclose(with_all, with_part, atol=1e-4)
+
+
+def test_what_cannot_be_tested_is_none() -> None:
+    made = simulated_mosaic(120, n_genes=30, n_proteins=6, n_peaks=30)
+    adata = made.mdata.mod["rna"].copy()
+    del adata.varm["measured"]
+    MosaicVI.setup_anndata(adata)
+    alone = MosaicVI(adata)
+    assert hide_modality(alone, alone.mosaic, "rna") is None
+    assert hide_entries(alone, alone.mosaic, "rna") is not None
