@@ -83,8 +83,8 @@ def test_a_mosaic_fills_in_all_sizes(mosaic: Mosaic) -> None:
     assert config.block_names == ("rna", "adt", "atac", "atac")
     assert config.dim_input_arr == (6, 4, 7)
     assert config.dim_block == (6, 4, 3, 4)
-    assert config.dist_block == ("NB", "NB", "Bernoulli", "Bernoulli")
-    assert config.library_aware == (True, True, False)
+    assert config.dist_block == ("NB", "NB", "Poisson", "Poisson")
+    assert config.library_aware == (True, True, True)
     assert (config.norm, config.encode_covariates, config.beta_modal) == ("layer", False, "auto")
 
 
@@ -153,7 +153,6 @@ def test_scalars_and_mappings_are_spread(mosaic: Mosaic) -> None:
         ({"norm": "group"}, r"norm: 'layer' or 'batch', not 'group'"),
         ({"skip_conn": 1}, r"skip_conn: True or False, not 1"),
         ({"skip_conn": True, "dim_block_dec": 3}, r"skip_conn: needs dim_block_enc equal to dim_block_dec"),
-        ({"library_aware": True}, r"library_aware: 'atac' is Bernoulli"),
         ({"gamma": lambda epoch: 1.0}, r"a number or a Schedule.*not function; a function cannot be saved"),
         ({"gamma": -1}, r"gamma: start and end must be >= 0"),
         ({"gamma": {"begin": 1}}, r"gamma: needs 'start' and takes 'end' and 'decay'; got \['begin'\]"),
@@ -175,6 +174,7 @@ def test_what_does_not_fit_is_quoted(mosaic: Mosaic, parameters: dict[str, Any],
         ({"dim_block": (5, 3, 5)}, r"blocks of 'atac' sum to 8, but dim_input_arr says 7"),
         ({"block_names": ("atac", "rna", "atac")}, r"must follow the modalities"),
         ({"uni_block_names": ("rna", "rna")}, r"a name occurs twice"),
+        ({"library_aware": (True, True)}, r"library_aware: 'atac' is Bernoulli"),
     ],
 )
 def test_blocks_must_fit_together(changes: dict[str, Any], message: str) -> None:

@@ -37,7 +37,7 @@ def set_up(mdata: MuData, **arguments: Any) -> Any:
 
 
 def trained(mdata: MuData, epochs: int = 2, **parameters: Any) -> MosaicVI:
-    set_up(mdata)
+    set_up(mdata, likelihoods={"atac": "Bernoulli"})
     return MosaicVI(mdata, **(SMALL | parameters)).train(epochs, batch_size=16, progress=False)
 
 
@@ -265,7 +265,7 @@ def test_every_likelihood_trains(likelihood: str) -> None:
 
 
 def test_an_untrained_model_and_one_of_another_object_are_told_apart(mdata: MuData) -> None:
-    set_up(mdata)
+    set_up(mdata, likelihoods={"atac": "Bernoulli"})
     assert not MosaicVI(mdata, **SMALL).is_trained
     assert "not trained" in repr(MosaicVI(mdata, **SMALL))
     with pytest.raises(InputError, match=r"not registered; call MosaicVI.setup_mudata"):
@@ -372,7 +372,7 @@ def test_a_loaded_model_goes_on_as_the_one_in_memory(mdata: MuData, tmp_path: Pa
 
 
 def test_an_untrained_and_a_seed_model_are_saved_too(mdata: MuData, tmp_path: Path) -> None:
-    set_up(mdata)
+    set_up(mdata, likelihoods={"atac": "Bernoulli"})
     for name, model in {
         "plain": MosaicVI(mdata, **SMALL),
         "seed": MosaicVI(mdata, preset="seed", **SMALL),
@@ -638,3 +638,16 @@ def test_features_that_do_not_match(model: MosaicVI, mdata: MuData, tmp_path: Pa
         MosaicVI.load(tmp_path / "model", changed(mdata, "adt", rename))
     with pytest.raises(InputError, match=r"'adt' does not match .* lacks 'p1'"):
         MosaicVI.load(tmp_path / "model", changed(mdata, "adt", lambda a: a[:, [0, 2, 3]].copy()))
+
+
+def test_the_seed_preset_reads_peaks_as_accessible_or_not(tmp_path: Path) -> None:
+    data = random_mudata(3)
+    set_up(data)
+    model = MosaicVI(data, preset="seed", **SMALL)
+    assert MosaicVI(data, **SMALL).config.distributions[2] == "Poisson"
+    assert model.config.distributions[2] == "Bernoulli"
+    assert model.mosaic.modality("atac").transform == "binarize"
+    model.save(tmp_path / "model")
+    loaded = MosaicVI.load(tmp_path / "model", data)
+    assert loaded.mosaic.modality("atac").likelihood == "Bernoulli"
+    np.testing.assert_array_equal(model.get_latent_representation(), loaded.get_latent_representation())

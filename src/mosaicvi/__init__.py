@@ -11,10 +11,13 @@ The way the data go, station by station; each folder imports only from those bef
 `model.MosaicVI` stands on top and calls them; `cli` is the same for the terminal.
 """
 
-from mosaicvi import datasets, metrics
+from mosaicvi import datasets, metrics, pl, tl
 from mosaicvi._version import __version__
 from mosaicvi.config import NetworkConfig
+from mosaicvi.data.combine import combine
+from mosaicvi.data.inspect import describe
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.read import read, read_mosaic
 from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, NonFiniteLossError
 from mosaicvi.model import MosaicVI
 from mosaicvi.schedule import Schedule
@@ -29,6 +32,12 @@ __all__ = [
     "NonFiniteLossError",
     "Schedule",
     "__version__",
+    "combine",
     "datasets",
+    "describe",
     "metrics",
+    "pl",
+    "read",
+    "read_mosaic",
+    "tl",
 ]

@@ -78,6 +78,8 @@ class MosaicVI:
         if mosaic is None:
             verb = "setup_mudata" if isinstance(data, MuData) else "setup_anndata"
             raise InputError(f"The data are not registered; call MosaicVI.{verb}(data, ...) first.")
+        if preset == "seed":
+            mosaic = mosaic.as_published()
         config = NetworkConfig.for_mosaic(mosaic, preset=preset, **parameters)
         self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "seed"))
 
@@ -119,8 +121,9 @@ class MosaicVI:
         layers
             Layer with the values, by modality; ``X`` where none is named.
         likelihoods
-            NB, ZINB, Poisson, Bernoulli or Gaussian, by modality. Where none is named: Bernoulli for
-            peaks named by chromosome, NB for other whole numbers, Gaussian for dense fractions.
+            NB, ZINB, Poisson, Bernoulli or Gaussian, by modality. Where none is named: Poisson for
+            counts of peaks named by chromosome, Bernoulli if they are 0 or 1, NB for other whole numbers,
+            Gaussian for dense fractions.
         transforms
             What the encoder sees, by modality: log1p_cp10k (counts), binarize (Bernoulli), clr or none.
         block_keys

@@ -86,7 +86,7 @@ def test_kinds_are_found_from_values_and_names() -> None:
     assert [(m.name, m.likelihood, m.transform, m.whole) for m in mosaic.modalities] == [
         ("rna", "NB", "log1p_cp10k", True),
         ("adt", "NB", "log1p_cp10k", True),
-        ("atac", "Bernoulli", "binarize", True),
+        ("atac", "Poisson", "log1p_cp10k", True),
     ]
     assert quietly(random_mudata(0, fractions=True)).modality("adt").likelihood == "Gaussian"
 
@@ -103,13 +103,13 @@ def test_every_way_of_naming_peaks(form: str) -> None:
     names = [form.format(c, i, i + 5) for i, c in enumerate(["chr1", "chr1", "chrX", "GL000194.1"])]
     m = quietly(one(sp.csr_matrix(COUNTS), names=names), Setup()).modality("rna")
     assert (m.features.blocks, m.features.sizes) == (("chr1", "chrX", "GL000194.1"), (2, 1, 1))
-    assert m.likelihood == "Bernoulli"
+    assert m.likelihood == "Poisson"
 
 
 def test_one_chromosome_is_peaks_too_and_a_few_odd_names_are_a_block() -> None:
     one_chromosome = [f"chr1:{i}-{i + 1}" for i in range(4)]
     assert quietly(one(sp.csr_matrix(COUNTS), names=one_chromosome), Setup()).modality("rna").likelihood == (
-        "Bernoulli"
+        "Poisson"
     )
     names = [f"chr1:{i}-{i + 1}" for i in range(19)] + ["spike"]
     m = quietly(one(sp.csr_matrix(np.ones((2, 20), np.float32)), names=names), Setup()).modality("rna")
@@ -606,7 +606,7 @@ def test_the_mosaic_can_be_printed_and_weighed() -> None:
     mosaic = quietly(random_mudata(2))
     lines = repr(mosaic).splitlines()
     assert lines[0] == "Mosaic of 24 cells"
-    assert re.fullmatch(r"  atac: \d+ cells x 7 features \(Bernoulli, 2 blocks\)", lines[3])
+    assert re.fullmatch(r"  atac: \d+ cells x 7 features \(Poisson, 2 blocks\)", lines[3])
     assert mosaic.nbytes() > sum(m.x.data.nbytes for m in mosaic.modalities)
     with pytest.raises(InputError, match=r"No modality 'x'; the model has rna, adt, atac"):
         mosaic.modality("x")

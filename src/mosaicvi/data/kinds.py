@@ -15,7 +15,8 @@ from mosaicvi.errors import InputError, quoted
 def choose_likelihood(
     name: str, a: AnnData, x: Matrix, whole: bool, peaks: bool, setup: Setup
 ) -> Distribution:
-    """What the user said, else Bernoulli for whole peaks, NB for whole numbers, Gaussian for dense fractions.
+    """What the user said, else by the values: NB for counts, Poisson for counts of peaks, Bernoulli for peaks
+    that are 0 or 1, Gaussian for dense fractions.
 
     Parameters
     ----------
@@ -43,7 +44,9 @@ def choose_likelihood(
             )
         return said
     if whole:
-        return "Bernoulli" if peaks else "NB"
+        if not peaks:
+            return "NB"
+        return "Poisson" if any_value(x, lambda v: v > 1) else "Bernoulli"
     if not isinstance(x, np.ndarray) and x.data.min(initial=0) >= 0:
         raise InputError(looks_normalised(name, a))
     return "Gaussian"

@@ -211,6 +211,22 @@ class Mosaic:
                 return m
         raise InputError(f"No modality {name!r}; the model has {', '.join(m.name for m in self.modalities)}.")
 
+    def as_published(self) -> Mosaic:
+        """The mosaic as the published implementation reads it: peaks accessible or not, unless the user said else."""
+        said = self.registry.setup.likelihoods
+        mods = tuple(
+            dataclasses.replace(m, likelihood="Bernoulli", transform="binarize", scale=np.ones_like(m.scale))
+            if m.likelihood == "Poisson" and m.name not in said
+            else m
+            for m in self.modalities
+        )
+        registry = dataclasses.replace(
+            self.registry,
+            likelihoods={m.name: m.likelihood for m in mods},
+            transforms={m.name: m.transform for m in mods},
+        )
+        return dataclasses.replace(self, modalities=mods, registry=registry)
+
     def nbytes(self) -> int:
         """Bytes of the values and of what is kept beside them for each cell."""
         total = self.covariates.nbytes + self.batch.nbytes + self.group.nbytes

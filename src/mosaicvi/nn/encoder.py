@@ -235,12 +235,9 @@ def _sparse_product(
 
 def _visible_dense(rows: ModalityRows, values: Tensor, views: list[View], centre: Tensor | None) -> Tensor:
     """where(visible, x - centre, 0) of every pass, dense (P * n_m, D_m)."""
-    n = len(rows.cells)
     x = densified(rows, values, views[0].table.shape[1])
     x = x if centre is None else x - centre
-    return torch.cat([torch.where(v.table[v.index], x, torch.zeros_like(x)) for v in views]).view(
-        len(views) * n, -1
-    )
+    return torch.cat([torch.where(v.table[v.index], x, torch.zeros_like(x)) for v in views])
 
 
 def densified(rows: ModalityRows, values: Tensor, n_features: int) -> Tensor:
