@@ -6,6 +6,7 @@ Used by `benchmarks.speed`: ``python -m benchmarks.ours DIR TASK RUN_DIR EPOCHS 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -53,7 +54,7 @@ def epoch_seconds(state: FitState, loader: MinibatchLoader, config: FitConfig) -
             ends.append(time.perf_counter())
 
     fit(state, loader, config, listen=listen)
-    return [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(ends)]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -83,7 +84,9 @@ def main() -> None:
     parser.add_argument("epochs", type=int)
     parser.add_argument("--settings", choices=SETTINGS, default="default")
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--phases", type=int, default=0, metavar="STEPS", help="profile so many steps instead")
+    parser.add_argument(
+        "--phases", type=int, default=0, metavar="STEPS", help="profile so many steps instead"
+    )
     parser.add_argument("--simulate", choices=("quick", "full"), help="write simulated.h5mu and end")
     options = parser.parse_args()
     if options.simulate:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ PASSES = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What this machine does at best: products in FLOP/s, copies in bytes/s (read + written), exponentials/s."""
+    """The best of this machine: products in FLOP/s, copies in bytes/s (read + written), exponentials/s."""
 
     flops: float
     bandwidth: float
@@ -89,7 +90,7 @@ def advance(state: FitState, loader: MinibatchLoader, config: FitConfig, steps: 
             ends.append(time.perf_counter())
 
     fit(state, loader, config, listen=listen, interrupted=lambda: len(ends) > steps)
-    return [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(ends)]
 
 
 def profile_task(options: argparse.Namespace) -> dict[str, Any]:
@@ -132,7 +133,10 @@ def _operations(
 ) -> tuple[dict[str, float], float]:
     """Operations of the products of a step by phase, and outputs of the decoder that have a target."""
     flops: dict[str, float] = defaultdict(float)
-    with _counters(state) as counts, profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+    with (
+        _counters(state) as counts,
+        profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded,
+    ):
         advance(state, loader, config, COUNTED)
     for event in recorded.events():
         if event.name in PRODUCTS:

@@ -36,7 +36,10 @@ def simulated_sparse(n_cells: int, *, genes: int = GENES, peaks: int = PEAKS, se
         },
         index=cells,
     )
-    parts = {"rna": (genes, GENE_DENSITY, gene_names(genes)), "atac": (peaks, PEAK_DENSITY, peak_names(peaks))}
+    parts = {
+        "rna": (genes, GENE_DENSITY, gene_names(genes)),
+        "atac": (peaks, PEAK_DENSITY, peak_names(peaks)),
+    }
     mods = {}
     for i, (name, (width, density, names)) in enumerate(parts.items()):
         has = np.char.find(group, name) >= 0
