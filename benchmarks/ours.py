@@ -42,7 +42,7 @@ def set_up(
         batch_size=min(size, mosaic.n_cells),
         train_size=1.0 if like else FitConfig.train_size,
     )
-    return start(model.net, config), MinibatchLoader(mosaic, device=device), config
+    return start(model.net, config), MinibatchLoader(model.mosaic, device=device), config
 
 
 def epoch_seconds(state: FitState, loader: MinibatchLoader, config: FitConfig) -> list[float]:
