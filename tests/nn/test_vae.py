@@ -1,0 +1,318 @@
+"""The sparse engine against a dense network with autograd: the loss, every term and every gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mudata import MuData
+from tests.builders import random_mudata
+from tests.oracles import DenseVAE, measured_of, spread
+from tests.oracles import mmd as slow_mmd
+from torch import Tensor
+
+from mosaicvi.config import NetworkConfig
+from mosaicvi.data.minibatch import Minibatch, MinibatchLoader, transformed
+from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.register import register
+from mosaicvi.errors import MosaicWarning
+from mosaicvi.fit.build import build_network
+from mosaicvi.nn.masks import MaskSampler, ModalityMask
+from mosaicvi.nn.vae import MosaicVAE, diagonal_kl, mmd
+
+SMALL: dict[str, Any] = {"dimensions": (7, 5), "dim_latent": 3, "dim_block_embed": 2, "dim_block_enc": 4}
+SMALL["dim_block_dec"] = 4
+
+
+def mosaic_of(mdata: MuData, **setup: Any) -> Mosaic:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        return register(mdata, Setup(batch_key="batch", **setup))
+
+
+def network(mosaic: Mosaic, seed: int, **parameters: Any) -> MosaicVAE:
+    """A network whose every weight is random, also those that begin at zero or one."""
+    config = NetworkConfig.for_mosaic(mosaic, **(SMALL | parameters))
+    net = build_network(mosaic, config, seed=seed, guess=False)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=generator))
+        for name, buffer in net.named_buffers():
+            if "running_mean" in name:
+                buffer.normal_(generator=generator)
+            if "running_var" in name:
+                buffer.uniform_(0.5, 2, generator=generator)
+    return net
+
+
+def dense_masks(masks: tuple[ModalityMask, ...], minibatch: Minibatch) -> list[Tensor]:
+    return [
+        spread(k.table[k.code], rows, minibatch.n_cells)
+        for k, rows in zip(masks, minibatch.rows, strict=True)
+    ]
+
+
+def compare(
+    mosaic: Mosaic, net: MosaicVAE, *, seed: int, gamma: float = 0.0, cells: np.ndarray | None = None,
+    masks: tuple[ModalityMask, ...] | None = None, training: bool = True, rtol: float = 2e-4,
+) -> None:  # fmt: skip
+    """Loss, terms and gradients of the engine and of the dense network are the same."""
+    generator = torch.Generator().manual_seed(seed)
+    minibatch = MinibatchLoader(mosaic).take(np.arange(mosaic.n_cells) if cells is None else cells)
+    masks = masks or MaskSampler(net.config).draw(minibatch, generator)
+    noise = torch.randn(net.n_passes() * minibatch.n_cells, net.config.dim_latent, generator=generator)
+    oracle = DenseVAE(net.config, net.state_dict(), net.beta_modal)
+    expected = oracle.loss(minibatch, dense_masks(masks, minibatch), noise, gamma=gamma, training=training)
+    expected["total"].backward()
+    net.train(training).zero_grad()
+    losses = net(minibatch, masks, gamma=gamma, noise=noise)
+    losses.total.backward()
+    for key, value in expected.items():
+        actual = getattr(losses, key).detach().double()
+        torch.testing.assert_close(
+            actual,
+            value.detach(),
+            rtol=rtol,
+            atol=rtol * float(value.detach().abs().max()) + 1e-6,
+            msg=lambda text, key=key: f"{key}: {text}",
+        )
+    largest = max(
+        float(p.grad.abs().max()) for p in oracle.w.values() if p.requires_grad and p.grad is not None
+    )
+    for name, parameter in net.named_parameters():
+        want = oracle.w[name].grad
+        want = torch.zeros_like(oracle.w[name]) if want is None else want
+        assert parameter.grad is not None, f"{name} has no gradient"
+        scale = max(float(want.abs().max()), 1e-3 * largest)
+        error = float((parameter.grad.double() - want).abs().max())
+        assert error <= 20 * rtol * scale, f"{name}: off by {error:.2g}, of {scale:.2g}"
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_loss_and_gradients_are_those_of_the_dense_network(data: st.DataObject) -> None:
+    seed = data.draw(st.integers(0, 10**6))
+    fractions = data.draw(st.booleans())
+    mdata = random_mudata(
+        seed, panels=data.draw(st.booleans()), nan=data.draw(st.booleans()), fractions=fractions
+    )
+    counts = st.sampled_from(["NB", "ZINB", "Poisson"])
+    likelihoods = {
+        "rna": data.draw(counts),
+        "atac": data.draw(st.sampled_from(["Bernoulli", "Poisson", "NB"])),
+    }
+    likelihoods["adt"] = "Gaussian" if fractions else data.draw(counts)
+    mosaic = mosaic_of(mdata, likelihoods=likelihoods)
+    aware = tuple(
+        m.likelihood in ("NB", "ZINB", "Poisson") and data.draw(st.booleans()) for m in mosaic.modalities
+    )
+    net = network(
+        mosaic,
+        seed,
+        library_aware=aware,
+        beta_reverse=data.draw(st.sampled_from([0.0, 0.3])),
+        beta_modal=(0.5, 2.0, 1.0),
+        norm=data.draw(st.sampled_from(["layer", "batch"])),
+        encode_covariates=data.draw(st.booleans()),
+        decode_mask=data.draw(st.booleans()),
+        skip_conn=data.draw(st.booleans()),
+        p_feat=data.draw(st.sampled_from([0.0, 0.2, 0.9])),
+    )
+    cells = np.array(data.draw(st.lists(st.integers(0, 23), min_size=2, max_size=24, unique=True)))
+    training = data.draw(st.booleans())
+    compare(
+        mosaic, net, seed=seed, gamma=data.draw(st.sampled_from([0.0, 0.5])), cells=cells, training=training
+    )
+
+
+@pytest.mark.parametrize("aware", [True, False])
+@pytest.mark.parametrize("likelihood", ["NB", "ZINB", "Poisson", "Bernoulli", "Gaussian"])
+@pytest.mark.parametrize("panels", [True, False])
+def test_each_likelihood(likelihood: str, aware: bool, panels: bool) -> None:
+    if aware and likelihood in ("Bernoulli", "Gaussian"):
+        pytest.skip("has no library")
+    mdata = random_mudata(12, n_cells=40, panels=panels, n_genes=11)
+    mosaic = mosaic_of(mdata, likelihoods={"rna": likelihood, "adt": likelihood, "atac": "Bernoulli"})
+    net = network(mosaic, 1, library_aware=(aware, aware, False), beta_reverse=0.25)
+    compare(mosaic, net, seed=3, gamma=0.2)
+
+
+@pytest.mark.parametrize("modality", ["rna", "adt", "atac"])
+@pytest.mark.parametrize("panels", [True, False])
+def test_one_modality(modality: str, panels: bool) -> None:
+    mdata = random_mudata(5, n_cells=30, modalities=(modality,), panels=panels)
+    mosaic = mosaic_of(mdata)
+    compare(mosaic, network(mosaic, 2, p_modal=None or ()), seed=1)
+
+
+def test_widths_of_zero_have_no_sub_network() -> None:
+    mosaic = mosaic_of(random_mudata(6, fractions=True), likelihoods={"atac": "Bernoulli"})
+    for enc, dec in [(0, 4), (4, 0), (0, 0), ((0, 4, 3, 3), (3, 0, 4, 0)), ((4, 4, 3, 2), (2, 2, 3, 4))]:
+        net = network(mosaic, 2, dim_block_enc=enc, dim_block_dec=dec, encode_covariates=True)
+        compare(mosaic, net, seed=2)
+
+
+def test_many_rows_and_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mosaicvi.nn import work
+
+    mdata = random_mudata(9, n_cells=150, n_genes=70)
+    mosaic = mosaic_of(mdata, likelihoods={"atac": "Poisson"})
+    for entries in (1, 64, 500):
+        monkeypatch.setattr(work, "TILE_ENTRIES", entries)
+        for aware in (True, False):
+            compare(mosaic, network(mosaic, 4, library_aware=aware), seed=4)
+
+
+def test_shared_masks_and_masks_of_each_cell() -> None:
+    mosaic = mosaic_of(random_mudata(10, n_cells=60, n_genes=40, nan=False, panels=False))
+    minibatch = MinibatchLoader(mosaic).take(np.arange(60))
+    net = network(mosaic, 3)
+    rng = torch.Generator().manual_seed(0)
+    sizes = net.config.dim_input_arr
+    for share in (0.1, 0.9):
+        own = tuple(
+            ModalityMask.of(torch.rand(len(r.cells), d, generator=rng) < share)
+            for r, d in zip(minibatch.rows, sizes, strict=True)
+        )
+        compare(mosaic, net, seed=0, masks=own)
+        table = [
+            torch.cat([torch.zeros(1, d), torch.ones(1, d), (torch.rand(2, d, generator=rng) < share)])
+            for d in sizes
+        ]
+        shared = tuple(
+            ModalityMask(table=t.bool(), code=torch.randint(0, 4, (len(r.cells),), generator=rng))
+            for t, r in zip(table, minibatch.rows, strict=True)
+        )
+        compare(mosaic, net, seed=0, masks=shared)
+
+
+def _everything(minibatch: Minibatch, sizes: tuple[int, ...], hidden: bool) -> tuple[ModalityMask, ...]:
+    return tuple(
+        ModalityMask.of(torch.full((len(r.cells), d), hidden))
+        for r, d in zip(minibatch.rows, sizes, strict=True)
+    )
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_nothing_or_everything_is_masked(hidden: bool) -> None:
+    mosaic = mosaic_of(random_mudata(2))
+    minibatch = MinibatchLoader(mosaic).take(np.arange(24))
+    net = network(mosaic, 5, beta_reverse=0.5)
+    compare(mosaic, net, seed=1, masks=_everything(minibatch, net.config.dim_input_arr, hidden))
+
+
+def test_a_modality_without_targets_has_zero_gradients_not_none() -> None:
+    mdata = random_mudata(3, fractions=True)
+    mosaic = mosaic_of(mdata)
+    for name in ("rna", "adt", "atac"):
+        without = np.flatnonzero(mosaic.modality(name).row_of_cell < 0)
+        minibatch = MinibatchLoader(mosaic).take(without)
+        net = network(mosaic, 1)
+        m = net.config.uni_block_names.index(name)
+        compare(mosaic, net, seed=2, cells=without)
+        assert len(minibatch.rows[m].cells) == 0
+        for i in net.decoder.of_modality(m):
+            for parameter in (net.decoder.weight[i], net.decoder.bias[i]):
+                assert parameter.grad is not None
+                assert not parameter.grad.any()
+
+
+def test_one_cell_alone() -> None:
+    mosaic = mosaic_of(random_mudata(4))
+    net = network(mosaic, 1, beta_reverse=0.3)
+    compare(mosaic, net, seed=2, cells=np.array([1]), gamma=0.5)
+    compare(mosaic, net, seed=2, cells=np.array([1]), training=False)
+
+
+def test_losses_but_the_total_carry_no_gradient() -> None:
+    mosaic = mosaic_of(random_mudata(4))
+    net = network(mosaic, 1)
+    minibatch = MinibatchLoader(mosaic).take(np.arange(24))
+    masks = MaskSampler(net.config).draw(minibatch, torch.Generator().manual_seed(0))
+    losses = net(minibatch, masks, gamma=0.1, noise=None)
+    for f in dataclasses.fields(losses):
+        assert getattr(losses, f.name).requires_grad == (f.name == "total")
+
+
+def test_without_gradients_the_loss_is_the_same() -> None:
+    mosaic = mosaic_of(random_mudata(4))
+    net = network(mosaic, 1).eval()
+    minibatch = MinibatchLoader(mosaic).take(np.arange(24))
+    masks = MaskSampler(net.config).draw(minibatch, torch.Generator().manual_seed(0))
+    with_gradients = net(minibatch, masks, gamma=0.1, noise=None)
+    with torch.no_grad():
+        without = net(minibatch, masks, gamma=0.1, noise=None)
+    torch.testing.assert_close(without.total, with_gradients.total.detach())
+    torch.testing.assert_close(without.log_prob, with_gradients.log_prob)
+
+
+def test_encoding_and_imputing_are_those_of_the_dense_network() -> None:
+    for seed, aware in ((1, True), (2, False)):
+        mosaic = mosaic_of(
+            random_mudata(seed, fractions=True), likelihoods={"rna": "ZINB", "atac": "Poisson"}
+        )
+        net = network(mosaic, seed, library_aware=(aware, False, aware)).eval()
+        minibatch = MinibatchLoader(mosaic).take(np.arange(24))
+        seen = [measured_of(minibatch, m) for m in range(3)]
+        oracle = DenseVAE(net.config, net.state_dict(), net.beta_modal)
+        expected = oracle.run(minibatch, seen, seen, None, training=False)
+        from mosaicvi.nn.masks import observed_view
+
+        with torch.no_grad():
+            views = [[observed_view(r) for r in minibatch.rows]]
+            q = net.encode(minibatch, [transformed(r) for r in minibatch.rows], views)
+            torch.testing.assert_close(q.mean.double(), expected.mean.detach(), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(q.log_var.double(), expected.log_var.detach(), rtol=1e-4, atol=1e-5)
+            for m, rows in enumerate(minibatch.rows):
+                library = panel = None
+                if net.config.library_aware[m]:
+                    library = spread(rows.library[:, None], rows, 24)
+                    panel = seen[m].to(torch.float32)
+                mean = net.imputed_mean(
+                    m,
+                    q.mean,
+                    q.embedding,
+                    minibatch.covariates,
+                    library=library,
+                    panel=panel,
+                    blocks=q.blocks,
+                )
+                pi = oracle.pi(m)
+                want = expected.likelihood_mean[m] * (1 - pi if pi is not None else 1)
+                at = seen[m]
+                torch.testing.assert_close(mean[at].double(), want.detach()[at], rtol=1e-4, atol=1e-5)
+
+
+# --- terms --------------------------------------------------------------------------------------
+
+
+def test_kl_is_that_of_torch_within_the_clips_and_finite_beyond() -> None:
+    g = torch.Generator().manual_seed(0)
+    m0, m1, v0, v1 = (torch.randn(9, 4, generator=g, dtype=torch.float64) for _ in range(4))
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(
+        normal(m0, torch.exp(v0 / 2)), normal(m1, torch.exp(v1 / 2))
+    ).sum(1).mean()  # fmt: skip
+    torch.testing.assert_close(diagonal_kl(m0, v0, m1, v1), expected)
+    assert float(diagonal_kl(m0, v0, m0, v0)) == pytest.approx(0, abs=1e-12)
+    assert torch.isfinite(diagonal_kl(m0, v0 + 500, m1, v1 - 500))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 20), groups=st.integers(1, 5))
+def test_mmd_is_the_sum_over_pairs(seed: int, n: int, groups: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    mean = torch.randn(n, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    group = torch.randint(0, groups + 1, (n,), generator=g)
+    fast, slow = mmd(mean, group), slow_mmd(mean, group)
+    torch.testing.assert_close(fast, slow, rtol=1e-6, atol=1e-9)
+    if fast.requires_grad and slow.requires_grad:
+        (a,), (b,) = torch.autograd.grad(fast, mean), torch.autograd.grad(slow, mean)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
