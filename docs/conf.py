@@ -1,0 +1,63 @@
+"""Settings of the documentation: ``sphinx-build -W -b html docs docs/_build/html``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
+
+from mosaicvi import __version__  # noqa: E402
+
+project = "mosaicvi"
+author = "The mosaicvi developers"
+copyright = author
+version = release = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+default_role = "py:obj"
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 80
+napoleon_google_docstring = False
+napoleon_use_param = False
+napoleon_use_rtype = False
+
+copybutton_prompt_text = "$ "
+
+html_theme = "sphinx_book_theme"
+html_title = f"mosaicvi {release}"
+html_theme_options = {
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+    "navbar_persistent": [],
+}
+
+
+def write_commands(app: Any, docname: str, source: list[str]) -> None:
+    """Put the reference of the command line where its page asks for it."""
+    if docname == "command-line":
+        from command_line import reference
+
+        source[0] = source[0].replace("<!-- commands -->", reference())
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", write_commands)
