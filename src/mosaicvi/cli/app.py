@@ -1,0 +1,57 @@
+"""All commands in one application."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mosaicvi._version import __version__
+from mosaicvi.cli import combine, demo, embed, impute, inspect, report, train
+
+app = typer.Typer(
+    name="mosaicvi",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mosaicvi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """One latent space and all values, from single-cell datasets that measured different things.
+
+    See what it does on data that it makes itself:
+
+        mosaicvi demo
+
+    From files to answers:
+
+        mosaicvi inspect mosaic.h5mu --batch-key batch
+        mosaicvi train mosaic.h5mu --batch-key batch --output model
+        mosaicvi embed model mosaic.h5mu --output embedded.h5mu
+        mosaicvi impute model mosaic.h5mu --output imputed.h5mu
+
+    Exit codes: 0 done; 2 something given cannot be used (one line says what, and the remedy); 1 the loss
+    was not a number or memory ran out; 130 or 143 stopped by a signal.
+    """
+
+
+app.command("demo")(demo.command)
+app.command("inspect")(inspect.command)
+app.command("combine")(combine.command)
+app.command("train")(train.command)
+app.command("embed")(embed.command)
+app.command("impute")(impute.command)
+app.command("report")(report.command)

@@ -1,0 +1,134 @@
+"""`mosaicvi combine`: files of different features, modalities and cells -> one mosaic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from mudata import MuData
+from rich.console import Console
+from rich.table import Table
+
+from mosaicvi.cli.data import DATASET_KEY, H5MU, check_data_output, name_datasets, write
+from mosaicvi.cli.options import As, Data, Overwrite, Quiet, mapping, one_or_mapping
+from mosaicvi.cli.say import next_steps, note
+from mosaicvi.data.combine import combine
+from mosaicvi.errors import InputError
+from mosaicvi.files import shown
+
+SHOWN = 20  # matches in the table
+
+
+class Join(StrEnum):
+    """Which features to keep."""
+
+    outer = "outer"
+    inner = "inner"
+
+
+class Duplicates(StrEnum):
+    """What to do with feature names that occur more than once."""
+
+    error = "error"
+    number = "number"
+
+
+def command(
+    data: Data,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.h5mu", help="The mosaic to be.", show_default=False)
+    ],
+    join: Annotated[
+        Join, typer.Option(help="Keep the features of any dataset, or only those of every one.")
+    ] = Join.outer,
+    match: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MOD=RULE[,RULE]",
+            help="Names that are written differently: ensembl, version, case, adt, overlap (peaks).",
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="New names of modalities, such as prot=adt.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(metavar="MOD=LAYER", help="Layer with the values, such as rna=counts.")
+    ] = None,
+    panel_key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[FILE=]COLUMN", help="Column of obs that names each cell's own panel."),
+    ] = None,
+    dataset_key: Annotated[str, typer.Option(help="Column of obs for the dataset's name.")] = DATASET_KEY,
+    as_: As = None,
+    orientation: Annotated[
+        str | None, typer.Option(metavar="cells|features", help="Of tables: what the rows are.")
+    ] = None,
+    duplicates: Annotated[
+        Duplicates, typer.Option(help="Feature names that occur twice: an error, or number them.")
+    ] = Duplicates.error,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Combine datasets into one mosaic that says what was measured where.
+
+        mosaicvi combine donor1.h5ad donor2.h5mu tenx_folder/ --output mosaic.h5mu
+        mosaicvi combine blood=a/x.h5ad liver=b/x.h5ad --output mosaic.h5mu
+        mosaicvi combine d1.h5 d2.h5 --match adt=adt --match rna=version,case --output mosaic.h5mu
+
+    Features are matched by their exact names, and by rules only where asked; every match is listed. What a
+    dataset did not measure stays unmeasured: it never becomes a zero.
+    """
+    check_data_output(output, overwrite=overwrite, suffixes=(H5MU,))
+    mdata = combine(
+        name_datasets(data),
+        join=join.value,
+        dataset_key=dataset_key,
+        panel_key=one_or_mapping(panel_key, "--panel-key"),
+        modality=one_or_mapping(as_, "--as"),
+        rename=mapping(rename, "--rename"),
+        layers=mapping(layer, "--layer"),
+        match=_rules(match),
+        orientation=_orientation(orientation),
+        duplicates=duplicates.value,
+        progress=False if quiet else None,
+    )
+    if not quiet:
+        _show_matches(mdata)
+    write(mdata, output, overwrite=overwrite)
+    sizes = ", ".join(f"{name} {a.n_obs:,} × {a.n_vars:,}" for name, a in mdata.mod.items())
+    note(f"Wrote {shown(output)}: {mdata.n_obs:,} cells; {sizes}", quiet=quiet)
+    next_steps(
+        [
+            f"mosaicvi inspect {shown(output)} --batch-key {dataset_key}",
+            f"mosaicvi train {shown(output)} --batch-key {dataset_key} --output model",
+        ],
+        quiet=quiet,
+    )
+
+
+def _rules(pairs: Sequence[str] | None) -> dict[str, list[str]]:
+    return {name: rules.split(",") for name, rules in mapping(pairs, "--match").items()}
+
+
+def _orientation(value: str | None) -> Any:
+    if value not in (None, "cells", "features"):
+        raise InputError(f"--orientation {value}: write cells or features")
+    return value
+
+
+def _show_matches(mdata: MuData) -> None:
+    """What was matched to what, and what was left alone."""
+    matches = mdata.uns["mosaicvi"].get("matches")
+    if matches is None or not len(matches):
+        return
+    table = Table(title=f"{len(matches):,} names looked at", title_justify="left")
+    for column in matches.columns:
+        table.add_column(str(column))
+    for row in matches.head(SHOWN).itertuples(index=False):
+        table.add_row(*(str(value) or "–" for value in row))
+    if len(matches) > SHOWN:
+        table.caption = f"and {len(matches) - SHOWN:,} more, in uns['mosaicvi']['matches'] of the output"
+    Console().print(table)

@@ -1,0 +1,153 @@
+"""Data in and out of the commands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anndata import AnnData
+from mudata import MuData
+
+from mosaicvi.data.combine import combine
+from mosaicvi.data.read import dataset_names, mudata_as_it_is, read, to_mosaic
+from mosaicvi.errors import InputError
+from mosaicvi.files import atomic_path, check_output, shown
+from mosaicvi.model import MosaicVI
+
+DATASET_KEY = "dataset"
+H5MU, H5AD = ".h5mu", ".h5ad"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What the user's files hold.
+
+    Attributes
+    ----------
+    original
+        The data as they were read or combined.
+    to_register
+        The same cells as a MuData, or as the AnnData itself where nothing names its modality.
+    combined
+        Whether several files were put together.
+    """
+
+    original: AnnData | MuData
+    to_register: AnnData | MuData
+    combined: bool
+
+    def as_mudata(self) -> MuData:
+        """The data as a MuData."""
+        return to_mosaic(self.to_register)
+
+
+def load(
+    paths: Sequence[Path],
+    *,
+    modality: str | Mapping[str, str] | None = None,
+    layers: Mapping[str, str] | None = None,
+    quiet: bool = False,
+) -> Loaded:
+    """Read a file, or combine several; a part ``NAME=PATH`` names its dataset.
+
+    Parameters
+    ----------
+    paths
+        What the user gave.
+    modality
+        What data without feature types hold; for all, or by dataset.
+    layers
+        Modality → layer; used only where several files are combined, which keeps no layers.
+    """
+    named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
+    if len(named) > 1:
+        mdata = combine(named, modality=modality, layers=layers or None, progress=False if quiet else None)
+        return Loaded(original=mdata, to_register=mdata, combined=True)
+    name, path = next(iter(named.items()))
+    if isinstance(modality, Mapping):
+        strangers = sorted(set(modality) - {name})
+        if strangers:
+            raise InputError(f"--as {strangers[0]}=...: there is no such file; there is {name!r}")
+        modality = modality.get(name)
+    data = read(path)
+    if isinstance(data, AnnData) and modality is None and "feature_types" not in data.var:
+        return Loaded(original=data, to_register=data, combined=False)
+    with mudata_as_it_is():
+        return Loaded(original=data, to_register=to_mosaic(data, modality=modality), combined=False)
+
+
+def load_model(model: Path, loaded: Loaded) -> MosaicVI:
+    """A saved model with the data to answer for."""
+    return MosaicVI.load(model, loaded.to_register)
+
+
+def name_datasets(paths: Sequence[Path]) -> dict[str, Path]:
+    """Dataset name → path; the name is the user's (``NAME=PATH``) or comes from the path."""
+    given: dict[str, Path] = {}
+    for path in (path for path in paths if _is_named(path)):
+        if _name(path) in given:
+            raise InputError(f"{path}: the name {_name(path)!r} was given already; choose another one")
+        given[_name(path)] = _path(path)
+    plain = [path for path in paths if not _is_named(path)]
+    found = dataset_names(plain) if plain else {}
+    twice = sorted(set(found) & set(given))
+    if twice:
+        raise InputError(f"{found[twice[0]]}: the name {twice[0]!r} was given already; choose another one")
+    return found | given
+
+
+def _is_named(path: Path) -> bool:
+    """Whether a path is ``NAME=PATH``, and no file of that name."""
+    name, equals, rest = str(path).partition("=")
+    return bool(equals and name and rest and os.sep not in name and not path.exists())
+
+
+def _name(path: Path) -> str:
+    return str(path).partition("=")[0] if _is_named(path) else next(iter(dataset_names([path])))
+
+
+def _path(path: Path) -> Path:
+    return Path(str(path).partition("=")[2]) if _is_named(path) else path
+
+
+def check_data_output(output: Path, *, overwrite: bool, suffixes: Sequence[str]) -> None:
+    """Refuse an output that could not be written at the end of the work."""
+    if output.suffix.lower() not in suffixes:
+        raise InputError(f"{shown(output)}: the output must end in {' or '.join(suffixes)}; rename it")
+    check_output(output, overwrite=overwrite)
+
+
+def check_h5ad_fits(output: Path, loaded: Loaded) -> None:
+    """Refuse an .h5ad for data of several modalities."""
+    if output.suffix.lower() == H5AD and isinstance(loaded.original, MuData) and loaded.original.n_mod > 1:
+        names = ", ".join(loaded.original.mod)
+        raise InputError(f"{shown(output)}: an .h5ad holds one modality, these data {names}; name an .h5mu")
+
+
+def write(data: AnnData | MuData, output: Path, *, overwrite: bool) -> None:
+    """Write an .h5mu or .h5ad, whole or not at all."""
+    with atomic_path(output, overwrite=overwrite) as temporary, mudata_as_it_is():
+        if isinstance(data, MuData):
+            data.write_h5mu(temporary)
+        else:
+            data.write_h5ad(temporary)
+
+
+def as_anndata(data: AnnData | MuData) -> AnnData:
+    """Data of one modality as an AnnData, with the columns of the whole."""
+    if isinstance(data, AnnData):
+        return data
+    adata = next(iter(data.mod.values()))[data.obs_names].copy()
+    for column in data.obs:
+        if ":" not in str(column):
+            adata.obs[column] = data.obs[column]
+    return adata
+
+
+def add_note(data: AnnData | MuData, entries: Mapping[str, Any]) -> None:
+    """Add entries to ``uns["mosaicvi"]``, keeping those that are there."""
+    before = data.uns.get("mosaicvi")
+    data.uns["mosaicvi"] = {**(before if isinstance(before, Mapping) else {}), **entries}

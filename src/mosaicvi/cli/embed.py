@@ -1,0 +1,88 @@
+"""`mosaicvi embed`: a model and data -> the latent of each cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+from numpy.typing import NDArray
+
+from mosaicvi.cli.data import (
+    H5AD,
+    H5MU,
+    Loaded,
+    add_note,
+    as_anndata,
+    check_data_output,
+    check_h5ad_fits,
+    load,
+    load_model,
+    write,
+)
+from mosaicvi.cli.options import As, BatchSize, Data, Model, Overwrite, Quiet, one_or_mapping
+from mosaicvi.cli.say import note
+from mosaicvi.files import atomic_path, shown
+from mosaicvi.fit.format import load_document
+
+KEY = "X_mosaicvi"
+
+
+def command(
+    model: Model,
+    data: Data,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="An .h5mu or .h5ad with the data, or a .csv.", show_default=False
+        ),
+    ],
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MOD", help="What the encoder may see; may be repeated. [default: all]"),
+    ] = None,
+    umap: Annotated[
+        bool, typer.Option("--umap", help='Add two dimensions to look at, obsm["X_umap"].')
+    ] = False,
+    as_: As = None,
+    batch_size: BatchSize = 1024,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the latent of each cell into obsm["X_mosaicvi"] of a copy of the data.
+
+        mosaicvi embed model mosaic.h5mu --output embedded.h5mu --umap
+        mosaicvi embed model query.h5ad --output query_embedded.h5ad
+        mosaicvi embed model mosaic.h5mu --modality rna --output rna_only.csv
+
+    A cell's latent depends on that cell alone. Output and input may be the same file, with `--overwrite`.
+    """
+    check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, ".csv"))
+    load_document(model, kind="model")
+    loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)
+    check_h5ad_fits(output, loaded)
+    trained = load_model(model, loaded)
+    latent = np.asarray(trained.get_latent_representation(modalities=modality or None, batch_size=batch_size))
+    if output.suffix.lower() == ".csv":
+        names = [f"z{i + 1}" for i in range(latent.shape[1])]
+        table = pd.DataFrame(latent, index=trained.mosaic.cells, columns=names).rename_axis("cell")
+        with atomic_path(output, overwrite=overwrite) as temporary:
+            table.to_csv(temporary)
+    else:
+        _write(loaded, latent, output, model=model, umap=umap, overwrite=overwrite)
+    note(f"Wrote {shown(output)}: {latent.shape[0]:,} cells × {latent.shape[1]}", quiet=quiet)
+
+
+def _write(
+    loaded: Loaded, latent: NDArray[np.float32], output: Path, *, model: Path, umap: bool, overwrite: bool
+) -> None:
+    out = as_anndata(loaded.original) if output.suffix.lower() == H5AD else loaded.as_mudata()
+    out.obsm[KEY] = latent
+    add_note(out, {"model": str(model)})
+    if umap:
+        from mosaicvi.view.umap import umap as lay_out
+
+        lay_out(out)
+    write(out, output, overwrite=overwrite)

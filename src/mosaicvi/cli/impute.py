@@ -1,0 +1,154 @@
+"""`mosaicvi impute`: a model and data -> expected values of every modality."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+from anndata import AnnData
+from mudata import MuData
+
+from mosaicvi._version import __version__
+from mosaicvi.cli.data import H5AD, H5MU, Loaded, check_data_output, load, load_model
+from mosaicvi.cli.options import As, BatchSize, Data, Model, Overwrite, Quiet, one_or_mapping
+from mosaicvi.cli.say import note, progress
+from mosaicvi.errors import InputError
+from mosaicvi.files import shown
+from mosaicvi.fit.format import load_document
+from mosaicvi.infer.output import ImputedModality, write_imputed
+from mosaicvi.model import MosaicVI
+
+
+class Cells(StrEnum):
+    """Which cells to impute."""
+
+    all = "all"
+    missing = "missing"
+
+
+def command(
+    model: Model,
+    data: Data,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="An .h5mu; or an .h5ad, for one modality.", show_default=False),
+    ],
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MOD", help="Which modality; may be repeated. [default: all]"),
+    ] = None,
+    cells: Annotated[
+        Cells, typer.Option(help="All cells, or of each modality those that did not measure it.")
+    ] = Cells.all,
+    n_samples: Annotated[
+        int | None,
+        typer.Option(help="Average over so many draws of the latent. [default: decode its mean]", min=1),
+    ] = None,
+    library: Annotated[
+        float | None,
+        typer.Option(help="For counts: the library of every cell. [default: the training data's median]"),
+    ] = None,
+    as_: As = None,
+    batch_size: BatchSize = 512,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write expected values, for cells that measured a modality and for those that did not.
+
+        mosaicvi impute model mosaic.h5mu --output imputed.h5mu
+        mosaicvi impute model mosaic.h5mu --modality adt --cells missing --output adt.h5ad
+
+    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured it,
+    `uns["mosaicvi"]["scale"]` what the values mean. They are written as they are computed, so that memory
+    never holds more than one minibatch of them.
+    """
+    check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
+    load_document(model, kind="model")
+    loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)
+    trained = load_model(model, loaded)
+    names = list(dict.fromkeys(modality or trained.config.uni_block_names))
+    for name in names:
+        trained.imputed_features(name)
+    if output.suffix.lower() == H5AD and len(names) > 1:
+        raise InputError(
+            f"{shown(output)}: an .h5ad holds one modality; choose it with --modality, or name an .h5mu"
+        )
+    parts = [
+        part
+        for name in names
+        if (part := _part(trained, loaded, name, cells, n_samples, library, batch_size)) is not None
+    ]
+    if not parts:
+        raise InputError(f"--cells missing: every cell measured {' and '.join(names)}; use --cells all")
+    total = sum(len(part.cells) for part in parts)
+    with progress("imputing", total, quiet=quiet) as (bar, task):
+        write_imputed(
+            output,
+            parts,
+            _obs(loaded),
+            uns=_note(model, n_samples),
+            overwrite=overwrite,
+            advance=lambda n: bar.advance(task, n),
+        )
+    for part in parts:
+        n, d = part.shape
+        note(f"{part.name}: {n:,} cells × {d:,} features, {part.scale}", quiet=quiet)
+    note(f"Wrote {shown(output)}", quiet=quiet)
+
+
+def _part(
+    model: MosaicVI,
+    loaded: Loaded,
+    name: str,
+    cells: Cells,
+    n_samples: int | None,
+    library: float | None,
+    batch_size: int,
+) -> ImputedModality | None:
+    """One modality still to be imputed; None if no cell is wanted."""
+    names = model.mosaic.cells
+    source = _source(loaded, name, first=model.config.uni_block_names[0])
+    measured = np.zeros(len(names), bool) if source is None else np.asarray(names.isin(source.obs_names))
+    chosen = np.flatnonzero(~measured) if cells is Cells.missing else np.arange(len(names))
+    if not len(chosen):
+        return None
+    features = model.imputed_features(name)
+    var = pd.DataFrame(index=features) if source is None else source.var.loc[features]
+    panels = None if source is None else source.varm.get("measured")
+    return ImputedModality(
+        name=name,
+        cells=names[chosen],
+        measured=measured[chosen],
+        var=var,
+        varm={"measured": panels.loc[features]} if isinstance(panels, pd.DataFrame) else {},
+        scale=model.imputed_scale(name, library=library),
+        values=model.iter_imputed_values(
+            modality=name, indices=chosen, n_samples=n_samples, library=library, batch_size=batch_size
+        ),
+    )
+
+
+def _source(loaded: Loaded, name: str, *, first: str) -> AnnData | None:
+    """The modality in the data; data that name none hold the model's first."""
+    data = loaded.to_register
+    if isinstance(data, MuData):
+        mods: Mapping[str, AnnData] = data.mod
+        return mods.get(name)
+    return data if name == first else None
+
+
+def _obs(loaded: Loaded) -> pd.DataFrame:
+    """Columns of all cells, without the copies that MuData prefixes."""
+    obs: pd.DataFrame = loaded.to_register.obs
+    return obs.loc[:, [column for column in obs if ":" not in str(column) and column != "measured"]]
+
+
+def _note(model: Path, n_samples: int | None) -> dict[str, str | int]:
+    said: dict[str, str | int] = {"version": __version__, "model": shlex.quote(str(model))}
+    return said if n_samples is None else said | {"n_samples": n_samples}

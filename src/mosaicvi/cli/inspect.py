@@ -1,0 +1,55 @@
+"""`mosaicvi inspect`: what was measured where, before any training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mosaicvi.cli.data import DATASET_KEY, check_data_output, load
+from mosaicvi.cli.options import As, Data, Overwrite, one_or_mapping
+from mosaicvi.cli.say import note
+from mosaicvi.files import atomic_path, shown
+
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def command(
+    data: Data,
+    batch_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of obs with the batches. [default: none; the file's name if there are several]"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw it as well (.png, .pdf or .svg).")
+    ] = None,
+    as_: As = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show what each batch measured: cells, panels, libraries, bridges, and what nothing connects.
+
+    mosaicvi inspect mosaic.h5mu --batch-key batch
+    mosaicvi inspect donor1.h5ad donor2.h5mu tenx_folder/ --plot mosaic.png
+    mosaicvi inspect mosaic.h5mu --json | jq .warnings
+    """
+    from mosaicvi.data import inspect
+
+    if plot is not None:
+        check_data_output(plot, overwrite=overwrite, suffixes=PICTURES)
+    loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=as_json)
+    key = DATASET_KEY if loaded.combined and batch_key is None else batch_key
+    summary = inspect.describe(loaded.as_mudata(), batch_key=key)
+    if as_json:
+        typer.echo(json.dumps(summary.to_dict(), indent=1))
+    else:
+        inspect.render(summary, Console())
+    if plot is not None:
+        with atomic_path(plot, overwrite=overwrite) as temporary:
+            inspect.plot(summary).savefig(temporary, dpi=150)
+        note(f"Wrote {shown(plot)}", quiet=as_json)

@@ -1,0 +1,57 @@
+"""`mosaicvi report`: a model and data -> one page to send to a colleague."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mosaicvi.cli.data import check_data_output, load, load_model
+from mosaicvi.cli.options import As, Data, Model, Overwrite, Quiet, one_or_mapping
+from mosaicvi.cli.say import note
+from mosaicvi.files import shown
+from mosaicvi.fit.format import load_document
+
+
+def command(
+    model: Model,
+    data: Data,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.html", help="The page to be.", show_default=False)
+    ],
+    label_key: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of obs with cell types, to be scored.")
+    ] = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Show its imputed values; may be repeated. [default: the most variable]"
+        ),
+    ] = None,
+    as_: As = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one self-contained HTML page: the mosaic, the training, the cells, the accuracy.
+
+        mosaicvi report model mosaic.h5mu --output report.html
+        mosaicvi report model mosaic.h5mu --label-key cell_type --feature CD4 --output report.html
+
+    It needs no network to be read.
+    """
+    check_data_output(output, overwrite=overwrite, suffixes=(".html",))
+    load_document(model, kind="model")
+    loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)
+    from mosaicvi.view.report import write_report
+
+    trained = load_model(model, loaded)
+    write_report(
+        trained,
+        loaded.to_register,
+        output,
+        features=feature or None,
+        label_key=label_key,
+        overwrite=overwrite,
+    )
+    note(f"Wrote {shown(output)}", quiet=quiet)

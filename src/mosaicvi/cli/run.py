@@ -1,0 +1,138 @@
+"""How a command starts and ends: one line for each problem, and an exit code that says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+from typer.main import get_command
+
+from mosaicvi.cli.say import error, warning
+from mosaicvi.errors import InputError, MosaicWarning, NonFiniteLossError
+
+BAD_INPUT, FAILED = 2, 1
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM outside of training; what was being written is cleaned up on the way out."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    code = run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == BAD_INPUT:
+        os._exit(code)  # HDF5 crashes in its own exit handler after it met a full disk
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments
+        As on the command line, without the program's name; those of this process where None.
+
+    Returns
+    -------
+    The exit code: 0; 2 for something the user gave; 1 if training met a loss that is not a number or
+    memory ran out; 128 plus the number of a signal.
+    """
+    from mosaicvi.cli.app import app
+
+    with _plain_warnings(), _silent_hdf5(), _signals_interrupt():
+        try:
+            get_command(app)(args=None if arguments is None else list(arguments), prog_name="mosaicvi")
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        except InputError as problem:
+            for line in problem.problems:
+                error(line)
+            return BAD_INPUT
+        except NonFiniteLossError as problem:
+            error(str(problem))
+            return FAILED
+        except MemoryError as problem:
+            error(f"memory ran out ({problem or 'no details'}); try a smaller --batch-size or fewer cells")
+            return FAILED
+        except OSError as problem:
+            where = f"{problem.filename}: " if problem.filename else ""
+            error(f"{where}{problem.strerror or problem}")
+            return BAD_INPUT
+        except Interrupted as stop:
+            error("interrupted; outputs are as they were before")
+            return 128 + stop.number
+    return 0
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show our own warnings as single lines, once each, and those of other libraries not at all."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
+        text = str(message)
+        if issubclass(category, MosaicWarning) and text not in shown:
+            shown.add(text)
+            warning(text)
+
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", MosaicWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def _silent_hdf5() -> Iterator[None]:
+    """Keep h5py from printing what it cannot raise while it lets go of a file on a full disk."""
+    hooks = sys.unraisablehook, sys.excepthook
+
+    def unraisable(problem: sys.UnraisableHookArgs) -> None:
+        if "h5py" not in f"{problem.object!r} {problem.err_msg}":
+            hooks[0](problem)
+
+    def printed(kind: type[BaseException], problem: BaseException, trace: TracebackType | None) -> None:
+        if "decrement id ref count" not in str(problem):
+            hooks[1](kind, problem, trace)
+
+    sys.unraisablehook, sys.excepthook = unraisable, printed
+    try:
+        yield
+    finally:
+        sys.unraisablehook, sys.excepthook = hooks
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGINT and SIGTERM unwind the stack, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,173 @@
+"""Imputed values -> an .h5mu or .h5ad, chunk by chunk: memory holds one minibatch, whatever the size.
+
+The file is first written by anndata or mudata with everything but the values. Then room is made in it for
+each modality's ``X``, the dense array that they would have written, and HDF5 closes the file. The values go
+into that room as plain bytes, so that a full disk is an ordinary error: HDF5 crashes after one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+
+from mosaicvi.data.read import mudata_as_it_is
+from mosaicvi.errors import InputError
+from mosaicvi.files import atomic_path, shown
+from mosaicvi.infer.impute import Scale
+
+Chunks = Iterable[tuple[slice, NDArray[np.float32]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImputedModality:
+    """The imputed values of one modality, still to be computed.
+
+    Attributes
+    ----------
+    name
+        Of the modality.
+    cells
+        Names of the n cells.
+    measured
+        Whether each cell measured the modality, shape (n,).
+    var
+        The d features.
+    varm
+        What is known of them, such as ``"measured"``: features × panels.
+    scale
+        What the values mean.
+    values
+        Pairs of rows and values, float32 (b, d), in any order, each row once.
+    """
+
+    name: str
+    cells: pd.Index
+    measured: NDArray[np.bool_]
+    var: pd.DataFrame
+    scale: Scale
+    values: Chunks
+    varm: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and features."""
+        return len(self.cells), len(self.var)
+
+
+def write_imputed(
+    output: Path,
+    parts: Sequence[ImputedModality],
+    obs: pd.DataFrame,
+    *,
+    uns: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    advance: Callable[[int], None] | None = None,
+) -> None:
+    """Write imputed values, whole or not at all.
+
+    Parameters
+    ----------
+    output
+        An .h5mu; or an .h5ad, for one modality.
+    parts
+        The modalities.
+    obs
+        Of all cells; those in none of the parts are left out.
+    uns
+        Entries of ``uns["mosaicvi"]`` besides the scale.
+    overwrite
+        Whether a file may be replaced.
+    advance
+        Called with the number of rows written.
+
+    Raises
+    ------
+    InputError
+        The output exists or there is no room for it; what was there is unchanged.
+    """
+    check_room(output, sum(n * d for n, d in (part.shape for part in parts)) * 4)
+    with atomic_path(output, overwrite=overwrite) as temporary:
+        with mudata_as_it_is():
+            _write_skeleton(temporary, parts, obs, dict(uns or {}))
+        offsets = _make_room(temporary, parts)
+        with open(temporary, "r+b") as file:
+            for part, offset in zip(parts, offsets, strict=True):
+                _fill(file, part, offset, advance)
+
+
+def check_room(output: Path, n_bytes: int) -> None:
+    """Refuse an output for which its disk has no room."""
+    free = shutil.disk_usage(output.parent).free
+    if n_bytes > free:
+        raise InputError(
+            f"{shown(output)} needs {n_bytes / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free there; "
+            "ask for fewer cells or modalities, or choose another folder"
+        )
+
+
+def _write_skeleton(
+    path: Path, parts: Sequence[ImputedModality], obs: pd.DataFrame, uns: dict[str, Any]
+) -> None:
+    shells = {part.name: _shell(part, uns) for part in parts}
+    if path.suffix == ".h5ad":
+        shell = shells[parts[0].name]
+        shell.obs = obs.loc[shell.obs_names].join(shell.obs)
+        shell.write_h5ad(path)
+        return
+    there = np.zeros(len(obs), bool)
+    for part in parts:
+        there[obs.index.get_indexer(part.cells)] = True
+    mdata = MuData(shells)
+    if not mdata.obs_names.equals(obs.index[there]):
+        mdata = mdata[obs.index[there]].copy()
+    mdata.obs = obs[there].copy()
+    mdata.uns["mosaicvi"] = {**uns, "scale": {part.name: str(part.scale) for part in parts}}
+    mdata.write_h5mu(path)
+
+
+def _shell(part: ImputedModality, uns: Mapping[str, Any]) -> AnnData:
+    """All of a modality but its values."""
+    shell = AnnData(obs=pd.DataFrame({"measured": part.measured}, index=part.cells), var=part.var.copy())
+    for key, table in part.varm.items():
+        shell.varm[key] = table
+    scale = {k: v for k, v in dataclasses.asdict(part.scale).items() if v is not None}
+    shell.uns["mosaicvi"] = {**uns, "scale": str(part.scale), **{f"scale_{k}": v for k, v in scale.items()}}
+    return shell
+
+
+def _make_room(path: Path, parts: Sequence[ImputedModality]) -> list[int]:
+    """Create each modality's X without writing it; where its bytes begin in the file."""
+    offsets = []
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    with h5py.File(path, "r+") as file:
+        for part in parts:
+            group = file if path.suffix == ".h5ad" else file[f"mod/{part.name}"]
+            if "X" in group:
+                del group["X"]
+            space = h5py.h5s.create_simple(part.shape)
+            x = h5py.h5d.create(group.id, b"X", h5py.h5t.IEEE_F32LE, space, layout)
+            h5py.Dataset(x).attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            offsets.append(int(x.get_offset()))
+    return offsets
+
+
+def _fill(file: BinaryIO, part: ImputedModality, offset: int, advance: Callable[[int], None] | None) -> None:
+    row = 4 * part.shape[1]
+    for rows, values in part.values:
+        file.seek(offset + rows.start * row)
+        file.write(np.ascontiguousarray(values, "<f4").tobytes())
+        if advance is not None:
+            advance(len(values))

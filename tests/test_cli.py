@@ -1,0 +1,380 @@
+"""The commands on a tiny mosaic: what they write is what the model answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import anndata
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from mudata import MuData
+
+import mosaicvi
+from mosaicvi import MosaicVI
+from mosaicvi.cli import run
+from mosaicvi.cli.app import app
+from mosaicvi.data.read import mudata_as_it_is, read
+from mosaicvi.datasets import simulated_mosaic
+
+COMMANDS = ("demo", "inspect", "combine", "train", "embed", "impute", "report")
+
+
+def read_h5mu(path: Path) -> MuData:
+    with mudata_as_it_is():
+        return mudata.read_h5mu(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with mosaic.h5mu, one modality as rna.h5ad, and the model of the first in model/."""
+    folder = tmp_path_factory.mktemp("cli")
+    data = simulated_mosaic(200, n_genes=30, n_proteins=6, n_peaks=40, n_chromosomes=2).mdata
+    with mudata_as_it_is():
+        data.write_h5mu(folder / "mosaic.h5mu")
+    rna = data["rna"].copy()
+    rna.obs["batch"] = data.obs.loc[rna.obs_names, "batch"]
+    rna.layers["counts"] = rna.X.copy()
+    rna.write_h5ad(folder / "rna.h5ad")
+    arguments = ["--batch-key", "batch", "--max-epochs", "2", "--batch-size", "64", "--seed", "3", "-q"]
+    assert run(["train", str(folder / "mosaic.h5mu"), "-o", str(folder / "model"), *arguments]) == 0
+    return folder
+
+
+def loaded(folder: Path) -> MosaicVI:
+    with mudata_as_it_is():
+        return MosaicVI.load(folder / "model", mudata.read_h5mu(folder / "mosaic.h5mu"))
+
+
+# --- help ---------------------------------------------------------------------------------------
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"mosaicvi {mosaicvi.__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
+    assert re.search(rf"^\W+mosaicvi {command}\b", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_these_are_all_commands() -> None:
+    assert {c.name for c in app.registered_commands} == set(COMMANDS)
+
+
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train"]) == 2
+    assert run(["nonsense"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# --- inspect, combine ---------------------------------------------------------------------------
+
+
+def test_inspect_prints_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(folder / "mosaic.h5mu"), "--batch-key", "batch"]) == 0
+    out = capsys.readouterr().out
+    assert "200 cells, 5 batches" in out
+    assert "rna + adt" in out
+
+
+def test_inspect_json_and_plot(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "p.png"
+    files = [str(folder / "mosaic.h5mu"), str(folder / "rna.h5ad")]
+    assert run(["inspect", *files, "--json", "--plot", str(picture)]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["batches"] == ["mosaic", "rna"]
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_combine_keeps_all_cells(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "c.h5mu"
+    arguments = [f"one={folder / 'mosaic.h5mu'}", f"two={folder / 'rna.h5ad'}"]
+    assert run(["combine", *arguments, "--match", "rna=case", "-o", str(output)]) == 0
+    combined, first, second = read_h5mu(output), read(folder / "mosaic.h5mu"), read(folder / "rna.h5ad")
+    assert combined.n_obs == first.n_obs + second.n_obs
+    assert set(combined.obs["dataset"]) == {"one", "two"}
+    assert combined["rna"].X.sum() == first["rna"].X.sum() + second.X.sum()
+    assert not [c for c in combined.obs if ":" in c]
+
+
+# --- train --------------------------------------------------------------------------------------
+
+
+def test_train_is_what_the_api_does(folder: Path) -> None:
+    mdata = read(folder / "mosaic.h5mu")
+    model = MosaicVI(MosaicVI.setup_mudata(mdata, batch_key="batch"), seed=3)
+    model.train(2, batch_size=64, seed=3, progress=False)
+    again = loaded(folder)
+    np.testing.assert_array_equal(again.get_latent_representation(), model.get_latent_representation())
+    pd.testing.assert_frame_equal(again.history, model.history)
+
+
+def test_config_and_options(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(
+        "[network]\ndim_latent = 5\np_feat = 0.1\ngamma = {start = 1.0, decay = 0.5}\npreset = 'seed'\n"
+        "[train]\nmax_epochs = 9\nweight_decay = 0\nbatch_size = 64\n"
+        "[setup]\nlayers = {rna = 'counts'}\nlikelihoods = {rna = 'Poisson'}\n"
+    )
+    arguments = [
+        "-o",
+        str(tmp_path / "m"),
+        "--config",
+        str(config),
+        "--max-epochs",
+        "1",
+        "--batch-size",
+        "50",
+        "-q",
+    ]
+    arguments += ["--likelihood", "rna=ZINB", "--categorical-covariate", "batch", "--panel-key", "batch"]
+    assert run(["train", str(folder / "rna.h5ad"), *arguments]) == 0
+    model = MosaicVI.load(tmp_path / "m", read(folder / "rna.h5ad"))
+    assert (model.config.dim_latent, model.config.p_feat, model.config.norm) == (5, 0.1, "batch")
+    assert (model.config.gamma.start, model.config.gamma.decay) == (1.0, 0.5)
+    assert model.config.dist_block == ("ZINB",)
+    assert model.registry.setup.layers == {"rna": "counts"}
+    assert model.registry.setup.categorical_covariate_keys == ("batch",)
+    assert len(model.history) == 1
+
+
+def test_several_files_train_together_and_embed(folder: Path, tmp_path: Path) -> None:
+    data = simulated_mosaic(100, n_genes=30, n_proteins=6, n_peaks=40).truth
+    files = []
+    for name in ("rna", "adt"):
+        part = data[name][: 60 if name == "rna" else 50].copy()
+        part.layers.clear()
+        part.write_h5ad(tmp_path / f"{name}.h5ad")
+        files.append(str(tmp_path / f"{name}.h5ad"))
+    model, out = str(tmp_path / "m"), tmp_path / "e.h5mu"
+    assert (
+        run(
+            ["train", *files, "--as", "adt=adt", "-o", model, "--max-epochs", "1", "--batch-size", "50", "-q"]
+        )
+        == 0
+    )
+    assert run(["embed", model, *files, "--as", "adt=adt", "-o", str(out), "-q"]) == 0
+    embedded = read_h5mu(out)
+    assert embedded.obsm["X_mosaicvi"].shape == (110, 32)
+    assert list(embedded.obs["dataset"].unique()) == ["rna", "adt"]
+
+
+def test_an_output_is_replaced_only_with_overwrite(folder: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(folder / "rna.h5ad"), "-o", str(tmp_path / "m"), "--panel-key", "batch"]
+    arguments += ["--max-epochs", "1", "--batch-size", "50", "-q"]
+    assert run(arguments) == 0
+    before = (tmp_path / "m" / "model.json").read_bytes()
+    assert run(arguments) == 2
+    assert (tmp_path / "m" / "model.json").read_bytes() == before
+    assert run([*arguments, "--overwrite", "--seed", "1"]) == 0
+    assert (tmp_path / "m" / "model.json").read_bytes() != before
+
+
+# --- embed --------------------------------------------------------------------------------------
+
+
+def test_embed_keeps_the_data_and_adds_the_latent(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.h5mu"
+    assert run(["embed", str(folder / "model"), str(folder / "mosaic.h5mu"), "-o", str(out), "-q"]) == 0
+    before, after = read_h5mu(folder / "mosaic.h5mu"), read_h5mu(out)
+    np.testing.assert_array_equal(after.obsm["X_mosaicvi"], loaded(folder).get_latent_representation())
+    assert list(after.obs.columns) == list(before.obs.columns)
+    assert after.obs_names.equals(before.obs_names)
+    for name in before.mod:
+        assert (after[name].X != before[name].X).nnz == 0
+        pd.testing.assert_frame_equal(after[name].varm["measured"], before[name].varm["measured"])
+
+
+def test_embed_h5ad_and_csv(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)  # compiling it takes longer than all of this
+    model, data = str(folder / "model"), str(folder / "rna.h5ad")
+    assert run(["embed", model, data, "-o", str(tmp_path / "e.h5ad"), "--umap", "-q"]) == 0
+    assert run(["embed", model, data, "-o", str(tmp_path / "e.csv"), "-q"]) == 0
+    adata = anndata.read_h5ad(tmp_path / "e.h5ad")
+    table = pd.read_csv(tmp_path / "e.csv", index_col="cell")
+    assert adata.obsm["X_umap"].shape == (adata.n_obs, 2)
+    np.testing.assert_allclose(adata.obsm["X_mosaicvi"], table.to_numpy(), rtol=1e-5)
+    assert list(table.index) == list(adata.obs_names)
+
+
+def test_embed_may_see_less(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.h5mu"
+    arguments = ["-o", str(out), "--modality", "rna", "-q"]
+    assert run(["embed", str(folder / "model"), str(folder / "mosaic.h5mu"), *arguments]) == 0
+    wanted = loaded(folder).get_latent_representation(modalities=["rna"])
+    np.testing.assert_array_equal(read_h5mu(out).obsm["X_mosaicvi"], wanted)
+
+
+def test_reading_and_writing_the_same_file(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "same.h5mu"
+    path.write_bytes((folder / "mosaic.h5mu").read_bytes())
+    assert run(["embed", str(folder / "model"), str(path), "-o", str(path), "--overwrite", "-q"]) == 0
+    assert "X_mosaicvi" in read_h5mu(path).obsm
+    assert run(["impute", str(folder / "model"), str(path), "-o", str(path), "--overwrite", "-q"]) == 0
+    assert read_h5mu(path)["adt"].n_obs == 200
+    assert [p.name for p in tmp_path.iterdir()] == ["same.h5mu"]
+
+
+def test_several_modalities_are_no_h5ad(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("embed", "impute"):
+        arguments = [str(folder / "model"), str(folder / "mosaic.h5mu"), "-o", str(tmp_path / "o.h5ad")]
+        assert run([command, *arguments]) == 2
+        assert "name an .h5mu" in capsys.readouterr().err
+
+
+# --- impute -------------------------------------------------------------------------------------
+
+
+def test_impute_writes_all_cells(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "i.h5mu"
+    arguments = ["-o", str(out), "--batch-size", "64", "-q"]
+    assert run(["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), *arguments]) == 0
+    imputed, data, model = read_h5mu(out), read_h5mu(folder / "mosaic.h5mu"), loaded(folder)
+    assert list(imputed.mod) == ["rna", "adt", "atac"]
+    assert imputed.obs_names.equals(data.obs_names)
+    assert list(imputed.obs.columns) == ["batch", "group", "cell_type"]
+    for name in imputed.mod:
+        wanted = model.get_imputed_values(modality=name)
+        np.testing.assert_allclose(imputed[name].X, wanted.to_numpy(), rtol=1e-5, atol=1e-6)
+        assert imputed[name].X.dtype == np.float32
+        assert list(imputed[name].var_names) == list(wanted.columns) == list(data[name].var_names)
+        measured = data.obs_names.isin(data[name].obs_names)
+        np.testing.assert_array_equal(imputed[name].obs["measured"].to_numpy(bool), measured)
+        assert imputed[name].uns["mosaicvi"]["scale"] == wanted.attrs["scale"]
+        pd.testing.assert_frame_equal(imputed[name].varm["measured"], data[name].varm["measured"])
+
+
+def test_impute_only_missing_cells_into_h5ad(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "i.h5ad"
+    arguments = ["-o", str(out), "--modality", "adt", "--cells", "missing", "--n-samples", "3", "-q"]
+    assert run(["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), *arguments]) == 0
+    imputed, data = anndata.read_h5ad(out), read_h5mu(folder / "mosaic.h5mu")
+    missing = data.obs_names[~data.obs_names.isin(data["adt"].obs_names)]
+    assert list(imputed.obs_names) == list(missing)
+    assert not imputed.obs["measured"].any()
+    assert list(imputed.obs["batch"]) == list(data.obs.loc[missing, "batch"])
+    assert imputed.uns["mosaicvi"]["n_samples"] == 3
+    wanted = loaded(folder).get_imputed_values(modality="adt", indices=list(missing), n_samples=3)
+    np.testing.assert_allclose(imputed.X, wanted.to_numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_impute_what_the_data_lack(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "i.h5mu"
+    assert run(["impute", str(folder / "model"), str(folder / "rna.h5ad"), "-o", str(out), "-q"]) == 0
+    imputed = read_h5mu(out)
+    assert imputed["adt"].n_obs == imputed["rna"].n_obs == read(folder / "rna.h5ad").n_obs
+    assert imputed["rna"].obs["measured"].all()
+    assert not imputed["adt"].obs["measured"].any()
+    assert (imputed["adt"].X > 0).all()
+
+
+def test_impute_missing_where_nothing_is(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-o", str(tmp_path / "i.h5mu"), "--modality", "rna", "--cells", "missing"]
+    assert run(["impute", str(folder / "model"), str(folder / "rna.h5ad"), *arguments]) == 2
+    assert "--cells all" in capsys.readouterr().err
+
+
+# --- what ends early ----------------------------------------------------------------------------
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(mosaicvi.__file__).parents[1])}
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    code = "from mosaicvi.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True, env=environment()
+    )
+
+
+def until(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(said)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_training_with_its_code(
+    number: signal.Signals, code: int, folder: Path, tmp_path: Path
+) -> None:
+    model, checkpoints = tmp_path / "m", tmp_path / "ckpt"
+    arguments = ["train", str(folder / "mosaic.h5mu"), "--batch-key", "batch", "-o", str(model)]
+    keep = ["--checkpoint", str(checkpoints)] if number == signal.SIGTERM else []
+    process = start([*arguments, "--max-epochs", "100000", "--batch-size", "64", *keep])
+    until(process, "balanced")
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == code, rest
+    assert "Traceback" not in rest
+    assert "Stopped after" in rest
+    if keep:
+        assert "--resume" in rest
+        assert not model.exists()
+        assert any(checkpoints.iterdir())
+    else:
+        assert MosaicVI.load(model, read(folder / "mosaic.h5mu")).is_trained
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits")
+@pytest.mark.parametrize("when", ["at once", "in the middle"])
+def test_a_full_disk_leaves_what_was_there(when: str, folder: Path, tmp_path: Path) -> None:
+    """The size of a file is limited, so that first HDF5 and then we ourselves meet the end of the room."""
+    out = tmp_path / "i.h5mu"
+    arguments = ["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), "-o", str(out), "-q"]
+    limit = 20_000
+    if when == "in the middle":
+        assert run(arguments) == 0
+        limit = out.stat().st_size - 5_000
+    out.write_text("old")
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        "from mosaicvi.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--overwrite"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {out} could not be written")
+    assert done.stderr.count("\n") == 1
+    assert out.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["i.h5mu"]
+
+
+def test_a_loss_that_is_no_number_exits_with_1(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def explode(*args: object, **kwargs: object) -> None:
+        raise mosaicvi.NonFiniteLossError("the loss of 'rna' is not a number", modality="rna")
+
+    monkeypatch.setattr(MosaicVI, "train", explode)
+    assert (
+        run(["train", str(folder / "rna.h5ad"), "-o", str(tmp_path / "m"), "--panel-key", "batch", "-q"]) == 1
+    )
+    assert capsys.readouterr().err == "error: the loss of 'rna' is not a number\n"
+    assert not (tmp_path / "m").exists()
