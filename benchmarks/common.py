@@ -46,6 +46,7 @@ def parser(doc: str | None, module: str) -> argparse.ArgumentParser:
     out.add_argument("--threads", type=int, default=min(2, n_cores()), help="cores to use [%(default)s]")
     out.add_argument("--csv", type=Path, metavar="FILE", help="also write the tables as CSV")
     out.add_argument("--markdown", action="store_true", help="print the tables as Markdown, for the docs")
+    out.add_argument("--fill", type=Path, metavar="FILE", help="put the tables into a page of the docs")
     out.add_argument("--quick", action="store_true", help="seconds instead of minutes: to see that it runs")
     return out
 
@@ -155,7 +156,7 @@ def show(module: str, tables: Sequence[Table], options: argparse.Namespace) -> N
     console = Console(width=None if wide else 200, soft_wrap=not wide)
     head = [machine(options.threads), command(module), f"measured on {day}"]
     if options.markdown:
-        print("\n\n".join([f"Machine: {head[0]}.", f"Command: `{head[1]}` ({head[2]})."]), end="\n\n")
+        print(*_said(head), sep="\n\n", end="\n\n")
     else:
         console.print(*head, sep="\n", markup=False, highlight=False)
     for table in tables:
@@ -164,10 +165,26 @@ def show(module: str, tables: Sequence[Table], options: argparse.Namespace) -> N
         else:
             console.print(_rich(table))
             console.print(table.note, markup=False, highlight=False)
+    if options.fill is not None:
+        fill(options.fill, module, "\n\n".join([*_said(head), *map(markdown, tables)]))
     if options.csv is not None:
         for i, table in enumerate(tables):
             path = options.csv if i == 0 else options.csv.with_stem(f"{options.csv.stem}-{table.name}")
             write_csv(path, table, head)
+
+
+def _said(head: Sequence[str]) -> list[str]:
+    return [f"Machine: {head[0]}.", f"Command: `{head[1]}` ({head[2]})."]
+
+
+def fill(page: Path, module: str, text: str) -> None:
+    """Put text between the marks of a benchmark in a page."""
+    first, last = f"<!-- begin {module} -->", f"<!-- end {module} -->"
+    before, begin, rest = page.read_text().partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end:
+        raise SystemExit(f"--fill: {page} has no {first} and {last}")
+    page.write_text(f"{before}{first}\n\n{text}\n\n{last}{after}")
 
 
 def _rich(table: Table) -> RichTable:
@@ -237,7 +254,7 @@ class Child:
     said: str
 
 
-def run(args: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None) -> Child:
+def run(args: Sequence[object], log: Path, *, env: Mapping[str, str] | None = None) -> Child:
     """Run a process to its end, in the repository's root; what it prints goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()

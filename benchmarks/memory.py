@@ -70,7 +70,7 @@ def _train_and_impute(
     output.unlink(missing_ok=True)
 
 
-def _cli(args: list[str | Path], work: Path) -> Child:
+def _cli(args: list[object], work: Path) -> Child:
     """One command of `mosaicvi` as a process."""
     return run([sys.executable, "-c", START, *args], work / "cli.log", env=child_env(ours=True))
 

@@ -26,7 +26,7 @@ from benchmarks.ours import set_up
 from benchmarks.tasks import registered
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.fit.loop import FitConfig, FitState, Report, fit
-from mosaicvi.nn import encoder
+from mosaicvi.nn import encoder, layers
 
 PHASES = ("slice", "mask", "encode", "decode", "likelihood", "backward", "optimiser")
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
@@ -152,7 +152,7 @@ def _operations(
 def _counters(state: FitState) -> Iterator[dict[str, float]]:
     """Count what shapes do not show: the non-zeros that are multiplied, and the outputs with a target."""
     counts = {"sparse": 0.0, "outputs": 0.0}
-    product, loss = encoder.sparse_product, state.net.decoder.loss
+    product, loss = layers.sparse_product, state.net.decoder.loss
 
     def counted_product(row: Tensor, col: Tensor, value: Tensor, n_rows: int, weight: Tensor) -> Tensor:
         counts["sparse"] += 2 * len(row) * weight.shape[1]

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -276,4 +275,4 @@ def _peptides(variants: Mapping[str, Parameters], options: argparse.Namespace, r
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

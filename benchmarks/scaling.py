@@ -14,10 +14,14 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import common
 from benchmarks.common import Table, child_env, last_line, read_json, run, say
+
+if TYPE_CHECKING:
+    from mosaicvi.data.minibatch import MinibatchLoader
+    from mosaicvi.fit.loop import FitConfig, FitState
 
 SIZES = (5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
 QUICK = (300, 600)
@@ -131,7 +135,7 @@ def _child(options: argparse.Namespace) -> None:
     small = {"genes": 200, "peaks": 1_000} if options.quick else {}
     mosaic = MosaicVI.setup_mudata(simulated_sparse(options.child, **small), batch_key="batch")
     state, loader, config = set_up(mosaic, options.settings, 1_000_000, "cpu")
-    csr = [m.x for m in mosaic.modalities]
+    csr: list[Any] = [m.x for m in mosaic.modalities]
     found = {
         "us_per_cell": _cost(state, loader, config, options) * 1e6,
         "nonzeros": sum(x.nnz for x in csr),
@@ -142,7 +146,7 @@ def _child(options: argparse.Namespace) -> None:
     options.out.write_text(json.dumps(found))
 
 
-def _cost(state: Any, loader: Any, config: Any, options: argparse.Namespace) -> float:
+def _cost(state: FitState, loader: MinibatchLoader, config: FitConfig, options: argparse.Namespace) -> float:
     """Seconds per cell of an epoch, or of so many steps."""
     import dataclasses
 
@@ -150,12 +154,13 @@ def _cost(state: Any, loader: Any, config: Any, options: argparse.Namespace) -> 
     from benchmarks.phases import advance
 
     if options.whole_epoch:
-        return epoch_seconds(state, loader, dataclasses.replace(config, max_epochs=2))[-1] / loader.n_cells
+        seconds = epoch_seconds(state, loader, dataclasses.replace(config, max_epochs=2))
+        return seconds[-1] / loader.n_cells
     config = dataclasses.replace(config, train_size=1.0)
     advance(state, loader, config, WARM_UP)
     steps_per_epoch = -(-loader.n_cells // config.batch_size)
     cells_per_step = loader.n_cells / steps_per_epoch  # minibatches are equal to within one cell
-    return sum(advance(state, loader, config, options.steps)) / (options.steps * cells_per_step)
+    return sum(advance(state, loader, config, options.steps)) / (int(options.steps) * cells_per_step)
 
 
 def state_bytes(*things: object) -> int:

@@ -131,7 +131,7 @@ def imputed_counts(model: MosaicVI, modality: str, cells: Any, like: AnnData) ->
     frame = model.get_imputed_values(modality=modality, indices=model.mosaic.cells.get_indexer(cells))
     values = frame[like.var_names].to_numpy(np.float32)
     is_log = model.imputed_scale(modality).kind == "log1p_cp10k"
-    return np.expm1(np.maximum(values, 0)) if is_log else values
+    return np.asarray(np.expm1(np.maximum(values, 0)) if is_log else values)
 
 
 def imputation_scores(name: str, imputed: Floats, counts: Any) -> dict[str, float]:
@@ -168,12 +168,12 @@ def _accessibility_scores(imputed: Floats, counts: sp.csr_matrix) -> dict[str, f
 
 def log_normalised(counts: Floats) -> Floats:
     """log(1 + counts per 10,000 of the cell)."""
-    return np.log1p(counts / np.maximum(counts.sum(1, keepdims=True), 1) * 1e4)
+    return np.asarray(np.log1p(counts / np.maximum(counts.sum(1, keepdims=True), 1) * 1e4))
 
 
 def clr(counts: Floats) -> Floats:
     """Counts over their geometric mean in the cell, on a log scale."""
-    return np.log1p(counts / np.exp(np.log1p(counts).mean(1, keepdims=True)))
+    return np.asarray(np.log1p(counts / np.exp(np.log1p(counts).mean(1, keepdims=True))))
 
 
 def _mean(values: Floats) -> float:

@@ -164,7 +164,7 @@ def _add_rows(table: Table, task: str, runs: Runs) -> None:
 
 
 def _median(found: list[dict[str, Any]]) -> float:
-    return statistics.median(f["epoch_s"] for f in found)
+    return float(statistics.median(f["epoch_s"] for f in found))
 
 
 if __name__ == "__main__":
