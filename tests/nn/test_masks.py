@@ -1,0 +1,186 @@
+"""The mask sampler draws what the specification says."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.builders import random_mudata
+from tests.oracles import measured_of, spread
+from torch import Tensor
+
+from mosaicvi.config import NetworkConfig
+from mosaicvi.data.minibatch import Minibatch, MinibatchLoader
+from mosaicvi.data.mosaic import Setup
+from mosaicvi.data.register import register
+from mosaicvi.errors import MosaicWarning
+from mosaicvi.nn.masks import (
+    N_PATTERNS,
+    MaskSampler,
+    ModalityMask,
+    View,
+    blind_view,
+    masked_views,
+    observed_view,
+)
+
+
+def build(seed: int, n_cells: int = 24, **kinds: Any) -> tuple[Minibatch, NetworkConfig]:
+    parameters = {k: kinds.pop(k) for k in ("p_feat", "p_modal") if k in kinds}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        mosaic = register(random_mudata(seed, n_cells=n_cells, **kinds), Setup(batch_key="batch"))
+    return MinibatchLoader(mosaic).take(np.arange(n_cells)), NetworkConfig.for_mosaic(mosaic, **parameters)
+
+
+def dense(minibatch: Minibatch, masks: tuple[ModalityMask, ...]) -> list[Tensor]:
+    """Which entries each mask hides, (B, D_m)."""
+    return [spread(k.table[k.code], r, minibatch.n_cells) for k, r in zip(masks, minibatch.rows, strict=True)]
+
+
+def entries(view: View) -> Tensor:
+    return view.table[view.index]
+
+
+def draws(minibatch: Minibatch, config: NetworkConfig, n: int, seed: int = 0) -> list[list[Tensor]]:
+    generator, sampler = torch.Generator().manual_seed(seed), MaskSampler(config)
+    return [dense(minibatch, sampler.draw(minibatch, generator)) for _ in range(n)]
+
+
+def frequency_is(successes: float, n: int, p: float) -> None:
+    """Fail for what would happen less than once in ten thousand tests."""
+    assert scipy.stats.binomtest(round(successes), n, p).pvalue > 1e-4, f"{successes / n:.4f}, not {p}"
+
+
+def test_half_of_the_cells_have_single_features_masked_each_with_p_feat() -> None:
+    minibatch, config = build(0, n_cells=200, n_genes=40, nan=False, panels=False, p_feat=0.3)
+    rna = minibatch.rows[0].cells
+    n_any = n_hidden = n_some = 0
+    for masks in draws(minibatch, config, 60):
+        hidden = masks[0][rna]
+        single = hidden[~hidden.all(1)]  # not masked whole
+        n_any += int(single.any(1).sum())
+        n_some += len(single)
+        n_hidden += int(single[single.any(1)].sum())
+    # cells of a minibatch share patterns: the count of cells is exact, that of entries is wider
+    frequency_is(n_any, n_some, 0.5 * (1 - 0.7**40))
+    assert n_hidden / n_any / 40 == pytest.approx(0.3, abs=0.02)
+
+
+def test_patterns_are_independent_between_features_and_draws() -> None:
+    minibatch, config = build(0, n_cells=30, n_genes=8, nan=False, panels=False, p_feat=0.5)
+    rna = minibatch.rows[0].cells
+    rows = torch.cat([m[0][rna] for m in draws(minibatch, config, 2000)])
+    rows = rows[rows.any(1) & ~rows.all(1)].numpy().astype(float)
+    off = np.corrcoef(rows.T) - np.eye(8)
+    assert abs(off).max() < 5 / np.sqrt(2000 * N_PATTERNS)  # each pattern counts once, whoever has it
+
+
+@pytest.mark.parametrize("p_modal", [(1 / 3, 1 / 3, 1 / 3), (0.7, 0.2, 0.1), (0.0, 0.0, 1.0)])
+def test_one_modality_is_drawn_and_masked_whole_if_the_cell_has_another(p_modal: tuple[float, ...]) -> None:
+    minibatch, config = build(1, n_cells=120, nan=False, panels=False, p_modal=p_modal, p_feat=0.0)
+    has = torch.stack([measured_of(minibatch, m).any(1) for m in range(3)], 1)
+    several = has.sum(1) > 1
+    n, whole = 0, torch.zeros(3)
+    for masks in draws(minibatch, config, 120):
+        lost = torch.stack([m.all(1) for m in masks], 1)
+        assert (lost.sum(1) <= 1).all()
+        assert not lost[~several].any()
+        assert not (lost & ~has).any()
+        whole += lost[has.all(1)].sum(0)
+        n += int(has.all(1).sum())
+    for m in range(3):
+        frequency_is(float(whole[m]), n, p_modal[m])
+
+
+def test_a_cell_that_lacks_the_drawn_modality_keeps_all() -> None:
+    minibatch, config = build(1, n_cells=120, nan=False, panels=False, p_feat=0.0)
+    has = torch.stack([measured_of(minibatch, m).any(1) for m in range(3)], 1)
+    two = has[:, 0] & has[:, 1] & ~has[:, 2]
+    n = lost = 0
+    for masks in draws(minibatch, config, 150):
+        lost += int((masks[0].all(1) | masks[1].all(1))[two].sum())
+        n += int(two.sum())
+    frequency_is(lost, n, 2 / 3)
+
+
+@pytest.mark.parametrize("nan", [False, True])
+def test_with_one_modality_what_another_cell_lacks_is_masked(nan: bool) -> None:
+    modality = "adt" if nan else "rna"
+    minibatch, config = build(4, n_cells=60, modalities=(modality,), nan=nan, panels=not nan, p_feat=0.0)
+    measured = measured_of(minibatch, 0)
+    patterns, code = measured.unique(dim=0, return_inverse=True)
+    assert len(patterns) > 1
+    share = torch.bincount(code) / len(code)
+    counts = torch.zeros(len(patterns), len(patterns))
+    for masks in draws(minibatch, config, 200):
+        lent = ~masks[0]
+        equal = (lent[:, None] == patterns[None]).all(2)
+        assert equal.any(1).all(), "a mask is no cell's pattern"
+        counts += torch.zeros_like(counts).index_add_(0, code, equal.float())
+    drawn = counts.sum(0) / counts.sum()
+    assert abs(drawn - share).max() < 0.02
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), nan=st.booleans(), panels=st.booleans(), fractions=st.booleans(),
+    p_feat=st.sampled_from([0.0, 0.2, 1.0]),
+)  # fmt: skip
+def test_visible_and_masked_divide_what_was_measured(
+    seed: int, nan: bool, panels: bool, fractions: bool, p_feat: float
+) -> None:
+    minibatch, config = build(seed, nan=nan, panels=panels, fractions=fractions, p_feat=p_feat)
+    masks = MaskSampler(config).draw(minibatch, torch.Generator().manual_seed(seed))
+    for m, (mask, rows, hidden) in enumerate(
+        zip(masks, minibatch.rows, dense(minibatch, masks), strict=True)
+    ):
+        measured = measured_of(minibatch, m)[rows.cells]
+        observed = observed_view(rows)
+        assert torch.equal(entries(observed), measured)
+        assert not observed.full or bool(measured.all())
+        visible, masked = (entries(v) for v in masked_views(observed, mask))
+        assert torch.equal(masked, measured & hidden[rows.cells])
+        assert torch.equal(visible, measured & ~hidden[rows.cells])
+        assert not entries(blind_view(rows)).any()
+        assert len(mask.table) <= max(
+            2 + N_PATTERNS * len(rows.panels) + len(rows.cells), len(rows.cells) + 2
+        )
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_probabilities_of_nought_and_one_are_exact(p: float) -> None:
+    minibatch, config = build(0, n_cells=60, nan=False, panels=False, p_feat=p, p_modal=(1.0, 0.0, 0.0))
+    some = 0
+    for masks in draws(minibatch, config, 30):
+        hidden = masks[1][minibatch.rows[1].cells]
+        assert torch.equal(hidden.any(1), hidden.all(1))
+        some += int(hidden.any())
+    assert some == (30 if p else 0)
+
+
+def test_the_generator_alone_decides() -> None:
+    minibatch, config = build(3)
+    first = draws(minibatch, config, 3, seed=5)
+    torch.manual_seed(1)
+    for a, b in zip(first, draws(minibatch, config, 3, seed=5), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert any(
+        not torch.equal(x, y)
+        for a, b in zip(first, draws(minibatch, config, 3, seed=6), strict=True)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_a_mask_given_entry_by_entry() -> None:
+    hidden = torch.tensor([[True, False, True], [False, False, False]])
+    mask = ModalityMask.of(hidden)
+    assert torch.equal(mask.table[mask.code], hidden)
+    assert not mask.table[0].any()
+    assert mask.table[1].all()
