@@ -169,7 +169,7 @@ class _Store:
 
 
 def _runs_at(indptr: Tensor, at: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Row, counted from 0, and position of the `total` non-zeros of the rows at `at`, one run after another."""
+    """Row from 0, and position of the `total` non-zeros of the rows at `at`, one run after another."""
     start = indptr[at]
     length = indptr[at + 1] - start
     before = length.cumsum(0) - length

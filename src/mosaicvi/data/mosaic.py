@@ -212,7 +212,7 @@ class Mosaic:
         raise InputError(f"No modality {name!r}; the model has {', '.join(m.name for m in self.modalities)}.")
 
     def as_published(self) -> Mosaic:
-        """The mosaic as the published implementation reads it: peaks accessible or not, unless the user said else."""
+        """The mosaic as the published implementation reads it: peaks are accessible or not by default."""
         said = self.registry.setup.likelihoods
         mods = tuple(
             dataclasses.replace(m, likelihood="Bernoulli", transform="binarize", scale=np.ones_like(m.scale))

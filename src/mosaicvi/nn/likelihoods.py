@@ -189,7 +189,7 @@ def _nb_zero(mean: Tensor, alpha: Tensor, *, small: bool) -> tuple[Tensor, Tenso
 
 
 def _slope_by_series(t: Tensor, zero: Tensor, inverse: Tensor, mean: Tensor, alpha: Tensor) -> Tensor:
-    """Slope d log NB(0) / d a = m^2 (log(1 + t) - t / (1 + t)) / t^2, by its series where that would cancel."""
+    """Slope of log NB(0) by a, m^2 (log(1 + t) - t / (1 + t)) / t^2, by its series where that cancels."""
     series = 0.5 + t * (-2 / 3 + t * (0.75 + t * (-0.8 + t * (5 / 6))))
     return torch.where(t < 0.05, mean * mean * series, -(zero + mean * inverse) / alpha)
 
