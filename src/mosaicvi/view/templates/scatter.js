@@ -62,11 +62,13 @@
   const stage = $("stage"), canvas = $("points"), over = $("over"), tip = $("tip");
   const pen = canvas.getContext("2d"), mark = over.getContext("2d");
   const view = { scale: 1, dx: 0, dy: 0 };
-  let W = 0, H = 0, ratio = 1, unit = 1, image = null, pixels = null, waiting = false, hovered = -1;
+  let W = 0, H = 0, ratio = 1, unit = 1, image = null, pixels = null, waiting = false, later = 0, hovered = -1;
   const maxX = Math.max(1, x.reduce((a, b) => Math.max(a, b), 0));
   const maxY = Math.max(1, y.reduce((a, b) => Math.max(a, b), 0));
 
+  // A canvas that changes its size for the printer comes out empty, so a picture of it stands in there.
   function resize() {
+    if (window.matchMedia("print").matches) return;
     ratio = Math.min(window.devicePixelRatio || 1, 2);
     W = Math.max(1, Math.round(stage.clientWidth * ratio));
     H = Math.max(1, Math.round(stage.clientHeight * ratio));
@@ -120,6 +122,8 @@
       }
     }
     pen.putImageData(image, 0, 0);
+    clearTimeout(later);
+    later = setTimeout(() => { $("paper").src = canvas.toDataURL(); }, 400);
     canvas.classList.toggle("zoomed", view.scale > 1.01);
     ring();
   }
@@ -336,7 +340,6 @@
   input.addEventListener("keydown", (e) => { if (e.key === "Enter") { e.preventDefault(); typed(true); } });
 
   new ResizeObserver(resize).observe(stage);
-  window.addEventListener("beforeprint", () => { hover(-1); drawNow(); });
   resize();
   show(columns[0] || { name: "cells", kind: "names", names: ["cell"], colors: [data.missing], values: new Uint8Array(n) });
   document.documentElement.dataset.ready = "yes";
