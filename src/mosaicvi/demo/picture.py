@@ -68,8 +68,8 @@ def draw(
         ax.set_title(
             f"{letter}   {ax.get_title(loc='left')}", loc="left", fontsize=11.5, color=INK, fontweight="bold"
         )
-    for ax in (types, patterns, imputed, truth):
-        _bare(ax, method)
+    for ax, cells in ((types, ""), (patterns, ""), (imputed, ", cells without proteins"), (truth, "")):
+        _bare(ax, method + cells)
     return figure
 
 
@@ -111,12 +111,13 @@ def _layout(ax: Axes, mdata: MuData) -> None:
         left += WIDTHS[name] + 0.12
     y = 0.0
     for batch, n in obs["batch"].value_counts(sort=False).items():
-        ax.text(-0.1, y + n / 2, f"{batch}", ha="right", va="center", fontsize=10, color=INK)
+        ax.text(-0.1, y + n / 2, str(batch), ha="right", va="center", fontsize=10, color=INK)
         if y:
             ax.plot([-0.02, left - 0.1], [y, y], color="white", linewidth=2)
         y += n
+    ax.text(0, 1.01 * len(obs), "grey: not measured", ha="left", va="top", fontsize=8, color=GREY)
     ax.set_xlim(-0.35, left)
-    ax.set_ylim(len(obs), -0.11 * len(obs))
+    ax.set_ylim(1.05 * len(obs), -0.11 * len(obs))
     ax.set_axis_off()
     ax.set_title(f"What {len(obs):,} cells in {obs['batch'].nunique()} batches measured", loc="left")
 
@@ -157,7 +158,7 @@ def _types(ax: Axes, xy: NDArray[np.floating], types: pd.Series[str]) -> None:
             fontweight="bold",
         )
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    ax.set_title("One latent space: cell types part", loc="left")
+    ax.set_title("One space for all cells: by type", loc="left")
 
 
 def _patterns(ax: Axes, xy: NDArray[np.floating], patterns: pd.Series[str]) -> None:
@@ -169,26 +170,26 @@ def _patterns(ax: Axes, xy: NDArray[np.floating], patterns: pd.Series[str]) -> N
         loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=len(names), frameon=False, fontsize=9.5,
         handletextpad=0.1, columnspacing=1.0,
     )  # fmt: skip
-    ax.set_title("… and what was measured does not part them", loc="left")
+    ax.set_title("… by what was measured", loc="left")
 
 
 def _protein(
     figure: Figure, left: Axes, right: Axes, model: MosaicVI, data: SimulatedMosaic, xy: NDArray[np.floating]
 ) -> None:
-    """A protein that varies much, imputed and true, in the cells that did not measure proteins."""
+    """The protein of median correlation, imputed and true, in the cells that did not measure proteins."""
     without = np.flatnonzero(~np.asarray(data.mdata.obs_names.isin(data.mdata["adt"].obs_names)))
     imputed = model.get_imputed_values(modality="adt", indices=without)
     shares = [_share(imputed.to_numpy()), _share(np.asarray(data.truth["adt"].layers["expected"])[without])]
-    j = int(np.argmax(shares[1].std(0)))
-    r = correlation_per_feature(shares[0][:, [j]], shares[1][:, [j]])[0]
+    r = np.nan_to_num(correlation_per_feature(shares[0], shares[1]))
+    j = int(np.argsort(r)[len(r) // 2])
     low, high = np.quantile(np.concatenate([s[:, j] for s in shares]), [0.02, 0.98])
-    for ax, share, words in ((left, shares[0], "imputed"), (right, shares[1], "true")):
+    for ax, share, words in ((left, shares[0], "imputed"), (right, shares[1], "the truth")):
         ax.scatter(xy[:, 0], xy[:, 1], c=FAINT, s=4, linewidth=0)
         drawn = _points(ax, xy[without], share[:, j], cmap=SEQUENTIAL, vmin=low, vmax=high)
-        ax.set_title(
-            f"A protein, {words}" + (" where not measured" if words == "imputed" else f" (r = {r:.2f})"),
-            loc="left",
-        )
+        ax.set_title(f"{imputed.columns[j]}, {words}", loc="left")
+    right.text(
+        1, 0, f"r = {r[j]:.2f}", transform=right.transAxes, ha="right", va="bottom", fontsize=9.5, color=INK
+    )
     bar = figure.colorbar(drawn, ax=right, fraction=0.04, pad=0.02, aspect=22)
     bar.set_label("log counts per 10,000", fontsize=8.5, color=GREY)
     bar.ax.tick_params(labelsize=8, colors=GREY, length=0)
@@ -209,11 +210,19 @@ def _bars(ax: Axes, scores: DemoScores) -> None:
         ax.bar_label(drawn, fmt="{:.2f}", fontsize=8.5, color=INK, padding=1)
     ax.set_xticks(np.arange(len(table)), [f"{n}" for n in table.index], fontsize=10)
     ax.set_yticks([])
-    ax.set_ylim(0, 1.0)
+    ax.set_ylim(0, 1.08)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.spines["bottom"].set_color(LIGHT)
     ax.tick_params(length=0, colors=INK)
-    ax.legend(frameon=False, fontsize=9, loc="upper right", ncol=1, borderaxespad=0)
+    ax.legend(
+        frameon=False,
+        fontsize=9,
+        loc="upper center",
+        ncol=3,
+        borderaxespad=0,
+        columnspacing=1.2,
+        handlelength=1.2,
+    )
     ax.set_xlabel(
         "correlation with the truth, per feature,\nin cells that did not measure it", fontsize=9, color=GREY
     )
@@ -226,7 +235,7 @@ def _curve(ax: Axes, model: MosaicVI) -> None:
     late = history[["train_loss", "validation_loss"]].iloc[
         min(len(history) - 1, max(2, len(history) // 20)) :
     ]
-    lines = (("train_loss", "training", OKABE_ITO[0], -13), ("validation_loss", "held out", OKABE_ITO[5], 8))
+    lines = (("train_loss", "training", OKABE_ITO[0], -17), ("validation_loss", "held out", OKABE_ITO[5], 8))
     for column, words, color, above in lines:
         ax.plot(epochs, history[column], color=color, linewidth=1.6, marker="o" if len(epochs) < 5 else None)
         ax.annotate(
@@ -247,10 +256,10 @@ def _curve(ax: Axes, model: MosaicVI) -> None:
     ax.set_title("Training: loss", loc="left")
 
 
-def _bare(ax: Axes, method: str) -> None:
+def _bare(ax: Axes, note: str) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_aspect("equal", adjustable="datalim")
     ax.spines[:].set_visible(False)
     ax.set_xlabel("")
-    ax.text(0.0, 0.0, method, transform=ax.transAxes, fontsize=8, color=GREY, ha="left", va="bottom")
+    ax.text(0.0, 0.0, note, transform=ax.transAxes, fontsize=8, color=GREY, ha="left", va="bottom")

@@ -1,8 +1,9 @@
 """How well a simulated mosaic was recovered, next to what is simple to have.
 
 Imputed values are compared in cells that did not measure the modality, with what the simulation expected
-there: log(1 + expected counts per 10,000), for accessibility the probability of any count at the median
-library. Correlations are over the cells of a batch, feature by feature, averaged; a constant counts as 0.
+there: log(1 + expected counts per 10,000); where the model answers with probabilities, the probability of any
+count at the median library. Correlations are over the cells of a batch, feature by feature, averaged; a
+constant counts as 0.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def render(scores: DemoScores, console: Console) -> None:
     for s in scores.latent:
         table.add_row(s.name, f"{s.value:.2f}", f"{s.chance:.2f}", f"{s.truth:.2f}")
     console.print(table)
-    table = _table("Imputed against true values, in cells that did not measure the modality (correlation)")
+    table = _table("Do imputed values follow the truth, where nothing was measured? (correlation)")
     for title in ("", "cells", *METHODS):
         table.add_column(
             title, justify="right" if title else "left", style="bold" if title == "mosaicvi" else ""
