@@ -23,7 +23,7 @@ from mosaicvi import MosaicVI
 SOURCE = Path(mosaicvi.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 STATIONS = ("data", "nn", "fit", "infer", "view")
-MUTABLE = {"FitState", "Part", "Tile"}
+MUTABLE = {"FitState", "Part", "Parts", "Tile"}
 
 
 def modules() -> list[str]:

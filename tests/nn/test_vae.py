@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from mudata import MuData
 from tests.builders import random_mudata
@@ -95,7 +95,7 @@ def compare(
         assert error <= 20 * rtol * scale, f"{name}: off by {error:.2g}, of {scale:.2g}"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(data=st.data())
 def test_loss_and_gradients_are_those_of_the_dense_network(data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 10**6))
