@@ -192,7 +192,7 @@ def fit(
     sampler = MaskSampler(net.config)
     train, valid = split(loader.n_cells, config.train_size, config.seed)
     total_steps = config.max_epochs * max(1, -(-len(train) // config.batch_size))
-    while state.epoch < config.max_epochs:
+    while state.epoch < config.max_epochs and not _out_of_patience(state, config):
         gamma = net.config.gamma(state.epoch)
         minibatches = shuffled(train, config.batch_size, config.seed, state.epoch)
         net.train()
@@ -217,11 +217,13 @@ def fit(
         improved = _remember_best(state, row, config)
         listen(Report(epoch=state.epoch, step=0, n_steps=len(minibatches), n_cells=0, log_prob=[], row=row))
         checkpoint(state, improved)
-        if config.early_stopping and state.epoch - 1 - state.best_epoch >= config.patience:
-            break
     if config.early_stopping and state.best:
         net.load_state_dict(state.best)
     return True
+
+
+def _out_of_patience(state: FitState, config: FitConfig) -> bool:
+    return config.early_stopping and state.epoch - 1 - state.best_epoch >= config.patience
 
 
 def _step(
@@ -243,9 +245,11 @@ def _step(
     noise = torch.randn(
         net.n_passes() * len(cells), net.config.dim_latent, generator=state.generator, device=loader.device
     )
+    before = [(b, b.clone()) for b in net.statistics()]
     with torch.autocast(loader.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise)
     if loader.device.type == "cpu" and not math.isfinite(losses.total.item()):
+        _restore(before)
         _blame(losses, names, cells)
     with record_function("backward"):
         optimizer.zero_grad(set_to_none=True)
@@ -253,6 +257,9 @@ def _step(
     with record_function("optimiser"):
         grads = [p.grad for p in net.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads, foreach=True)
+        if loader.device.type == "cpu" and not math.isfinite(norm.item()):
+            _restore(before)
+            raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
         for group in optimizer.param_groups:
             group["lr"] = config.lr * _rate(state.steps_done, total_steps)
         # the fused update divides gradients by grad_scale, so clipping costs no pass of its own
@@ -260,6 +267,12 @@ def _step(
         optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
         optimizer.step()
     return losses, norm
+
+
+def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
+    """Put running statistics back to what they were before the step."""
+    for buffer, value in before:
+        buffer.copy_(value)
 
 
 def _rate(step: int, total_steps: int) -> float:

@@ -144,9 +144,11 @@ def softmax_mean(o: Tensor, library: Tensor, panel: Tensor | None) -> Tensor:
 def _exp_(t: Tile) -> tuple[Tensor, Tensor]:
     """Turn the output into exp(output), zero outside the panel; it and its row sums (r, 1)."""
     o = t.o
-    if o.is_cuda or bool(o.max() > LARGE_OUTPUT):  # otherwise nothing overflows, and a pass is saved
-        o.sub_(o.amax(1, keepdim=True))
-    o.exp_()
+    least, most = torch.aminmax(o)
+    if o.is_cuda or bool(most > LARGE_OUTPUT) or bool(least < -LARGE_OUTPUT):
+        inside = o if t.panel is None else o.masked_fill(t.panel == 0, -math.inf)
+        o.sub_(inside.amax(1, keepdim=True)).clamp_(max=LARGE_OUTPUT)
+    o.exp_()  # otherwise nothing overflows or vanishes, and a pass is saved
     if t.panel is not None:
         o.mul_(t.panel)
     return o, o.sum(1, keepdim=True).clamp_(min=torch.finfo(o.dtype).tiny)

@@ -217,7 +217,7 @@ def tiles(
         order = torch.argsort(cell, stable=True)
         row = cell[order]
     starts = list(range(0, n, step))
-    ends = _ends(row, [p[0].index if by_block else 0 for p in parts], starts, n, by_block=by_block)
+    ends = _ends(row, [p[0].index if len(p) == 1 else 0 for p in parts], starts, n, by_block=by_block)
     for k, part in enumerate(parts):
         for i, s in enumerate(starts):
             run = None if row is None else slice(ends[k][i], ends[k][i + 1])

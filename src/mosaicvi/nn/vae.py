@@ -16,6 +16,7 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
 from mosaicvi.nn.decoder import Context, Decoder
 from mosaicvi.nn.encoder import Encoded, Encoder
+from mosaicvi.nn.layers import PassBatchNorm
 from mosaicvi.nn.likelihoods import mean as likelihood_mean
 from mosaicvi.nn.masks import ModalityMask, View, masked_views, observed_view
 from mosaicvi.nn.targets import make_jobs
@@ -91,6 +92,10 @@ class MosaicVAE(nn.Module):
         for i, values in enumerate(bounds):
             for name, value in zip(("centre", "low", "high"), values, strict=True):
                 self.register_buffer(f"{name}_{i}", value.clone().float())
+
+    def statistics(self) -> list[Tensor]:
+        """What training changes without a gradient: running statistics of the norms."""
+        return [b for m in self.modules() if isinstance(m, PassBatchNorm) for b in m.buffers()]
 
     def head(self, m: int) -> Head:
         """Constants of modality m's likelihood."""
@@ -273,7 +278,7 @@ def mmd(mean: Tensor, group: Tensor) -> Tensor:
     group
         Group of each cell, 0 for none, (B,).
     """
-    distance = torch.cdist(mean, mean).square()
+    distance = torch.cdist(mean, mean, compute_mode="donot_use_mm_for_euclid_dist").square()
     kernel = torch.stack([torch.exp(distance * (-0.5 / s)) for s in KERNEL_WIDTHS]).mean(0)
     member = (group[:, None] == torch.arange(1, int(group.max()) + 1, device=group.device)).to(
         mean.dtype

@@ -315,6 +315,8 @@ class _JobWork:
             if tile.target is not None:
                 expected[rows] += weight.mul_(tile.target).sum(1)
         tiny = torch.finfo(total.dtype).tiny
+        if bool(total.min() < 1e-20):
+            return False
         rate = library.squeeze(1) / total.clamp_(min=tiny)
         partial = self.job.view is not None or self.job.target is not None
         expected = expected * rate if partial else library.squeeze(1)
