@@ -112,7 +112,6 @@ CASES = {
     "a cell without modality": Case(
         data=lost_cells,
         says=("5 cells have no modality", "'c0'", "remove them"),
-        in_files=False,  # mudata drops such cells when it reads a file
     ),
     "a modality without cells": Case(
         data=lambda: mosaic(rna=adata(), adt=adata(d=5)[:0].copy()),

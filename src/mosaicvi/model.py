@@ -323,6 +323,11 @@ class MosaicVI:
         """Whether at least one epoch was finished."""
         return bool(self._rows)
 
+    @property
+    def stopped_by(self) -> int | None:
+        """Number of the signal that ended the last training early, or None."""
+        return None if self._state is None else self._state.stopped_by
+
     def _loader_on(self, accelerator: str, devices: int | str) -> MinibatchLoader:
         if accelerator not in ("auto", "cpu", "gpu"):
             raise InputError(f"accelerator: 'auto', 'cpu' or 'gpu', not {accelerator!r}.")

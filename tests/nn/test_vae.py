@@ -126,7 +126,8 @@ def test_loss_and_gradients_are_those_of_the_dense_network(data: st.DataObject) 
         p_feat=data.draw(st.sampled_from([0.0, 0.2, 0.9])),
     )
     cells = np.array(data.draw(st.lists(st.integers(0, 23), min_size=2, max_size=24, unique=True)))
-    training = data.draw(st.booleans())
+    # with random running statistics a batch norm makes outputs whose exponential float64 cannot hold
+    training = net.config.norm == "batch" or data.draw(st.booleans())
     compare(
         mosaic, net, seed=seed, gamma=data.draw(st.sampled_from([0.0, 0.5])), cells=cells, training=training
     )

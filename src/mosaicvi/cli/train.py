@@ -219,7 +219,7 @@ def _end(
     quiet: bool,
 ) -> None:
     """Save, say what is next, and exit as the signal asks if there was one."""
-    number = None if model._state is None else model._state.stopped_by
+    number = model.stopped_by
     files = " ".join(shown(path) for path in data)
     if number is None:
         model.save(output, overwrite=overwrite)

@@ -21,7 +21,7 @@ from mudata import MuData
 from mosaicvi.data import tenx
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.table import Orientation, read_table
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, MosaicWarning, quoted
 
 Duplicates = Literal["error", "number"]
 Named = TypeVar("Named", AnnData, MuData)
@@ -220,12 +220,26 @@ def _read_hdf5(path: Path) -> AnnData | MuData:
         keys = set(file)
         is_10x = "matrix" in keys or (len(keys) == 1 and "gene_names" in file[next(iter(keys))])
     if "mod" in keys:
-        return mudata.read_h5mu(path)
+        return _read_h5mu(path)
     if is_10x:
         return _one_or_several(tenx.read_h5(path))
     if {"obs", "var"} <= keys:
         return anndata.read_h5ad(path)
     raise InputError(problem("foreign", name=path, what=f"HDF5 with {listed(sorted(keys))}"))
+
+
+def _read_h5mu(path: Path) -> MuData:
+    """Read a MuData, which leaves out cells of no modality without a word; we do not."""
+    data: MuData = mudata.read_h5mu(path)
+    with h5py.File(path, "r") as file:
+        names = file["obs"][file["obs"].attrs["_index"]].asstr()[:]
+    lost = [name for name in names if name not in data.obs_names] if len(names) > data.n_obs else []
+    if lost:
+        raise InputError(
+            f"{path}: {len(lost):,} cells have no modality at all (such as {quoted(lost)}); "
+            "remove them from obs."
+        )
+    return data
 
 
 def _read_zarr(path: Path) -> AnnData | MuData:

@@ -13,7 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.covariates import Covariates, condition_groups, read_covariates
+from mosaicvi.data.covariates import Covariates, condition_groups, obs_column, read_covariates
 from mosaicvi.data.features import chromosomes, find_features, read_blocks
 from mosaicvi.data.kinds import check_range, choose_likelihood, choose_transform, looks_normalised
 from mosaicvi.data.mosaic import Features, ModalityData, Mosaic, Registry, Setup
@@ -57,6 +57,8 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         there = quoted(mods) or "none"
         raise InputError(f"The data have none of the modalities {quoted(wanted)}; they have {there}.")
     panel_key = panel_column(data, setup.panel_key, setup.batch_key)
+    # where the batches are missing, that panels cannot be told by them would only confuse
+    no_batch = panel_key is not None and panel_key == setup.batch_key and obs_column(data, panel_key) is None
     read: list[ModalityData] = []
     notes: list[str] = []
     for name in wanted:
@@ -67,7 +69,7 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         try:
             modality, said = _read(name, mods[name], data, cells, setup, panel_key, registry)
         except InputError as error:
-            problems += error.problems
+            problems += [p for p in error.problems if not (no_batch and "panel_key=" in p)]
             continue
         read.append(modality)
         notes += said

@@ -209,7 +209,8 @@ def _sparse_product(
     n, g = len(rows.cells), group.n_blocks
     row, col = rows.sparse.row, rows.sparse.col
     if g * n <= 0 or len(weight) == 0:
-        return weight.new_zeros(len(views) * n, g, group.enc) + weight[:0].sum()  # a gradient of zero, not None
+        nothing = weight[:0].sum()  # so that the gradient is zero, not None
+        return weight.new_zeros(len(views) * n, g, group.enc) + nothing
     whole = group.lo == 0 and group.first == 0 and int(group.hi) == len(views[0].table[0])
     if not whole:  # the group's blocks are one run of the block-major non-zeros
         ends = torch.searchsorted(

@@ -141,23 +141,34 @@ def softmax_mean(o: Tensor, library: Tensor, panel: Tensor | None) -> Tensor:
     return weight * (library / (weight * panel).sum(1, keepdim=True))
 
 
-def _exp_(t: Tile) -> tuple[Tensor, Tensor]:
-    """Turn the output into exp(output), zero outside the panel; it and its row sums (r, 1)."""
+def _exp_(t: Tile) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn the output into exp(output), zero outside the panel.
+
+    Returns
+    -------
+    It, its row sums (r, 1), and the logarithms of its entries at the non-zeros (z,), which do not underflow.
+    """
     o = t.o
     least, most = torch.aminmax(o)
     if o.is_cuda or bool(most > LARGE_OUTPUT) or bool(least < -LARGE_OUTPUT):
         inside = o if t.panel is None else o.masked_fill(t.panel == 0, -math.inf)
         o.sub_(inside.amax(1, keepdim=True)).clamp_(max=LARGE_OUTPUT)
+    log_z = o.view(-1)[_need(t.at)]
     o.exp_()  # otherwise nothing overflows or vanishes, and a pass is saved
     if t.panel is not None:
         o.mul_(t.panel)
-    return o, o.sum(1, keepdim=True).clamp_(min=torch.finfo(o.dtype).tiny)
+    return o, o.sum(1, keepdim=True).clamp_(min=torch.finfo(o.dtype).tiny), log_z
 
 
-def _softmax_mean_(t: Tile) -> Tensor:
-    """Turn the output into library x softmax over the panel."""
-    weight, total = _exp_(t)
-    return weight.mul_(_need(t.library) / total)
+def _softmax_mean_(t: Tile) -> tuple[Tensor, Tensor]:
+    """Turn the output into library x softmax over the panel; it, and its logarithm at the non-zeros (z,)."""
+    weight, total, log_z = _exp_(t)
+    rate = _need(t.library) / total
+    return weight.mul_(rate), log_z + _log_rate(rate).view(-1)[_need(t.row)]
+
+
+def _log_rate(rate: Tensor) -> Tensor:
+    return rate.clamp(min=torch.finfo(rate.dtype).tiny).log()
 
 
 def _through_softmax_(t: Tile, mean: Tensor, score: Tensor) -> None:
@@ -207,14 +218,16 @@ def _zinb(t: Tile) -> TileResult:
 def _negative_binomial(t: Tile, *, inflated: bool) -> TileResult:
     alpha, at, x = _need(t.alpha), _need(t.at), _need(t.x)
     slope: Tensor | None = None
+    log_m: Tensor | None = None
     if t.library is not None:
-        mean = _softmax_mean_(t)
+        mean, log_m = _softmax_mean_(t)
     else:
         mean, slope = _bounded_mean(t.o, _need(t.low), _need(t.high))
     zero, inverse, d_alpha = _nb_zero(mean, alpha, small=t.small)
     m_z, inverse_z, zero_z = mean.view(-1)[at], inverse.view(-1)[at], zero.view(-1)[at]
     m_safe = m_z.clamp(min=torch.finfo(m_z.dtype).tiny)
-    log_p = _need(t.rise) + _need(t.constant) + x * (m_safe * inverse_z).clamp_(min=1e-38).log_() + zero_z
+    log_m = m_safe.log() if log_m is None else log_m
+    log_p = _need(t.rise) + _need(t.constant) + x * (log_m + inverse_z.log()) + zero_z
     d_alpha_z = _need(t.d_rise) - x * m_z * inverse_z
     # score = m dL/dm for a softmax, dL/dm between bounds; gain is what a count adds to it
     score = mean.mul(inverse).neg_() if slope is None else inverse.neg()
@@ -293,10 +306,10 @@ def _multinomial(t: Tile) -> TileResult:
     """Poisson with mean library x softmax: with every target, the gradient is a multinomial's."""
     at, x, library = _need(t.at), _need(t.x), _need(t.library)
     tiny = torch.finfo(x.dtype).tiny
-    weight, total = _exp_(t)
+    weight, total, log_z = _exp_(t)
     rate = library / total  # (r, 1)
-    log_mean = torch.log((weight.view(-1)[at] * rate.view(-1)[_need(t.row)]).clamp_(min=tiny))
-    value = _by_row(t, torch.where(x > 0, x * log_mean, 0.0) + _need(t.constant))
+    log_mean = log_z + _log_rate(rate).view(-1)[_need(t.row)]
+    value = _by_row(t, x * log_mean + _need(t.constant))
     seen = _by_row(t, x)[:, None]
     if t.target is None:
         value = value - library.squeeze(1)
@@ -327,8 +340,7 @@ def multinomial_block(t: Tile, rate: Tensor, share: Tensor) -> Tensor:
     Log-likelihood of each row without the means of the targets, (r,).
     """
     at, x = _need(t.at), _need(t.x)
-    mean_z = t.o.view(-1)[at].exp_() * rate.view(-1)[_need(t.row)]
-    log_mean = torch.log(mean_z.clamp_(min=torch.finfo(x.dtype).tiny))
+    log_mean = t.o.view(-1)[at] + _log_rate(rate).view(-1)[_need(t.row)]
     weight = t.o.exp_()
     if t.panel is not None:
         weight.mul_(t.panel)
@@ -337,7 +349,7 @@ def multinomial_block(t: Tile, rate: Tensor, share: Tensor) -> Tensor:
     else:
         weight.mul_(t.target.add(share).mul_(-rate))
     weight.view(-1)[at] += x
-    return _by_row(t, torch.where(x > 0, x * log_mean, 0.0) + _need(t.constant))
+    return _by_row(t, x * log_mean + _need(t.constant))
 
 
 # --- binary and continuous ----------------------------------------------------------------------

@@ -211,7 +211,8 @@ class Work:
             limit = max(limit, MANY_ROWS * self.head.n_features)
         if cuda:
             limit = job.n_rows * self.head.n_features
-        again = len(one.spans) > 1 and self.head.dist == "Poisson" and not by_block and not cuda
+        softmax = self.head.dist == "Poisson" and self.rows.library is not None
+        again = softmax and len(one.spans) > 1 and not cuda
         if not (again and one.softmax_by_block()):
             for rows, spans, run in tiles(job, one.spans, by_block=by_block, max_entries=limit):
                 one.tile(rows, spans, run)
