@@ -25,7 +25,7 @@ from mosaicvi.fit.signals import stop_requests
 from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.vae import MosaicVAE
 
-STEPS = 2500  # that train a mosaic of ordinary size well
+STEPS = 1600  # that train a mosaic of ordinary size well; many more begin to fit its noise
 
 
 def default_epochs(n_cells: int, batch_size: int) -> int:
