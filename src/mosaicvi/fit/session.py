@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mosaicvi._temporaries import sweep
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
@@ -199,6 +200,7 @@ def _open(
                 f"{store.folder} holds checkpoints already; resume from them, or name another folder."
             )
         return
+    sweep(store.folder)  # what a killed run left half written, even if this one has nothing more to write
     bundle = store.latest()
     if bundle is None:
         if there:
