@@ -19,7 +19,7 @@ from mosaicvi.data.parts import agreed
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mosaic
 from mosaicvi.data.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, quoted
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -47,10 +47,11 @@ def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> Mosaic
     Raises
     ------
     InputError
-        There is no such column.
+        There is no such column, or it does not say which cell has which panel.
     """
     mdata = to_mosaic(mdata)
     labels, groups = _label_cells(mdata, batch_key)
+    _check_panels(mdata, labels.panel)
     seen, notes = {}, []
     modalities, libraries = [], []
     for name, adata in mdata.mod.items():
@@ -132,6 +133,22 @@ def _label_cells(mdata: MuData, batch_key: str | None) -> tuple[_Labels, list[Gr
         for row, size in zip(firsts, sizes, strict=True)
     ]
     return _Labels(batch=batch, panel=panel, group=group, has=has), groups
+
+
+def _check_panels(mdata: MuData, panel: pd.Series[str]) -> None:
+    """Raise where a modality has several panels and a cell of it has none of them."""
+    problems = []
+    for name, adata in mdata.mod.items():
+        table = adata.varm.get("measured")
+        if not isinstance(table, pd.DataFrame) or table.shape[1] < 2:
+            continue
+        if not set(panel.loc[adata.obs_names]) <= set(map(str, table.columns)):
+            problems.append(
+                f"{name}: varm['measured'] has the panels {quoted(table.columns)}; "
+                "name the obs column that says which cell has which, batch_key=...."
+            )
+    if problems:
+        raise InputError(problems)
 
 
 def _panels_of(adata: AnnData, panel: pd.Series[str]) -> dict[str, npt.NDArray[np.bool_]]:
