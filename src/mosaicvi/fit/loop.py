@@ -295,10 +295,8 @@ def _count(
     state: FitState, losses: Losses, norm: Tensor, config: FitConfig, n_cells: int, names: tuple[str, ...]
 ) -> None:
     """Add a step to the epoch's sums, and balance the modalities in the first epochs."""
-    terms = _terms(losses, names) | {
-        "grad_norm": float(norm),
-        "clipped": float(float(norm) > config.max_grad_norm),
-    }
+    length = float(norm)
+    terms = _terms(losses, names) | {"grad_norm": length, "clipped": float(length > config.max_grad_norm)}
     for key, value in terms.items():
         state.sums[key] = state.sums.get(key, 0.0) + value * n_cells
     state.sums["cells"] = state.sums.get("cells", 0.0) + n_cells

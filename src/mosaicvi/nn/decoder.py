@@ -151,7 +151,6 @@ class Decoder(nn.Module):
         skip = self.config.skip_conn
         hidden = [self.block_hidden(i, h, context.blocks[i][at] if skip else None) for i in groups]
         table = Rows(
-            pick=pick,
             weight=context.weights[of_pass] * context.beta[m],
             of_pass=of_pass,
             n_passes=len(context.weights),

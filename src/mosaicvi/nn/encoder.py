@@ -211,7 +211,7 @@ def _sparse_product(
     if g * n <= 0 or len(weight) == 0:
         nothing = weight[:0].sum()  # so that the gradient is zero, not None
         return weight.new_zeros(len(views) * n, g, group.enc) + nothing
-    whole = group.lo == 0 and group.first == 0 and int(group.hi) == len(views[0].table[0])
+    whole = group.lo == 0 and group.first == 0 and group.hi == views[0].table.shape[1]
     if not whole:  # the group's blocks are one run of the block-major non-zeros
         ends = torch.searchsorted(
             row, torch.tensor([group.first * n, (group.first + g) * n], device=row.device)

@@ -62,17 +62,14 @@ class Rows:
 
     Attributes
     ----------
-    pick
-        The modality's row of each, (R,).
     weight, of_pass
-        Its factor in the loss, and its pass, (R,).
+        Of each, its factor in the loss, and its pass, (R,).
     code, library
         Of the modality's rows: covariate row, and library or None, (n_m,).
     values, sparse
         Values as the likelihood sees them, and where the non-zeros are.
     """
 
-    pick: Tensor
     weight: Tensor
     of_pass: Tensor
     n_passes: int
@@ -133,7 +130,6 @@ class Work:
         want: bool,
     ) -> None:
         self.head, self.rows, self.alpha, self.pi, self.want = head, rows, alpha, pi, want
-        self.hidden = hidden
         self.minus = -rows.weight
         self.values = self.minus.new_zeros(len(self.minus))
         # the bias rides along as one more column: a product with it is one pass over the tile, not two
