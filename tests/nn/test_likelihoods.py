@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from tests.oracles import log_prob, log_rising, mean_of, nb_exact
 from torch import Tensor
 
-from mosaicvi.nn import likelihoods
-from mosaicvi.nn.likelihoods import TILE, Tile, dispersion, rising_log, zero_inflation
+from mosaicvi.nn import counts, likelihoods
+from mosaicvi.nn.counts import rising_log
+from mosaicvi.nn.likelihoods import TILE, dispersion, zero_inflation
+from mosaicvi.nn.tile import Scratch, Tile
 
 COUNTS = ("NB", "ZINB", "Poisson")
 DISTRIBUTIONS = (*COUNTS, "Bernoulli", "Gaussian")
@@ -37,17 +39,20 @@ def evaluate(
     fields: dict[str, Any] = {"row": row, "at": at, "x": values, "constant": -torch.lgamma(values + 1)}
     if dist in ("NB", "ZINB"):
         assert alpha is not None
-        fields["rise"], fields["d_rise"] = likelihoods.rising(values, alpha.view(-1)[at])
-        fields["small"] = bool(alpha.min() < likelihoods.SMALL_DISPERSION)
+        fields["rise"], fields["d_rise"] = counts.rising(values, alpha.view(-1)[at])
+        small = (alpha < counts.SMALL_DISPERSION).any(0).nonzero().squeeze(1)
+        fields["small"] = small if len(small) else None
     if dist == "Gaussian":
         fields["dense"] = x
     rest = {k: v for k, v in rest.items() if v is not None}
-    result = TILE[dist](tile := Tile(o=o.clone(), alpha=alpha, target=target, **fields, **rest))  # type: ignore[index]
-    out = {"value": result.value, "o": tile.o}
+    rows = {"code": torch.arange(len(o)), "weight": torch.ones_like(o[:, 0])}  # each its own dispersion
+    tile = Tile(o=o.clone(), scratch=Scratch(o), alpha=alpha, target=target, **fields, **rows, **rest)
+    result = TILE[dist](tile)  # type: ignore[index]
+    out = {"value": result.value, "o": -tile.o}
     if result.d_alpha is not None:
-        out["alpha"] = result.d_alpha
+        out["alpha"] = -result.d_alpha
     if result.d_pi is not None:
-        out["pi"] = result.d_pi.sum(0)
+        out["pi"] = -result.d_pi
     return out
 
 

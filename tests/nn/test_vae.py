@@ -166,9 +166,22 @@ def test_many_rows_and_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     mdata = random_mudata(9, n_cells=150, n_genes=70)
     mosaic = mosaic_of(mdata, likelihoods={"atac": "Poisson"})
     for entries in (1, 64, 500):
-        monkeypatch.setattr(work, "TILE_ENTRIES", entries)
+        monkeypatch.setattr(work, "TILE_ENTRIES", dict.fromkeys(work.TILE_ENTRIES, entries))
         for aware in (True, False):
             compare(mosaic, network(mosaic, 4, library_aware=aware), seed=4)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_workers_share_the_rows_and_lose_none(threads: int) -> None:
+    mosaic = mosaic_of(random_mudata(3, n_cells=300, n_genes=40), likelihoods={"atac": "Poisson"})
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for aware in (True, False):
+            compare(mosaic, network(mosaic, 4, library_aware=aware), seed=4)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_shared_masks_and_masks_of_each_cell() -> None:

@@ -20,8 +20,9 @@ from mosaicvi.data.minibatch import ModalityRows
 from mosaicvi.nn.groups import block_groups
 from mosaicvi.nn.layers import HiddenStack, glorot_, leaky, make_linear
 from mosaicvi.nn.likelihoods import dispersion, zero_inflation
-from mosaicvi.nn.targets import Job
-from mosaicvi.nn.work import Head, Rows, Work, of_block
+from mosaicvi.nn.targets import Job, divided
+from mosaicvi.nn.work import Head, Step, Task, of_block
+from mosaicvi.nn.workers import n_workers
 
 HAS_DISPERSION = frozenset({"NB", "ZINB", "Gaussian"})
 
@@ -143,27 +144,29 @@ class Decoder(nn.Module):
         context
             What the modalities share.
         """
-        of_pass = torch.cat([j.of_pass for j in jobs]) if jobs else rows.cells[:0]
-        pick = torch.cat([j.pick for j in jobs]) if jobs else rows.cells[:0]
+        shares = divided(jobs, 1 if rows.cells.is_cuda else n_workers())
+        ordered = [job for share in shares for job in share]
+        of_pass = torch.cat([j.of_pass for j in ordered]) if ordered else rows.cells[:0]
+        pick = torch.cat([j.pick for j in ordered]) if ordered else rows.cells[:0]
         at = rows.cells[pick] + of_pass * context.n_cells
-        h = context.hidden[at]
+        h = context.hidden.index_select(0, at)
         groups = self.of_modality(m)
         skip = self.config.skip_conn
         hidden = [self.block_hidden(i, h, context.blocks[i][at] if skip else None) for i in groups]
-        table = Rows(
+        task = Task(
+            head=head,
+            rows=rows,
+            values=values,
+            library=rows.library if self.config.library_aware[m] else None,
+            code=context.covariate_code[rows.cells],
+            shares=shares,
             weight=context.weights[of_pass] * context.beta[m],
             of_pass=of_pass,
             n_passes=len(context.weights),
-            code=context.covariate_code[rows.cells],
-            library=rows.library if self.config.library_aware[m] else None,
-            values=values,
-            sparse=rows.sparse,
         )
         alpha, pi = self.alpha_table(m, context.covariate_table), self.pi(m)
         loss, by_pass = _Likelihood.apply(  # type: ignore[no-untyped-call]
-            head,
-            table,
-            jobs,
+            task,
             alpha,
             pi,
             *[h.float() for h in hidden],
@@ -188,33 +191,24 @@ class _Likelihood(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        head: Head,
-        rows: Rows,
-        jobs: list[Job],
-        alpha: Tensor | None,
-        pi: Tensor | None,
-        *tensors: Tensor,
+        ctx: Any, task: Task, alpha: Tensor | None, pi: Tensor | None, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        n = len(head.groups)
+        n = len(task.head.groups)
         parts = list(tensors[:n]), list(tensors[n : 2 * n]), list(tensors[2 * n :])
-        work = Work(head, rows, alpha, pi, *parts, want=any(ctx.needs_input_grad))
-        at = 0
-        for job in jobs:
-            work.do(job, at)
-            at += job.n_rows
-        if work.want:
-            work.scale_hidden()
-            grads = [*work.d_hidden, *work.d_weight, *work.d_bias]
-            ctx.has_alpha, ctx.has_pi = work.d_alpha is not None, work.d_pi is not None
-            ctx.save_for_backward(*[g for g in (work.d_alpha, work.d_pi, *grads) if g is not None])
-        by_pass = work.values.new_zeros(rows.n_passes).index_add_(0, rows.of_pass, work.values)
+        step = Step(task, alpha, pi, *parts, want=any(ctx.needs_input_grad))
+        sums = step.run()
+        if step.want:
+            ctx.has_alpha, ctx.has_pi = sums.alpha is not None, sums.pi is not None
+            weight, bias = [w[:, :-1] for w in sums.weight], [w[:, -1] for w in sums.weight]
+            grads = [sums.alpha, sums.pi, *step.d_hidden, *weight, *bias]
+            ctx.save_for_backward(*[g for g in grads if g is not None])
+        by_pass = step.values.new_zeros(task.n_passes).index_add_(0, task.of_pass, step.values)
         ctx.mark_non_differentiable(by_pass)
-        return -(rows.weight * work.values).sum(), by_pass
+        return -(task.weight @ step.values), by_pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        saved = [g.mul_(grad) for g in ctx.saved_tensors]
+        saved = [g.mul(grad) for g in ctx.saved_tensors]
         d_alpha = saved.pop(0) if ctx.has_alpha else None
         d_pi = saved.pop(0) if ctx.has_pi else None
-        return (None, None, None, d_alpha, d_pi, *saved)
+        return (None, d_alpha, d_pi, *saved)
