@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from tests.oracles import log_prob, log_rising, mean_of, nb_exact
 from torch import Tensor
 
-from mosaicvi.nn import counts, likelihoods
+from mosaicvi.nn import counts, kernels, likelihoods
 from mosaicvi.nn.counts import rising_log
 from mosaicvi.nn.likelihoods import TILE, dispersion, zero_inflation
+from mosaicvi.nn.masks import View
 from mosaicvi.nn.tile import Scratch, Tile
 
 COUNTS = ("NB", "ZINB", "Poisson")
@@ -25,28 +26,31 @@ DISTRIBUTIONS = (*COUNTS, "Bernoulli", "Gaussian")
 
 
 def evaluate(
-    dist: str, o: Tensor, x: Tensor, *, alpha: Tensor | None = None, target: Tensor | None = None, **rest: Any
-) -> dict[str, Tensor]:
+    dist: str, o: Tensor, x: Tensor, *, alpha: Tensor | None = None, target: Tensor | None = None,
+    panel: Tensor | None = None, compiled: bool = False, **rest: Any,
+) -> dict[str, Tensor]:  # fmt: skip
     """Log-likelihood of each row and all gradients; the only place that knows how a tile is filled.
 
-    `x`, `alpha` and `target` are dense (r, d).
+    `x`, `alpha`, `target` and `panel` are dense (r, d).
     """
-    d = o.shape[1]
+    every = torch.arange(len(o))
     counted = x if target is None else x * target
     row, col = counted.nonzero(as_tuple=True)
-    at = row * d + col
     values = x[row, col]
-    fields: dict[str, Any] = {"row": row, "at": at, "x": values, "constant": -torch.lgamma(values + 1)}
+    fields: dict[str, Any] = {"row": row, "col": col, "x": values, "constant": -torch.lgamma(values + 1)}
+    fields |= {"code": every, "weight": torch.ones_like(o[:, 0])}  # each row has its own dispersion
+    for name, mask in (("wanted", target), ("measured", panel)):
+        fields[name] = None if mask is None else View(table=mask > 0, index=every)
     if dist in ("NB", "ZINB"):
         assert alpha is not None
-        fields["rise"], fields["d_rise"] = counts.rising(values, alpha.view(-1)[at])
-        small = (alpha < counts.SMALL_DISPERSION).any(0).nonzero().squeeze(1)
-        fields["small"] = small if len(small) else None
+        fields["rise"], fields["d_rise"] = counts.rising(values, alpha[row, col])
+        fields["small"] = bool(alpha.min() < counts.SMALL_DISPERSION)
     if dist == "Gaussian":
         fields["dense"] = x
     rest = {k: v for k, v in rest.items() if v is not None}
-    rows = {"code": torch.arange(len(o)), "weight": torch.ones_like(o[:, 0])}  # each its own dispersion
-    tile = Tile(o=o.clone(), scratch=Scratch(o), alpha=alpha, target=target, **fields, **rows, **rest)
+    if compiled:
+        return by_kernel(dist, o.clone(), alpha, fields, rest)
+    tile = Tile(o=o.clone(), scratch=Scratch(o), alpha=alpha, **fields, **rest)
     result = TILE[dist](tile)  # type: ignore[index]
     out = {"value": result.value, "o": -tile.o}
     if result.d_alpha is not None:
@@ -54,6 +58,35 @@ def evaluate(
     if result.d_pi is not None:
         out["pi"] = -result.d_pi
     return out
+
+
+def by_kernel(
+    dist: Any, o: Tensor, alpha: Tensor | None, fields: dict[str, Any], rest: dict[str, Any]
+) -> dict[str, Tensor]:
+    """The same by the compiled likelihoods."""
+    rest = {k: v for k, v in rest.items() if k not in ("centre", "pi")}
+    library = rest.pop("library", None)
+    job = kernels.job_of(
+        dist, alpha=alpha, library=None if library is None else library[:, 0],
+        **({"small": False} | fields | rest),
+    )  # fmt: skip
+    value, d_alpha = np.zeros(len(o), np.float32), np.zeros(job.alpha.shape, np.float32)
+    z = len(job.x)
+    kernel = kernels.kernel_of(dist, aware=library is not None)
+    if kernel is not None:
+        kernel(o.numpy(), 0, 0, 0, z, job, value, d_alpha)
+    else:
+        total, expected = np.zeros_like(value), np.zeros_like(value)
+        kernels.add_sums(o.numpy(), 0, 0, job, total, expected)
+        assert kernels.in_range(total)
+        rate = job.library / total
+        expected = job.library if fields["wanted"] is None else expected * rate
+        seen = np.bincount(job.row, job.x, minlength=len(o)).astype(np.float32)
+        share = (seen - expected) / np.maximum(job.library, kernels.TINY)
+        kernels.multinomial(o.numpy(), 0, 0, 0, z, job, rate, share, value)
+        value -= expected
+    out = {"value": torch.from_numpy(value), "o": -o}
+    return out | ({"alpha": -torch.from_numpy(d_alpha)} if dist == "NB" else {})
 
 
 def oracle(
@@ -128,11 +161,15 @@ def draw(
 @settings(max_examples=60, deadline=None)
 @given(
     dist=st.sampled_from(DISTRIBUTIONS), seed=st.integers(0, 10**6), aware=st.booleans(),
-    masked=st.booleans(), panels=st.booleans(), d=st.integers(1, 13),
+    masked=st.booleans(), panels=st.booleans(), d=st.integers(1, 40), compiled=st.booleans(),
 )  # fmt: skip
-def test_values_and_gradients(dist: str, seed: int, aware: bool, masked: bool, panels: bool, d: int) -> None:
-    arguments = draw(dist, seed, aware=aware and dist in COUNTS, masked=masked, panels=panels, d=d)
-    close(evaluate(dist, **arguments), oracle(dist, **arguments))
+def test_values_and_gradients(
+    dist: str, seed: int, aware: bool, masked: bool, panels: bool, d: int, compiled: bool
+) -> None:
+    aware = aware and dist in COUNTS
+    compiled = compiled and (dist in ("NB", "Bernoulli") or (dist == "Poisson" and aware))
+    arguments = draw(dist, seed, aware=aware, masked=masked, panels=panels, d=d)
+    close(evaluate(dist, **arguments, compiled=compiled), oracle(dist, **arguments))
 
 
 @pytest.mark.parametrize("dist", ["NB", "ZINB"])

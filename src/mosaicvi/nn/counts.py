@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from mosaicvi.nn.tile import Tile, TileResult, at_nonzeros, need
+from mosaicvi.nn.tile import Tile, TileResult, need
 
 SMALL_DISPERSION = 1e-3  # below it a difference of two logarithms would cancel in float32
 LARGE_OUTPUT = 60.0  # exp of it still sums without overflow
@@ -42,15 +42,13 @@ def _exp_(t: Tile) -> tuple[Tensor, Tensor, Tensor]:
     -------
     It, its row sums (r, 1), and the logarithms of its entries at the non-zeros (z,), which do not underflow.
     """
-    o = t.o
-    least, most = torch.aminmax(o)
-    if o.is_cuda or bool(most > LARGE_OUTPUT) or bool(least < -LARGE_OUTPUT):
-        inside = o if t.panel is None else o.masked_fill(t.panel == 0, -math.inf)
-        o.sub_(inside.amax(1, keepdim=True)).clamp_(max=LARGE_OUTPUT)
-    log_z = at_nonzeros(t, o)
-    o.exp_()  # otherwise nothing overflows or vanishes, and a pass is saved
-    if t.panel is not None:
-        o.mul_(t.panel)
+    o, panel = t.o, t.panel()
+    inside = o if panel is None else o.masked_fill(panel == 0, -math.inf)
+    o.sub_(inside.amax(1, keepdim=True)).clamp_(max=LARGE_OUTPUT)
+    log_z = _at_nonzeros(t, o)
+    o.exp_()
+    if panel is not None:
+        o.mul_(panel)
     return o, o.sum(1, keepdim=True).clamp_(min=torch.finfo(o.dtype).tiny), log_z
 
 
@@ -67,11 +65,15 @@ def _log_rate(t: Tile, rate: Tensor) -> Tensor:
     return log.view(-1).index_select(0, need(t.row))
 
 
+def _at_nonzeros(t: Tile, dense: Tensor) -> Tensor:
+    """Entries of a contiguous (r, d) at the non-zeros, (z,)."""
+    return dense.view(-1).index_select(0, t.at())
+
+
 def _through_softmax_(t: Tile, mean: Tensor, score: Tensor) -> None:
     """Turn score = m dL/dm (zero outside the targets) into the gradient of the logits."""
     total = score.sum(1, keepdim=True) / need(t.library).clamp(min=torch.finfo(score.dtype).tiny)
-    inside = mean if t.panel is None else mean * t.panel
-    torch.addcmul(score, inside, total, value=-1, out=t.o)
+    torch.addcmul(score, mean, total, value=-1, out=t.o)
 
 
 def bounded_mean(o: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -81,12 +83,12 @@ def bounded_mean(o: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def _bounded_mean_(t: Tile) -> tuple[Tensor, Tensor, Tensor]:
     """Mean between the bounds, its logarithm at the non-zeros (z,), and its slope, which replaces the output."""
-    low, high = need(t.low), need(t.high)
+    low, high = t.low, t.high
     width = high - low
     p = t.o.sigmoid_()
     mean = torch.addcmul(low, p, width, out=t.buffer(4))
     slope = p.addcmul_(p, p, value=-1).mul_(width)
-    log_m = at_nonzeros(t, mean).clamp_(min=torch.finfo(mean.dtype).tiny).log_()
+    log_m = _at_nonzeros(t, mean).clamp_(min=torch.finfo(mean.dtype).tiny).log_()
     return mean, log_m, slope
 
 
@@ -101,32 +103,33 @@ def negative_binomial(t: Tile) -> TileResult:
         mean, log_m = _softmax_mean_(t)
     else:
         mean, log_m, slope = _bounded_mean_(t)
-    alpha = t.alpha_of_rows(1)
-    d_small = _slope_at_small(t, mean, alpha)
+    alpha, target = t.alpha_of_rows(1), t.target()
+    d_alpha0 = _slope_by_series(mean, alpha) if t.small else None
     log_t, inverse = _log1p_and_inverse(t, mean, alpha)
-    log_t_z = at_nonzeros(t, log_t)
+    log_t_z, mean_z = _at_nonzeros(t, log_t), torch.exp(log_m)
     gain = x * torch.exp(-log_t_z)  # x / (1 + a m): what a count takes off m dL/dm
     value = t.by_row(need(t.rise) + need(t.constant) + x * (log_m - log_t_z))
     cost = log_t.div_(alpha)  # -log NB(0)
     if slope is None:
-        score = inverse.mul_(mean)  # m dL/dm of a zero
+        score = by_mean = inverse.mul_(mean)  # m dL/dm of a zero
     else:
-        score = mean.mul_(inverse)
-    if t.target is not None:
-        cost.mul_(t.target)
-        score.mul_(t.target)
+        score, by_mean = mean.mul_(inverse), inverse
+    if target is not None:
+        cost.mul_(target)
+        score.mul_(target)
     value = value - cost.sum(1)
-    d_alpha = t.by_code(score).sub_(t.by_code(cost)).div_(need(t.alpha))
-    if d_small is not None:
-        d_alpha[:, t.small] = d_small
-    mean_z = torch.exp(log_m)
+    if d_alpha0 is None:
+        d_alpha = t.by_code(score).sub_(t.by_code(cost)).div_(t.alpha_table())
+    else:
+        d_alpha = t.by_code(d_alpha0 if target is None else d_alpha0.mul_(target))
     d_alpha.sub_(t.by_code_at(need(t.d_rise) - mean_z * gain))
     if slope is None:
-        score.view(-1).index_add_(0, need(t.at), gain, alpha=-1)
+        score.view(-1).index_add_(0, t.at(), gain, alpha=-1)
         _through_softmax_(t, mean, score)
     else:
-        by_mean = inverse if t.target is None else inverse.mul_(t.target)
-        by_mean.view(-1).index_add_(0, need(t.at), gain / mean_z, alpha=-1)
+        if target is not None:
+            by_mean.mul_(target)
+        by_mean.view(-1).index_add_(0, t.at(), gain / mean_z, alpha=-1)
         slope.mul_(by_mean)
     return TileResult(value=value, d_alpha=d_alpha)
 
@@ -138,14 +141,6 @@ def _log1p_and_inverse(t: Tile, mean: Tensor, alpha: Tensor) -> tuple[Tensor, Te
     return log, product.add_(1).reciprocal_()
 
 
-def _slope_at_small(t: Tile, mean: Tensor, alpha: Tensor) -> Tensor | None:
-    """Derivative of -log NB(0) by a in the columns where differences would cancel, (A, columns)."""
-    if t.small is None:
-        return None
-    d = _slope_by_series(mean.index_select(1, t.small), alpha.index_select(1, t.small))
-    return t.by_code(d if t.target is None else d * t.target.expand_as(mean).index_select(1, t.small))
-
-
 def _slope_by_series(mean: Tensor, alpha: Tensor) -> Tensor:
     """m^2 (t / (1 + t) - log(1 + t)) / t^2 for t = a m, by its series where that cancels."""
     t = alpha * mean
@@ -155,7 +150,7 @@ def _slope_by_series(mean: Tensor, alpha: Tensor) -> Tensor:
 
 def zero_inflated(t: Tile) -> TileResult:
     """NB whose zeros are mixed with a point mass pi."""
-    x, pi, at = need(t.x), need(t.pi), need(t.at)
+    x, pi, at, target = need(t.x), need(t.pi), t.at(), t.target()
     slope: Tensor | None = None
     if t.library is not None:
         mean, log_m = _softmax_mean_(t)
@@ -163,24 +158,24 @@ def zero_inflated(t: Tile) -> TileResult:
         mean, log_m, slope = _bounded_mean_(t)
     alpha = t.alpha_of_rows(1)
     log_t, inverse = _log1p_and_inverse(t, mean, alpha)
-    log_t_z, mean_z = at_nonzeros(t, log_t), torch.exp(log_m)
+    log_t_z, mean_z = _at_nonzeros(t, log_t), torch.exp(log_m)
     p0 = torch.exp(-log_t / alpha)
     mixture = pi + (1 - pi) * p0
     share = (1 - pi) * p0 / mixture  # of the count's own zero among the zeros
     column, seen = at % t.o.shape[1], x > 0
     value0, d_pi0 = torch.log(mixture), (1 - p0) / mixture
-    log_p = need(t.rise) + need(t.constant) + x * (log_m - log_t_z) - at_nonzeros(t, log_t / alpha)
-    log_p = torch.where(seen, log_p + torch.log1p(-pi)[column], at_nonzeros(t, value0))
+    log_p = need(t.rise) + need(t.constant) + x * (log_m - log_t_z) - _at_nonzeros(t, log_t / alpha)
+    log_p = torch.where(seen, log_p + torch.log1p(-pi)[column], _at_nonzeros(t, value0))
     value0.view(-1)[at] = log_p
-    d_pi0.view(-1)[at] = torch.where(seen, -1 / (1 - pi)[column], at_nonzeros(t, d_pi0))
+    d_pi0.view(-1)[at] = torch.where(seen, -1 / (1 - pi)[column], _at_nonzeros(t, d_pi0))
     # a count has its own slopes: the zero's share is 1 there, less what the count adds
-    share.view(-1)[at] = torch.where(seen, 1.0, at_nonzeros(t, share))
+    share.view(-1)[at] = torch.where(seen, 1.0, _at_nonzeros(t, share))
     d_alpha0 = _slope_by_series(mean, alpha) * share
     by_mean = inverse * share
     gain = torch.where(seen, x * torch.exp(-log_t_z), 0.0)
-    if t.target is not None:
-        value0, d_pi0 = value0 * t.target, d_pi0 * t.target
-        d_alpha0, by_mean = d_alpha0 * t.target, by_mean * t.target
+    if target is not None:
+        value0, d_pi0 = value0 * target, d_pi0 * target
+        d_alpha0, by_mean = d_alpha0 * target, by_mean * target
     if slope is None:
         score = (by_mean * mean).contiguous()
         score.view(-1).index_add_(0, at, gain, alpha=-1)
@@ -192,7 +187,7 @@ def zero_inflated(t: Tile) -> TileResult:
     return TileResult(
         value=value0.sum(1),
         d_alpha=t.by_code(d_alpha0).sub_(t.by_code_at(d_rise)),
-        d_pi=-(need(t.weight) @ d_pi0),
+        d_pi=-(t.weight @ d_pi0),
     )
 
 
@@ -249,61 +244,32 @@ def poisson(t: Tile) -> TileResult:
     """Poisson; the mean is library x softmax where the tile has a library, else exp(output) in the bounds."""
     if t.library is not None:
         return _multinomial(t)
-    x = need(t.x)
-    low, high = need(t.low).log(), need(t.high).log()
+    x, target = need(t.x), t.target()
+    low, high = t.low.log(), t.high.log()
     inside = ((t.o >= low) & (t.o <= high)).to(t.o.dtype)
     log_rate = torch.maximum(torch.minimum(t.o, high), low)
-    log_p = t.by_row(x * at_nonzeros(t, log_rate) + need(t.constant))
+    log_p = t.by_row(x * _at_nonzeros(t, log_rate) + need(t.constant))
     rate = log_rate.exp_()
-    value = log_p - (rate if t.target is None else rate * t.target).sum(1)
-    rate.view(-1).index_add_(0, need(t.at), x, alpha=-1)
-    torch.mul(rate, inside if t.target is None else inside * t.target, out=t.o)
+    value = log_p - (rate if target is None else rate * target).sum(1)
+    rate.view(-1).index_add_(0, t.at(), x, alpha=-1)
+    torch.mul(rate, inside if target is None else inside * target, out=t.o)
     return TileResult(value=value)
 
 
 def _multinomial(t: Tile) -> TileResult:
     """Poisson with mean library x softmax: with every target, the gradient is a multinomial's."""
-    x, library = need(t.x), need(t.library)
+    x, library, target = need(t.x), need(t.library), t.target()
     weight, total, log_z = _exp_(t)
     rate = library / total  # (r, 1)
     value = t.by_row(x * (log_z + _log_rate(t, rate)) + need(t.constant))
     seen = t.by_row(x)[:, None]
-    if t.target is None:
+    if target is None:
         value = value - library.squeeze(1)
         weight.mul_(seen / total)
     else:
-        expected = torch.einsum("rd,rd->r", weight, t.target.expand_as(weight))[:, None] * rate
+        expected = torch.einsum("rd,rd->r", weight, target.expand_as(weight))[:, None] * rate
         value = value - expected.squeeze(1)
         share = (seen - expected) / library.clamp(min=torch.finfo(x.dtype).tiny)
-        weight.mul_(t.target.add(share).mul_(rate))
-    weight.view(-1).index_add_(0, need(t.at), x, alpha=-1)
+        weight.mul_(target.add(share).mul_(rate))
+    weight.view(-1).index_add_(0, t.at(), x, alpha=-1)
     return TileResult(value=value)
-
-
-def multinomial_block(t: Tile, rate: Tensor, share: Tensor) -> Tensor:
-    """One block of a Poisson with mean library x softmax whose row sums are known.
-
-    Parameters
-    ----------
-    t
-        The block; its output becomes the gradient.
-    rate
-        Library over the sum of exp(output), (r, 1).
-    share
-        (Counts - means of all targets) over the library, (r, 1).
-
-    Returns
-    -------
-    Log-likelihood of each row without the means of the targets, (r,).
-    """
-    x = need(t.x)
-    log_mean = at_nonzeros(t, t.o) + _log_rate(t, rate)
-    weight = t.o.exp_()
-    if t.panel is not None:
-        weight.mul_(t.panel)
-    if t.target is None:
-        weight.mul_(rate * (1 + share))
-    else:
-        weight.mul_(t.target.add(share).mul_(rate))
-    weight.view(-1).index_add_(0, need(t.at), x, alpha=-1)
-    return t.by_row(x * log_mean + need(t.constant))

@@ -199,7 +199,7 @@ class _Likelihood(torch.autograd.Function):
         sums = step.run()
         if step.want:
             ctx.has_alpha, ctx.has_pi = sums.alpha is not None, sums.pi is not None
-            weight, bias = [w[:, :-1] for w in sums.weight], [w[:, -1] for w in sums.weight]
+            weight, bias = [w[:-1].T for w in sums.weight], [w[-1] for w in sums.weight]
             grads = [sums.alpha, sums.pi, *step.d_hidden, *weight, *bias]
             ctx.save_for_backward(*[g for g in grads if g is not None])
         by_pass = step.values.new_zeros(task.n_passes).index_add_(0, task.of_pass, step.values)

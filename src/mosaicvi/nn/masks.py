@@ -137,6 +137,10 @@ class View:
     index: Tensor
     full: bool = False
 
+    def of_rows(self, rows: slice) -> View:
+        """The choice of some cells."""
+        return dataclasses.replace(self, index=self.index[rows])
+
 
 def observed_view(rows: ModalityRows) -> View:
     """What was measured (m != -1)."""

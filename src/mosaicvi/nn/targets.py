@@ -53,11 +53,13 @@ class Job:
 
     def part(self, rows: slice) -> Job:
         """Some of its rows."""
-        some = {
-            name: None if v is None else View(table=v.table, index=v.index[rows], full=v.full)
-            for name, v in (("view", self.view), ("panel", self.panel))
-        }
-        return dataclasses.replace(self, pick=self.pick[rows], of_pass=self.of_pass[rows], **some)
+        return dataclasses.replace(
+            self,
+            pick=self.pick[rows],
+            of_pass=self.of_pass[rows],
+            view=None if self.view is None else self.view.of_rows(rows),
+            panel=None if self.panel is None else self.panel.of_rows(rows),
+        )
 
 
 def make_jobs(rows: ModalityRows, wanted: list[View], *, softmax: bool) -> list[Job]:
@@ -156,18 +158,28 @@ class Targets:
     ----------
     columns
         The features that count, ascending (d,); None for all.
-    target
-        Features that count for all rows, 1 or 0, (1, d); None for all, or where the job has a view.
+    wanted
+        The entries that count among them; None for all.
     row, col, position
         Of the non-zero targets, block-major: block * r + row of the job, position in `columns`, and
         position among the modality's non-zeros; (Z,) each, or None for dense values.
     """
 
     columns: Tensor | None = None
-    target: Tensor | None = None
+    wanted: View | None = None
     row: Tensor | None = None
     col: Tensor | None = None
     position: Tensor | None = None
+
+    def ordered(self, order: Tensor) -> Targets:
+        """The same with the non-zeros in another order."""
+        named = {"row": self.row, "col": self.col, "position": self.position}
+        moved = {k: None if v is None else v.index_select(0, order) for k, v in named.items()}
+        return dataclasses.replace(self, **moved)
+
+    def columns_of(self, lo: int, hi: int) -> Tensor:
+        """Columns of the modality that columns lo to hi of the job are."""
+        return torch.arange(lo, hi) if self.columns is None else self.columns[lo:hi]
 
 
 def targets_of(job: Job, rows: ModalityRows) -> Targets:
@@ -175,9 +187,9 @@ def targets_of(job: Job, rows: ModalityRows) -> Targets:
     chosen = job.chosen
     if rows.sparse is None:
         if chosen is None:
-            return Targets()
+            return Targets(wanted=job.view)
         if _most(chosen):
-            return Targets(target=chosen.to(torch.float32)[None])
+            return Targets(wanted=_of_all(chosen, job.n_rows))
         return Targets(columns=chosen.nonzero().squeeze(1))
     row, position = runs_of(rows.sparse, job.pick, len(rows.cells))
     col = rows.sparse.col.index_select(0, position)
@@ -190,11 +202,16 @@ def targets_of(job: Job, rows: ModalityRows) -> Targets:
         kept = keep.nonzero().squeeze(1)
         row, col, position = (v.index_select(0, kept) for v in (row, col, position))
     if chosen is None:
-        return Targets(row=row, col=col, position=position)
+        return Targets(wanted=job.view, row=row, col=col, position=position)
     if _most(chosen):
-        return Targets(target=chosen.to(torch.float32)[None], row=row, col=col, position=position)
+        return Targets(wanted=_of_all(chosen, job.n_rows), row=row, col=col, position=position)
     at = chosen.cumsum(0) - 1
     return Targets(columns=chosen.nonzero().squeeze(1), row=row, col=at[col], position=position)
+
+
+def _of_all(chosen: Tensor, n: int) -> View:
+    """The same choice for n rows."""
+    return View(table=chosen[None], index=torch.zeros(n, dtype=torch.int64, device=chosen.device))
 
 
 def _most(chosen: Tensor) -> bool:

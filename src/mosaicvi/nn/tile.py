@@ -10,6 +10,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from mosaicvi.nn.masks import View
+
 
 class Scratch:
     """Memory for tiles that is used again and again, so that it stays in the cache."""
@@ -37,24 +39,26 @@ class Tile:
         Decoder output (r, d); becomes the gradient of -log L.
     scratch
         Memory for intermediate values; its buffer 0 holds `o`.
-    target
-        1 where an entry counts, else 0, (r, d); None when all count.
-    row, at, x
-        Row, flat position row * d + column and value of the non-zero targets, (z,) each.
+    lo
+        First column of the tile in `wanted`, `measured` and `alpha`.
+    wanted
+        Entries that count; None when all do.
+    measured
+        With `library`: entries that the softmax is normalised over; None for all.
+    row, col, x
+        Row, column and value of the non-zero targets, (z,) each.
     rise, d_rise, constant
         Of the non-zeros: f(x, a), its derivative by a, and -log x!, (z,) each.
     dense
         In place of them for Gaussian: all values (r, d).
     library
         Library of each row (r, 1) for a mean of library x softmax, else None.
-    panel
-        With `library`: 1 for the features that the softmax is normalised over, (r, d); None for all.
     low, high, centre
         Bounds and centre of the mean, (d,).
     alpha, code
-        Dispersion or standard deviation by covariate row (A, d), and the covariate row of each row (r,).
+        Dispersion or standard deviation by covariate row (A, ...), and the covariate row of each row (r,).
     small
-        Columns with some dispersion below `SMALL_DISPERSION`; None for none.
+        Whether some dispersion of the modality is below `SMALL_DISPERSION`.
     pi
         Zero inflation (d,).
     weight
@@ -63,49 +67,75 @@ class Tile:
 
     o: Tensor
     scratch: Scratch
-    target: Tensor | None = None
+    low: Tensor
+    high: Tensor
+    centre: Tensor
+    code: Tensor
+    weight: Tensor
+    lo: int = 0
+    wanted: View | None = None
+    measured: View | None = None
     row: Tensor | None = None
-    at: Tensor | None = None
+    col: Tensor | None = None
     x: Tensor | None = None
     rise: Tensor | None = None
     d_rise: Tensor | None = None
     constant: Tensor | None = None
     dense: Tensor | None = None
     library: Tensor | None = None
-    panel: Tensor | None = None
-    low: Tensor | None = None
-    high: Tensor | None = None
-    centre: Tensor | None = None
     alpha: Tensor | None = None
-    code: Tensor | None = None
-    small: Tensor | None = None
+    small: bool = True
     pi: Tensor | None = None
-    weight: Tensor | None = None
+
+    @property
+    def here(self) -> slice:
+        """The tile's columns in `wanted`, `measured` and `alpha`."""
+        return slice(self.lo, self.lo + self.o.shape[1])
+
+    def target(self) -> Tensor | None:
+        """1 where an entry counts, else 0, (r, d) or (1, d); None when all count."""
+        return self._dense(self.wanted)
+
+    def panel(self) -> Tensor | None:
+        """1 where the softmax is normalised, else 0, (r, d) or (1, d); None for all."""
+        return self._dense(self.measured)
+
+    def _dense(self, view: View | None) -> Tensor | None:
+        if view is None:
+            return None
+        table = view.table[:, self.here].to(self.o.dtype)
+        return table if len(table) == 1 else table.index_select(0, view.index)
+
+    def at(self) -> Tensor:
+        """Flat position row * d + column of the non-zeros, (z,)."""
+        return need(self.row) * self.o.shape[1] + need(self.col)
 
     def buffer(self, which: int) -> Tensor:
         """Memory of the tile's shape; 0 is taken by `o`."""
         return self.scratch.take(which, *self.o.shape)
 
+    def alpha_table(self) -> Tensor:
+        """Dispersion by covariate row, (A, d)."""
+        return need(self.alpha)[:, self.here]
+
     def alpha_of_rows(self, which: int) -> Tensor:
         """Dispersion of each entry (r, d), in buffer `which`; not to be written to."""
-        alpha = need(self.alpha)
+        alpha = self.alpha_table()
         if len(alpha) == 1:
             return alpha.expand(self.o.shape)
-        return torch.index_select(alpha, 0, need(self.code), out=self.buffer(which))
+        return torch.index_select(alpha, 0, self.code, out=self.buffer(which))
 
     def by_code(self, entries: Tensor) -> Tensor:
         """Weighted sum of entries (r, d) over the rows of each covariate row, (A, d)."""
-        code, weight = need(self.code), need(self.weight)
-        member = weight.new_zeros(len(need(self.alpha)), len(code))
-        return member.scatter_(0, code[None], weight[None]) @ entries
+        member = self.weight.new_zeros(len(need(self.alpha)), len(self.code))
+        return member.scatter_(0, self.code[None], self.weight[None]) @ entries
 
     def by_code_at(self, entries: Tensor) -> Tensor:
         """The same of what belongs to the non-zeros (z,): (A, d)."""
         row, d = need(self.row), self.o.shape[1]
         out = entries.new_zeros(len(need(self.alpha)) * d)
-        shift = (need(self.code) - torch.arange(len(self.o), device=row.device)) * d
-        weighted = entries * need(self.weight).index_select(0, row)
-        return out.index_add_(0, need(self.at) + shift.index_select(0, row), weighted).view(-1, d)
+        at = self.code.index_select(0, row) * d + need(self.col)
+        return out.index_add_(0, at, entries * self.weight.index_select(0, row)).view(-1, d)
 
     def by_row(self, entries: Tensor) -> Tensor:
         """Sum of what belongs to the non-zeros (z,) over each row, (r,)."""
@@ -125,8 +155,3 @@ def need(value: Tensor | None) -> Tensor:
     """The tensor, which this likelihood cannot do without."""
     assert value is not None
     return value
-
-
-def at_nonzeros(t: Tile, dense: Tensor) -> Tensor:
-    """Entries of a contiguous (r, d) at the non-zeros, (z,)."""
-    return dense.view(-1).index_select(0, need(t.at))

@@ -6,12 +6,9 @@ Legend: r rows of a job, d columns, Z non-zeros.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-
-from mosaicvi.nn.targets import Targets
 
 LEAST_ROWS = 8  # of a tile, unless the job has fewer
 MANY_ROWS = 128  # of a tile that must span many blocks, whose products are small
@@ -40,11 +37,11 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cut:
-    """One tile of a job: rows, whole spans of columns, and its non-zeros."""
+    """One tile of a job: rows, whole spans of columns, and the run of its non-zeros."""
 
     rows: slice
     spans: tuple[Span, ...]
-    run: Tensor | slice | None
+    run: slice
 
     @property
     def lo(self) -> int:
@@ -55,6 +52,14 @@ class Cut:
     def hi(self) -> int:
         """The column after the last."""
         return self.spans[-1].hi
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """Tiles of a job, and the order of its non-zeros in which each tile's are a run; None for as they are."""
+
+    tiles: list[Cut]
+    order: Tensor | None = None
 
 
 def spans_of(columns: Tensor | None, edges: list[tuple[int, int, int, int]]) -> list[Span]:
@@ -71,16 +76,16 @@ def spans_of(columns: Tensor | None, edges: list[tuple[int, int, int, int]]) -> 
 
 
 def cut(
-    n_rows: int, targets: Targets, spans: list[Span], *, whole_rows: bool, max_entries: int | None
-) -> Iterator[Cut]:
-    """Tiles of a job.
+    n_rows: int, row: Tensor | None, spans: list[Span], *, whole_rows: bool, max_entries: int | None
+) -> Pieces:
+    """Cut a job into tiles.
 
     Parameters
     ----------
     n_rows
         Rows of the job.
-    targets
-        Its non-zeros.
+    row
+        Of its non-zeros, block-major: block * n_rows + row, ascending (Z,); None for dense values.
     spans
         Its columns.
     whole_rows
@@ -89,14 +94,25 @@ def cut(
         Entries that fit the cache; None to leave the job whole.
     """
     if max_entries is None:
-        yield Cut(rows=slice(0, n_rows), spans=tuple(spans), run=slice(0, None))
-        return
+        return Pieces(tiles=[Cut(rows=slice(0, n_rows), spans=tuple(spans), run=slice(None))])
     parts = _parts(n_rows, spans, whole_rows=whole_rows, max_entries=max_entries)
     starts = [_starts(n_rows, part, max_entries) for part in parts]
-    runs = _runs(targets.row, parts, starts, n_rows)
-    for part, of_part, of_run in zip(parts, starts, runs, strict=True):
-        for lo, hi, run in zip(of_part, [*of_part[1:], n_rows], of_run, strict=True):
-            yield Cut(rows=slice(lo, hi), spans=tuple(part), run=run)
+    order: Tensor | None = None
+    if row is not None and len(parts) == 1 and len(parts[0]) > 1 and len(starts[0]) > 1:
+        row, order = torch.sort(row % n_rows, stable=True)
+        edges = [[*starts[0], n_rows]]
+    else:  # whole blocks, or rows of one block: runs as they are
+        last = [(part[-1].index + 1) * n_rows for part in parts]
+        edges = [
+            [part[0].index * n_rows + s for s in of_part] + [end]
+            for part, of_part, end in zip(parts, starts, last, strict=True)
+        ]
+    tiles = []
+    for part, of_part, ends in zip(parts, starts, _positions(row, edges), strict=True):
+        stops = [*of_part[1:], n_rows]
+        for lo, hi, a, b in zip(of_part, stops, ends[:-1], ends[1:], strict=True):
+            tiles.append(Cut(rows=slice(lo, hi), spans=tuple(part), run=slice(a, b)))
+    return Pieces(tiles=tiles, order=order)
 
 
 def _parts(n_rows: int, spans: list[Span], *, whole_rows: bool, max_entries: int) -> list[list[Span]]:
@@ -120,24 +136,10 @@ def _starts(n_rows: int, part: list[Span], max_entries: int) -> list[int]:
     return list(range(0, n_rows, -(-n_rows // n_steps)))
 
 
-def _runs(
-    row: Tensor | None, parts: list[list[Span]], starts: list[list[int]], n_rows: int
-) -> list[list[Tensor | slice | None]]:
-    """The non-zeros of each part and run of rows."""
+def _positions(row: Tensor | None, edges: list[list[int]]) -> list[list[int]]:
+    """Where each edge comes in the ascending `row`."""
     if row is None:
-        return [[None] * len(s) for s in starts]
-    if len(parts) == 1 and len(parts[0]) > 1 and len(starts[0]) > 1:
-        return [_scattered(row % n_rows, [*starts[0], n_rows])]
-    edges = []  # whole blocks, or rows of one block: runs of the block-major non-zeros
-    for part, of_part in zip(parts, starts, strict=True):
-        edges += [part[0].index * n_rows + s for s in of_part] + [(part[-1].index + 1) * n_rows]
-    at = iter(torch.searchsorted(row, torch.tensor(edges, device=row.device)).tolist())
-    found = [[next(at) for _ in range(len(s) + 1)] for s in starts]
-    return [[slice(a, b) for a, b in zip(f[:-1], f[1:], strict=True)] for f in found]
-
-
-def _scattered(cell: Tensor, edges: list[int]) -> list[Tensor | slice | None]:
-    """The non-zeros of runs of rows that span many blocks."""
-    order = torch.argsort(cell, stable=True)
-    at = torch.searchsorted(cell.index_select(0, order), torch.tensor(edges, device=cell.device)).tolist()
-    return [order[a:b] for a, b in zip(at[:-1], at[1:], strict=True)]
+        return [[0] * len(e) for e in edges]
+    flat = torch.tensor([e for some in edges for e in some], device=row.device)
+    at = iter(torch.searchsorted(row, flat).tolist())
+    return [[next(at) for _ in some] for some in edges]

@@ -12,25 +12,28 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mosaicvi.config import Distribution
 from mosaicvi.data.minibatch import ModalityRows
-from mosaicvi.nn.counts import SMALL_DISPERSION, multinomial_block, rising
+from mosaicvi.nn import kernels
+from mosaicvi.nn.counts import SMALL_DISPERSION, rising
 from mosaicvi.nn.groups import BlockGroup
+from mosaicvi.nn.kernels import kernel_of
 from mosaicvi.nn.likelihoods import TILE
 from mosaicvi.nn.targets import Job, targets_of
 from mosaicvi.nn.tile import Scratch, Tile
-from mosaicvi.nn.tiling import Cut, Span, cut, spans_of
+from mosaicvi.nn.tiling import Cut, cut, spans_of
 from mosaicvi.nn.workers import n_workers, side_by_side
 
 # entries of a tile whose buffers together fit a core's second-level cache of 2 MiB
 TILE_ENTRIES: dict[Distribution, int] = {
-    "NB": 3 << 15,
+    "NB": 3 << 17,
     "ZINB": 3 << 15,
     "Poisson": 3 << 17,
-    "Bernoulli": 3 << 16,
+    "Bernoulli": 3 << 17,
     "Gaussian": 3 << 15,
 }
 
@@ -114,16 +117,15 @@ class Step:
         self.edges = task.head.edges
         # the bias rides along as one more column: a product with it is one pass over the tile, not two
         self.hidden = [_with_ones(h, g) for h, g in zip(hidden, task.head.groups, strict=True)]
-        self.scaled = [h * task.weight[:, None, None] for h in self.hidden] if want else []
-        self.weight = [torch.cat([w, b[:, None]], 1) for w, b in zip(weight, bias, strict=True)]
+        self.scaled = [h * task.weight[:, None] for h in self.hidden] if want else []
+        self.weight = [torch.cat([w.T, b[None]]) for w, b in zip(weight, bias, strict=True)]
         self.values = torch.zeros_like(task.weight)
         self.d_hidden = [torch.zeros_like(h) for h in hidden]
-        self.small: Tensor | None = None
-        if alpha is not None:
-            if alpha.is_cuda:  # a look would make the device wait
-                self.small = torch.arange(alpha.shape[1], device=alpha.device)
-            elif bool((below := (alpha < SMALL_DISPERSION).any(0)).any()):
-                self.small = below.nonzero().squeeze(1)
+        self.small = alpha is not None and (alpha.is_cuda or bool(alpha.min() < SMALL_DISPERSION))
+        compiled = not self.values.is_cuda and self.values.dtype == torch.float32
+        aware = task.library is not None
+        self.kernel = kernel_of(task.head.dist, aware=aware) if compiled else None
+        self.by_sums = compiled and aware and task.head.dist == "Poisson"
         self.constant, self.rise, self.d_rise = self._count_terms()
 
     def _count_terms(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -178,7 +180,7 @@ class Sums:
     """Gradients of the loss that a worker has added up, shaped like the parameters of the step."""
 
     def __init__(self, step: Step) -> None:
-        self.weight = [torch.zeros_like(w) for w in step.weight] if step.want else []  # (D_g, K + 1)
+        self.weight = [torch.zeros_like(w) for w in step.weight] if step.want else []  # (K + 1, D_g)
         self.alpha = torch.zeros_like(step.alpha) if step.want and step.alpha is not None else None
         self.pi = torch.zeros_like(step.pi) if step.want and step.pi is not None else None
 
@@ -192,9 +194,9 @@ class Sums:
 
 
 def _with_ones(hidden: Tensor, group: BlockGroup) -> Tensor:
-    """Hidden rows by block with a column of ones, (R, G, K + 1), or (R, 1, width + 1)."""
+    """Hidden rows by block with a column of ones, (G, R, K + 1), or (1, R, width + 1)."""
     blocks = group.n_blocks if group.dec else 1
-    h = hidden.view(len(hidden), blocks, hidden.shape[1] // blocks)
+    h = hidden.view(len(hidden), blocks, hidden.shape[1] // blocks).transpose(0, 1)
     return torch.cat([h, h.new_ones(*h.shape[:2], 1)], 2)
 
 
@@ -210,8 +212,8 @@ class _Layer:
     hidden: Tensor  # (r, K + 1), a column of ones at the end
     scaled: Tensor  # weight of the row * hidden (r, K + 1)
     d_hidden: Tensor  # (r, K), still without the weight of the row
-    weight: Tensor  # (d, K + 1), the bias at the end
-    d_weight: Tensor  # (d, K + 1)
+    weight: Tensor  # (K + 1, d), the bias at the end
+    d_weight: Tensor  # (K + 1, d)
 
 
 class _JobWork:
@@ -223,37 +225,19 @@ class _JobWork:
         self.targets = targets_of(job, task.rows)
         self.values, self.weight = step.values[here], task.weight[here]
         self.code = task.code.index_select(0, job.pick)
-        self.library = None if task.library is None else task.library.index_select(0, job.pick)[:, None]
+        self.library = None if task.library is None else task.library.index_select(0, job.pick)
         c = self.targets.columns
         self.spans = spans_of(c, step.edges)
         self.low, self.high, self.centre, self.pi = (
             v if v is None or c is None else v.index_select(0, c)
             for v in (task.head.low, task.head.high, task.head.centre, step.pi)
         )
-        self.alpha = step.alpha if step.alpha is None or c is None else step.alpha.index_select(1, c)
-        self.small = step.small
-        if self.small is not None and c is not None:  # never so on a device, whose jobs keep all columns
-            self.small = torch.isin(c, self.small).nonzero().squeeze(1)
+        self.alpha, self.d_alpha = step.alpha, sums.alpha
+        if step.alpha is not None and (c is not None or sums.alpha is None):
+            self.alpha = step.alpha if c is None else step.alpha.index_select(1, c)
+            self.d_alpha = torch.zeros_like(self.alpha)
         self.parts: list[tuple[int, Tensor, Tensor]] = []  # group, columns, and their gradient
         self.layers = self._layers(here)
-        self.dense: Tensor | None = None
-        if self.targets.position is None:
-            rows = task.values.index_select(0, job.pick)
-            self.dense = rows if c is None else rows.index_select(1, c)
-        else:
-            self._nonzeros(self.targets.position)
-
-    def _nonzeros(self, position: Tensor) -> None:
-        step, t = self.step, self.targets
-        assert t.row is not None and t.col is not None
-        self.local = t.row % max(self.job.n_rows, 1)
-        self.terms = [
-            None if v is None else v.index_select(0, position)
-            for v in (step.task.values, step.constant, step.rise, step.d_rise)
-        ]
-        if self.job.view is not None and position.is_cuda:  # there they are not sorted out before
-            counts = self.job.view.table[self.job.view.index[self.local], t.col]
-            self.terms = [None if v is None else v * counts for v in self.terms]
 
     def _layers(self, here: slice) -> dict[int, _Layer]:
         """The last layer of each block, by position of the block."""
@@ -267,19 +251,19 @@ class _JobWork:
             d_weight = self.sums.weight[i] if step.want else weight
             if c is not None:
                 columns = c[lo:hi] - g.lo
-                weight = weight.index_select(0, columns)
+                weight = weight.index_select(1, columns)
                 d_weight = torch.zeros_like(weight)
                 self.parts.append((i, columns, d_weight))
-            hidden, d_hidden = step.hidden[i][here], step.d_hidden[i][here]
-            scaled = step.scaled[i][here] if step.want else hidden
+            hidden, d_hidden = step.hidden[i], step.d_hidden[i][here]
+            scaled = step.scaled[i] if step.want else hidden
             for s in mine:
                 block, span = s.block if g.dec else 0, slice(s.lo - lo, s.hi - lo)
                 out[s.index] = _Layer(
-                    hidden=hidden[:, block],
-                    scaled=scaled[:, block],
+                    hidden=hidden[block, here],
+                    scaled=scaled[block, here],
                     d_hidden=of_block(g, d_hidden, s.block),
-                    weight=weight[span],
-                    d_weight=d_weight[span],
+                    weight=weight[:, span],
+                    d_weight=d_weight[:, span],
                 )
         return out
 
@@ -287,85 +271,89 @@ class _JobWork:
         """Add the job's log-likelihoods and gradients."""
         if self.job.n_rows == 0:
             return
-        head = self.step.task.head
-        whole_rows = self.library is not None
-        cuda = self.weight.is_cuda
-        limit = None if cuda else TILE_ENTRIES[head.dist]
-        if whole_rows and head.dist == "Poisson" and len(self.spans) > 1 and not cuda:
-            if self._softmax_by_block():
-                self._collect()
-                return
-        for piece in cut(
-            self.job.n_rows, self.targets, self.spans, whole_rows=whole_rows, max_entries=limit
-        ):
-            self._tile(piece)
-        self._collect()
-
-    def _tile(self, piece: Cut) -> None:
-        """Output, likelihood and gradients of one tile."""
-        tile = self._fill(piece)
-        result = TILE[self.step.task.head.dist](tile)
-        self.values[piece.rows] += result.value
+        if not (self.step.by_sums and self._by_sums()):
+            if self.step.kernel is not None:
+                self._by_kernel()
+            else:
+                self._by_tile()
         if not self.step.want:
             return
-        self._carry_back(piece, tile.o)
-        columns = self.targets.columns
-        for total, mine in ((self.sums.alpha, result.d_alpha), (self.sums.pi, result.d_pi)):
-            if total is None or mine is None:
-                continue
-            if columns is None:
-                total[..., piece.lo : piece.hi] += mine
-            else:
-                total.index_add_(-1, columns[piece.lo : piece.hi], mine)
+        if self.targets.columns is not None and self.sums.alpha is not None and self.d_alpha is not None:
+            self.sums.alpha.index_add_(1, self.targets.columns, self.d_alpha)
+        for i, columns, d_weight in self.parts:
+            self.sums.weight[i].index_add_(1, columns, d_weight)
 
-    def _fill(self, piece: Cut) -> Tile:
-        """The decoder's output of a tile, and what its likelihood needs."""
-        rows, lo, hi, job, t = piece.rows, piece.lo, piece.hi, self.job, self.targets
-        o = self.scratch.take(0, rows.stop - rows.start, hi - lo)
+    def _cut(self, *, whole_rows: bool) -> list[Cut]:
+        """Tiles; non-zeros that are not runs are put in an order in which they are."""
+        limit = None if self.weight.is_cuda else TILE_ENTRIES[self.step.task.head.dist]
+        pieces = cut(self.job.n_rows, self.targets.row, self.spans, whole_rows=whole_rows, max_entries=limit)
+        if pieces.order is not None:
+            self.targets = self.targets.ordered(pieces.order)
+        return pieces.tiles
+
+    def _product(self, piece: Cut) -> Tensor:
+        """The decoder's output of a tile, (r, d)."""
+        rows, lo = piece.rows, piece.lo
+        o = self.scratch.take(0, rows.stop - rows.start, piece.hi - lo)
         for s in piece.spans:
             layer = self.layers[s.index]
-            torch.mm(layer.hidden[rows], layer.weight.T, out=o[:, s.lo - lo : s.hi - lo])
-        tile = Tile(
-            o=o,
-            scratch=self.scratch,
-            library=None if self.library is None else self.library[rows],
-            low=self.low[lo:hi],
-            high=self.high[lo:hi],
-            centre=self.centre[lo:hi],
-            code=self.code[rows],
-            weight=self.weight[rows],
-            pi=None if self.pi is None else self.pi[lo:hi],
-            dense=None if self.dense is None else self.dense[rows, lo:hi],
-            target=None if t.target is None else t.target[:, lo:hi],
-        )
-        if self.alpha is not None:
-            tile.alpha = self.alpha[:, lo:hi]
-        if self.small is not None and o.is_cuda:
-            tile.small = self.small
-        elif self.small is not None:
-            inside = self.small[(self.small >= lo) & (self.small < hi)]
-            tile.small = inside - lo if len(inside) else None
-        if job.view is not None:
-            tile.target = job.view.table[job.view.index[rows], lo:hi].to(o.dtype)
-        if job.panel is not None:
-            tile.panel = job.panel.table[job.panel.index[rows], lo:hi].to(o.dtype)
-        if t.col is not None and piece.run is not None:
-            run = piece.run
-            tile.row = self.local[run] - rows.start if rows.start else self.local[run]
-            tile.at = (tile.row * (hi - lo)).add_(t.col[run]).sub_(lo)
-            tile.x, tile.constant, tile.rise, tile.d_rise = (None if v is None else v[run] for v in self.terms)
-        return tile
+            torch.mm(layer.hidden[rows], layer.weight, out=o[:, s.lo - lo : s.hi - lo])
+        return o
 
     def _carry_back(self, piece: Cut, d_o: Tensor) -> None:
         """Add the gradients of the last layer, given that of a tile's output."""
+        if not self.step.want:
+            return
         rows, lo = piece.rows, piece.lo
         for s in piece.spans:
             layer, d = self.layers[s.index], d_o[:, s.lo - lo : s.hi - lo]
-            layer.d_hidden[rows].addmm_(d, layer.weight[:, :-1])
-            layer.d_weight.addmm_(d.T, layer.scaled[rows])
+            layer.d_hidden[rows].addmm_(d, layer.weight[:-1].T)
+            layer.d_weight.addmm_(layer.scaled[rows].T, d)
 
-    def _softmax_by_block(self) -> bool:
-        """Poisson with a softmax over many blocks: the sums first, then each block again with its gradient.
+    def _nonzeros(self) -> dict[str, Tensor]:
+        """Row, column, value and terms of the non-zero targets, (Z,) each."""
+        t = self.targets
+        if t.position is None or t.row is None or t.col is None:
+            return {}
+        named = {
+            "x": self.step.task.values,
+            "constant": self.step.constant,
+            "rise": self.step.rise,
+            "d_rise": self.step.d_rise,
+        }
+        found = {k: v.index_select(0, t.position) for k, v in named.items() if v is not None}
+        return {"row": t.row % self.job.n_rows, "col": t.col} | found
+
+    def _given(self) -> kernels.Job:
+        """What a compiled likelihood is given."""
+        return kernels.job_of(
+            self.step.task.head.dist,
+            low=self.low,
+            high=self.high,
+            code=self.code,
+            weight=self.weight,
+            wanted=self.targets.wanted,
+            measured=self.job.panel,
+            small=self.step.small,
+            library=self.library,
+            alpha=self.alpha,
+            **self._nonzeros(),
+        )
+
+    def _by_kernel(self) -> None:
+        """Compiled: product, likelihood and the way back, tile by tile."""
+        kernel = self.step.kernel
+        assert kernel is not None
+        pieces = self._cut(whole_rows=self.library is not None)
+        given, value = self._given(), self.values.numpy()
+        d_alpha = given.alpha if self.d_alpha is None else self.d_alpha.numpy()
+        for piece in pieces:
+            o, run = self._product(piece), piece.run
+            kernel(o.numpy(), piece.rows.start, piece.lo, run.start, run.stop, given, value, d_alpha)
+            self._carry_back(piece, o)
+
+    def _by_sums(self) -> bool:
+        """Poisson with a softmax over many tiles: the sums first, then each tile again with its gradient.
 
         Computing the output twice in the cache is cheaper than keeping whole rows outside it.
 
@@ -373,38 +361,66 @@ class _JobWork:
         -------
         False, with nothing added, if the output is so large or small that its exponential is not exact.
         """
-        assert self.library is not None
-        library, n = self.library.squeeze(1), self.job.n_rows
-        limit = TILE_ENTRIES["Poisson"]
-        pieces = list(cut(n, self.targets, self.spans, whole_rows=False, max_entries=limit))
-        total, expected = torch.zeros_like(library), torch.zeros_like(library)
+        pieces = self._cut(whole_rows=False)
+        given, value = self._given(), self.values.numpy()
+        library = given.library
+        total, expected = np.zeros_like(library), np.zeros_like(library)
         for piece in pieces:
-            tile = self._fill(piece)
-            weight = tile.o.exp_()
-            if tile.panel is not None:
-                weight.mul_(tile.panel)
-            total[piece.rows] += weight.sum(1)
-            if tile.target is not None:
-                expected[piece.rows] += weight.mul_(tile.target).sum(1)
-        if not bool(((total > 1e-20) & (total < 1e30)).all()):
+            kernels.add_sums(self._product(piece).numpy(), piece.rows.start, piece.lo, given, total, expected)
+        if not kernels.in_range(total):
             return False
         rate = library / total
-        partly = self.job.view is not None or self.targets.target is not None
-        expected = expected * rate if partly else library
-        x = self.terms[0]
-        assert x is not None
-        seen = expected.new_zeros(n).index_add_(0, self.local, x)
-        share = (seen - expected) / library.clamp(min=torch.finfo(library.dtype).tiny)
-        self.values -= expected
+        expected = library if self.targets.wanted is None else expected * rate
+        seen = np.bincount(given.row, given.x, minlength=len(library)).astype(np.float32)
+        share = (seen - expected) / np.maximum(library, kernels.TINY)
+        value -= expected
         for piece in pieces:
-            tile = self._fill(piece)
-            self.values[piece.rows] += multinomial_block(tile, rate[piece.rows, None], share[piece.rows, None])
-            if self.step.want:
-                self._carry_back(piece, tile.o)
+            o, run = self._product(piece), piece.run
+            kernels.multinomial(
+                o.numpy(), piece.rows.start, piece.lo, run.start, run.stop, given, rate, share, value
+            )
+            self._carry_back(piece, o)
         return True
 
-    def _collect(self) -> None:
-        """Add the gradients of gathered columns to those of the modality."""
-        if self.step.want:
-            for i, columns, d_weight in self.parts:
-                self.sums.weight[i].index_add_(0, columns, d_weight)
+    def _by_tile(self) -> None:
+        """The same by tensors, for any device and precision."""
+        task, t, c = self.step.task, self.targets, self.targets.columns
+        pieces = self._cut(whole_rows=self.library is not None)
+        nonzeros = self._nonzeros()
+        if t.wanted is not None and t.col is not None and t.col.is_cuda:  # there they are not sorted out before
+            counts = t.wanted.table[t.wanted.index[nonzeros["row"]], t.col]
+            nonzeros |= {k: nonzeros[k] * counts for k in ("x", "constant", "rise", "d_rise") if k in nonzeros}
+        dense: Tensor | None = None
+        if not nonzeros:
+            dense = task.values.index_select(0, self.job.pick)
+            dense = dense if c is None else dense.index_select(1, c)
+        for piece in pieces:
+            rows, lo, hi = piece.rows, piece.lo, piece.hi
+            some = {k: v[piece.run] for k, v in nonzeros.items()}
+            if some:
+                some |= {"row": some["row"] - rows.start, "col": some["col"] - lo}
+            tile = Tile(
+                o=self._product(piece),
+                scratch=self.scratch,
+                lo=lo,
+                wanted=None if t.wanted is None else t.wanted.of_rows(rows),
+                measured=None if self.job.panel is None else self.job.panel.of_rows(rows),
+                library=None if self.library is None else self.library[rows, None],
+                low=self.low[lo:hi],
+                high=self.high[lo:hi],
+                centre=self.centre[lo:hi],
+                alpha=self.alpha,
+                code=self.code[rows],
+                small=self.step.small,
+                weight=self.weight[rows],
+                pi=None if self.pi is None else self.pi[lo:hi],
+                dense=None if dense is None else dense[rows, lo:hi],
+                **some,
+            )
+            result = TILE[task.head.dist](tile)
+            self.values[rows] += result.value
+            self._carry_back(piece, tile.o)
+            if result.d_alpha is not None and self.d_alpha is not None:
+                self.d_alpha[:, lo:hi] += result.d_alpha
+            if result.d_pi is not None and self.sums.pi is not None:
+                self.sums.pi.index_add_(0, t.columns_of(lo, hi).to(self.weight.device), result.d_pi)
