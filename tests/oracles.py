@@ -221,7 +221,7 @@ class DenseVAE:
                 )
                 g = g + skip if c.skip_conn else g
             outputs[b.m].append(
-                g @ w[f"decoder.weight.{b.group}"][b.in_group].T + w[f"decoder.bias.{b.group}"][b.in_group]
+                g @ w[f"decoder.last.{b.group}"][:-1, b.in_group] + w[f"decoder.last.{b.group}"][-1, b.in_group]
             )
         log_probs, means = [], []
         for m, o in enumerate(torch.cat(parts, 1) for parts in outputs):

@@ -427,7 +427,7 @@ def _swap(content: dict[str, Any], *path: str, value: Any) -> None:
         lambda d: d["beta_modal"].clear(),
         lambda d: d.__setitem__("beta_modal", None),
         lambda d: d.__setitem__("history", []),
-        lambda d: d["net"].pop("decoder.bias.0"),
+        lambda d: d["net"].pop("decoder.last.0"),
         lambda d: d["net"].__setitem__("centre_0", d["net"]["centre_1"]),
     ],
 )  # fmt: skip

@@ -454,7 +454,7 @@ def test_not_finite(tmp_path: Path) -> None:
     def poison(n: int) -> None:
         if n == 5:
             with torch.no_grad():
-                model.net.decoder.bias[0][0] = float("inf")
+                model.net.decoder.last[0][-1, 0] = float("inf")
             at_the_time.update(bits(model))
 
     with each_step(poison), pytest.raises(NonFiniteLossError, match="modality 'rna'"):

@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_modalit
     state = fresh(beta_modal=1.0)
     m = NAMES.index(name)
     with torch.no_grad():
-        state.net.decoder.bias[state.net.decoder.of_modality(m)[0]][0] = math.nan
+        state.net.decoder.last[state.net.decoder.of_modality(m)[0]][-1, 0] = math.nan
     before, optimizer = weights(state), flatten({"o": state.optimizer.state_dict()})
     with pytest.raises(NonFiniteLossError, match=f"the loss of modality '{name}' is not finite") as error:
         fit(state, LOADER, quick())

@@ -196,7 +196,7 @@ def test_the_cells_of_the_offending_minibatch_are_written_down(tmp_path: Path) -
     model = model_of().train(1, checkpoint_dir=tmp_path / "run", checkpoint_every=0, **QUICK)
     good = CheckpointStore(tmp_path / "run").steps()
     with torch.no_grad():
-        model.net.decoder.bias[1][0] = float("nan")
+        model.net.decoder.last[1][-1, 0] = float("nan")
     with pytest.raises(
         NonFiniteLossError, match=r"modality 'adt' is not finite; training stopped before"
     ) as error:
@@ -219,7 +219,7 @@ def test_history_is_kept_when_training_breaks_off(tmp_path: Path, monkeypatch: p
         original(self, report)
         if report.row is not None and report.epoch == 2:
             with torch.no_grad():
-                model.net.decoder.bias[0][0] = float("inf")
+                model.net.decoder.last[0][-1, 0] = float("inf")
 
     with monkeypatch.context() as patch:
         patch.setattr(progress_module._Silent, "report", poison)

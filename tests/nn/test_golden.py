@@ -132,8 +132,8 @@ def fill(net: MosaicVAE, w: dict[str, torch.Tensor]) -> None:
             inner = slice(k * g.dec, (k + 1) * g.dec)
             dec.inner[i].weight[inner] = w[f"decoder.block.{b}.hidden.kernel"].T
             dec.inner[i].bias[inner] = w[f"decoder.block.{b}.hidden.bias"]
-            dec.weight[i][span] = w[f"decoder.block.{b}.out.kernel"].T
-            dec.bias[i][span] = w[f"decoder.block.{b}.out.bias"]
+            dec.last[i][:-1, span] = w[f"decoder.block.{b}.out.kernel"]
+            dec.last[i][-1, span] = w[f"decoder.block.{b}.out.bias"]
             if f"decoder.block.{b}.dispersion.kernel" in w and str(g.modality) in dec.dispersion:
                 dec.dispersion[str(g.modality)][:, lo:hi] = w[f"decoder.block.{b}.dispersion.kernel"]
             b += 1

@@ -233,7 +233,7 @@ def test_a_modality_without_targets_has_zero_gradients_not_none() -> None:
         compare(mosaic, net, seed=2, cells=without)
         assert len(minibatch.rows[m].cells) == 0
         for i in net.decoder.of_modality(m):
-            for parameter in (net.decoder.weight[i], net.decoder.bias[i]):
+            for parameter in (net.decoder.last[i],):
                 assert parameter.grad is not None
                 assert not parameter.grad.any()
 

@@ -163,7 +163,7 @@ def _guess_output(net: MosaicVAE, m: int, data: ModalityData) -> None:
         guess = np.log(p) - np.log1p(-p)
     for i in net.decoder.of_modality(m):
         g = net.decoder.groups[i]
-        net.decoder.bias[i].copy_(torch.from_numpy(guess[g.lo : g.hi].astype(np.float32)))
+        net.decoder.last[i][-1].copy_(torch.from_numpy(guess[g.lo : g.hi].astype(np.float32)))
 
 
 def _over_measured(data: ModalityData, weight: NDArray[Any]) -> NDArray[np.float64]:

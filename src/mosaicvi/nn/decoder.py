@@ -82,13 +82,12 @@ class Decoder(nn.Module):
                 for g in self.groups
             ]
         )
-        self.weight, self.bias = nn.ParameterList(), nn.ParameterList()
+        self.last = nn.ParameterList()  # of each group, weights with the bias as last row, (K + 1, D_g)
         for g in self.groups:
-            w = torch.empty(g.hi - g.lo, g.dec or width)
+            w = torch.zeros((g.dec or width) + 1, g.hi - g.lo)
             for lo, hi in g.spans:
-                glorot_(w[lo - g.lo : hi - g.lo], g.dec or width, hi - lo, generator)
-            self.weight.append(nn.Parameter(w))
-            self.bias.append(nn.Parameter(torch.zeros(g.hi - g.lo)))
+                glorot_(w[:-1, lo - g.lo : hi - g.lo], g.dec or width, hi - lo, generator)
+            self.last.append(nn.Parameter(w))
         self.dispersion, self.inflation = nn.ParameterDict(), nn.ParameterDict()
         for m, (size, dist) in enumerate(zip(config.dim_input_arr, config.distributions, strict=True)):
             if dist in HAS_DISPERSION:
@@ -170,8 +169,7 @@ class Decoder(nn.Module):
             alpha,
             pi,
             *[h.float() for h in hidden],
-            *[self.weight[i] for i in groups],
-            *[self.bias[i] for i in groups],
+            *[self.last[i] for i in groups],
         )
         return loss, by_pass
 
@@ -182,7 +180,8 @@ class Decoder(nn.Module):
             g = self.groups[i]
             for b, (lo, hi) in enumerate(g.spans):
                 span = slice(lo - g.lo, hi - g.lo)
-                parts.append(torch.addmm(self.bias[i][span], of_block(g, h, b), self.weight[i][span].T))
+                weight = self.last[i][:, span]
+                parts.append(torch.addmm(weight[-1], of_block(g, h, b), weight[:-1]))
         return torch.cat(parts, 1)
 
 
@@ -194,13 +193,13 @@ class _Likelihood(torch.autograd.Function):
         ctx: Any, task: Task, alpha: Tensor | None, pi: Tensor | None, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         n = len(task.head.groups)
-        parts = list(tensors[:n]), list(tensors[n : 2 * n]), list(tensors[2 * n :])
-        step = Step(task, alpha, pi, *parts, want=any(ctx.needs_input_grad))
+        step = Step(
+            task, alpha, pi, list(tensors[:n]), list(tensors[n:]), want=any(ctx.needs_input_grad)
+        )
         sums = step.run()
         if step.want:
             ctx.has_alpha, ctx.has_pi = sums.alpha is not None, sums.pi is not None
-            weight, bias = [w[:-1].T for w in sums.weight], [w[-1] for w in sums.weight]
-            grads = [sums.alpha, sums.pi, *step.d_hidden, *weight, *bias]
+            grads = [sums.alpha, sums.pi, *step.d_hidden, *sums.weight]
             ctx.save_for_backward(*[g for g in grads if g is not None])
         by_pass = step.values.new_zeros(task.n_passes).index_add_(0, task.of_pass, step.values)
         ctx.mark_non_differentiable(by_pass)
@@ -208,7 +207,7 @@ class _Likelihood(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        saved = [g.mul(grad) for g in ctx.saved_tensors]
+        saved = [g.mul_(grad) for g in ctx.saved_tensors]
         d_alpha = saved.pop(0) if ctx.has_alpha else None
         d_pi = saved.pop(0) if ctx.has_pi else None
         return (None, d_alpha, d_pi, *saved)

@@ -281,10 +281,12 @@ def multinomial(
     library, (r,) each.
     """
     r, d = o.shape
+    log_rate = np.empty(r, np.float32)
+    for i in range(r):
+        log_rate[i] = _log(max(rate[first + i], TINY))
     for z in range(start, stop):
-        k = job.row[z]
-        log_mean = o[k - first, job.col[z] - lo] + _log(max(rate[k], TINY))
-        value[k] += job.x[z] * log_mean + job.constant[z]
+        i = job.row[z] - first
+        value[first + i] += job.x[z] * (o[i, job.col[z] - lo] + log_rate[i]) + job.constant[z]
     for i in range(r):
         inside, outside = rate[first + i], rate[first + i] * share[first + i]
         for j in range(d):
@@ -325,6 +327,28 @@ def _add_slope(
         d_alpha[j] += weight * (series if by_series else (score[j] - cost[j]) / alpha[j])
 
 
+@_kernel
+def _at_counts(log_m: Floats, alpha: Floats, x: Floats, gain: Floats, value: Floats) -> None:
+    """At the non-zeros: gain = x / (1 + a m), and x log m - x log(1 + a m), (z,) each."""
+    for z in range(len(x)):
+        t = alpha[z] * _exp(log_m[z])
+        gain[z] = x[z] / (f32(1) + t)
+        value[z] = x[z] * (log_m[z] - _log1p(t))
+
+
+@_kernel
+def _add_counts(
+    job: Job, start: int, log_m: Floats, gain: Floats, of_counts: Floats, value: Floats, d_alpha: Floats
+) -> None:
+    """Add what the non-zeros give to the value of their rows and to the slope by dispersion."""
+    for z in range(len(gain)):
+        log_m[z] = _exp(log_m[z]) * gain[z]
+    for z in range(len(gain)):
+        k = job.row[start + z]
+        value[k] += of_counts[z] + job.rise[start + z] + job.constant[start + z]
+        d_alpha[job.code[k], job.col[start + z]] -= job.weight[k] * (job.d_rise[start + z] - log_m[z])
+
+
 @_finite
 def _largest(o: Floats) -> Any:
     most = f32(-np.inf)
@@ -347,9 +371,11 @@ def nb_softmax(
 ) -> None:
     """Negative binomial of mean library x softmax; adds to `value` (r,) and `d_alpha` (A, d)."""
     r, d = o.shape
-    top, rate = np.empty(r, np.float32), np.empty(r, np.float32)
+    n = stop - start
+    top, rate, log_rate = np.empty(r, np.float32), np.empty(r, np.float32), np.empty(r, np.float32)
     scores = np.zeros(r, np.float32)  # sum over targets of m dL/dm
-    gain = np.empty(stop - start, np.float32)
+    log_m, a = np.empty(n, np.float32), np.empty(n, np.float32)
+    gain, of_counts = np.empty(n, np.float32), np.empty(n, np.float32)
     score, cost = np.empty(d, np.float32), np.empty(d, np.float32)
     for i in range(r):
         if len(job.measured):
@@ -358,7 +384,8 @@ def nb_softmax(
             top[i] = _largest(o[i])
     for z in range(start, stop):
         i = job.row[z] - first
-        gain[z - start] = o[i, job.col[z] - lo] - top[i]
+        log_m[z - start] = o[i, job.col[z] - lo] - top[i]
+        a[z - start] = job.alpha[job.code[first + i], job.col[z]]
     for i in range(r):
         total, most = f32(0), top[i]
         for j in range(d):
@@ -370,17 +397,13 @@ def nb_softmax(
         for j in range(d):
             total += o[i, j]
         rate[i] = job.library[first + i] / max(total, TINY)
-    for z in range(start, stop):
-        k, j, x = job.row[z], job.col[z], job.x[z]
-        c = job.code[k]
-        log_m = gain[z - start] + _log(max(rate[k - first], TINY))
-        m = _exp(log_m)
-        t = job.alpha[c, j] * m
-        by_log_m = x / (f32(1) + t)
-        value[k] += job.rise[z] + job.constant[z] + x * (log_m - _log1p(t))
-        scores[k - first] -= by_log_m
-        d_alpha[c, j] -= job.weight[k] * (job.d_rise[z] - m * by_log_m)
-        gain[z - start] = by_log_m
+        log_rate[i] = _log(max(rate[i], TINY))
+    for z in range(n):
+        log_m[z] += log_rate[job.row[start + z] - first]
+    _at_counts(log_m, a, job.x[start:stop], gain, of_counts)
+    _add_counts(job, start, log_m, gain, of_counts, value, d_alpha)
+    for z in range(n):
+        scores[job.row[start + z] - first] -= gain[z]
     for i in range(r):
         c, k, library = job.code[first + i], rate[i], job.library[first + i]
         alpha = job.alpha[c, lo : lo + d]
@@ -416,18 +439,25 @@ def nb_bounded(
     """Negative binomial of a mean between bounds; adds to `value` (r,) and `d_alpha` (A, d)."""
     r, d = o.shape
     low, high = job.low[lo : lo + d], job.high[lo : lo + d]
-    gain = np.empty(stop - start, np.float32)
+    n = stop - start
+    p, width = np.empty(n, np.float32), np.empty(n, np.float32)
+    log_m, a = np.empty(n, np.float32), np.empty(n, np.float32)
+    gain, of_counts = np.empty(n, np.float32), np.empty(n, np.float32)
     mean, score, cost = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(d, np.float32)
-    for z in range(start, stop):
-        k, j, x = job.row[z], job.col[z], job.x[z]
-        c, width = job.code[k], job.high[j] - job.low[j]
-        p = f32(1) / (f32(1) + _exp(-o[k - first, j - lo]))
-        m = max(job.low[j] + p * width, TINY)
-        t = job.alpha[c, j] * m
-        by_log_m = x / (f32(1) + t)
-        value[k] += job.rise[z] + job.constant[z] + x * (_log(m) - _log1p(t))
-        d_alpha[c, j] -= job.weight[k] * (job.d_rise[z] - m * by_log_m)
-        gain[z - start] = by_log_m / m * (p - p * p) * width
+    for z in range(n):
+        k, j = job.row[start + z], job.col[start + z]
+        p[z] = o[k - first, j - lo]
+        width[z] = job.high[j] - job.low[j]
+        log_m[z] = job.low[j]  # the mean at p = 0
+        a[z] = job.alpha[job.code[k], j]
+    for z in range(n):
+        p[z] = f32(1) / (f32(1) + _exp(-p[z]))
+    for z in range(n):
+        log_m[z] = _log(max(log_m[z] + p[z] * width[z], TINY))
+    _at_counts(log_m, a, job.x[start:stop], gain, of_counts)
+    for z in range(n):
+        p[z] = (p[z] - p[z] * p[z]) * width[z] * gain[z] * _exp(-log_m[z])  # what a count takes off
+    _add_counts(job, start, log_m, gain, of_counts, value, d_alpha)
     for i in range(r):
         c = job.code[first + i]
         alpha = job.alpha[c, lo : lo + d]
@@ -456,7 +486,7 @@ def nb_bounded(
         value[first + i] -= sum_cost
         _add_slope(d_alpha[c, lo : lo + d], alpha, job.weight[first + i], mean, score, cost, job.small)
     for z in range(start, stop):
-        o[job.row[z] - first, job.col[z] - lo] -= gain[z - start]
+        o[job.row[z] - first, job.col[z] - lo] -= p[z - start]
 
 
 Kernel = Callable[[Floats, int, int, int, int, Job, Floats, Floats], None]

@@ -96,8 +96,9 @@ class Step:
         What must be predicted.
     alpha, pi
         Dispersion (A, D_m) and zero inflation (D_m,), or None.
-    hidden, weight, bias
-        Of each group: hidden rows (R, G * K), weights (D_g, K) and bias (D_g,) of the last layer.
+    hidden, weight
+        Of each group: hidden rows (R, G * K), and weights of the last layer with the bias as last row,
+        (K + 1, D_g).
     want
         Whether gradients are wanted.
     """
@@ -109,16 +110,15 @@ class Step:
         pi: Tensor | None,
         hidden: list[Tensor],
         weight: list[Tensor],
-        bias: list[Tensor],
         *,
         want: bool,
     ) -> None:
         self.task, self.alpha, self.pi, self.want = task, alpha, pi, want
         self.edges = task.head.edges
-        # the bias rides along as one more column: a product with it is one pass over the tile, not two
+        # with a column of ones the bias is a row of the weights: one pass over the tile, not two
         self.hidden = [_with_ones(h, g) for h, g in zip(hidden, task.head.groups, strict=True)]
         self.scaled = [h * task.weight[:, None] for h in self.hidden] if want else []
-        self.weight = [torch.cat([w.T, b[None]]) for w, b in zip(weight, bias, strict=True)]
+        self.weight = weight
         self.values = torch.zeros_like(task.weight)
         self.d_hidden = [torch.zeros_like(h) for h in hidden]
         self.small = alpha is not None and (alpha.is_cuda or bool(alpha.min() < SMALL_DISPERSION))
