@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.nn.groups import block_groups
-from mosaicvi.nn.layers import HiddenStack, PassBatchNorm, glorot_, make_linear, sparse_product
+from mosaicvi.nn.layers import Csr, HiddenStack, PassBatchNorm, glorot_, make_linear, sparse_product
 
 
 @settings(max_examples=50, deadline=None)
@@ -28,7 +28,7 @@ def test_the_sparse_product_and_its_gradient(n: int, d: int, h: int, density: fl
     col, value = torch.from_numpy(x.indices.astype(np.int64)), torch.from_numpy(x.data)
     g = torch.Generator().manual_seed(seed)
     weight = torch.randn(d, h, generator=g, dtype=torch.float64, requires_grad=True)
-    out = sparse_product(row, col, value, n, weight)
+    out = sparse_product(Csr.of_rows(row, col, value, n), weight)
     np.testing.assert_allclose(out.detach(), x @ weight.detach().numpy(), atol=1e-12)
     upstream = torch.randn(n, h, generator=g, dtype=torch.float64)
     (out * upstream).sum().backward()
@@ -39,9 +39,8 @@ def test_the_sparse_product_and_its_gradient(n: int, d: int, h: int, density: fl
 def test_it_says_nothing_of_beta_states() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sparse_product(
-            torch.tensor([0]), torch.tensor([0]), torch.ones(1), 1, torch.ones(1, 1, requires_grad=True)
-        ).sum().backward()
+        matrix = Csr.of_rows(torch.tensor([0]), torch.tensor([0]), torch.ones(1), 1)
+        sparse_product(matrix, torch.ones(1, 1, requires_grad=True)).sum().backward()
 
 
 def test_batch_norm_is_of_each_pass_alone_and_running_statistics_follow() -> None:

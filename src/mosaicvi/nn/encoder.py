@@ -7,6 +7,7 @@ H = `dim_block_enc`, E = `dim_block_embed`, C covariates, K latent.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,8 +15,9 @@ from torch.nn import functional
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows
+from mosaicvi.nn import kernels
 from mosaicvi.nn.groups import BlockGroup, block_groups
-from mosaicvi.nn.layers import HiddenStack, PassBatchNorm, glorot_, leaky, make_linear, sparse_product
+from mosaicvi.nn.layers import Csr, HiddenStack, PassBatchNorm, glorot_, leaky, make_linear, sparse_product
 from mosaicvi.nn.masks import View
 
 
@@ -218,20 +220,30 @@ def _sparse_product(
         )
         run = slice(int(ends[0]), int(ends[1]))
         row, col, values = row[run] - group.first * n, col[run], values[run]
-    cell = row % n
-    parts = []
-    for p, view in enumerate(views):
-        if view.full:
-            parts.append((row + p * g * n, col, values))
-            continue
-        keep = view.table[view.index[cell], col]
-        if row.is_cuda:  # a compressed copy would make the device wait for its size
-            parts.append((row + p * g * n, col, values * keep))
-        else:
-            parts.append((row[keep] + p * g * n, col[keep], values[keep]))
-    all_row, all_col, all_value = (torch.cat(t) for t in zip(*parts, strict=True))
-    out = sparse_product(all_row, all_col - group.lo, all_value, len(views) * g * n, weight)
-    return out.view(len(views), g, n, group.enc).transpose(1, 2).flatten(0, 1)
+    shape = (len(views), g, n, group.enc)
+    if row.is_cuda:
+        matrix = _visible_on_device(row, col - group.lo, values, n, g * n, views, col)
+    else:
+        index = torch.stack([torch.full_like(v.index, -1) if v.full else v.index for v in views])
+        table = [v.table for v in views if not v.full]
+        starts = itertools.accumulate((0 if v.full else len(v.table) for v in views), initial=0)
+        for p, start in zip(range(len(views)), starts, strict=False):
+            index[p] += 0 if views[p].full else start
+        arrays = (torch.cat(table) if table else views[0].table[:0]).contiguous().numpy(), index.numpy()
+        visible = kernels.visible_rows(
+            row.numpy(), col.numpy(), values.detach().numpy(), n, g * n, group.lo, *arrays
+        )
+        matrix = Csr(*map(torch.from_numpy, visible))
+    return sparse_product(matrix, weight).view(shape).transpose(1, 2).flatten(0, 1)
+
+
+def _visible_on_device(
+    row: Tensor, col: Tensor, values: Tensor, n: int, n_rows: int, views: list[View], column: Tensor
+) -> Csr:
+    """What each pass sees, hidden values as zeros: a compressed copy would make the device wait for its size."""
+    seen = [values if v.full else values * v.table[v.index[row % n], column] for v in views]
+    every = torch.cat([row + p * n_rows for p in range(len(views))])
+    return Csr.of_rows(every, col.repeat(len(views)), torch.cat(seen), len(views) * n_rows)
 
 
 def _visible_dense(rows: ModalityRows, values: Tensor, views: list[View], centre: Tensor | None) -> Tensor:

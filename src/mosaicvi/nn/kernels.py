@@ -1,6 +1,7 @@
-"""The likelihoods of counts and of accessibility, compiled: one pass over a tile in place of a dozen.
+"""Compiled loops: the indices of sparse rows, and the likelihoods of counts and of accessibility.
 
-The same arithmetic as `counts` and `likelihoods`, which other devices and precisions use. Rows of a tile are worked through one by one, so that intermediate values
+The same as `layers`, `targets`, `counts` and `likelihoods` do by tensors on other devices and in other
+precisions; a likelihood is one pass over a tile in place of a dozen. Rows of a tile are worked through one by one, so that intermediate values
 stay in the first-level cache; Python's lock is not held. Loops touch few arrays each: with more, the
 compiler would have too much to check before it could use vector instructions.
 
@@ -105,6 +106,112 @@ def _log1p(t: Any) -> Any:
     return _log_of_sum(f32(1) + t, t)
 
 
+# --- sparse rows --------------------------------------------------------------------------------
+
+Indices = NDArray[np.int32]
+
+
+@_kernel
+def visible_rows(
+    row: Ints, col: Ints, value: Floats, n: int, n_rows: int, first: int, table: Bools, index: Ints
+) -> tuple[Indices, Indices, Floats]:
+    """CSR of the non-zeros that each pass sees, one pass after another: row pointers, columns, values.
+
+    `row` is block * n + cell, ascending, below `n_rows`; columns are counted from `first`. `index` (P, n) is
+    the row of `table` (T, D_m) that says what a pass sees of a cell, -1 for everything.
+    """
+    n_passes = index.shape[0]
+    crow = np.zeros(n_passes * n_rows + 1, np.int32)
+    out_col = np.empty(n_passes * len(row), np.int32)
+    out_value = np.empty(n_passes * len(row), value.dtype)
+    k = 0
+    for p in range(n_passes):
+        for z in range(len(row)):
+            seen = index[p, row[z] % n]
+            if seen < 0 or table[seen, col[z]]:
+                out_col[k], out_value[k] = col[z] - first, value[z]
+                crow[p * n_rows + row[z] + 1] += 1
+                k += 1
+    for i in range(len(crow) - 1):
+        crow[i + 1] += crow[i]
+    return crow, out_col[:k], out_value[:k]
+
+
+@_kernel
+def transposed(crow: Indices, col: Indices, value: Floats, n_columns: int) -> tuple[Indices, Indices, Floats]:
+    """CSR of the transpose of a CSR matrix."""
+    out_crow = np.zeros(n_columns + 1, np.int32)
+    for z in range(len(col)):
+        out_crow[col[z] + 1] += 1
+    for j in range(n_columns):
+        out_crow[j + 1] += out_crow[j]
+    at = out_crow[:-1].copy()
+    out_row, out_value = np.empty(len(col), np.int32), np.empty(len(col), value.dtype)
+    for i in range(len(crow) - 1):
+        for z in range(crow[i], crow[i + 1]):
+            k = at[col[z]]
+            out_row[k], out_value[k] = i, value[z]
+            at[col[z]] += 1
+    return out_crow, out_row, out_value
+
+
+@_kernel
+def targets_of_rows(
+    indptr: Ints, col: Ints, n: int, pick: Ints, table: Bools, index: Ints, column: Ints
+) -> tuple[Ints, Ints, Ints]:
+    """Non-zero targets of some rows, block-major: block * r + row, column and position, (Z,) each.
+
+    `indptr` (G * n + 1) says where each block * n + cell begins. `table` (T, D_m) and `index` (r,) say which
+    entries count, an empty table all; `column` (D_m,) is the new number of a column, empty for its own.
+    """
+    r, n_blocks = len(pick), (len(indptr) - 1) // max(n, 1)
+    size = 0
+    for b in range(n_blocks):
+        for i in range(r):
+            size += indptr[b * n + pick[i] + 1] - indptr[b * n + pick[i]]
+    row, out_col, position = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
+    k = 0
+    for b in range(n_blocks):
+        for i in range(r):
+            for z in range(indptr[b * n + pick[i]], indptr[b * n + pick[i] + 1]):
+                if len(table) == 0 or table[index[i], col[z]]:
+                    row[k], position[k] = b * r + i, z
+                    out_col[k] = column[col[z]] if len(column) else col[z]
+                    k += 1
+    return row[:k], out_col[:k], position[:k]
+
+
+@_function
+def rising(x: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+    """`counts.rising_log`, (z,) each; both are 0 at x = 0 and x = 1."""
+    out, d_out = np.zeros(len(x), np.float32), np.zeros(len(x), np.float32)
+    for z in range(len(x)):
+        if x[z] == f32(0) or x[z] == f32(1):
+            continue
+        v, a = np.float64(x[z]), np.float64(alpha[z])
+        r = 1 / a
+        s, t = r + 5, v + r + 5
+        log_ratio = np.log1p(v / s)
+        product, slope = 1.0, 0.0
+        for k in range(5):
+            q = v / (r + k)
+            product *= q + 1
+            slope += q / (r + k + v)
+        w, y = 1 / (s * s), 1 / (t * t)
+        f = (t - 0.5) * log_ratio + v * np.log1p(5 * a) - v - np.log(product)
+        f += (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / t
+        f -= (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w / 1680))) / s
+        d_r = log_ratio - (t - 0.5) * v / (s * t) + slope
+        d_r += w * (1 / 12 - w * (1 / 120 - w * (1 / 252 - w / 240)))
+        d_r -= y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y / 240)))
+        out[z] = f
+        d_out[z] = -r * r * d_r + 5 * v / (1 + 5 * a)
+    return out, d_out
+
+
+# --- likelihoods --------------------------------------------------------------------------------
+
+
 class Job(NamedTuple):
     """What a likelihood is given of a job; arrays that it does not need are empty.
 
@@ -173,8 +280,8 @@ def job_of(
     return Job(
         *_arrays(low, high, _or(library, empty), _or(alpha, empty[None]), code, weight),
         small,
-        *_view(wanted),
-        *_view(measured),
+        *view_arrays(wanted),
+        *view_arrays(measured),
         *_arrays(row, col, x, _or(constant, empty), _or(rise, empty), _or(d_rise, empty)),
     )
 
@@ -183,15 +290,19 @@ def _or(value: Tensor | None, other: Tensor) -> Tensor:
     return other if value is None else value
 
 
-def _view(view: View | None) -> tuple[Bools, Ints]:
+def view_arrays(view: View | None) -> tuple[Bools, Ints]:
     """Table and index; an empty table for None."""
     if view is None:
         return _NO_TABLE, _NO_INDEX
-    return np.ascontiguousarray(view.table.numpy()), np.ascontiguousarray(view.index.numpy())
+    return _array(view.table), _array(view.index)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return np.ascontiguousarray(tensor.detach().numpy())
 
 
 def _arrays(*tensors: Tensor) -> list[NDArray[Any]]:
-    return [np.ascontiguousarray(t.detach().numpy()) for t in tensors]
+    return [_array(t) for t in tensors]
 
 
 _NO_TABLE, _NO_INDEX = np.zeros((0, 0), np.bool_), np.zeros(0, np.int64)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
+
+from mosaicvi.nn import kernels
 
 SLOPE = 0.3  # of every LeakyReLU in the published network
 
@@ -30,51 +30,58 @@ def glorot_(weight: Tensor, fan_in: int, fan_out: int, generator: Generator) -> 
         weight.uniform_(-limit, limit, generator=generator)
 
 
-def _csr(row: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    ends = torch.bincount(row, minlength=shape[0]).cumsum(0)
-    return _csr_tensor(torch.cat([ends.new_zeros(1), ends]), col, value, shape)
+class Csr(NamedTuple):
+    """A sparse matrix: row pointers (N + 1,), columns and values (Z,)."""
 
+    crow: Tensor
+    col: Tensor
+    value: Tensor
 
-def _csr_tensor(crow: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    if not _csr_tensor.__dict__.get("said"):  # torch announces that its CSR support is in beta, once
-        _csr_tensor.__dict__["said"] = True
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.sparse_csr_tensor(crow, col, value, size=shape, check_invariants=False)
-    return torch.sparse_csr_tensor(crow, col, value, size=shape, check_invariants=False)
+    @classmethod
+    def of_rows(cls, row: Tensor, col: Tensor, value: Tensor, n_rows: int) -> Csr:
+        """From the ascending row of each non-zero."""
+        ends = torch.bincount(row, minlength=n_rows).cumsum(0)
+        return cls(torch.cat([ends.new_zeros(1), ends]), col, value)
 
+    def tensor(self, n_columns: int) -> Tensor:
+        """As torch's own."""
+        shape = (len(self.crow) - 1, n_columns)
+        if not Csr.tensor.__dict__.get("said"):  # torch announces that its CSR support is in beta, once
+            Csr.tensor.__dict__["said"] = True
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return torch.sparse_csr_tensor(*self, size=shape, check_invariants=False)
+        return torch.sparse_csr_tensor(*self, size=shape, check_invariants=False)
 
-def _transposed(row: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    """CSR of the transpose; by counting sort on the CPU."""
-    if row.is_cuda:
-        order = torch.argsort(col, stable=True)
-        return _csr(col[order], row[order], value[order], (shape[1], shape[0]))
-    indptr = np.concatenate([[0], np.bincount(row.numpy(), minlength=shape[0]).cumsum()])
-    t = sp.csr_matrix((value.numpy(), col.numpy(), indptr), shape=shape).tocsc()
-    crow, at = (torch.from_numpy(np.asarray(a, np.int64)) for a in (t.indptr, t.indices))
-    return _csr_tensor(crow, at, torch.from_numpy(t.data), (shape[1], shape[0]))
+    def transposed(self, n_columns: int) -> Csr:
+        """CSR of the transpose."""
+        if not self.col.is_cuda:
+            return Csr(*map(torch.from_numpy, kernels.transposed(*(v.numpy() for v in self), n_columns)))
+        row = torch.repeat_interleave(self.crow.diff(), output_size=len(self.col))
+        order = torch.argsort(self.col, stable=True)
+        return Csr.of_rows(self.col[order], row[order], self.value[order], n_columns)
 
 
 class _SparseProduct(torch.autograd.Function):
     """Sparse (N x D) times dense (D x H), with a gradient for the dense matrix alone."""
 
     @staticmethod
-    def forward(ctx: Any, row: Tensor, col: Tensor, value: Tensor, n_rows: int, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(row, col, value)
-        ctx.shape = (n_rows, weight.shape[0])
-        return torch.mm(_csr(row, col, value, ctx.shape), weight)
+    def forward(ctx: Any, matrix: Csr, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(*matrix)
+        ctx.n_columns = len(weight)
+        return torch.mm(matrix.tensor(len(weight)), weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None, Tensor]:
-        row, col, value = ctx.saved_tensors
-        return None, None, None, None, torch.mm(_transposed(row, col, value, ctx.shape), grad.contiguous())
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        matrix = Csr(*ctx.saved_tensors).transposed(ctx.n_columns)
+        return None, torch.mm(matrix.tensor(len(grad)), grad.contiguous())
 
 
-def sparse_product(row: Tensor, col: Tensor, value: Tensor, n_rows: int, weight: Tensor) -> Tensor:
-    """Product of sparse rows, given by ascending `row`, `col` and `value` (Z,), and (D, H): (n_rows, H)."""
-    if len(row) == 0:
-        return weight[:1].expand(n_rows, -1) * 0
-    out: Tensor = _SparseProduct.apply(row, col, value, n_rows, weight)  # type: ignore[no-untyped-call]
+def sparse_product(matrix: Csr, weight: Tensor) -> Tensor:
+    """Product of a sparse matrix and (D, H): (N, H)."""
+    if len(matrix.col) == 0:
+        return weight[:1].expand(len(matrix.crow) - 1, -1) * 0
+    out: Tensor = _SparseProduct.apply(matrix, weight)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mosaicvi.data.minibatch import ModalityRows, runs_of
+from mosaicvi.nn import kernels
 from mosaicvi.nn.masks import View, observed_view
 
 WORTH_A_SUBSET = 0.7  # a job with fewer of the columns than this gathers them
@@ -191,22 +192,20 @@ def targets_of(job: Job, rows: ModalityRows) -> Targets:
         if _most(chosen):
             return Targets(wanted=_of_all(chosen, job.n_rows))
         return Targets(columns=chosen.nonzero().squeeze(1))
-    row, position = runs_of(rows.sparse, job.pick, len(rows.cells))
-    col = rows.sparse.col.index_select(0, position)
-    keep: Tensor | None = None
+    if rows.cells.is_cuda:  # sorting out the targets would make the device wait; jobs there keep all columns
+        row, position = runs_of(rows.sparse, job.pick, len(rows.cells))
+        return Targets(wanted=job.view, row=row, col=rows.sparse.col[position], position=position)
+    columns, wanted, column = None, job.view, job.pick[:0]
     if chosen is not None:
-        keep = chosen[col]
-    elif job.view is not None and not row.is_cuda:
-        keep = job.view.table[job.view.index[row % job.n_rows], col]
-    if keep is not None:
-        kept = keep.nonzero().squeeze(1)
-        row, col, position = (v.index_select(0, kept) for v in (row, col, position))
-    if chosen is None:
-        return Targets(wanted=job.view, row=row, col=col, position=position)
-    if _most(chosen):
-        return Targets(wanted=_of_all(chosen, job.n_rows), row=row, col=col, position=position)
-    at = chosen.cumsum(0) - 1
-    return Targets(columns=chosen.nonzero().squeeze(1), row=row, col=at[col], position=position)
+        wanted = _of_all(chosen, job.n_rows)
+        if not _most(chosen):
+            columns, column = chosen.nonzero().squeeze(1), chosen.cumsum(0) - 1
+    found = kernels.targets_of_rows(
+        *(v.numpy() for v in (rows.sparse.indptr, rows.sparse.col)), len(rows.cells), job.pick.numpy(),
+        *kernels.view_arrays(wanted), column.numpy(),
+    )  # fmt: skip
+    row, col, position = map(torch.from_numpy, found)
+    return Targets(columns=columns, wanted=None if columns is not None else wanted, row=row, col=col, position=position)
 
 
 def _of_all(chosen: Tensor, n: int) -> View:

@@ -122,7 +122,7 @@ class Step:
         self.values = torch.zeros_like(task.weight)
         self.d_hidden = [torch.zeros_like(h) for h in hidden]
         self.small = alpha is not None and (alpha.is_cuda or bool(alpha.min() < SMALL_DISPERSION))
-        compiled = not self.values.is_cuda and self.values.dtype == torch.float32
+        self.compiled = compiled = not self.values.is_cuda and self.values.dtype == torch.float32
         aware = task.library is not None
         self.kernel = kernel_of(task.head.dist, aware=aware) if compiled else None
         self.by_sums = compiled and aware and task.head.dist == "Poisson"
@@ -151,7 +151,10 @@ class Step:
             return (constant,)
         code = task.code.index_select(0, sparse.row[run] % len(task.code))
         at = code * self.alpha.shape[1] + sparse.col[run]
-        return constant, *rising(x, self.alpha.reshape(-1).index_select(0, at))
+        alpha = self.alpha.reshape(-1).index_select(0, at)
+        if not self.compiled:
+            return constant, *rising(x, alpha)
+        return constant, *map(torch.from_numpy, kernels.rising(x.numpy(), alpha.numpy()))
 
     def run(self) -> Sums:
         """Do all jobs; gradients of the loss besides those of the hidden rows."""
