@@ -115,20 +115,20 @@ class PassBatchNorm(nn.Module):
         if not self.training:
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
             return h * scale + (self.bias - self.running_mean * scale)
-        by_pass = h.view(n_passes, -1, h.shape[1])
-        mean = by_pass.mean(1, keepdim=True)
-        centred = by_pass - mean
-        var = centred.square().mean(1, keepdim=True)  # biased, as the reference's
-        self._remember(mean.detach().squeeze(1), var.detach().squeeze(1))
-        out = torch.addcmul(self.bias, centred, torch.rsqrt(var + self.eps) * self.weight)
-        return out.view_as(h)
+        parts = [
+            torch.native_batch_norm(part, self.weight, self.bias, None, None, True, 0.0, self.eps)
+            for part in h.chunk(n_passes)
+        ]
+        with torch.no_grad():
+            for _, mean, inverse_sd in parts:
+                self._remember(mean, inverse_sd.pow(-2) - self.eps)  # biased variance, as the reference's
+        return torch.cat([part for part, _, _ in parts])
 
     def _remember(self, mean: Tensor, var: Tensor) -> None:
-        for i in range(len(mean)):
-            keep = torch.clamp(self.updates / (self.updates + 1), max=self.momentum)
-            self.running_mean.mul_(keep).add_((1 - keep) * mean[i])
-            self.running_var.mul_(keep).add_((1 - keep) * var[i])
-            self.updates.add_(1)
+        keep = torch.clamp(self.updates / (self.updates + 1), max=self.momentum)
+        self.running_mean.lerp_(mean, 1 - keep)
+        self.running_var.lerp_(var, 1 - keep)
+        self.updates.add_(1)
 
 
 class HiddenStack(nn.Module):
