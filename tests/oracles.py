@@ -220,9 +220,8 @@ class DenseVAE:
                     + w[f"decoder.inner.{b.group}.bias"][rows]
                 )
                 g = g + skip if c.skip_conn else g
-            outputs[b.m].append(
-                g @ w[f"decoder.last.{b.group}"][:-1, b.in_group] + w[f"decoder.last.{b.group}"][-1, b.in_group]
-            )
+            last = w[f"decoder.last.{b.group}"][:, b.in_group]
+            outputs[b.m].append(g @ last[:-1] + last[-1])
         log_probs, means = [], []
         for m, o in enumerate(torch.cat(parts, 1) for parts in outputs):
             mean_m = self.mean_of(minibatch, m, o)

@@ -82,7 +82,7 @@ def bounded_mean(o: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _bounded_mean_(t: Tile) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean between the bounds, its logarithm at the non-zeros (z,), and its slope, which replaces the output."""
+    """Mean between the bounds, its logarithm at the non-zeros (z,), and its slope in place of the output."""
     low, high = t.low, t.high
     width = high - low
     p = t.o.sigmoid_()

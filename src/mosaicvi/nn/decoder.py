@@ -193,9 +193,7 @@ class _Likelihood(torch.autograd.Function):
         ctx: Any, task: Task, alpha: Tensor | None, pi: Tensor | None, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         n = len(task.head.groups)
-        step = Step(
-            task, alpha, pi, list(tensors[:n]), list(tensors[n:]), want=any(ctx.needs_input_grad)
-        )
+        step = Step(task, alpha, pi, list(tensors[:n]), list(tensors[n:]), want=any(ctx.needs_input_grad))
         sums = step.run()
         if step.want:
             ctx.has_alpha, ctx.has_pi = sums.alpha is not None, sums.pi is not None

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows
-from mosaicvi.nn import kernels
+from mosaicvi.nn import indices
 from mosaicvi.nn.groups import BlockGroup, block_groups
 from mosaicvi.nn.layers import Csr, HiddenStack, PassBatchNorm, glorot_, leaky, make_linear, sparse_product
 from mosaicvi.nn.masks import View
@@ -230,7 +230,7 @@ def _sparse_product(
         for p, start in zip(range(len(views)), starts, strict=False):
             index[p] += 0 if views[p].full else start
         arrays = (torch.cat(table) if table else views[0].table[:0]).contiguous().numpy(), index.numpy()
-        visible = kernels.visible_rows(
+        visible = indices.visible_rows(
             row.numpy(), col.numpy(), values.detach().numpy(), n, g * n, group.lo, *arrays
         )
         matrix = Csr(*map(torch.from_numpy, visible))
@@ -240,7 +240,7 @@ def _sparse_product(
 def _visible_on_device(
     row: Tensor, col: Tensor, values: Tensor, n: int, n_rows: int, views: list[View], column: Tensor
 ) -> Csr:
-    """What each pass sees, hidden values as zeros: a compressed copy would make the device wait for its size."""
+    """What each pass sees, hidden values as zeros: without them the device would wait for their number."""
     seen = [values if v.full else values * v.table[v.index[row % n], column] for v in views]
     every = torch.cat([row + p * n_rows for p in range(len(views))])
     return Csr.of_rows(every, col.repeat(len(views)), torch.cat(seen), len(views) * n_rows)

@@ -1,9 +1,9 @@
-"""Compiled loops: the indices of sparse rows, and the likelihoods of counts and of accessibility.
+"""The likelihoods of counts and of accessibility, compiled: one pass over a tile in place of a dozen.
 
-The same as `layers`, `targets`, `counts` and `likelihoods` do by tensors on other devices and in other
-precisions; a likelihood is one pass over a tile in place of a dozen. Rows of a tile are worked through one by one, so that intermediate values
-stay in the first-level cache; Python's lock is not held. Loops touch few arrays each: with more, the
-compiler would have too much to check before it could use vector instructions.
+The same arithmetic as `counts` and `likelihoods`, which other devices and precisions use. Rows of a tile
+are worked through one by one, so that intermediate values stay in the first-level cache; Python's lock is
+not held. Loops touch few arrays each: with more, the compiler would have too much to check before it could
+use vector instructions.
 
 Legend: r rows and d columns of a job, A covariate rows, z non-zeros. A tile is `o`, whose first row and
 column in the job are `first` and `lo`; its non-zeros are `start` to `stop` of the job's.
@@ -12,204 +12,30 @@ column in the job are `first` and `lo`; its non-zeros are `start` to `stop` of t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi.config import Distribution
+from mosaicvi.nn.compiled import (
+    Bools,
+    Floats,
+    Ints,
+    any_order,
+    between,
+    exp,
+    f32,
+    in_order,
+    log,
+    log1p,
+)
 from mosaicvi.nn.masks import View
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-F = TypeVar("F", bound=Callable[..., Any])
-
-f32, i32 = np.float32, np.int32
 TINY = f32(np.finfo(np.float32).tiny)
 MOST, LEAST = f32(1e30), f32(1e-20)  # sums of exponentials between them are exact enough
-
-
-def _jit(f: F, **options: Any) -> F:
-    try:
-        return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", **options)(f))
-    except RuntimeError:  # there is nowhere to keep what was compiled
-        return cast(F, numba.njit(nogil=True, error_model="numpy", **options)(f))
-
-
-def _function(f: F) -> F:
-    """Compile arithmetic that must be done in the order in which it is written."""
-    return _jit(f, fastmath={"contract", "nsz"})
-
-
-def _kernel(f: F) -> F:
-    """Compile loops whose sums may be taken in any order."""
-    return _jit(f, fastmath={"contract", "nsz", "reassoc"})
-
-
-def _finite(f: F) -> F:
-    """Compile a loop over numbers that are not NaN."""
-    return _jit(f, fastmath={"nnan", "nsz", "reassoc"})
-
-
-@_function
-def _exp(x: Any) -> Any:
-    """Exponential to 1e-7 of itself (Cephes), between e^-87 and e^88."""
-    x = min(max(x, f32(-87.3)), f32(88.3))
-    k = np.floor(x * f32(1.44269504) + f32(0.5))
-    r = x - k * f32(0.693359375)
-    r = r - k * f32(-2.12194440e-4)
-    p = f32(1.9875691500e-4)
-    p = p * r + f32(1.3981999507e-3)
-    p = p * r + f32(8.3334519073e-3)
-    p = p * r + f32(4.1665795894e-2)
-    p = p * r + f32(1.6666665459e-1)
-    p = p * r + f32(5.0000001201e-1)
-    p = p * r * r + r + f32(1)
-    return p * i32((i32(k) + i32(127)) << i32(23)).view(f32)
-
-
-@_function
-def _log_of_sum(u: Any, t: Any) -> Any:
-    """Logarithm of u to 1e-7 of itself (Cephes); u is 1 + t if t < 0.41, which may be all that is left of it."""
-    i = i32(f32(u).view(i32) - i32(0x3F3504F3))
-    e = f32(i32(i >> i32(23)))
-    m = i32(i32(i & i32(0x007FFFFF)) + i32(0x3F3504F3)).view(f32)
-    f = m - f32(1)
-    f = t if t < f32(0.41) else f
-    z = f * f
-    p = f32(7.0376836292e-2)
-    p = p * f + f32(-1.1514610310e-1)
-    p = p * f + f32(1.1676998740e-1)
-    p = p * f + f32(-1.2420140846e-1)
-    p = p * f + f32(1.4249322787e-1)
-    p = p * f + f32(-1.6668057665e-1)
-    p = p * f + f32(2.0000714765e-1)
-    p = p * f + f32(-2.4999993993e-1)
-    p = p * f + f32(3.3333331174e-1)
-    y = f * z * p + e * f32(-2.12194440e-4) - f32(0.5) * z
-    return f + y + e * f32(0.693359375)
-
-
-@_function
-def _log(u: Any) -> Any:
-    """Logarithm of a positive number."""
-    return _log_of_sum(u, f32(1))
-
-
-@_function
-def _log1p(t: Any) -> Any:
-    """log(1 + t) for t >= 0."""
-    return _log_of_sum(f32(1) + t, t)
-
-
-# --- sparse rows --------------------------------------------------------------------------------
-
-Indices = NDArray[np.int32]
-
-
-@_kernel
-def visible_rows(
-    row: Ints, col: Ints, value: Floats, n: int, n_rows: int, first: int, table: Bools, index: Ints
-) -> tuple[Indices, Indices, Floats]:
-    """CSR of the non-zeros that each pass sees, one pass after another: row pointers, columns, values.
-
-    `row` is block * n + cell, ascending, below `n_rows`; columns are counted from `first`. `index` (P, n) is
-    the row of `table` (T, D_m) that says what a pass sees of a cell, -1 for everything.
-    """
-    n_passes = index.shape[0]
-    crow = np.zeros(n_passes * n_rows + 1, np.int32)
-    out_col = np.empty(n_passes * len(row), np.int32)
-    out_value = np.empty(n_passes * len(row), value.dtype)
-    k = 0
-    for p in range(n_passes):
-        for z in range(len(row)):
-            seen = index[p, row[z] % n]
-            if seen < 0 or table[seen, col[z]]:
-                out_col[k], out_value[k] = col[z] - first, value[z]
-                crow[p * n_rows + row[z] + 1] += 1
-                k += 1
-    for i in range(len(crow) - 1):
-        crow[i + 1] += crow[i]
-    return crow, out_col[:k], out_value[:k]
-
-
-@_kernel
-def transposed(crow: Indices, col: Indices, value: Floats, n_columns: int) -> tuple[Indices, Indices, Floats]:
-    """CSR of the transpose of a CSR matrix."""
-    out_crow = np.zeros(n_columns + 1, np.int32)
-    for z in range(len(col)):
-        out_crow[col[z] + 1] += 1
-    for j in range(n_columns):
-        out_crow[j + 1] += out_crow[j]
-    at = out_crow[:-1].copy()
-    out_row, out_value = np.empty(len(col), np.int32), np.empty(len(col), value.dtype)
-    for i in range(len(crow) - 1):
-        for z in range(crow[i], crow[i + 1]):
-            k = at[col[z]]
-            out_row[k], out_value[k] = i, value[z]
-            at[col[z]] += 1
-    return out_crow, out_row, out_value
-
-
-@_kernel
-def targets_of_rows(
-    indptr: Ints, col: Ints, n: int, pick: Ints, table: Bools, index: Ints, column: Ints
-) -> tuple[Ints, Ints, Ints]:
-    """Non-zero targets of some rows, block-major: block * r + row, column and position, (Z,) each.
-
-    `indptr` (G * n + 1) says where each block * n + cell begins. `table` (T, D_m) and `index` (r,) say which
-    entries count, an empty table all; `column` (D_m,) is the new number of a column, empty for its own.
-    """
-    r, n_blocks = len(pick), (len(indptr) - 1) // max(n, 1)
-    size = 0
-    for b in range(n_blocks):
-        for i in range(r):
-            size += indptr[b * n + pick[i] + 1] - indptr[b * n + pick[i]]
-    row, out_col, position = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
-    k = 0
-    for b in range(n_blocks):
-        for i in range(r):
-            for z in range(indptr[b * n + pick[i]], indptr[b * n + pick[i] + 1]):
-                if len(table) == 0 or table[index[i], col[z]]:
-                    row[k], position[k] = b * r + i, z
-                    out_col[k] = column[col[z]] if len(column) else col[z]
-                    k += 1
-    return row[:k], out_col[:k], position[:k]
-
-
-@_function
-def rising(x: Floats, alpha: Floats) -> tuple[Floats, Floats]:
-    """`counts.rising_log`, (z,) each; both are 0 at x = 0 and x = 1."""
-    out, d_out = np.zeros(len(x), np.float32), np.zeros(len(x), np.float32)
-    for z in range(len(x)):
-        if x[z] == f32(0) or x[z] == f32(1):
-            continue
-        v, a = np.float64(x[z]), np.float64(alpha[z])
-        r = 1 / a
-        s, t = r + 5, v + r + 5
-        log_ratio = np.log1p(v / s)
-        product, slope = 1.0, 0.0
-        for k in range(5):
-            q = v / (r + k)
-            product *= q + 1
-            slope += q / (r + k + v)
-        w, y = 1 / (s * s), 1 / (t * t)
-        f = (t - 0.5) * log_ratio + v * np.log1p(5 * a) - v - np.log(product)
-        f += (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / t
-        f -= (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w / 1680))) / s
-        d_r = log_ratio - (t - 0.5) * v / (s * t) + slope
-        d_r += w * (1 / 12 - w * (1 / 120 - w * (1 / 252 - w / 240)))
-        d_r -= y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y / 240)))
-        out[z] = f
-        d_out[z] = -r * r * d_r + 5 * v / (1 + 5 * a)
-    return out, d_out
-
-
-# --- likelihoods --------------------------------------------------------------------------------
 
 
 class Job(NamedTuple):
@@ -276,18 +102,16 @@ def job_of(
     """A `Job` of tensors, which share its memory; `low` and `high` are those of the mean."""
     if dist == "Bernoulli":
         low, high = torch.logit(low), torch.logit(high)
-    empty = x.new_zeros(0)
-    return Job(
-        *_arrays(low, high, _or(library, empty), _or(alpha, empty[None]), code, weight),
-        small,
-        *view_arrays(wanted),
-        *view_arrays(measured),
-        *_arrays(row, col, x, _or(constant, empty), _or(rise, empty), _or(d_rise, empty)),
-    )
-
-
-def _or(value: Tensor | None, other: Tensor) -> Tensor:
-    return other if value is None else value
+    nothing = x.new_zeros(0)
+    named = {
+        "low": low, "high": high, "library": library, "code": code, "weight": weight,
+        "row": row, "col": col, "x": x, "constant": constant, "rise": rise, "d_rise": d_rise,
+    }  # fmt: skip
+    arrays: dict[str, Any] = {k: _array(nothing if v is None else v) for k, v in named.items()}
+    arrays["alpha"] = _array(nothing[None] if alpha is None else alpha)
+    arrays["wanted"], arrays["of_wanted"] = view_arrays(wanted)
+    arrays["measured"], arrays["of_measured"] = view_arrays(measured)
+    return Job(small=small, **arrays)
 
 
 def view_arrays(view: View | None) -> tuple[Bools, Ints]:
@@ -301,17 +125,41 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return np.ascontiguousarray(tensor.detach().numpy())
 
 
-def _arrays(*tensors: Tensor) -> list[NDArray[Any]]:
-    return [_array(t) for t in tensors]
-
-
 _NO_TABLE, _NO_INDEX = np.zeros((0, 0), np.bool_), np.zeros(0, np.int64)
+
+
+@in_order
+def rising(x: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+    """`counts.rising_log`, (z,) each; both are 0 at x = 0 and x = 1."""
+    out, d_out = np.zeros(len(x), np.float32), np.zeros(len(x), np.float32)
+    for z in range(len(x)):
+        if x[z] == f32(0) or x[z] == f32(1):
+            continue
+        v, a = np.float64(x[z]), np.float64(alpha[z])
+        r = 1 / a
+        s, t = r + 5, v + r + 5
+        log_ratio = np.log1p(v / s)
+        product, slope = 1.0, 0.0
+        for k in range(5):
+            q = v / (r + k)
+            product *= q + 1
+            slope += q / (r + k + v)
+        w, y = 1 / (s * s), 1 / (t * t)
+        f = (t - 0.5) * log_ratio + v * np.log1p(5 * a) - v - np.log(product)
+        f += (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / t
+        f -= (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w / 1680))) / s
+        d_r = log_ratio - (t - 0.5) * v / (s * t) + slope
+        d_r += w * (1 / 12 - w * (1 / 120 - w * (1 / 252 - w / 240)))
+        d_r -= y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y / 240)))
+        out[z] = f
+        d_out[z] = -r * r * d_r + 5 * v / (1 + 5 * a)
+    return out, d_out
 
 
 # --- accessibility ------------------------------------------------------------------------------
 
 
-@_kernel
+@any_order
 def bernoulli(
     o: Floats, first: int, lo: int, start: int, stop: int, job: Job, value: Floats, d_alpha: Floats
 ) -> None:
@@ -321,15 +169,15 @@ def bernoulli(
     seen = np.empty(stop - start, np.float32)  # what a non-zero takes off the gradient
     for z in range(start, stop):
         i, j, x = job.row[z] - first, job.col[z] - lo, job.x[z]
-        bounded = min(max(o[i, j], low[j]), high[j])
+        bounded = between(low[j], o[i, j], high[j])
         value[first + i] += x * bounded  # log p - log(1 - p)
         seen[z - start] = x if bounded == o[i, j] else f32(0)
     total = np.empty(d, np.float32)
     n = d // 4
     for i in range(r):
         for j in range(d):
-            bounded = min(max(o[i, j], low[j]), high[j])
-            odds = _exp(bounded)
+            bounded = between(low[j], o[i, j], high[j])
+            odds = exp(bounded)
             total[j] = f32(1) + odds
             o[i, j] = odds / total[j] if bounded == o[i, j] else f32(0)
         sum_log = f32(0)
@@ -338,14 +186,14 @@ def bernoulli(
             for j in range(d):
                 keep = f32(mask[j])
                 o[i, j] *= keep
-                total[j] = keep * _log(total[j])
+                total[j] = keep * log(total[j])
             for j in range(d):
                 sum_log += total[j]
         else:  # four factors, 1e7 at most, share a logarithm
             for j in range(n):
-                sum_log += _log(total[j] * total[j + n] * total[j + 2 * n] * total[j + 3 * n])
+                sum_log += log(total[j] * total[j + n] * total[j + 2 * n] * total[j + 3 * n])
             for j in range(4 * n, d):
-                sum_log += _log(total[j])
+                sum_log += log(total[j])
         value[first + i] -= sum_log
     for z in range(start, stop):
         o[job.row[z] - first, job.col[z] - lo] -= seen[z - start]
@@ -354,7 +202,7 @@ def bernoulli(
 # --- Poisson ------------------------------------------------------------------------------------
 
 
-@_kernel
+@any_order
 def add_sums(o: Floats, first: int, lo: int, job: Job, total: Floats, expected: Floats) -> None:
     """Add the sums of exp(output) of each row, over what was measured and over the targets, (r,) each."""
     r, d = o.shape
@@ -362,7 +210,7 @@ def add_sums(o: Floats, first: int, lo: int, job: Job, total: Floats, expected: 
     for i in range(r):
         sum_all, sum_wanted = f32(0), f32(0)
         for j in range(d):
-            e[j] = _exp(o[i, j])
+            e[j] = exp(o[i, j])
         if len(job.measured):
             mask = job.measured[job.of_measured[first + i], lo : lo + d]
             for j in range(d):
@@ -382,9 +230,17 @@ def in_range(total: Floats) -> bool:
     return bool(((total > LEAST) & (total < MOST)).all())
 
 
-@_kernel
+@any_order
 def multinomial(
-    o: Floats, first: int, lo: int, start: int, stop: int, job: Job, rate: Floats, share: Floats, value: Floats
+    o: Floats,
+    first: int,
+    lo: int,
+    start: int,
+    stop: int,
+    job: Job,
+    rate: Floats,
+    share: Floats,
+    value: Floats,
 ) -> None:
     """Poisson of mean rate * exp(output), without the means of the targets in its value.
 
@@ -394,14 +250,14 @@ def multinomial(
     r, d = o.shape
     log_rate = np.empty(r, np.float32)
     for i in range(r):
-        log_rate[i] = _log(max(rate[first + i], TINY))
+        log_rate[i] = log(max(TINY, rate[first + i]))
     for z in range(start, stop):
         i = job.row[z] - first
         value[first + i] += job.x[z] * (o[i, job.col[z] - lo] + log_rate[i]) + job.constant[z]
     for i in range(r):
         inside, outside = rate[first + i], rate[first + i] * share[first + i]
         for j in range(d):
-            o[i, j] = _exp(o[i, j])
+            o[i, j] = exp(o[i, j])
         if len(job.measured):
             mask = job.measured[job.of_measured[first + i], lo : lo + d]
             for j in range(d):
@@ -420,7 +276,7 @@ def multinomial(
 # --- negative binomial --------------------------------------------------------------------------
 
 
-@_kernel
+@any_order
 def _add_slope(
     d_alpha: Floats, alpha: Floats, weight: Any, mean: Floats, score: Floats, cost: Floats, small: bool
 ) -> None:
@@ -438,45 +294,41 @@ def _add_slope(
         d_alpha[j] += weight * (series if by_series else (score[j] - cost[j]) / alpha[j])
 
 
-@_kernel
+@any_order
 def _at_counts(log_m: Floats, alpha: Floats, x: Floats, gain: Floats, value: Floats) -> None:
     """At the non-zeros: gain = x / (1 + a m), and x log m - x log(1 + a m), (z,) each."""
     for z in range(len(x)):
-        t = alpha[z] * _exp(log_m[z])
+        t = alpha[z] * exp(log_m[z])
         gain[z] = x[z] / (f32(1) + t)
-        value[z] = x[z] * (log_m[z] - _log1p(t))
+        value[z] = x[z] * (log_m[z] - log1p(t))
 
 
-@_kernel
+@any_order
 def _add_counts(
     job: Job, start: int, log_m: Floats, gain: Floats, of_counts: Floats, value: Floats, d_alpha: Floats
 ) -> None:
     """Add what the non-zeros give to the value of their rows and to the slope by dispersion."""
     for z in range(len(gain)):
-        log_m[z] = _exp(log_m[z]) * gain[z]
+        log_m[z] = exp(log_m[z]) * gain[z]
     for z in range(len(gain)):
         k = job.row[start + z]
         value[k] += of_counts[z] + job.rise[start + z] + job.constant[start + z]
         d_alpha[job.code[k], job.col[start + z]] -= job.weight[k] * (job.d_rise[start + z] - log_m[z])
 
 
-@_finite
-def _largest(o: Floats) -> Any:
-    most = f32(-np.inf)
-    for j in range(len(o)):
-        most = max(most, o[j])
-    return most
+@any_order
+def _largest(values: Floats) -> Any:
+    """Largest of some values, which are lost: halves against each other, as one by one is no vector loop."""
+    n = len(values)
+    while n > 1:
+        half = (n + 1) // 2
+        for j in range(n - half):
+            values[j] = max(values[j], values[j + half])
+        n = half
+    return values[0]
 
 
-@_finite
-def _largest_of(o: Floats, mask: Bools) -> Any:
-    most = f32(-np.inf)
-    for j in range(len(o)):
-        most = max(most, o[j] if mask[j] else f32(-np.inf))
-    return most
-
-
-@_kernel
+@any_order
 def nb_softmax(
     o: Floats, first: int, lo: int, start: int, stop: int, job: Job, value: Floats, d_alpha: Floats
 ) -> None:
@@ -489,10 +341,13 @@ def nb_softmax(
     gain, of_counts = np.empty(n, np.float32), np.empty(n, np.float32)
     score, cost = np.empty(d, np.float32), np.empty(d, np.float32)
     for i in range(r):
+        for j in range(d):
+            score[j] = o[i, j]
         if len(job.measured):
-            top[i] = _largest_of(o[i], job.measured[job.of_measured[first + i], lo : lo + d])
-        else:
-            top[i] = _largest(o[i])
+            mask = job.measured[job.of_measured[first + i], lo : lo + d]
+            for j in range(d):
+                score[j] = score[j] if mask[j] else f32(-np.inf)
+        top[i] = _largest(score)
     for z in range(start, stop):
         i = job.row[z] - first
         log_m[z - start] = o[i, job.col[z] - lo] - top[i]
@@ -500,15 +355,15 @@ def nb_softmax(
     for i in range(r):
         total, most = f32(0), top[i]
         for j in range(d):
-            o[i, j] = _exp(o[i, j] - most)
+            o[i, j] = exp(o[i, j] - most)
         if len(job.measured):
             mask = job.measured[job.of_measured[first + i], lo : lo + d]
             for j in range(d):
                 o[i, j] *= f32(mask[j])
         for j in range(d):
             total += o[i, j]
-        rate[i] = job.library[first + i] / max(total, TINY)
-        log_rate[i] = _log(max(rate[i], TINY))
+        rate[i] = job.library[first + i] / max(TINY, total)
+        log_rate[i] = log(max(TINY, rate[i]))
     for z in range(n):
         log_m[z] += log_rate[job.row[start + z] - first]
     _at_counts(log_m, a, job.x[start:stop], gain, of_counts)
@@ -523,7 +378,7 @@ def nb_softmax(
         for j in range(d):
             t = alpha[j] * o[i, j]
             score[j] = o[i, j] / (f32(1) + t)
-            cost[j] = _log1p(t) / alpha[j]  # -log NB(0)
+            cost[j] = log1p(t) / alpha[j]  # -log NB(0)
         if len(job.wanted):
             mask = job.wanted[job.of_wanted[first + i], lo : lo + d]
             for j in range(d):
@@ -536,14 +391,14 @@ def nb_softmax(
             sum_cost += cost[j]
         value[first + i] -= sum_cost
         _add_slope(d_alpha[c, lo : lo + d], alpha, job.weight[first + i], o[i], score, cost, job.small)
-        total = sum_score / max(library, TINY)
+        total = sum_score / max(TINY, library)
         for j in range(d):
             o[i, j] = score[j] - o[i, j] * total
     for z in range(start, stop):
         o[job.row[z] - first, job.col[z] - lo] -= gain[z - start]
 
 
-@_kernel
+@any_order
 def nb_bounded(
     o: Floats, first: int, lo: int, start: int, stop: int, job: Job, value: Floats, d_alpha: Floats
 ) -> None:
@@ -562,24 +417,24 @@ def nb_bounded(
         log_m[z] = job.low[j]  # the mean at p = 0
         a[z] = job.alpha[job.code[k], j]
     for z in range(n):
-        p[z] = f32(1) / (f32(1) + _exp(-p[z]))
+        p[z] = f32(1) / (f32(1) + exp(-p[z]))
     for z in range(n):
-        log_m[z] = _log(max(log_m[z] + p[z] * width[z], TINY))
+        log_m[z] = log(max(TINY, log_m[z] + p[z] * width[z]))
     _at_counts(log_m, a, job.x[start:stop], gain, of_counts)
     for z in range(n):
-        p[z] = (p[z] - p[z] * p[z]) * width[z] * gain[z] * _exp(-log_m[z])  # what a count takes off
+        p[z] = (p[z] - p[z] * p[z]) * width[z] * gain[z] * exp(-log_m[z])  # what a count takes off
     _add_counts(job, start, log_m, gain, of_counts, value, d_alpha)
     for i in range(r):
         c = job.code[first + i]
         alpha = job.alpha[c, lo : lo + d]
         for j in range(d):
-            o[i, j] = f32(1) / (f32(1) + _exp(-o[i, j]))
+            o[i, j] = f32(1) / (f32(1) + exp(-o[i, j]))
         for j in range(d):
             mean[j] = low[j] + o[i, j] * (high[j] - low[j])
         for j in range(d):
             t = alpha[j] * mean[j]
             score[j] = f32(1) / (f32(1) + t)
-            cost[j] = _log1p(t) / alpha[j]
+            cost[j] = log1p(t) / alpha[j]
         for j in range(d):
             o[i, j] = score[j] * (o[i, j] - o[i, j] * o[i, j]) * (high[j] - low[j])
         for j in range(d):
@@ -604,7 +459,7 @@ Kernel = Callable[[Floats, int, int, int, int, Job, Floats, Floats], None]
 
 
 def kernel_of(dist: Distribution, *, aware: bool) -> Kernel | None:
-    """The compiled likelihood, or None where there is none: a Poisson's goes by `add_sums` and `multinomial`."""
+    """The compiled likelihood, or None where there is none; a Poisson has `add_sums` and `multinomial`."""
     if dist == "NB":
         return nb_softmax if aware else nb_bounded
     return bernoulli if dist == "Bernoulli" else None

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from mosaicvi.nn import kernels
+from mosaicvi.nn import indices
 
 SLOPE = 0.3  # of every LeakyReLU in the published network
 
@@ -56,7 +56,8 @@ class Csr(NamedTuple):
     def transposed(self, n_columns: int) -> Csr:
         """CSR of the transpose."""
         if not self.col.is_cuda:
-            return Csr(*map(torch.from_numpy, kernels.transposed(*(v.numpy() for v in self), n_columns)))
+            crow, col, value = (v.numpy() for v in self)
+            return Csr(*map(torch.from_numpy, indices.transposed(crow, col, value, n_columns)))
         row = torch.repeat_interleave(self.crow.diff(), output_size=len(self.col))
         order = torch.argsort(self.col, stable=True)
         return Csr.of_rows(self.col[order], row[order], self.value[order], n_columns)

@@ -10,13 +10,14 @@ Legend: n_m cells with the modality, D_m features, R rows with a target, r of th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mosaicvi.data.minibatch import ModalityRows, runs_of
-from mosaicvi.nn import kernels
+from mosaicvi.nn import indices, kernels
 from mosaicvi.nn.masks import View, observed_view
 
 WORTH_A_SUBSET = 0.7  # a job with fewer of the columns than this gathers them
@@ -139,7 +140,7 @@ def divided(jobs: Sequence[Job], n: int) -> list[list[Job]]:
     for job in sorted(jobs, key=_cost, reverse=True):
         parts = n if job.n_rows >= n * FEW_ROWS and _cost(job) > max(work) - min(work) else 1
         edges = [job.n_rows * i // parts for i in range(parts + 1)]
-        for lo, hi in zip(edges[:-1], edges[1:], strict=True):
+        for lo, hi in itertools.pairwise(edges):
             least = work.index(min(work))
             shares[least].append(job.part(slice(lo, hi)))
             work[least] += _cost(job) / parts
@@ -174,9 +175,10 @@ class Targets:
 
     def ordered(self, order: Tensor) -> Targets:
         """The same with the non-zeros in another order."""
-        named = {"row": self.row, "col": self.col, "position": self.position}
-        moved = {k: None if v is None else v.index_select(0, order) for k, v in named.items()}
-        return dataclasses.replace(self, **moved)
+        row, col, position = (
+            None if v is None else v.index_select(0, order) for v in (self.row, self.col, self.position)
+        )
+        return dataclasses.replace(self, row=row, col=col, position=position)
 
     def columns_of(self, lo: int, hi: int) -> Tensor:
         """Columns of the modality that columns lo to hi of the job are."""
@@ -200,12 +202,12 @@ def targets_of(job: Job, rows: ModalityRows) -> Targets:
         wanted = _of_all(chosen, job.n_rows)
         if not _most(chosen):
             columns, column = chosen.nonzero().squeeze(1), chosen.cumsum(0) - 1
-    found = kernels.targets_of_rows(
-        *(v.numpy() for v in (rows.sparse.indptr, rows.sparse.col)), len(rows.cells), job.pick.numpy(),
-        *kernels.view_arrays(wanted), column.numpy(),
-    )  # fmt: skip
-    row, col, position = map(torch.from_numpy, found)
-    return Targets(columns=columns, wanted=None if columns is not None else wanted, row=row, col=col, position=position)
+    indptr, col, pick = rows.sparse.indptr.numpy(), rows.sparse.col.numpy(), job.pick.numpy()
+    table, index = kernels.view_arrays(wanted)
+    found = indices.targets_of_rows(indptr, col, len(rows.cells), pick, table, index, column.numpy())
+    row, new_col, position = map(torch.from_numpy, found)
+    wanted = wanted if columns is None else None
+    return Targets(columns=columns, wanted=wanted, row=row, col=new_col, position=position)
 
 
 def _of_all(chosen: Tensor, n: int) -> View:

@@ -10,6 +10,7 @@ K = `dim_block_dec`, A covariate rows, P passes, Z non-zeros.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from functools import partial
 
 import numpy as np
@@ -135,7 +136,7 @@ class Step:
             return None, None, None
         n = 1 if x.is_cuda else n_workers()
         edges = [len(x) * i // n for i in range(n + 1)]
-        runs = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        runs = [slice(a, b) for a, b in itertools.pairwise(edges)]
         parts = side_by_side([partial(self._terms_of, run) for run in runs])
         constant = torch.cat([p[0] for p in parts])
         if self.alpha is None:
@@ -231,10 +232,11 @@ class _JobWork:
         self.library = None if task.library is None else task.library.index_select(0, job.pick)
         c = self.targets.columns
         self.spans = spans_of(c, step.edges)
-        self.low, self.high, self.centre, self.pi = (
-            v if v is None or c is None else v.index_select(0, c)
-            for v in (task.head.low, task.head.high, task.head.centre, step.pi)
+        self.low, self.high, self.centre = (
+            v if c is None else v.index_select(0, c)
+            for v in (task.head.low, task.head.high, task.head.centre)
         )
+        self.pi = step.pi if step.pi is None or c is None else step.pi.index_select(0, c)
         self.alpha, self.d_alpha = step.alpha, sums.alpha
         if step.alpha is not None and (c is not None or sums.alpha is None):
             self.alpha = step.alpha if c is None else step.alpha.index_select(1, c)
@@ -372,10 +374,10 @@ class _JobWork:
             kernels.add_sums(self._product(piece).numpy(), piece.rows.start, piece.lo, given, total, expected)
         if not kernels.in_range(total):
             return False
-        rate = library / total
+        rate = (library / total).astype(np.float32)
         expected = library if self.targets.wanted is None else expected * rate
         seen = np.bincount(given.row, given.x, minlength=len(library)).astype(np.float32)
-        share = (seen - expected) / np.maximum(library, kernels.TINY)
+        share = ((seen - expected) / np.maximum(library, kernels.TINY)).astype(np.float32)
         value -= expected
         for piece in pieces:
             o, run = self._product(piece), piece.run
@@ -390,9 +392,9 @@ class _JobWork:
         task, t, c = self.step.task, self.targets, self.targets.columns
         pieces = self._cut(whole_rows=self.library is not None)
         nonzeros = self._nonzeros()
-        if t.wanted is not None and t.col is not None and t.col.is_cuda:  # there they are not sorted out before
+        if t.wanted is not None and t.col is not None and t.col.is_cuda:  # not sorted out before
             counts = t.wanted.table[t.wanted.index[nonzeros["row"]], t.col]
-            nonzeros |= {k: nonzeros[k] * counts for k in ("x", "constant", "rise", "d_rise") if k in nonzeros}
+            nonzeros |= {k: v * counts for k, v in nonzeros.items() if k not in ("row", "col")}
         dense: Tensor | None = None
         if not nonzeros:
             dense = task.values.index_select(0, self.job.pick)
