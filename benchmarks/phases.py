@@ -133,11 +133,16 @@ def _operations(
 ) -> tuple[dict[str, float], float]:
     """Operations of the products of a step by phase, and outputs of the decoder that have a target."""
     flops: dict[str, float] = defaultdict(float)
-    with (
-        _counters(state) as counts,
-        profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded,
-    ):
-        advance(state, loader, config, COUNTED)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # products of other threads are not recorded
+    try:
+        with (
+            _counters(state) as counts,
+            profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded,
+        ):
+            advance(state, loader, config, COUNTED)
+    finally:
+        torch.set_num_threads(threads)
     for event in recorded.events():
         if event.name in PRODUCTS:
             phase = _phase_of_dense(event)
@@ -154,13 +159,15 @@ def _counters(state: FitState) -> Iterator[dict[str, float]]:
     counts = {"sparse": 0.0, "outputs": 0.0}
     product, loss = layers.sparse_product, state.net.decoder.loss
 
-    def counted_product(row: Tensor, col: Tensor, value: Tensor, n_rows: int, weight: Tensor) -> Tensor:
-        counts["sparse"] += 2 * len(row) * weight.shape[1]
-        return product(row, col, value, n_rows, weight)
+    def counted_product(matrix: layers.Csr, weight: Tensor) -> Tensor:
+        counts["sparse"] += 2 * len(matrix.col) * weight.shape[1]
+        return product(matrix, weight)
 
     def counted_loss(head: Any, m: int, rows: Any, values: Tensor, jobs: Any, context: Any) -> Any:
         width = len(head.low)
-        counts["outputs"] += sum(j.n_rows * (width if j.columns is None else len(j.columns)) for j in jobs)
+        counts["outputs"] += sum(
+            j.n_rows * (width if j.chosen is None else int(j.chosen.sum())) for j in jobs
+        )
         return loss(head, m, rows, values, jobs, context)
 
     with (
