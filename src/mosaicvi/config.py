@@ -301,6 +301,7 @@ def _defaults(mods: Sequence[ModalityData], preset: str) -> dict[str, Any]:
         "dim_block_dec": tuple(width),
         "dimensions": (256,) if seed else (256, 128),
         "dim_latent": 32,
+        "beta_kl": 2.0 if seed else 1.0,
         "beta_modal": (1.0,) * len(mods) if seed else "auto",
         "norm": "batch" if seed else "layer",
         "encode_covariates": seed,
