@@ -26,7 +26,7 @@ from mosaicvi.fit.format import check_bundle_output, load_bundle, save_bundle
 from mosaicvi.fit.loop import FitConfig, FitState
 from mosaicvi.fit.session import begin, default_epochs, run
 from mosaicvi.fit.state import flatten, unflatten
-from mosaicvi.infer.impute import Scale, imputed, scale_of
+from mosaicvi.infer.impute import Scale, Wanted, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -414,6 +414,7 @@ class MosaicVI:
         mdata: MuData | AnnData | None = None,
         *,
         modality: str,
+        features: Sequence[str] | None = None,
         indices: Sequence[int] | NDArray[Any] | None = None,
         n_samples: int | None = None,
         library: float | None = None,
@@ -429,6 +430,8 @@ class MosaicVI:
             Other data with the same features; the model's own where None.
         modality
             Which modality.
+        features
+            Names of features; all where None. Fewer take less time and memory.
         indices
             Positions of cells, or a boolean per cell; all where None.
         n_samples
@@ -448,11 +451,13 @@ class MosaicVI:
         """
         mosaic, _ = self._data(mdata)
         cells = _positions(indices, mosaic)
-        features = self.imputed_features(modality)
-        out = np.empty((len(cells), len(features)), np.float32)
+        names = self.imputed_features(modality)
+        names = names if features is None else names[self._places(modality, features)]
+        out = np.empty((len(cells), len(names)), np.float32)
         stream = self.iter_imputed_values(
             mdata if mdata is None else mosaic,
             modality=modality,
+            features=features,
             indices=cells,
             n_samples=n_samples,
             library=library,
@@ -462,7 +467,7 @@ class MosaicVI:
         )
         for at, values in stream:
             out[at] = values
-        frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=features, copy=False)
+        frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=names, copy=False)
         frame.attrs["scale"] = str(self.imputed_scale(modality, library=library))
         return frame
 
@@ -471,6 +476,7 @@ class MosaicVI:
         mdata: MuData | AnnData | Mosaic | None = None,
         *,
         modality: str,
+        features: Sequence[str] | None = None,
         indices: Sequence[int] | NDArray[Any] | None = None,
         n_samples: int | None = None,
         library: float | None = None,
@@ -485,18 +491,23 @@ class MosaicVI:
             raise InputError(f"library: must be > 0, not {library!r}.")
         if n_samples is not None and n_samples < 1:
             raise InputError(f"n_samples: at least 1 draw, or None for the mean of z; not {n_samples!r}.")
-        return imputed(
+        wanted = Wanted(
+            m=m,
+            scale=self.imputed_scale(modality, library=library),
+            features=None if features is None else self._places(modality, features),
+        )
+        stream = imputed(
             self.net,
             loader,
             mosaic,
             _positions(indices, mosaic),
-            m,
-            scale=self.imputed_scale(modality, library=library),
+            [wanted],
             modalities=self._seen(modalities),
             n_samples=n_samples,
             batch_size=_batch_size(batch_size),
             seed=seed,
         )
+        return ((part.rows, part.values[0]) for part in stream)
 
     def imputed_features(self, modality: str) -> pd.Index[str]:
         """Names of a modality's features in the order of imputed values, that of the training data."""
@@ -507,6 +518,15 @@ class MosaicVI:
     def imputed_scale(self, modality: str, *, library: float | None = None) -> Scale:
         """What imputed values of a modality mean."""
         return scale_of(self.net, self.registry, self._position(modality), library)
+
+    def _places(self, modality: str, features: Sequence[str]) -> NDArray[np.int64]:
+        """Positions of features among `imputed_features`."""
+        chosen = [features] if isinstance(features, str) else list(features)
+        at = self.imputed_features(modality).get_indexer(pd.Index(chosen, dtype=object))
+        if (at < 0).any():
+            absent = chosen[int(np.flatnonzero(at < 0)[0])]
+            raise InputError(f"features: {modality} has no {absent!r}; see imputed_features({modality!r}).")
+        return np.asarray(at, np.int64)
 
     def _position(self, modality: str) -> int:
         if modality not in self.config.uni_block_names:
