@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,14 +13,19 @@ from mosaicvi.cli.data import DATASET_KEY, Loaded, load
 from mosaicvi.cli.options import As, Data, Overwrite, Quiet, command_again, mapping, one_or_mapping
 from mosaicvi.cli.say import next_steps, note
 from mosaicvi.cli.settings import Settings, read_settings
-from mosaicvi.config import PRESETS
-from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.files import shown
-from mosaicvi.fit.format import check_bundle_output
-from mosaicvi.model import MosaicVI
 
-Preset = StrEnum("Preset", {name: name for name in PRESETS})  # type: ignore[misc]
+if TYPE_CHECKING:
+    from mosaicvi.data.mosaic import Mosaic
+    from mosaicvi.model import MosaicVI
+
+
+class Preset(StrEnum):
+    """Where parameters that are not given come from."""
+
+    default = "default"
+    seed = "seed"
 
 
 class Accelerator(StrEnum):
@@ -128,6 +133,8 @@ def command(
         [setup]
         layers = {rna = "counts"}
     """
+    from mosaicvi.fit.format import check_bundle_output
+
     check_bundle_output(output, overwrite=overwrite)
     settings = read_settings(config)
     said = _setup(
@@ -187,12 +194,16 @@ def _register(loaded: Loaded, said: dict[str, Any]) -> Mosaic:
     if loaded.combined:
         said = {"batch_key": DATASET_KEY, **said}
         said.pop("layers", None)  # taken when the files were combined, which keeps no layers
+    from mosaicvi.model import MosaicVI
+
     return MosaicVI.setup_mudata(loaded.as_mudata(), **said)
 
 
 def _model(
     mosaic: Mosaic, settings: Settings, *, preset: Preset | None, seed: int, config: Path | None
 ) -> MosaicVI:
+    from mosaicvi.model import MosaicVI
+
     network = dict(settings.network)
     chosen: Any = network.pop("preset", "default") if preset is None else preset.value
     network.pop("preset", None)
