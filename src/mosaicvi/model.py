@@ -259,7 +259,8 @@ class MosaicVI:
         max_grad_norm
             Longer gradients are shortened to it.
         checkpoint_dir, checkpoint_every
-            Where to write checkpoints, and after how many seconds.
+            Where to write checkpoints, and after how many seconds; the first at the end of an epoch at the
+            latest.
         resume
             Go on from the newest checkpoint in `checkpoint_dir`, bit for bit.
         log_dir

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mosaicvi.cli.say import note
 from mosaicvi.errors import InputError
 from mosaicvi.files import atomic_path, check_output, shown
 
@@ -84,6 +86,18 @@ def load(
         return Loaded(original=data, to_register=data, combined=False)
     with mudata_as_it_is():
         return Loaded(original=data, to_register=to_mosaic(data, modality=modality), combined=False)
+
+
+def suggest_batch(data: AnnData | MuData, batch_key: str | None) -> None:
+    """Name a column that looks like one of batches where none was given."""
+    from mosaicvi.data.covariates import likely_batch
+
+    found = likely_batch(data) if batch_key is None else None
+    if found is not None:
+        option = f"--batch-key {shlex.quote(found)}"
+        note(
+            f"hint: obs has a column {found!r}: to tell its batches apart, and correct for them, add {option}"
+        )
 
 
 def load_model(model: Path, loaded: Loaded) -> MosaicVI:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mosaicvi.cli.data import DATASET_KEY, Loaded, load
+from mosaicvi.cli.data import DATASET_KEY, Loaded, load, suggest_batch
 from mosaicvi.cli.options import As, Data, Overwrite, Quiet, command_again, mapping, one_or_mapping
 from mosaicvi.cli.say import next_steps, note
 from mosaicvi.cli.settings import Settings, read_settings
@@ -102,7 +102,11 @@ def command(
         Path | None, typer.Option(metavar="DIR", help="Write checkpoints there, so that nothing is lost.")
     ] = None,
     checkpoint_every: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Time between checkpoints. [default: 300]")
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Time between checkpoints; the first comes after one epoch at the latest. [default: 300]",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
@@ -134,6 +138,7 @@ def command(
         layers = {rna = "counts"}
     """
     from mosaicvi.fit.format import check_bundle_output
+    from mosaicvi.fit.progress import IN_TERMINAL
 
     check_bundle_output(output, overwrite=overwrite)
     settings = read_settings(config)
@@ -168,9 +173,15 @@ def command(
     loaded = load(data, modality=one_or_mapping(as_, "--as"), layers=said.get("layers"), quiet=quiet)
     mosaic = _register(loaded, said)
     note(repr(mosaic), quiet=quiet)
+    if not loaded.combined and not quiet:
+        suggest_batch(loaded.to_register, said.get("batch_key"))
     model = _model(mosaic, settings, preset=preset, seed=int(how.get("seed", 0)), config=config)
     del loaded
-    model.train(**how)
+    in_terminal = IN_TERMINAL.set(True)
+    try:
+        model.train(**how)
+    finally:
+        IN_TERMINAL.reset(in_terminal)
     _end(model, output, data, checkpoint=how.get("checkpoint_dir"), overwrite=overwrite, quiet=quiet)
 
 
@@ -245,6 +256,7 @@ def _end(
         )
         return
     if checkpoint is not None:
+        note(f"No model was written yet; {shown(Path(checkpoint))} holds what was trained.")
         note(f"Go on with: {command_again('--resume')}")
     elif model.is_trained:
         model.save(output, overwrite=overwrite)
