@@ -175,7 +175,7 @@ def command(
     note(repr(mosaic), quiet=quiet)
     if not loaded.combined and not quiet:
         suggest_batch(loaded.to_register, said.get("batch_key"))
-    model = _model(mosaic, settings, preset=preset, seed=int(how.get("seed", 0)), config=config)
+    model = _model(mosaic, settings, preset=preset, seed=int(how.get("seed", 0)))
     del loaded
     in_terminal = IN_TERMINAL.set(True)
     try:
@@ -210,25 +210,13 @@ def _register(loaded: Loaded, said: dict[str, Any]) -> Mosaic:
     return MosaicVI.setup_mudata(loaded.as_mudata(), **said)
 
 
-def _model(
-    mosaic: Mosaic, settings: Settings, *, preset: Preset | None, seed: int, config: Path | None
-) -> MosaicVI:
+def _model(mosaic: Mosaic, settings: Settings, *, preset: Preset | None, seed: int) -> MosaicVI:
     from mosaicvi.model import MosaicVI
 
     network = dict(settings.network)
     chosen: Any = network.pop("preset", "default") if preset is None else preset.value
     network.pop("preset", None)
-    try:
-        return MosaicVI(mosaic, preset=chosen, seed=seed, **network)
-    except InputError:
-        raise
-    except (TypeError, ValueError, AttributeError) as problem:
-        if not network:
-            raise
-        raise InputError(
-            f"--config {config}: a value of [network] is of the wrong kind ({problem}); "
-            f"check {', '.join(network)}"
-        ) from None
+    return MosaicVI(mosaic, preset=chosen, seed=seed, **network)
 
 
 def _end(
