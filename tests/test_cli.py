@@ -331,6 +331,9 @@ def test_a_signal_ends_training_with_its_code(
     assert "Stopped after" in rest
     if keep:
         assert "--resume" in rest
+        assert "No model was written yet" in rest
+        assert "resume=True" not in rest
+        assert "can be used as it is" not in rest
         assert not model.exists()
         assert any(checkpoints.iterdir())
     else:
@@ -378,3 +381,30 @@ def test_a_loss_that_is_no_number_exits_with_1(
     )
     assert capsys.readouterr().err == "error: the loss of 'rna' is not a number\n"
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("name", ["batch", "Donor_ID", "orig.sample"])
+def test_a_column_of_batches_is_suggested_where_none_is_given(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    adata = simulated_mosaic(60, n_genes=20, n_proteins=5, n_peaks=20).mdata.mod["rna"].copy()
+    del adata.varm["measured"]
+    adata.obs.columns = adata.obs.columns.map(lambda c: f"other_{c}")
+    adata.obs["library"] = np.linspace(1, 2, adata.n_obs)
+    adata.obs[name] = np.where(np.arange(adata.n_obs) % 2, "one", "two")
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert run(["inspect", str(tmp_path / "a.h5ad")]) == 0
+    said = capfd.readouterr().err
+    assert (f"--batch-key {name}" in said) == (name != "orig.sample")
+    assert run(["inspect", str(tmp_path / "a.h5ad"), "--batch-key", name]) == 0
+    assert "add --batch-key" not in capfd.readouterr().err
+
+
+def test_panels_without_a_batch_key_name_the_option(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["inspect"], ["train", "-o", str(tmp_path / "m")]):
+        assert run([*command, str(folder / "mosaic.h5mu")]) == 2
+        said = capfd.readouterr().err
+        assert "perhaps --batch-key batch" in said or "--batch-key batch perhaps" in said
+        assert "batch_key" not in said

@@ -147,7 +147,7 @@ CASES = {
     "fewer cells than a minibatch": Case(
         data=adata,
         batch_size=64,
-        says=("batch_size", "64", "40 cells", "set batch_size="),
+        says=("batch_size", "64", "40 cells", "; set "),
         options=("--batch-size", "64"),
     ),
     "a single cell": Case(data=lambda: adata(1), says=("1 cell", "at least 2")),
@@ -175,7 +175,7 @@ def problems(code: int, stderr: str) -> str:
     lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert lines
     assert all(
-        line.startswith(("error: ", "Mosaic of", "  ", "warning: ")) for line in stderr.splitlines()
+        line.startswith(("error: ", "Mosaic of", "  ", "hint: ", "warning: ")) for line in stderr.splitlines()
     ), stderr
     return "\n".join(lines)
 

@@ -182,6 +182,18 @@ def test_the_stream_is_the_table(model: MosaicVI) -> None:
     np.testing.assert_array_equal(np.concatenate([v for _, v in rows]), table)
 
 
+@pytest.mark.parametrize("name", ["rna", "adt", "atac"])
+def test_a_few_features_are_the_columns_of_all(model: MosaicVI, name: str) -> None:
+    every = model.imputed_features(name)
+    some = [every[2], every[0], every[-1]]
+    for choice in ({}, {"n_samples": 2}, {"library": 70.0}, {"modalities": ["rna"]}):
+        whole = model.get_imputed_values(modality=name, **choice)
+        part = model.get_imputed_values(modality=name, features=some, **choice)
+        assert list(part.columns) == some
+        assert part.attrs == whole.attrs
+        np.testing.assert_allclose(part, whole[some], rtol=1e-4, atol=1e-6)
+
+
 def test_more_draws_come_closer_to_the_expectation(model: MosaicVI) -> None:
     far = model.get_imputed_values(modality="rna", n_samples=400, seed=1).to_numpy()
     near = model.get_imputed_values(modality="rna", n_samples=400, seed=2).to_numpy()
@@ -193,6 +205,7 @@ def test_more_draws_come_closer_to_the_expectation(model: MosaicVI) -> None:
     ("call", "message"),
     [
         (lambda m: m.get_imputed_values(modality="x"), r"No modality 'x'"),
+        (lambda m: m.get_imputed_values(modality="rna", features=["CD3"]), r"features: rna has no 'CD3'"),
         (lambda m: m.get_imputed_values(modality="rna", library=0), r"library: must be > 0, not 0"),
         (lambda m: m.get_imputed_values(modality="rna", library=float("nan")), r"library"),
         (lambda m: m.get_imputed_values(modality="rna", n_samples=0), r"n_samples: at least 1"),

@@ -121,6 +121,30 @@ def test_the_public_names_are_there() -> None:
     assert mosaicvi.__version__
 
 
+SILENT = """
+import sys
+import mosaicvi
+from mosaicvi.cli import run
+assert run(["--help"]) == run(["train", "--help"]) == 0
+heavy = {"torch", "numpy", "pandas", "anndata", "mudata", "scipy", "sklearn", "matplotlib"} & set(sys.modules)
+print("imported:", *sorted(heavy), file=sys.stderr)
+assert set(mosaicvi.__all__) <= set(dir(mosaicvi))
+assert mosaicvi.InputError is mosaicvi.InputError
+assert not hasattr(mosaicvi, "nothing")
+from mosaicvi import *
+assert MosaicVI.__name__ == "MosaicVI" and pl.__name__ == "mosaicvi.pl"
+"""
+
+
+def test_help_and_the_import_alone_load_nothing_heavy() -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[0].split() == ["imported:"]
+
+
 # --- the way the data go ------------------------------------------------------------------------
 
 

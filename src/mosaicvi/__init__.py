@@ -9,18 +9,27 @@ The way the data go, station by station; each folder imports only from those bef
     view    answers -> pictures         plots, report
 
 `model.MosaicVI` stands on top and calls them; `cli` is the same for the terminal.
+
+What is public is imported when it is first asked for, so that ``import mosaicvi`` takes no time.
 """
 
-from mosaicvi import datasets, metrics, pl, tl
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from mosaicvi._version import __version__
-from mosaicvi.config import NetworkConfig
-from mosaicvi.data.combine import combine
-from mosaicvi.data.inspect import describe
-from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.data.read import read, read_mosaic
-from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, NonFiniteLossError
-from mosaicvi.model import MosaicVI
-from mosaicvi.schedule import Schedule
+
+if TYPE_CHECKING:
+    from mosaicvi import datasets, metrics, pl, tl
+    from mosaicvi.config import NetworkConfig
+    from mosaicvi.data.combine import combine
+    from mosaicvi.data.inspect import describe
+    from mosaicvi.data.mosaic import Mosaic
+    from mosaicvi.data.read import read, read_mosaic
+    from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, NonFiniteLossError
+    from mosaicvi.model import MosaicVI
+    from mosaicvi.schedule import Schedule
 
 __all__ = [
     "InputError",
@@ -41,3 +50,33 @@ __all__ = [
     "read_mosaic",
     "tl",
 ]
+
+_HOMES = {
+    "InputError": "errors",
+    "ModelFileError": "errors",
+    "Mosaic": "data.mosaic",
+    "MosaicVI": "model",
+    "MosaicWarning": "errors",
+    "NetworkConfig": "config",
+    "NonFiniteLossError": "errors",
+    "Schedule": "schedule",
+    "combine": "data.combine",
+    "describe": "data.inspect",
+    "read": "data.read",
+    "read_mosaic": "data.read",
+}
+_MODULES = frozenset({"datasets", "metrics", "pl", "tl"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"mosaicvi.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mosaicvi' has no attribute {name!r}")
+    value = getattr(import_module(f"mosaicvi.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

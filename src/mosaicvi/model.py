@@ -15,7 +15,8 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.config import Distribution, NetworkConfig
+from mosaicvi.arguments import check_network, check_training, number, pairs, whole
+from mosaicvi.config import Distribution, NetworkConfig, check_names
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup
 from mosaicvi.data.register import register
@@ -26,7 +27,7 @@ from mosaicvi.fit.format import check_bundle_output, load_bundle, save_bundle
 from mosaicvi.fit.loop import FitConfig, FitState
 from mosaicvi.fit.session import begin, default_epochs, run
 from mosaicvi.fit.state import flatten, unflatten
-from mosaicvi.infer.impute import Scale, imputed, scale_of
+from mosaicvi.infer.impute import Scale, Wanted, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -80,7 +81,8 @@ class MosaicVI:
             raise InputError(f"The data are not registered; call MosaicVI.{verb}(data, ...) first.")
         if preset == "seed":
             mosaic = mosaic.as_published()
-        config = NetworkConfig.for_mosaic(mosaic, preset=preset, **parameters)
+        seed = whole("seed", seed)
+        config = _network_config(mosaic, preset, parameters)
         self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "seed"))
 
     def _take(self, mosaic: Mosaic, config: NetworkConfig, net: MosaicVAE) -> None:
@@ -152,10 +154,10 @@ class MosaicVI:
             )
         setup = Setup(
             batch_key=batch_key,
-            layers=dict(layers or {}),
-            likelihoods=dict(likelihoods or {}),
-            transforms=dict(transforms or {}),
-            block_keys=dict(block_keys or {}),
+            layers=pairs("layers", layers),
+            likelihoods=pairs("likelihoods", likelihoods),
+            transforms=pairs("transforms", transforms),
+            block_keys=pairs("block_keys", block_keys),
             categorical_covariate_keys=_names(categorical_covariate_keys, "categorical_covariate_keys"),
             continuous_covariate_keys=_names(continuous_covariate_keys, "continuous_covariate_keys"),
             panel_key=panel_key,
@@ -259,7 +261,8 @@ class MosaicVI:
         max_grad_norm
             Longer gradients are shortened to it.
         checkpoint_dir, checkpoint_every
-            Where to write checkpoints, and after how many seconds.
+            Where to write checkpoints, and after how many seconds; the first at the end of an epoch at the
+            latest.
         resume
             Go on from the newest checkpoint in `checkpoint_dir`, bit for bit.
         log_dir
@@ -278,22 +281,30 @@ class MosaicVI:
         NonFiniteLossError
             If the loss is not a number; the weights are those before that step.
         """
-        n = self.mosaic.n_cells
-        if max_epochs is not None and max_epochs < 1:
-            raise InputError(f"max_epochs: at least 1, not {max_epochs!r}.")
-        epochs = default_epochs(n, batch_size) if max_epochs is None else max_epochs
-        config = FitConfig(
-            max_epochs=epochs + len(self._rows),
-            lr=lr,
-            weight_decay=weight_decay,
-            batch_size=batch_size,
-            train_size=train_size,
-            early_stopping=early_stopping,
-            patience=patience,
-            seed=seed,
-            max_grad_norm=max_grad_norm,
-            precision=precision,
+        settings = check_training(
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "batch_size": batch_size,
+                "train_size": train_size,
+                "early_stopping": early_stopping,
+                "patience": patience,
+                "seed": seed,
+                "max_grad_norm": max_grad_norm,
+            }
         )
+        check_training(
+            {
+                "max_epochs": max_epochs,
+                "checkpoint_dir": checkpoint_dir,
+                "checkpoint_every": checkpoint_every,
+                "resume": resume,
+                "log_dir": log_dir,
+                "progress": progress,
+            }
+        )
+        epochs = default_epochs(self.mosaic.n_cells, batch_size) if max_epochs is None else int(max_epochs)
+        config = FitConfig(max_epochs=epochs + len(self._rows), precision=precision, **settings)
         loader = self._loader_on(accelerator, devices)
         self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
         run(
@@ -414,6 +425,7 @@ class MosaicVI:
         mdata: MuData | AnnData | None = None,
         *,
         modality: str,
+        features: Sequence[str] | None = None,
         indices: Sequence[int] | NDArray[Any] | None = None,
         n_samples: int | None = None,
         library: float | None = None,
@@ -429,6 +441,8 @@ class MosaicVI:
             Other data with the same features; the model's own where None.
         modality
             Which modality.
+        features
+            Names of features; all where None. Fewer take less time and memory.
         indices
             Positions of cells, or a boolean per cell; all where None.
         n_samples
@@ -448,11 +462,13 @@ class MosaicVI:
         """
         mosaic, _ = self._data(mdata)
         cells = _positions(indices, mosaic)
-        features = self.imputed_features(modality)
-        out = np.empty((len(cells), len(features)), np.float32)
+        names = self.imputed_features(modality)
+        names = names if features is None else names[self._places(modality, features)]
+        out = np.empty((len(cells), len(names)), np.float32)
         stream = self.iter_imputed_values(
             mdata if mdata is None else mosaic,
             modality=modality,
+            features=features,
             indices=cells,
             n_samples=n_samples,
             library=library,
@@ -462,7 +478,7 @@ class MosaicVI:
         )
         for at, values in stream:
             out[at] = values
-        frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=features, copy=False)
+        frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=names, copy=False)
         frame.attrs["scale"] = str(self.imputed_scale(modality, library=library))
         return frame
 
@@ -471,6 +487,7 @@ class MosaicVI:
         mdata: MuData | AnnData | Mosaic | None = None,
         *,
         modality: str,
+        features: Sequence[str] | None = None,
         indices: Sequence[int] | NDArray[Any] | None = None,
         n_samples: int | None = None,
         library: float | None = None,
@@ -481,22 +498,27 @@ class MosaicVI:
         """`get_imputed_values` as a stream, in the memory of one minibatch: (rows, values) at a time."""
         mosaic, loader = self._data(mdata)
         m = self._position(modality)
-        if library is not None and not library > 0:
+        if library is not None and not number("library", library) > 0:
             raise InputError(f"library: must be > 0, not {library!r}.")
-        if n_samples is not None and n_samples < 1:
-            raise InputError(f"n_samples: at least 1 draw, or None for the mean of z; not {n_samples!r}.")
-        return imputed(
+        if n_samples is not None:
+            whole("n_samples", n_samples, least=1)
+        wanted = Wanted(
+            m=m,
+            scale=self.imputed_scale(modality, library=library),
+            features=None if features is None else self._places(modality, features),
+        )
+        stream = imputed(
             self.net,
             loader,
             mosaic,
             _positions(indices, mosaic),
-            m,
-            scale=self.imputed_scale(modality, library=library),
+            [wanted],
             modalities=self._seen(modalities),
             n_samples=n_samples,
             batch_size=_batch_size(batch_size),
             seed=seed,
         )
+        return ((part.rows, part.values[0]) for part in stream)
 
     def imputed_features(self, modality: str) -> pd.Index[str]:
         """Names of a modality's features in the order of imputed values, that of the training data."""
@@ -507,6 +529,15 @@ class MosaicVI:
     def imputed_scale(self, modality: str, *, library: float | None = None) -> Scale:
         """What imputed values of a modality mean."""
         return scale_of(self.net, self.registry, self._position(modality), library)
+
+    def _places(self, modality: str, features: Sequence[str]) -> NDArray[np.int64]:
+        """Positions of features among `imputed_features`."""
+        chosen = [features] if isinstance(features, str) else list(features)
+        at = self.imputed_features(modality).get_indexer(pd.Index(chosen, dtype=object))
+        if (at < 0).any():
+            absent = chosen[int(np.flatnonzero(at < 0)[0])]
+            raise InputError(f"features: {modality} has no {absent!r}; see imputed_features({modality!r}).")
+        return np.asarray(at, np.int64)
 
     def _position(self, modality: str) -> int:
         if modality not in self.config.uni_block_names:
@@ -692,6 +723,24 @@ def _positions(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -> 
 
 
 def _batch_size(batch_size: int) -> int:
-    if batch_size < 1:
-        raise InputError(f"batch_size: at least 1, not {batch_size!r}.")
-    return batch_size
+    return whole("batch_size", batch_size, least=1)
+
+
+def _network_config(mosaic: Mosaic, preset: str, parameters: Mapping[str, Any]) -> NetworkConfig:
+    """Parameters with what the mosaic says; one that is of the wrong kind is named."""
+    check_names(parameters)
+    check_network(parameters)
+    try:
+        return NetworkConfig.for_mosaic(mosaic, preset=preset, **parameters)
+    except InputError:
+        raise
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        for name, value in parameters.items():
+            try:
+                NetworkConfig.for_mosaic(mosaic, preset=preset, **{name: value})
+            except InputError:
+                continue
+            except (TypeError, ValueError, AttributeError, OverflowError) as error:
+                reason = " ".join(str(error).split())[:120]
+                raise InputError(f"{name}: {value!r} is of the wrong kind ({reason}).") from None
+        raise

@@ -166,7 +166,7 @@ def test_one_signal(number: signal.Signals, tmp_path: Path, capsys: pytest.Captu
     assert CheckpointStore(tmp_path / "run").steps() == [3]
     assert np.isfinite(model.get_latent_representation()).all()
     said = capsys.readouterr().err
-    assert "Resume with resume=True" in said
+    assert "resume=True" in said
     assert str(tmp_path / "run") in said
 
 

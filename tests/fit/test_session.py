@@ -74,15 +74,15 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_how_to_go_on(
         model.train(4, checkpoint_dir=tmp_path / "run", **QUICK)
     said = capsys.readouterr().err
     assert said == (
-        "Stopped after 1 epochs and 1 steps; the model can be used as it is. "
-        f"Resume with resume=True and the checkpoints in {tmp_path / 'run'}.\n"
+        "Stopped after 1 epoch and 1 step; the model can be used as it is. "
+        f"Go on with train(..., checkpoint_dir='{tmp_path / 'run'}', resume=True).\n"
     )
     assert signal.getsignal(number) is handler
     assert model._state is not None
     assert model._state.stopped_by == number
     assert len(model.history) == 1
     assert np.isfinite(model.get_latent_representation()).all()
-    assert CheckpointStore(tmp_path / "run").steps() == [5]
+    assert CheckpointStore(tmp_path / "run").steps() == [4, 5]
     other = model_of(net_seed=9).train(4, checkpoint_dir=tmp_path / "run", resume=True, **QUICK)
     assert_same(other, whole)
     model.train(3, **QUICK)
@@ -101,6 +101,15 @@ def test_checkpoints_are_kept_the_last_two_and_the_best(tmp_path: Path) -> None:
     found = store.best()
     assert found is not None
     assert found.document["state"]["best_epoch"] == int(np.argmin(losses))
+
+
+def test_the_first_epoch_ends_with_a_checkpoint_however_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_of().train(2, checkpoint_dir=tmp_path / "run", **(QUICK | {"progress": True}))
+    assert CheckpointStore(tmp_path / "run").steps() == [4]
+    first = "the first when epoch 1 ends or after 300 s, then every 300 s."
+    assert f"Checkpoints go to {tmp_path / 'run'}: {first}" in capsys.readouterr().err
 
 
 def test_training_again_with_the_same_folder_goes_on(tmp_path: Path) -> None:

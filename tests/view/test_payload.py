@@ -92,7 +92,9 @@ def model() -> MosaicVI:
 def test_imputed_features_are_those_of_the_model(model: MosaicVI) -> None:
     chosen = payload.choose_features(model, model.mosaic, ["gene0003", "adt:protein002"])
     order = np.arange(120)[::-1]
-    found, dropped = payload.imputed_features(model, model.mosaic, chosen, order, 10**6)
+    z, values = payload.answers(model, model.mosaic, chosen)
+    assert z == pytest.approx(model.get_latent_representation(), abs=1e-5)
+    found, dropped = payload.imputed_features(model, chosen, values, order, 10**6)
     assert [(f["modality"], f["name"]) for f in found] == [("rna", "gene0003"), ("adt", "protein002")]
     assert dropped == 0
     wanted = np.log1p(model.get_imputed_values(modality="rna")["gene0003"].to_numpy())[order]
@@ -112,7 +114,8 @@ def test_the_most_variable_features_come_first(model: MosaicVI) -> None:
 
 def test_features_beyond_the_budget_are_counted(model: MosaicVI) -> None:
     chosen = payload.choose_features(model, model.mosaic, None)
-    found, dropped = payload.imputed_features(model, model.mosaic, chosen, np.arange(120), 3000)
+    _, values = payload.answers(model, model.mosaic, chosen)
+    found, dropped = payload.imputed_features(model, chosen, values, np.arange(120), 3000)
     assert sum(len(f["data"]) for f in found) < 3000
     assert len(found) + dropped == 66
     assert {f["modality"] for f in found[:3]} == {"rna", "adt", "atac"}

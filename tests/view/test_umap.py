@@ -9,6 +9,7 @@ from anndata import AnnData
 
 from mosaicvi import tl
 from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.metrics import neighbors
 from mosaicvi.view import umap as module
 
 
@@ -64,3 +65,12 @@ def test_very_few_cells_are_laid_out_too() -> None:
     data = AnnData(np.zeros((3, 1)), obsm={"X_mosaicvi": np.eye(3)})
     tl.umap(data)
     assert np.isfinite(data.obsm["X_umap"]).all()
+
+
+def test_neighbours_belong_together_as_in_umap_learn() -> None:
+    z = np.array([[0, 0], [1, 0], [0, 2], [3, 3], [3, 5], [9, 1.0]])
+    near = neighbors(z, 3)
+    found = module.memberships(near.indices, near.distances, 4).toarray()
+    above = [1, 1, 0.3060, 0, 0, 0.9077, 0.6517, 0.4291, 0.3853, 0.6656, 0.5709, 0, 1, 1, 0.6147]
+    assert found[np.triu_indices(6, 1)] == pytest.approx(above, abs=1e-4)
+    assert np.array_equal(found, found.T)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from mudata import MuData
 from rich.console import Console
 from rich.table import Table
 
 from mosaicvi.cli.data import DATASET_KEY, H5MU, check_data_output, name_datasets, write
 from mosaicvi.cli.options import As, Data, Overwrite, Quiet, mapping, one_or_mapping
 from mosaicvi.cli.say import next_steps, note
-from mosaicvi.data.combine import combine
 from mosaicvi.errors import InputError
 from mosaicvi.files import shown
+
+if TYPE_CHECKING:
+    from mudata import MuData
 
 SHOWN = 20  # matches in the table
 
@@ -82,6 +83,8 @@ def command(
     dataset did not measure stays unmeasured: it never becomes a zero.
     """
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU,))
+    from mosaicvi.data.combine import combine
+
     mdata = combine(
         name_datasets(data),
         join=join.value,

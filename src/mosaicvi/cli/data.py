@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anndata import AnnData
-from mudata import MuData
-
-from mosaicvi.data.combine import combine
-from mosaicvi.data.read import dataset_names, mudata_as_it_is, read, to_mosaic
+from mosaicvi.cli.say import note
 from mosaicvi.errors import InputError
 from mosaicvi.files import atomic_path, check_output, shown
-from mosaicvi.model import MosaicVI
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from mosaicvi.model import MosaicVI
 
 DATASET_KEY = "dataset"
 H5MU, H5AD = ".h5mu", ".h5ad"
@@ -41,6 +43,8 @@ class Loaded:
 
     def as_mudata(self) -> MuData:
         """The data as a MuData."""
+        from mosaicvi.data.read import to_mosaic
+
         return to_mosaic(self.to_register)
 
 
@@ -62,6 +66,11 @@ def load(
     layers
         Modality → layer; used only where several files are combined, which keeps no layers.
     """
+    from anndata import AnnData
+
+    from mosaicvi.data.combine import combine
+    from mosaicvi.data.read import mudata_as_it_is, read, to_mosaic
+
     named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
     if len(named) > 1:
         mdata = combine(named, modality=modality, layers=layers or None, progress=False if quiet else None)
@@ -79,13 +88,29 @@ def load(
         return Loaded(original=data, to_register=to_mosaic(data, modality=modality), combined=False)
 
 
+def suggest_batch(data: AnnData | MuData, batch_key: str | None) -> None:
+    """Name a column that looks like one of batches where none was given."""
+    from mosaicvi.data.covariates import likely_batch
+
+    found = likely_batch(data) if batch_key is None else None
+    if found is not None:
+        option = f"--batch-key {shlex.quote(found)}"
+        note(
+            f"hint: obs has a column {found!r}: to tell its batches apart, and correct for them, add {option}"
+        )
+
+
 def load_model(model: Path, loaded: Loaded) -> MosaicVI:
     """A saved model with the data to answer for."""
+    from mosaicvi.model import MosaicVI
+
     return MosaicVI.load(model, loaded.to_register)
 
 
 def name_datasets(paths: Sequence[Path]) -> dict[str, Path]:
     """Dataset name → path; the name is the user's (``NAME=PATH``) or comes from the path."""
+    from mosaicvi.data.read import dataset_names
+
     given: dict[str, Path] = {}
     for path in (path for path in paths if _is_named(path)):
         if _name(path) in given:
@@ -106,6 +131,8 @@ def _is_named(path: Path) -> bool:
 
 
 def _name(path: Path) -> str:
+    from mosaicvi.data.read import dataset_names
+
     return str(path).partition("=")[0] if _is_named(path) else next(iter(dataset_names([path])))
 
 
@@ -122,6 +149,8 @@ def check_data_output(output: Path, *, overwrite: bool, suffixes: Sequence[str])
 
 def check_h5ad_fits(output: Path, loaded: Loaded) -> None:
     """Refuse an .h5ad for data of several modalities."""
+    from mudata import MuData
+
     if output.suffix.lower() == H5AD and isinstance(loaded.original, MuData) and loaded.original.n_mod > 1:
         names = ", ".join(loaded.original.mod)
         raise InputError(f"{shown(output)}: an .h5ad holds one modality, these data {names}; name an .h5mu")
@@ -129,6 +158,10 @@ def check_h5ad_fits(output: Path, loaded: Loaded) -> None:
 
 def write(data: AnnData | MuData, output: Path, *, overwrite: bool) -> None:
     """Write an .h5mu or .h5ad, whole or not at all."""
+    from mudata import MuData
+
+    from mosaicvi.data.read import mudata_as_it_is
+
     with atomic_path(output, overwrite=overwrite) as temporary, mudata_as_it_is():
         if isinstance(data, MuData):
             data.write_h5mu(temporary)
@@ -138,6 +171,8 @@ def write(data: AnnData | MuData, output: Path, *, overwrite: bool) -> None:
 
 def as_anndata(data: AnnData | MuData) -> AnnData:
     """Data of one modality as an AnnData, with the columns of the whole."""
+    from anndata import AnnData
+
     if isinstance(data, AnnData):
         return data
     adata = next(iter(data.mod.values()))[data.obs_names].copy()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import pandas as pd
 import typer
-from numpy.typing import NDArray
 
 from mosaicvi.cli.data import (
     H5AD,
@@ -25,7 +22,10 @@ from mosaicvi.cli.data import (
 from mosaicvi.cli.options import As, BatchSize, Data, Model, Overwrite, Quiet, one_or_mapping
 from mosaicvi.cli.say import note
 from mosaicvi.files import atomic_path, shown
-from mosaicvi.fit.format import load_document
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 KEY = "X_mosaicvi"
 
@@ -59,6 +59,11 @@ def command(
 
     A cell's latent depends on that cell alone. Output and input may be the same file, with `--overwrite`.
     """
+    import numpy as np
+    import pandas as pd
+
+    from mosaicvi.fit.format import load_document
+
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, ".csv"))
     load_document(model, kind="model")
     loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)

@@ -6,13 +6,9 @@ import shlex
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import pandas as pd
 import typer
-from anndata import AnnData
-from mudata import MuData
 
 from mosaicvi._version import __version__
 from mosaicvi.cli.data import H5AD, H5MU, Loaded, check_data_output, load, load_model
@@ -20,9 +16,13 @@ from mosaicvi.cli.options import As, BatchSize, Data, Model, Overwrite, Quiet, o
 from mosaicvi.cli.say import note, progress
 from mosaicvi.errors import InputError
 from mosaicvi.files import shown
-from mosaicvi.fit.format import load_document
-from mosaicvi.infer.output import ImputedModality, write_imputed
-from mosaicvi.model import MosaicVI
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from mosaicvi.infer.output import ImputedModality
+    from mosaicvi.model import MosaicVI
 
 
 class Cells(StrEnum):
@@ -68,6 +68,9 @@ def command(
     `uns["mosaicvi"]["scale"]` what the values mean. They are written as they are computed, so that memory
     never holds more than one minibatch of them.
     """
+    from mosaicvi.fit.format import load_document
+    from mosaicvi.infer.output import write_imputed
+
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
     load_document(model, kind="model")
     loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)
@@ -112,6 +115,11 @@ def _part(
     batch_size: int,
 ) -> ImputedModality | None:
     """One modality still to be imputed; None if no cell is wanted."""
+    import numpy as np
+    import pandas as pd
+
+    from mosaicvi.infer.output import ImputedModality
+
     names = model.mosaic.cells
     source = _source(loaded, name, first=model.config.uni_block_names[0])
     measured = np.zeros(len(names), bool) if source is None else np.asarray(names.isin(source.obs_names))
@@ -136,6 +144,8 @@ def _part(
 
 def _source(loaded: Loaded, name: str, *, first: str) -> AnnData | None:
     """The modality in the data; data that name none hold the model's first."""
+    from mudata import MuData
+
     data = loaded.to_register
     if isinstance(data, MuData):
         mods: Mapping[str, AnnData] = data.mod

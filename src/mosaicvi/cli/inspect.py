@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mosaicvi.cli.data import DATASET_KEY, check_data_output, load
+from mosaicvi.cli.data import DATASET_KEY, check_data_output, load, suggest_batch
 from mosaicvi.cli.options import As, Data, Overwrite, one_or_mapping
 from mosaicvi.cli.say import note
 from mosaicvi.files import atomic_path, shown
@@ -49,6 +49,7 @@ def command(
         typer.echo(json.dumps(summary.to_dict(), indent=1))
     else:
         inspect.render(summary, Console())
+        suggest_batch(loaded.to_register, key)
     if plot is not None:
         with atomic_path(plot, overwrite=overwrite) as temporary:
             inspect.plot(summary).savefig(temporary, dpi=150)

@@ -11,7 +11,6 @@ from mosaicvi.cli.data import check_data_output, load, load_model
 from mosaicvi.cli.options import As, Data, Model, Overwrite, Quiet, one_or_mapping
 from mosaicvi.cli.say import note
 from mosaicvi.files import shown
-from mosaicvi.fit.format import load_document
 
 
 def command(
@@ -40,11 +39,12 @@ def command(
 
     It needs no network to be read.
     """
+    from mosaicvi.fit.format import load_document
+    from mosaicvi.view.report import write_report
+
     check_data_output(output, overwrite=overwrite, suffixes=(".html",))
     load_document(model, kind="model")
     loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)
-    from mosaicvi.view.report import write_report
-
     trained = load_model(model, loaded)
     write_report(
         trained,

@@ -10,10 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mosaicvi.config import NetworkConfig, check_names
 from mosaicvi.errors import InputError
 from mosaicvi.files import shown
-from mosaicvi.model import MosaicVI
 
 NUMBER = (int, float)
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -73,6 +71,8 @@ def read_settings(path: Path | None) -> Settings:
     problems = _unknown(content, sections, "section")
     problems += [f"{name} is no section; write [{name}]" for name in sections if not _is_table(content, name)]
     if not problems:
+        from mosaicvi.model import MosaicVI
+
         problems += _network_problems(content.get("network", {}))
         problems += _problems(content.get("train", {}), MosaicVI.train, "train")
         problems += _problems(content.get("setup", {}), MosaicVI.setup_mudata, "setup")
@@ -96,6 +96,8 @@ def _unknown(given: Collection[str], known: Collection[str], what: str) -> list[
 
 
 def _network_problems(section: Mapping[str, Any]) -> list[str]:
+    from mosaicvi.config import check_names
+
     problems = []
     for name in section:
         if name == "preset":
@@ -137,4 +139,6 @@ def _is_of_kind(value: object, kind: type | tuple[type, ...]) -> bool:
 
 def network_names() -> list[str]:
     """All parameters of [network]."""
+    from mosaicvi.config import NetworkConfig
+
     return [f.name for f in dataclasses.fields(NetworkConfig)]

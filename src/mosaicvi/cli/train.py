@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mosaicvi.cli.data import DATASET_KEY, Loaded, load
+from mosaicvi.cli.data import DATASET_KEY, Loaded, load, suggest_batch
 from mosaicvi.cli.options import As, Data, Overwrite, Quiet, command_again, mapping, one_or_mapping
 from mosaicvi.cli.say import next_steps, note
 from mosaicvi.cli.settings import Settings, read_settings
-from mosaicvi.config import PRESETS
-from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.files import shown
-from mosaicvi.fit.format import check_bundle_output
-from mosaicvi.model import MosaicVI
 
-Preset = StrEnum("Preset", {name: name for name in PRESETS})  # type: ignore[misc]
+if TYPE_CHECKING:
+    from mosaicvi.data.mosaic import Mosaic
+    from mosaicvi.model import MosaicVI
+
+
+class Preset(StrEnum):
+    """Where parameters that are not given come from."""
+
+    default = "default"
+    seed = "seed"
 
 
 class Accelerator(StrEnum):
@@ -97,7 +102,11 @@ def command(
         Path | None, typer.Option(metavar="DIR", help="Write checkpoints there, so that nothing is lost.")
     ] = None,
     checkpoint_every: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Time between checkpoints. [default: 300]")
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Time between checkpoints; the first comes after one epoch at the latest. [default: 300]",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
@@ -128,6 +137,9 @@ def command(
         [setup]
         layers = {rna = "counts"}
     """
+    from mosaicvi.fit.format import check_bundle_output
+    from mosaicvi.fit.progress import IN_TERMINAL
+
     check_bundle_output(output, overwrite=overwrite)
     settings = read_settings(config)
     said = _setup(
@@ -161,9 +173,15 @@ def command(
     loaded = load(data, modality=one_or_mapping(as_, "--as"), layers=said.get("layers"), quiet=quiet)
     mosaic = _register(loaded, said)
     note(repr(mosaic), quiet=quiet)
-    model = _model(mosaic, settings, preset=preset, seed=int(how.get("seed", 0)), config=config)
+    if not loaded.combined and not quiet:
+        suggest_batch(loaded.to_register, said.get("batch_key"))
+    model = _model(mosaic, settings, preset=preset, seed=int(how.get("seed", 0)))
     del loaded
-    model.train(**how)
+    in_terminal = IN_TERMINAL.set(True)
+    try:
+        model.train(**how)
+    finally:
+        IN_TERMINAL.reset(in_terminal)
     _end(model, output, data, checkpoint=how.get("checkpoint_dir"), overwrite=overwrite, quiet=quiet)
 
 
@@ -187,26 +205,18 @@ def _register(loaded: Loaded, said: dict[str, Any]) -> Mosaic:
     if loaded.combined:
         said = {"batch_key": DATASET_KEY, **said}
         said.pop("layers", None)  # taken when the files were combined, which keeps no layers
+    from mosaicvi.model import MosaicVI
+
     return MosaicVI.setup_mudata(loaded.as_mudata(), **said)
 
 
-def _model(
-    mosaic: Mosaic, settings: Settings, *, preset: Preset | None, seed: int, config: Path | None
-) -> MosaicVI:
+def _model(mosaic: Mosaic, settings: Settings, *, preset: Preset | None, seed: int) -> MosaicVI:
+    from mosaicvi.model import MosaicVI
+
     network = dict(settings.network)
     chosen: Any = network.pop("preset", "default") if preset is None else preset.value
     network.pop("preset", None)
-    try:
-        return MosaicVI(mosaic, preset=chosen, seed=seed, **network)
-    except InputError:
-        raise
-    except (TypeError, ValueError, AttributeError) as problem:
-        if not network:
-            raise
-        raise InputError(
-            f"--config {config}: a value of [network] is of the wrong kind ({problem}); "
-            f"check {', '.join(network)}"
-        ) from None
+    return MosaicVI(mosaic, preset=chosen, seed=seed, **network)
 
 
 def _end(
@@ -234,6 +244,7 @@ def _end(
         )
         return
     if checkpoint is not None:
+        note(f"No model was written yet; {shown(Path(checkpoint))} holds what was trained.")
         note(f"Go on with: {command_again('--resume')}")
     elif model.is_trained:
         model.save(output, overwrite=overwrite)

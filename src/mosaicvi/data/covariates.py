@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from mosaicvi.data.mosaic import ModalityData, Registry, Setup
 from mosaicvi.errors import InputError, quoted
 
+USUAL_BATCHES = (
+    "batch", "donor", "sample", "dataset", "library", "patient", "individual", "subject",
+    "experiment", "study",
+)  # fmt: skip
 MAX_CATEGORIES = 1000  # more would be a column of names; each becomes a covariate
 
 
@@ -155,6 +159,26 @@ def obs_column(data: MuData | AnnData, key: str) -> pd.Series[Any] | None:
                 )
         said = said.where(said.notna(), other)
     return said
+
+
+def likely_batch(data: MuData | AnnData) -> str | None:
+    """A complete column of obs that looks like one of batches by its name and its values, if there is any."""
+    tables = [data.obs, *(a.obs for a in data.mod.values())] if isinstance(data, MuData) else [data.obs]
+    columns = dict.fromkeys(str(c) for table in tables for c in table.columns if ":" not in str(c))
+    for usual in USUAL_BATCHES:
+        names = {usual, f"{usual}id", f"{usual}name", f"{usual}key"}
+        for key in columns:
+            if key.lower().replace("_", "").replace(".", "") not in names:
+                continue
+            try:
+                column = obs_column(data, key)
+            except InputError:
+                continue
+            if column is None or column.isna().any() or pd.api.types.is_float_dtype(column):
+                continue
+            if 2 <= column.nunique() <= min(MAX_CATEGORIES, data.n_obs // 2):
+                return key
+    return None
 
 
 def _only(obs: pd.DataFrame, key: str) -> pd.Series[Any] | None:

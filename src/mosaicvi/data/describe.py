@@ -15,6 +15,7 @@ from mudata import MuData
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, shortest_path
 
+from mosaicvi.data.covariates import likely_batch
 from mosaicvi.data.parts import agreed
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mosaic
@@ -51,7 +52,7 @@ def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> Mosaic
     """
     mdata = to_mosaic(mdata)
     labels, groups = _label_cells(mdata, batch_key)
-    _check_panels(mdata, labels.panel)
+    _check_panels(mdata, labels.panel, None if batch_key is not None else likely_batch(mdata))
     seen, notes = {}, []
     modalities, libraries = [], []
     for name, adata in mdata.mod.items():
@@ -135,9 +136,10 @@ def _label_cells(mdata: MuData, batch_key: str | None) -> tuple[_Labels, list[Gr
     return _Labels(batch=batch, panel=panel, group=group, has=has), groups
 
 
-def _check_panels(mdata: MuData, panel: pd.Series[str]) -> None:
+def _check_panels(mdata: MuData, panel: pd.Series[str], batch: str | None) -> None:
     """Raise where a modality has several panels and a cell of it has none of them."""
     problems = []
+    which = "...." if batch is None else f"{batch!r} perhaps."
     for name, adata in mdata.mod.items():
         table = adata.varm.get("measured")
         if not isinstance(table, pd.DataFrame) or table.shape[1] < 2:
@@ -145,7 +147,7 @@ def _check_panels(mdata: MuData, panel: pd.Series[str]) -> None:
         if not set(panel.loc[adata.obs_names]) <= set(map(str, table.columns)):
             problems.append(
                 f"{name}: varm['measured'] has the panels {quoted(table.columns)}; "
-                "name the obs column that says which cell has which, batch_key=...."
+                f"name the obs column that says which cell has which, batch_key={which}"
             )
     if problems:
         raise InputError(problems)

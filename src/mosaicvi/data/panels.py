@@ -11,7 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.covariates import labels, obs_column
+from mosaicvi.data.covariates import labels, likely_batch, obs_column
 from mosaicvi.errors import InputError, quoted
 
 
@@ -55,9 +55,11 @@ def read_panels(
     column = None if key is None else obs_column(data, key)
     if key is None or column is None:
         missing = "" if key is None else f" (there is no {key!r})"
+        batch = likely_batch(data) if key is None else None
+        perhaps = "" if batch is None else f", or perhaps batch_key={batch!r}"
         raise InputError(
             f"{name}: varm['measured'] has {len(columns)} panels; "
-            f"say which obs column names each cell's panel, panel_key=...{missing}."
+            f"say which obs column names each cell's panel, panel_key=...{missing}{perhaps}."
         )
     label = labels(column.reindex(a.obs_names))
     panel = np.asarray(pd.Index(columns, dtype=object).get_indexer(pd.Index(label, dtype=object)), np.int64)

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +17,15 @@ from mosaicvi.errors import InputError
 from mosaicvi.fit.loop import FitConfig, FitState, Report
 
 LINE_EVERY = 10.0  # seconds between plain lines
+IN_TERMINAL: ContextVar[bool] = ContextVar("IN_TERMINAL", default=False)
+"""Whether a command trains, which itself says how to go on."""
 
 
 class Listener(Protocol):
     """What follows a training run."""
+
+    def say(self, text: str) -> None:
+        """Something is worth a line."""
 
     def begin(self, state: FitState) -> None:
         """Training begins at `state`."""
@@ -69,6 +75,9 @@ class _Bar:
         )
         self.of = config.max_epochs
 
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False)
+
     def begin(self, state: FitState) -> None:
         self.task = self.bar.add_task("train", total=float(self.of), epoch=state.epoch, of=self.of, words="")
         self.bar.update(self.task, completed=float(state.epoch))
@@ -84,7 +93,7 @@ class _Bar:
 
     def end(self, state: FitState, message: str) -> None:
         self.bar.stop()
-        self.console.print(message, highlight=False)
+        self.say(message)
 
 
 class _Lines:
@@ -111,6 +120,9 @@ class _Lines:
 
 
 class _Silent:
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
     def begin(self, state: FitState) -> None:
         """Say nothing."""
 
@@ -133,6 +145,9 @@ class _TensorBoard:
             raise InputError("log_dir: TensorBoard is not installed; pip install 'mosaicvi[log]'.") from None
         self.inner = inner
         self.writer: Any = SummaryWriter(str(folder))
+
+    def say(self, text: str) -> None:
+        self.inner.say(text)
 
     def begin(self, state: FitState) -> None:
         self.inner.begin(state)

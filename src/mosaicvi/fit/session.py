@@ -21,7 +21,7 @@ from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
 from mosaicvi.files import atomic_path
 from mosaicvi.fit.checkpoint import CheckpointStore
 from mosaicvi.fit.loop import FitConfig, FitState, fit, start
-from mosaicvi.fit.progress import listener
+from mosaicvi.fit.progress import IN_TERMINAL, listener
 from mosaicvi.fit.signals import stop_requests
 from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.vae import MosaicVAE
@@ -101,6 +101,11 @@ def run(
     save = _saver(store, fingerprint, checkpoint_every)
     names = net.config.uni_block_names
     with stop_requests() as stop, listener(config, names, progress=progress, log_dir=log_dir) as tell:
+        if store is not None:
+            tell.say(
+                f"Checkpoints go to {checkpoint_dir}: the first when epoch {state.epoch + 1} ends or after "
+                f"{checkpoint_every:g} s, then every {checkpoint_every:g} s."
+            )
         tell.begin(state)
         try:
             done = fit(
@@ -234,18 +239,20 @@ _WHAT = {
 def _saver(
     store: CheckpointStore | None, fingerprint: dict[str, Any], every: float
 ) -> Callable[[FitState, bool], None]:
-    """Write a checkpoint when `every` seconds have passed, and whenever an epoch was the best so far."""
-    last = time.monotonic()
+    """Write a checkpoint after the first epoch at the latest, then whenever `every` seconds have passed.
+
+    An epoch that is the best so far need not wait as long.
+    """
+    last, none_yet = time.monotonic(), True
 
     def save(state: FitState, is_best: bool) -> None:
-        nonlocal last
-        due = time.monotonic() - last >= every
-        if store is None or not (
-            due or (is_best and state.step == 0 and time.monotonic() - last >= every / 10)
-        ):
+        nonlocal last, none_yet
+        waited, epoch_ended = time.monotonic() - last, state.step == 0
+        due = waited >= every or (epoch_ended and (none_yet or (is_best and waited >= every / 10)))
+        if store is None or not due:
             return
         _write(store, fingerprint, state, is_best=is_best)
-        last = time.monotonic()
+        last, none_yet = time.monotonic(), False
 
     return save
 
@@ -256,11 +263,21 @@ def _write(store: CheckpointStore, fingerprint: dict[str, Any], state: FitState,
 
 
 def _farewell(state: FitState, done: bool, checkpoint_dir: Path | None) -> str:
-    if not done:
-        where = f" Resume with resume=True and the checkpoints in {checkpoint_dir}." if checkpoint_dir else ""
-        at = f"{state.epoch} epochs and {state.step} steps"
-        return f"Stopped after {at}; the model can be used as it is.{where}"
-    return f"Trained for {state.epoch} epochs."
+    if done:
+        return f"Trained for {_times(state.epoch, 'epoch')}."
+    at = f"Stopped after {_times(state.epoch, 'epoch')} and {_times(state.step, 'step')}"
+    if IN_TERMINAL.get():
+        return f"{at}."
+    how = (
+        f" Go on with train(..., checkpoint_dir={str(checkpoint_dir)!r}, resume=True)."
+        if checkpoint_dir
+        else ""
+    )
+    return f"{at}; the model can be used as it is.{how}"
+
+
+def _times(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _describe(error: NonFiniteLossError, mosaic: Mosaic, state: FitState, folder: Path | None) -> str:

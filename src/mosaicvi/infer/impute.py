@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mosaicvi.data.minibatch import Minibatch, MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.infer.decode import decoded
 from mosaicvi.infer.latent import encoded
 from mosaicvi.nn.encoder import Encoded
 from mosaicvi.nn.vae import MosaicVAE
@@ -52,20 +53,57 @@ def scale_of(net: MosaicVAE, registry: Registry, m: int, library: float | None) 
     return Scale(kind="log1p_cp10k" if registry.transforms[name] == "log1p_cp10k" else "value")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Values to impute.
+
+    Attributes
+    ----------
+    m
+        Position of the modality.
+    scale
+        What the values are to mean.
+    features
+        Positions of features in the user's order; None for all.
+    """
+
+    m: int
+    scale: Scale
+    features: NDArray[np.int64] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Imputed:
+    """The answers for one minibatch of cells.
+
+    Attributes
+    ----------
+    rows
+        Which of the cells that were asked for.
+    latent
+        Mean of z, float32 (b, K).
+    values
+        Of each that is wanted, float32 (b, d) in the order that was asked for.
+    """
+
+    rows: slice
+    latent: NDArray[np.float32]
+    values: tuple[NDArray[np.float32], ...]
+
+
 def imputed(
     net: MosaicVAE,
     loader: MinibatchLoader,
     mosaic: Mosaic,
     cells: NDArray[np.int64],
-    m: int,
+    wanted: Sequence[Wanted],
     *,
-    scale: Scale,
-    modalities: Collection[str] | None,
-    n_samples: int | None,
-    batch_size: int,
-    seed: int,
-) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Imputed values of modality m, minibatch by minibatch, float32 (b, D_m) in the user's order.
+    modalities: Collection[str] | None = None,
+    n_samples: int | None = None,
+    batch_size: int = 512,
+    seed: int = 0,
+) -> Iterator[Imputed]:
+    """Imputed values, minibatch by minibatch, of any modalities in one pass over the cells.
 
     Parameters
     ----------
@@ -73,10 +111,8 @@ def imputed(
         The trained network and the data.
     cells
         Positions in the mosaic.
-    m
-        Position of the modality.
-    scale
-        What the values are to mean.
+    wanted
+        Which values.
     modalities
         What the encoder may see; None for all.
     n_samples
@@ -91,32 +127,49 @@ def imputed(
     if n_samples is not None:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(n_samples, net.config.dim_latent, generator=generator).to(loader.device)
-    own = _own_covariates(mosaic, m)
-    back = np.argsort(mosaic.modalities[m].features.order, kind="stable")
-    identity = np.array_equal(back, np.arange(len(back)))
-    for at, minibatch, q in encoded(net, loader, cells, modalities=modalities, batch_size=batch_size):
+    own = [_own_covariates(mosaic, w.m) for w in wanted]
+    places = [_places(mosaic, w) for w in wanted]
+    for rows, minibatch, q in encoded(net, loader, cells, modalities=modalities, batch_size=batch_size):
+        values = []
         with torch.no_grad():
-            covariates = _covariates(minibatch, own, mosaic)
-            library = None if scale.library is None else torch.full((minibatch.n_cells, 1), scale.library)
-            value = _averaged(net, m, q, covariates, library, noise)
-        dense = value.cpu().numpy()
-        yield at, dense if identity else dense[:, back]
+            for w, measured, at in zip(wanted, own, places, strict=True):
+                covariates = _covariates(minibatch, measured, mosaic)
+                value = _averaged(net, w, at, q, covariates, noise)
+                values.append(value.cpu().numpy())
+        yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))
+
+
+def _places(mosaic: Mosaic, wanted: Wanted) -> NDArray[np.int64] | None:
+    """Positions of the wanted features in the network's order; None where that is all of them as they are."""
+    back = np.argsort(mosaic.modalities[wanted.m].features.order, kind="stable")
+    if wanted.features is not None:
+        return np.asarray(back[wanted.features])
+    return None if np.array_equal(back, np.arange(len(back))) else back
 
 
 def _averaged(
-    net: MosaicVAE, m: int, q: Encoded, covariates: Tensor, library: Tensor | None, noise: Tensor | None
+    net: MosaicVAE,
+    wanted: Wanted,
+    at: NDArray[np.int64] | None,
+    q: Encoded,
+    covariates: Tensor,
+    noise: Tensor | None,
 ) -> Tensor:
-    """Mean over draws of z, added up on the fly; (b, D_m)."""
-    library = None if library is None else library.to(q.mean.device)
+    """Mean over draws of z, added up on the fly; (b, d)."""
+    library = (
+        None if wanted.scale.library is None else q.mean.new_full((len(q.mean), 1), wanted.scale.library)
+    )
+    some = at if wanted.features is not None else None
     draws = [None] if noise is None else list(noise)
     sd = torch.exp(0.5 * q.log_var)
     total: Tensor | None = None
     for eps in draws:
         z = q.mean if eps is None else q.mean + sd * eps
-        value = net.imputed_mean(m, z, q.embedding, covariates, library=library, blocks=q.blocks)
+        value = decoded(net, wanted.m, z, q, covariates, library=library, features=some)
         total = value if total is None else total.add_(value)
     assert total is not None
-    return total.div_(len(draws))
+    total.div_(len(draws))
+    return total if at is None or some is not None else total[:, torch.from_numpy(at).to(total.device)]
 
 
 def _own_covariates(mosaic: Mosaic, m: int) -> NDArray[np.bool_] | None:

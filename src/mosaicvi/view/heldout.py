@@ -239,11 +239,12 @@ def _of_model(
     scale: Scale,
     modalities: Collection[str] | None,
 ) -> Floats:
-    at = m.features.order[chosen]
+    names = np.asarray(m.features.names, object)[chosen]
     out = np.empty((len(cells), len(chosen)))
-    stream = model.iter_imputed_values(mosaic, modality=m.name, indices=cells, modalities=modalities)
-    for rows, values in stream:
-        out[rows] = values[:, at]
+    for rows, values in model.iter_imputed_values(
+        mosaic, modality=m.name, features=names.tolist(), indices=cells, modalities=modalities
+    ):
+        out[rows] = values
     return np.expm1(out) if scale.kind == "log1p_cp10k" else out
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
+from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
+from mosaicvi.infer.impute import Wanted, imputed
 from mosaicvi.view.cells import column, column_names
 from mosaicvi.view.palette import MISSING, categories, column_colors, is_categorical
 
@@ -31,8 +33,10 @@ LEVELS = 64
 MOST_KINDS = 250
 MOST_COLUMNS = 24
 MOST_FEATURES = 200  # per modality
+MOST_VALUES = 200_000_000  # imputed ones in memory; no page could hold so many
 BUDGET = 4_300_000  # characters of the whole payload
 NAMES_BUDGET = 600_000
+CELLS_AT_A_TIME = 1_024
 PROBE = 1_000  # cells from which the most variable features are found
 
 
@@ -146,10 +150,11 @@ def choose_features(
     if features is not None:
         return _asked_for(names, features)
     probe = np.sort(np.random.default_rng([seed, 6]).permutation(mosaic.n_cells)[:PROBE])
+    most = min(MOST_FEATURES, max(1, MOST_VALUES // (mosaic.n_cells * len(names))))
     out = []
     for name, index in names.items():
         variance = _variance(model, mosaic, name, probe)
-        best = np.argsort(-variance, kind="stable")[:MOST_FEATURES]
+        best = np.argsort(-variance, kind="stable")[:most]
         out.append(Chosen(modality=name, names=tuple(str(index[j]) for j in best), position=best))
     return out
 
@@ -190,34 +195,49 @@ def _variance(model: MosaicVI, mosaic: Mosaic, name: str, cells: NDArray[np.int6
     return np.asarray(square / len(cells) - (total / len(cells)) ** 2)
 
 
+def answers(
+    model: MosaicVI, mosaic: Mosaic, chosen: Sequence[Chosen]
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    """Latent of every cell, and the imputed values of the chosen features, in one pass over the cells."""
+    names = model.config.uni_block_names
+    wanted = [
+        Wanted(m=names.index(c.modality), scale=model.imputed_scale(c.modality), features=c.position)
+        for c in chosen
+    ]
+    z = np.empty((mosaic.n_cells, model.config.dim_latent), np.float32)
+    values = [np.empty((mosaic.n_cells, len(c.names)), np.float32) for c in chosen]
+    loader = MinibatchLoader(mosaic, device=next(model.net.parameters()).device)
+    cells = np.arange(mosaic.n_cells)
+    for part in imputed(model.net, loader, mosaic, cells, wanted, batch_size=CELLS_AT_A_TIME):
+        z[part.rows] = part.latent
+        for out, value in zip(values, part.values, strict=True):
+            out[part.rows] = value
+    return z, values
+
+
 def imputed_features(
-    model: MosaicVI, mosaic: Mosaic, chosen: Sequence[Chosen], order: NDArray[np.int64], budget: int
+    model: MosaicVI,
+    chosen: Sequence[Chosen],
+    values: Sequence[NDArray[np.float32]],
+    order: NDArray[np.int64],
+    budget: int,
 ) -> tuple[list[dict[str, Any]], int]:
     """Imputed values of chosen features, best first, as many as fit; and how many did not."""
-    packed_by = [list(_features_of(model, mosaic, c, order)) for c in chosen]
     out: list[dict[str, Any]] = []
     dropped = 0
-    for rank in range(max((len(p) for p in packed_by), default=0)):
-        for entry in (p[rank] for p in packed_by if rank < len(p)):
+    for rank in range(max((len(c.names) for c in chosen), default=0)):
+        for c, value in zip(chosen, values, strict=True):
+            if rank >= len(c.names):
+                continue
+            logs = model.imputed_scale(c.modality).kind == "counts"
+            shown = np.log1p(np.maximum(value[:, rank], 0)) if logs else value[:, rank]
+            entry = numeric(c.names[rank], shown[order], modality=c.modality, logs=logs)
             budget -= len(entry["data"]) + 120
             if budget >= 0:
                 out.append(entry)
             else:
                 dropped += 1
     return out, dropped
-
-
-def _features_of(
-    model: MosaicVI, mosaic: Mosaic, chosen: Chosen, order: NDArray[np.int64]
-) -> Iterator[dict[str, Any]]:
-    scale = model.imputed_scale(chosen.modality)
-    values = np.empty((mosaic.n_cells, len(chosen.names)), np.float32)
-    for at, part in model.iter_imputed_values(mosaic, modality=chosen.modality):
-        values[at] = part[:, chosen.position]
-    logs = scale.kind == "counts"
-    shown = np.log1p(np.maximum(values, 0)) if logs else values
-    for j, name in enumerate(chosen.names):
-        yield numeric(name, shown[order, j], modality=chosen.modality, logs=logs)
 
 
 def _grid(xy: NDArray[Any], top: int) -> NDArray[np.int64]:

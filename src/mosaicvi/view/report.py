@@ -29,7 +29,7 @@ from mosaicvi.view import findings, payload
 from mosaicvi.view.cells import column, pattern_of, representation
 from mosaicvi.view.charts import accuracy_view, training_charts
 from mosaicvi.view.heldout import Accuracy, K, hide_entries, hide_modality
-from mosaicvi.view.integration import Metric, Mixing, integration, latent_of, mixing_of, pairing, sample
+from mosaicvi.view.integration import Metric, Mixing, integration, mixing_of, pairing, sample
 from mosaicvi.view.mosaic_plot import layout_of
 from mosaicvi.view.palette import MISSING, OKABE_ITO, SEQUENTIAL
 from mosaicvi.view.svg import bar, mosaic_chart
@@ -103,14 +103,14 @@ def write_report(
     labels = None if label_key is None else column(mdata, label_key)
     mosaic = _mosaic_of(model, mdata)
     chosen = payload.choose_features(model, mosaic, features, seed=seed)
-    z = latent_of(model, mosaic, np.arange(mosaic.n_cells), None)
+    z, values = payload.answers(model, mosaic, chosen)
     xy, how = _coordinates(mdata, z, seed)
     batch, pattern = _groups(mosaic)
     context = _summary(model, mosaic, how) | _scores(model, mosaic, z, batch, pattern, labels, seed)
     first = ({} if mosaic.registry.setup.batch_key is None else {str(batch.name): batch}) | {
         "modalities": pattern
     }
-    context |= _picture(model, mosaic, mdata, xy, first, chosen, limited=features is None)
+    context |= _picture(model, mosaic, mdata, xy, first, chosen, values, limited=features is None)
     context |= {
         "command": command or " ".join(sys.argv),
         "versions": _versions(seed),
@@ -291,6 +291,7 @@ def _picture(
     xy: NDArray[Any],
     first: dict[str, pd.Series],
     chosen: Sequence[payload.Chosen],
+    values: Sequence[NDArray[np.float32]],
     *,
     limited: bool,
 ) -> dict[str, Any]:
@@ -310,7 +311,7 @@ def _picture(
         "columns": payload.columns(mdata, order, first),
     }
     left = payload.BUDGET - len(json.dumps(data)) if limited else sys.maxsize
-    data["features"], dropped = payload.imputed_features(model, mosaic, chosen, order, left)
+    data["features"], dropped = payload.imputed_features(model, chosen, values, order, left)
     return {
         "payload": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         "n_features": f"{len(data['features']):,}",

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
@@ -73,21 +74,66 @@ def layout(
         return _pca(z), "PCA"
     k = min(n_neighbors, len(z) - 1)
     near = neighbors(z, k, seed=seed)
-    own = np.arange(len(z))[:, None]
-    graph = (np.hstack([own, near.indices[:, :-1]]), np.pad(near.distances[:, :-1], ((0, 0), (1, 0))))
+    graph = memberships(near.indices[:, :-1], near.distances[:, :-1], k)
+    a, b = learn.umap_.find_ab_params(1.0, min_dist)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reducer = learn.UMAP(
-            n_neighbors=k,
-            min_dist=min_dist,
+        # umap-learn's own search of neighbours and its fuzzy set compile themselves for half a minute
+        xy, _ = learn.umap_.simplicial_set_embedding(
+            np.asarray(z, np.float32),
+            graph,
+            n_components=2,
+            initial_alpha=1.0,
+            a=a,
+            b=b,
+            gamma=1.0,
+            negative_sample_rate=5,
             n_epochs=500 if len(z) <= LONG_UP_TO else 200,
-            random_state=seed,
-            n_jobs=1,
             init="spectral" if len(z) > 50 else "random",
-            # umap-learn's own search compiles itself for half a minute
-            precomputed_knn=(graph[0], graph[1].astype(np.float32), None),
+            random_state=np.random.RandomState(seed),
+            metric="euclidean",
+            metric_kwds={},
+            densmap=False,
+            densmap_kwds={},
+            output_dens=False,
         )
-        return np.asarray(reducer.fit_transform(np.asarray(z, np.float32)), np.float32), "UMAP"
+    return np.asarray(xy, np.float32), "UMAP"
+
+
+def memberships(indices: NDArray[np.int64], distances: NDArray[np.float64], k: int) -> sp.csr_matrix:
+    """UMAP's fuzzy set of neighbours, symmetric, sparse float32 (n, n).
+
+    Parameters
+    ----------
+    indices, distances
+        Nearest other cells of each, nearest first, (n, k - 1).
+    k
+        Neighbours with the cell itself; the weights of each cell add up to its logarithm to base 2.
+    """
+    n = len(indices)
+    positive = np.where(distances > 0, distances, np.inf).min(1, initial=np.inf)
+    nearest = np.where(np.isfinite(positive), positive, 0)[:, None]
+    beyond = np.maximum(distances - nearest, 0)
+    low, width, high = np.zeros(n), np.ones(n), np.full(n, np.inf)
+    for _ in range(64):
+        excess = np.exp(-beyond / width[:, None]).sum(1) - np.log2(k)
+        open_ = np.abs(excess) >= 1e-5
+        if not open_.any():
+            break
+        high = np.where(open_ & (excess > 0), width, high)
+        low = np.where(open_ & (excess <= 0), width, low)
+        middle = np.where(np.isinf(high), 2 * width, (low + high) / 2)
+        width = np.where(open_, middle, width)
+    mean = distances.sum(1) / k
+    floor = np.where(nearest[:, 0] > 0, mean, mean.mean())
+    width = np.maximum(width, 1e-3 * floor)
+    weight = np.exp(-np.divide(beyond, width[:, None], where=beyond > 0, out=np.zeros_like(beyond)))
+    at = np.repeat(np.arange(n), indices.shape[1])
+    one_way = sp.csr_matrix((weight.ravel().astype(np.float32), (at, indices.ravel())), shape=(n, n))
+    both = one_way.multiply(one_way.T)
+    graph = sp.csr_matrix(one_way + one_way.T - both)
+    graph.eliminate_zeros()
+    return graph
 
 
 def _pca(z: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,0 +1,148 @@
+"""Arguments of the wrong kind are refused by name, before they meet code that would fail with them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mosaicvi.errors import InputError
+
+WHOLE_PARAMETERS = ("dim_block_embed", "dim_block_enc", "dim_block_dec", "dimensions")
+
+
+def whole(name: str, value: object, *, least: int = 0) -> int:
+    """A whole number, as a plain int.
+
+    Raises
+    ------
+    InputError
+        It is none, or below `least`.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise InputError(f"{name}: a whole number is needed, not {value!r}.")
+    if value < least:
+        raise InputError(f"{name}: at least {least}, not {value!r}.")
+    return int(value)
+
+
+def number(name: str, value: object) -> float:
+    """A finite number, as a plain float.
+
+    Raises
+    ------
+    InputError
+        It is none.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"{name}: a number is needed, not {value!r}.")
+    if not math.isfinite(value):
+        raise InputError(f"{name}: a finite number is needed, not {value!r}.")
+    return float(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}: True or False, not {value!r}.")
+    return bool(value)
+
+
+def pairs(name: str, value: object) -> dict[str, Any]:
+    """What is said of each modality by its name; None says nothing.
+
+    Raises
+    ------
+    InputError
+        It is no mapping.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InputError(
+            f"{name}: a mapping of modality to value is needed, such as {{'rna': ...}}, not {value!r}."
+        )
+    return dict(value)
+
+
+def check_training(arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Arguments of `MosaicVI.train` as plain values, those that are None left as they are.
+
+    Raises
+    ------
+    InputError
+        With every argument that is of the wrong kind.
+    """
+    out: dict[str, Any] = dict(arguments)
+    problems: list[str] = []
+    optional = ("max_epochs", "checkpoint_dir", "log_dir", "progress")
+    for name, value in arguments.items():
+        if value is None and name in optional:
+            continue
+        try:
+            if name in ("max_epochs", "batch_size", "patience", "seed"):
+                out[name] = whole(name, value, least=1 if name in ("max_epochs", "batch_size") else 0)
+            elif name in ("early_stopping", "resume", "progress"):
+                out[name] = flag(name, value)
+            elif name in ("checkpoint_dir", "log_dir"):
+                _path(name, value)
+            else:
+                out[name] = number(name, value)
+                if name in ("weight_decay", "checkpoint_every") and out[name] < 0:
+                    raise InputError(f"{name}: must be >= 0, not {value!r}.")
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return out
+
+
+def check_network(parameters: Mapping[str, object]) -> None:
+    """Refuse widths that are no whole numbers.
+
+    Raises
+    ------
+    InputError
+        With every parameter that is of the wrong kind.
+    """
+    problems: list[str] = []
+    for name in ("dim_latent", *WHOLE_PARAMETERS):
+        value = parameters.get(name, 1)
+        try:
+            if name == "dim_latent":
+                whole(name, value, least=1)
+            else:
+                for one in _each(value):
+                    whole(name, one)
+        except InputError as error:
+            problems += error.problems
+    for one in _each(parameters.get("library_aware", True)):
+        try:
+            flag("library_aware", one)
+        except InputError as error:
+            problems += error.problems
+            break
+    if problems:
+        raise InputError(problems)
+
+
+def _each(value: object) -> Iterable[object]:
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, np.ndarray):
+        return iter(value.ravel().tolist())
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _path(name: str, value: object) -> None:
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name}: the path of a folder is needed, not {value!r}.")
