@@ -10,7 +10,6 @@ K = `dim_block_dec`, A covariate rows, P passes, Z non-zeros.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from functools import partial
 
 import numpy as np
@@ -27,7 +26,7 @@ from mosaicvi.nn.likelihoods import TILE
 from mosaicvi.nn.targets import Job, targets_of
 from mosaicvi.nn.tile import Scratch, Tile
 from mosaicvi.nn.tiling import Cut, cut, spans_of
-from mosaicvi.nn.workers import n_workers, side_by_side
+from mosaicvi.nn.workers import side_by_side
 
 # entries of a tile whose buffers together fit a core's second-level cache of 2 MiB
 TILE_ENTRIES: dict[Distribution, int] = {
@@ -134,50 +133,41 @@ class Step:
         sparse, x = self.task.rows.sparse, self.task.values
         if sparse is None or self.task.head.dist == "Bernoulli":
             return None, None, None
-        n = 1 if x.is_cuda else n_workers()
-        edges = [len(x) * i // n for i in range(n + 1)]
-        runs = [slice(a, b) for a, b in itertools.pairwise(edges)]
-        parts = side_by_side([partial(self._terms_of, run) for run in runs])
-        constant = torch.cat([p[0] for p in parts])
-        if self.alpha is None:
-            return constant, None, None
-        return constant, torch.cat([p[1] for p in parts]), torch.cat([p[2] for p in parts])
-
-    def _terms_of(self, run: slice) -> tuple[Tensor, ...]:
-        task, sparse = self.task, self.task.rows.sparse
-        assert sparse is not None
-        x = task.values[run]
         constant = -torch.lgamma(x + 1)
         if self.alpha is None:
-            return (constant,)
-        code = task.code.index_select(0, sparse.row[run] % len(task.code))
-        at = code * self.alpha.shape[1] + sparse.col[run]
+            return constant, None, None
+        code = self.task.code.index_select(0, sparse.row % len(self.task.code))
+        at = code * self.alpha.shape[1] + sparse.col
         alpha = self.alpha.reshape(-1).index_select(0, at)
         if not self.compiled:
             return constant, *rising(x, alpha)
-        return constant, *map(torch.from_numpy, kernels.rising(x.numpy(), alpha.numpy()))
+        rise, d_rise = kernels.rising(x.numpy(), alpha.numpy())
+        return constant, torch.from_numpy(rise), torch.from_numpy(d_rise)
 
     def run(self) -> Sums:
         """Do all jobs; gradients of the loss besides those of the hidden rows."""
         calls, at = [], 0
         for share in self.task.shares:
-            calls.append(partial(self._share, share, at))
-            at += sum(j.n_rows for j in share)
-        sums = side_by_side(calls) or [Sums(self)]
-        for other in sums[1:]:
-            sums[0].add(other)
+            # made here, so that the workers have few calls from Python, and large ones
+            sums, scratch, works = Sums(self), Scratch(self.values), []
+            for job in share:
+                works.append(_JobWork(self, sums, scratch, job, at))
+                at += job.n_rows
+            calls.append(partial(_do, works, sums))
+        found = side_by_side(calls) or [Sums(self)]
+        for other in found[1:]:
+            found[0].add(other)
         if self.want:
             for d in self.d_hidden:
                 d.mul_(self.task.weight[:, None])
-        return sums[0]
+        return found[0]
 
-    def _share(self, jobs: list[Job], at: int) -> Sums:
-        """One worker's jobs, whose rows begin at `at`."""
-        sums, scratch = Sums(self), Scratch(self.values)
-        for job in jobs:
-            _JobWork(self, sums, scratch, job, at).run()
-            at += job.n_rows
-        return sums
+
+def _do(works: list[_JobWork], sums: Sums) -> Sums:
+    """One worker's jobs."""
+    for work in works:
+        work.run()
+    return sums
 
 
 class Sums:
@@ -220,6 +210,32 @@ class _Layer:
     d_weight: Tensor  # (K + 1, d)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """One tile of a job: its output (r, d), and what the products of each of its blocks are given.
+
+    `there`: hidden rows, weights, and their part of the output. `back`: that part, weights without the bias,
+    scaled hidden rows, and the gradients of hidden rows and weights; weights and scaled rows transposed.
+    """
+
+    cut: Cut
+    o: Tensor
+    there: list[tuple[Tensor, Tensor, Tensor]]
+    back: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
+
+    def product(self) -> Tensor:
+        """The decoder's output."""
+        for hidden, weight, o in self.there:
+            torch.mm(hidden, weight, out=o)
+        return self.o
+
+    def carry_back(self) -> None:
+        """Add the gradients of the last layer, given that of the output in its place."""
+        for d_o, weight_t, scaled_t, d_hidden, d_weight in self.back:
+            d_hidden.addmm_(d_o, weight_t)
+            d_weight.addmm_(scaled_t, d_o)
+
+
 class _JobWork:
     """The tiles of one job."""
 
@@ -243,6 +259,10 @@ class _JobWork:
             self.d_alpha = torch.zeros_like(self.alpha)
         self.parts: list[tuple[int, Tensor, Tensor]] = []  # group, columns, and their gradient
         self.layers = self._layers(here)
+        whole_rows = self.library is not None and not step.by_sums
+        self.pieces = [self._piece(c) for c in self._cut(whole_rows=whole_rows)] if job.n_rows else []
+        compiled = step.by_sums or step.kernel is not None
+        self.given = self._given() if compiled and job.n_rows else None
 
     def _layers(self, here: slice) -> dict[int, _Layer]:
         """The last layer of each block, by position of the block."""
@@ -296,24 +316,17 @@ class _JobWork:
             self.targets = self.targets.ordered(pieces.order)
         return pieces.tiles
 
-    def _product(self, piece: Cut) -> Tensor:
-        """The decoder's output of a tile, (r, d)."""
+    def _piece(self, piece: Cut) -> _Piece:
         rows, lo = piece.rows, piece.lo
         o = self.scratch.take(0, rows.stop - rows.start, piece.hi - lo)
+        there, back = [], []
         for s in piece.spans:
-            layer = self.layers[s.index]
-            torch.mm(layer.hidden[rows], layer.weight, out=o[:, s.lo - lo : s.hi - lo])
-        return o
-
-    def _carry_back(self, piece: Cut, d_o: Tensor) -> None:
-        """Add the gradients of the last layer, given that of a tile's output."""
-        if not self.step.want:
-            return
-        rows, lo = piece.rows, piece.lo
-        for s in piece.spans:
-            layer, d = self.layers[s.index], d_o[:, s.lo - lo : s.hi - lo]
-            layer.d_hidden[rows].addmm_(d, layer.weight[:-1].T)
-            layer.d_weight.addmm_(layer.scaled[rows].T, d)
+            layer, part = self.layers[s.index], o[:, s.lo - lo : s.hi - lo]
+            there.append((layer.hidden[rows], layer.weight, part))
+            if self.step.want:
+                d_hidden, scaled_t = layer.d_hidden[rows], layer.scaled[rows].T
+                back.append((part, layer.weight[:-1].T, scaled_t, d_hidden, layer.d_weight))
+        return _Piece(cut=piece, o=o, there=there, back=back)
 
     def _nonzeros(self) -> dict[str, Tensor]:
         """Row, column, value and terms of the non-zero targets, (Z,) each."""
@@ -347,15 +360,14 @@ class _JobWork:
 
     def _by_kernel(self) -> None:
         """Compiled: product, likelihood and the way back, tile by tile."""
-        kernel = self.step.kernel
+        kernel, given, value = self.step.kernel, self.given, self.values.numpy()
         assert kernel is not None
-        pieces = self._cut(whole_rows=self.library is not None)
-        given, value = self._given(), self.values.numpy()
+        assert given is not None
         d_alpha = given.alpha if self.d_alpha is None else self.d_alpha.numpy()
-        for piece in pieces:
-            o, run = self._product(piece), piece.run
-            kernel(o.numpy(), piece.rows.start, piece.lo, run.start, run.stop, given, value, d_alpha)
-            self._carry_back(piece, o)
+        for piece in self.pieces:
+            o, c = piece.product().numpy(), piece.cut
+            kernel(o, c.rows.start, c.lo, c.run.start, c.run.stop, given, value, d_alpha)
+            piece.carry_back()
 
     def _by_sums(self) -> bool:
         """Poisson with a softmax over many tiles: the sums first, then each tile again with its gradient.
@@ -366,12 +378,14 @@ class _JobWork:
         -------
         False, with nothing added, if the output is so large or small that its exponential is not exact.
         """
-        pieces = self._cut(whole_rows=False)
-        given, value = self._given(), self.values.numpy()
+        given, value = self.given, self.values.numpy()
+        assert given is not None
         library = given.library
         total, expected = np.zeros_like(library), np.zeros_like(library)
-        for piece in pieces:
-            kernels.add_sums(self._product(piece).numpy(), piece.rows.start, piece.lo, given, total, expected)
+        for piece in self.pieces:
+            kernels.add_sums(
+                piece.product().numpy(), piece.cut.rows.start, piece.cut.lo, given, total, expected
+            )
         if not kernels.in_range(total):
             return False
         rate = (library / total).astype(np.float32)
@@ -379,18 +393,18 @@ class _JobWork:
         seen = np.bincount(given.row, given.x, minlength=len(library)).astype(np.float32)
         share = ((seen - expected) / np.maximum(library, kernels.TINY)).astype(np.float32)
         value -= expected
-        for piece in pieces:
-            o, run = self._product(piece), piece.run
-            kernels.multinomial(
-                o.numpy(), piece.rows.start, piece.lo, run.start, run.stop, given, rate, share, value
-            )
-            self._carry_back(piece, o)
+        for piece in self.pieces:
+            o, c = piece.product().numpy(), piece.cut
+            kernels.multinomial(o, c.rows.start, c.lo, c.run.start, c.run.stop, given, rate, share, value)
+            piece.carry_back()
         return True
 
     def _by_tile(self) -> None:
         """The same by tensors, for any device and precision."""
         task, t, c = self.step.task, self.targets, self.targets.columns
-        pieces = self._cut(whole_rows=self.library is not None)
+        pieces = self.pieces
+        if self.step.by_sums:  # which were cut by block
+            pieces = [self._piece(c) for c in self._cut(whole_rows=True)]
         nonzeros = self._nonzeros()
         if t.wanted is not None and t.col is not None and t.col.is_cuda:  # not sorted out before
             counts = t.wanted.table[t.wanted.index[nonzeros["row"]], t.col]
@@ -400,12 +414,12 @@ class _JobWork:
             dense = task.values.index_select(0, self.job.pick)
             dense = dense if c is None else dense.index_select(1, c)
         for piece in pieces:
-            rows, lo, hi = piece.rows, piece.lo, piece.hi
-            some = {k: v[piece.run] for k, v in nonzeros.items()}
+            rows, lo, hi = piece.cut.rows, piece.cut.lo, piece.cut.hi
+            some = {k: v[piece.cut.run] for k, v in nonzeros.items()}
             if some:
                 some |= {"row": some["row"] - rows.start, "col": some["col"] - lo}
             tile = Tile(
-                o=self._product(piece),
+                o=piece.product(),
                 scratch=self.scratch,
                 lo=lo,
                 wanted=None if t.wanted is None else t.wanted.of_rows(rows),
@@ -424,7 +438,7 @@ class _JobWork:
             )
             result = TILE[task.head.dist](tile)
             self.values[rows] += result.value
-            self._carry_back(piece, tile.o)
+            piece.carry_back()
             if result.d_alpha is not None and self.d_alpha is not None:
                 self.d_alpha[:, lo:hi] += result.d_alpha
             if result.d_pi is not None and self.sums.pi is not None:
