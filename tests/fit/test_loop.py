@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tests.builders import random_mudata
@@ -22,6 +23,7 @@ from mosaicvi.data.minibatch import MinibatchLoader, shuffled, split
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.errors import MosaicWarning, NonFiniteLossError
+from mosaicvi.fit import loop
 from mosaicvi.fit.build import build_network
 from mosaicvi.fit.checkpoint import CheckpointStore
 from mosaicvi.fit.loop import (
@@ -418,3 +420,31 @@ def test_a_config_is_frozen_and_keyword_only() -> None:
         quick().lr = 2  # type: ignore[misc]
     with pytest.raises(TypeError):
         FitConfig(3)  # type: ignore[call-arg, misc]
+
+
+# --- as on a device, where a look at a number is a wait ----------------------------------------------
+
+
+def test_terms_that_are_looked_at_later_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, later = fresh(), fresh()
+    fit(at_once, LOADER, quick())
+    monkeypatch.setattr(loop, "_at_hand", lambda value: False)
+    monkeypatch.setattr(loop, "LOOK_EVERY", 3)
+    seen: list[list[float]] = []
+    fit(later, LOADER, quick(), listen=lambda r: seen.append(r.log_prob) if r.row is None else None)
+    pd.testing.assert_frame_equal(at_once.history(), later.history(), rtol=1e-9)
+    assert all(len(s) == len(NAMES) for s in seen)
+    assert not later.unseen
+
+
+def test_a_non_finite_step_on_a_device_changes_nothing_and_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_at_hand", lambda value: False)
+    state = fresh(beta_modal=1.0)
+    m = 1
+    with torch.no_grad():
+        state.net.decoder.last[state.net.decoder.of_modality(m)[0]][-1, 0] = math.nan
+    before = {k: v.clone() for k, v in state.net.state_dict().items()}
+    with pytest.raises(NonFiniteLossError, match=f"loss of modality '{NAMES[m]}'"):
+        fit(state, LOADER, quick(max_epochs=1))
+    for key, value in state.net.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0, equal_nan=True)

@@ -423,3 +423,14 @@ def test_means(dist: str, aware: bool, panels: bool) -> None:
         want = want * (1 - a["pi"].double())
     at = torch.ones_like(a["o"], dtype=torch.bool) if panel is None else panel > 0
     torch.testing.assert_close(got.double()[at], want[at], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dist", "aware"), [("NB", True), ("NB", False), ("Bernoulli", False)])
+@pytest.mark.parametrize("column", [0, 3])
+def test_a_nan_is_not_lost_in_a_compiled_loop(dist: str, aware: bool, column: int) -> None:
+    arguments = draw(dist, 3, aware=aware, masked=False, panels=False)
+    arguments["o"][2, column] = math.nan
+    got = evaluate(dist, **arguments, compiled=True)
+    assert torch.isnan(got["value"]).tolist() == [i == 2 for i in range(6)]
+    assert torch.isnan(got["o"][2, column])
+    assert torch.isfinite(got["o"][[0, 1, 3, 4, 5]]).all()

@@ -25,6 +25,7 @@ from mosaicvi.nn.vae import Losses, MosaicVAE
 
 BALANCE_EPOCHS = 3  # over which beta_modal="auto" is found
 WARM_UP_STEPS = 50
+LOOK_EVERY = 20  # steps between looks at the losses on a device, each of which makes it wait
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,9 @@ class FitConfig:
     precision: Literal["float32", "bf16"] = "float32"
 
 
+PASSING = ("unseen", "log_prob")  # what is not saved of a state
+
+
 @dataclasses.dataclass(kw_only=True)
 class FitState:
     """Where training stands.
@@ -79,6 +83,10 @@ class FitState:
         Validation loss, epoch and weights of the best epoch.
     scale
         Running size of each modality's log-likelihood, for the balance.
+    unseen
+        Cells and terms of steps that were not looked at yet.
+    log_prob
+        Of each modality, when last looked at.
     """
 
     net: MosaicVAE
@@ -94,6 +102,8 @@ class FitState:
     scale: list[float] = dataclasses.field(default_factory=list)
     steps_done: int = 0
     stopped_by: int | None = None
+    unseen: list[tuple[int, Tensor]] = dataclasses.field(default_factory=list)
+    log_prob: list[float] = dataclasses.field(default_factory=list)
 
     def history(self) -> pd.DataFrame:
         """One row an epoch, indexed by epoch from 0."""
@@ -101,7 +111,8 @@ class FitState:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as nested tensors, numbers and strings."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        look(self)
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in PASSING}
         return plain | {
             "net": dict(self.net.state_dict()),
             "beta_modal": list(self.net.beta_modal),
@@ -198,7 +209,7 @@ def fit(
         net.train()
         for cells in minibatches[state.step :]:
             losses, norm = _step(state, loader, sampler, cells, gamma, config, total_steps, names)
-            _count(state, losses, norm, config, len(cells), names)
+            _count(state, losses, norm, config, len(cells))
             state.step += 1
             state.steps_done += 1
             listen(
@@ -207,7 +218,7 @@ def fit(
                     step=state.step,
                     n_steps=len(minibatches),
                     n_cells=len(cells),
-                    log_prob=[float(v) for v in losses.log_prob[0]],
+                    log_prob=state.log_prob,
                 )
             )
             checkpoint(state, False)
@@ -248,7 +259,7 @@ def _step(
     before = [(b, b.clone()) for b in net.statistics()]
     with torch.autocast(loader.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise)
-    if loader.device.type == "cpu" and not math.isfinite(losses.total.item()):
+    if _at_hand(losses.total) and not math.isfinite(losses.total.item()):
         _restore(before)
         _blame(losses, names, cells)
     with record_function("backward"):
@@ -257,7 +268,10 @@ def _step(
     with record_function("optimiser"):
         grads = [p.grad for p in net.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads, foreach=True)
-        if loader.device.type == "cpu" and not math.isfinite(norm.item()):
+        if not _at_hand(norm):  # what the step must not change is put back without a look
+            for buffer, value in before:
+                buffer.copy_(torch.where(torch.isfinite(norm), buffer, value))
+        elif not math.isfinite(norm.item()):
             _restore(before)
             raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
         for group in optimizer.param_groups:
@@ -267,6 +281,11 @@ def _step(
         optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
         optimizer.step()
     return losses, norm
+
+
+def _at_hand(value: Tensor) -> bool:
+    """Whether to look at a number costs nothing, which on a device it does."""
+    return value.device.type == "cpu"
 
 
 def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
@@ -291,21 +310,45 @@ def _blame(losses: Losses, names: tuple[str, ...], cells: NDArray[np.int64]) -> 
     )
 
 
-def _count(
-    state: FitState, losses: Losses, norm: Tensor, config: FitConfig, n_cells: int, names: tuple[str, ...]
-) -> None:
-    """Add a step to the epoch's sums, and balance the modalities in the first epochs."""
-    length = float(norm)
-    terms = _terms(losses, names) | {"grad_norm": length, "clipped": float(length > config.max_grad_norm)}
-    for key, value in terms.items():
-        state.sums[key] = state.sums.get(key, 0.0) + value * n_cells
-    state.sums["cells"] = state.sums.get("cells", 0.0) + n_cells
+def _count(state: FitState, losses: Losses, norm: Tensor, config: FitConfig, n_cells: int) -> None:
+    """Note a step's terms, and balance the modalities in the first epochs."""
+    clipped = (norm > config.max_grad_norm).to(norm.dtype)
+    state.unseen.append((n_cells, torch.cat([_terms(losses), torch.stack([norm, clipped])])))
+    if _at_hand(norm) or len(state.unseen) >= LOOK_EVERY or not state.log_prob:
+        look(state)
     if state.net.config.beta_modal == "auto" and state.epoch < BALANCE_EPOCHS:
         size = losses.log_prob[0].abs().tolist()
         keep = min(0.95, state.steps_done / (state.steps_done + 1))
         old = state.scale or size
         state.scale = [keep * a + (1 - keep) * b for a, b in zip(old, size, strict=True)]
         state.net.beta_modal = balanced(state.scale)
+
+
+def look(state: FitState) -> None:
+    """Add the terms that were not looked at yet to the epoch's sums.
+
+    Raises
+    ------
+    NonFiniteLossError
+        On a device, where a step with a non-finite loss changed nothing but could not stop there and then.
+    """
+    if not state.unseen:
+        return
+    cells = [n for n, _ in state.unseen]
+    terms = torch.stack([t for _, t in state.unseen]).double().cpu()
+    state.unseen = []
+    names = state.net.config.uni_block_names
+    keys = [*_keys(names), "grad_norm", "clipped"]
+    finite = torch.isfinite(terms).all(0)
+    if not bool(finite.all()):
+        bad = [n for n in names if not bool(finite[keys.index(f"log_prob_{n}")])]
+        what = f"loss of modality {bad[0]!r}" if bad else "loss or its gradient"
+        raise NonFiniteLossError(f"the {what} is not finite", modality=bad[0] if bad else None)
+    for n, line in zip(cells, terms.tolist(), strict=True):
+        for key, value in zip(keys, line, strict=True):
+            state.sums[key] = state.sums.get(key, 0.0) + value * n
+        state.sums["cells"] = state.sums.get("cells", 0.0) + n
+    state.log_prob = terms[-1, [keys.index(f"log_prob_{n}") for n in names]].tolist()
 
 
 def balanced(scale: list[float]) -> list[float]:
@@ -320,13 +363,16 @@ def balanced(scale: list[float]) -> list[float]:
     return [v / sum(inverse) for v in inverse]
 
 
-def _terms(losses: Losses, names: tuple[str, ...]) -> dict[str, float]:
-    out = {"loss": losses.total.item(), "kl": float(losses.kl), "mmd": float(losses.mmd)}
-    for m, name in enumerate(names):
-        out[f"observed_{name}"] = float(losses.observed[m])
-        out[f"masked_{name}"] = float(losses.masked[m])
-        out[f"log_prob_{name}"] = float(losses.log_prob[0, m])
-    return out
+def _keys(names: tuple[str, ...]) -> list[str]:
+    """Names of the terms that `_terms` returns."""
+    per_modality = [f"{kind}_{n}" for kind in ("observed", "masked", "log_prob") for n in names]
+    return ["loss", "kl", "mmd", *per_modality]
+
+
+def _terms(losses: Losses) -> Tensor:
+    """The terms of a step, (3 + 3 M,), without a look at them."""
+    whole = torch.stack([losses.total.detach(), losses.kl, losses.mmd])
+    return torch.cat([whole, losses.observed, losses.masked, losses.log_prob[0]])
 
 
 def _finish_epoch(
@@ -338,6 +384,7 @@ def _finish_epoch(
     config: FitConfig,
     names: tuple[str, ...],
 ) -> dict[str, float]:
+    look(state)
     n = state.sums.pop("cells")
     row = {f"train_{k}" if k not in ("clipped", "grad_norm") else k: v / n for k, v in state.sums.items()}
     row |= {f"beta_{name}": b for name, b in zip(names, state.net.beta_modal, strict=True)}
@@ -365,7 +412,7 @@ def validate(
 ) -> dict[str, float]:
     """Terms of the loss on held-out cells, with masks and noise that are the same in every epoch."""
     generator = torch.Generator(loader.device).manual_seed(config.seed + 1)
-    sums: dict[str, float] = {}
+    sums: Tensor | None = None
     net.eval()
     with torch.no_grad():
         for part in np.array_split(cells, max(1, -(-len(cells) // config.batch_size))):
@@ -373,10 +420,11 @@ def validate(
             masks = sampler.draw(minibatch, generator)
             shape = (net.n_passes() * len(part), net.config.dim_latent)
             noise = torch.randn(shape, generator=generator, device=loader.device)
-            for key, value in _terms(net(minibatch, masks, gamma=gamma, noise=noise), names).items():
-                sums[key] = sums.get(key, 0.0) + value * len(part) / len(cells)
+            terms = _terms(net(minibatch, masks, gamma=gamma, noise=noise)).double() * len(part) / len(cells)
+            sums = terms if sums is None else sums + terms
     net.train()
-    return sums
+    assert sums is not None
+    return dict(zip(_keys(names), sums.tolist(), strict=True))
 
 
 def _remember_best(state: FitState, row: dict[str, float], config: FitConfig) -> bool:

@@ -40,8 +40,9 @@ def any_order(f: F) -> F:
 
 @in_order
 def between(low: Any, x: Any, high: Any) -> Any:
-    """X kept within bounds; in this order of arguments NaN stays NaN."""
-    return min(high, max(low, x))
+    """X kept within bounds; NaN stays NaN."""
+    x = low if x < low else x
+    return high if x > high else x
 
 
 @in_order

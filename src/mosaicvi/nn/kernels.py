@@ -171,7 +171,7 @@ def bernoulli(
         i, j, x = job.row[z] - first, job.col[z] - lo, job.x[z]
         bounded = between(low[j], o[i, j], high[j])
         value[first + i] += x * bounded  # log p - log(1 - p)
-        seen[z - start] = x if bounded == o[i, j] else f32(0)
+        seen[z - start] = f32(0) if o[i, j] < low[j] or o[i, j] > high[j] else x
     total = np.empty(d, np.float32)
     n = d // 4
     for i in range(r):
@@ -179,7 +179,7 @@ def bernoulli(
             bounded = between(low[j], o[i, j], high[j])
             odds = exp(bounded)
             total[j] = f32(1) + odds
-            o[i, j] = odds / total[j] if bounded == o[i, j] else f32(0)
+            o[i, j] = f32(0) if o[i, j] < low[j] or o[i, j] > high[j] else odds / total[j]
         sum_log = f32(0)
         if len(job.wanted):
             mask = job.wanted[job.of_wanted[first + i], lo : lo + d]
@@ -250,7 +250,7 @@ def multinomial(
     r, d = o.shape
     log_rate = np.empty(r, np.float32)
     for i in range(r):
-        log_rate[i] = log(max(TINY, rate[first + i]))
+        log_rate[i] = log(max(rate[first + i], TINY))
     for z in range(start, stop):
         i = job.row[z] - first
         value[first + i] += job.x[z] * (o[i, job.col[z] - lo] + log_rate[i]) + job.constant[z]
@@ -362,8 +362,8 @@ def nb_softmax(
                 o[i, j] *= f32(mask[j])
         for j in range(d):
             total += o[i, j]
-        rate[i] = job.library[first + i] / max(TINY, total)
-        log_rate[i] = log(max(TINY, rate[i]))
+        rate[i] = job.library[first + i] / max(total, TINY)
+        log_rate[i] = log(max(rate[i], TINY))
     for z in range(n):
         log_m[z] += log_rate[job.row[start + z] - first]
     _at_counts(log_m, a, job.x[start:stop], gain, of_counts)
@@ -391,7 +391,7 @@ def nb_softmax(
             sum_cost += cost[j]
         value[first + i] -= sum_cost
         _add_slope(d_alpha[c, lo : lo + d], alpha, job.weight[first + i], o[i], score, cost, job.small)
-        total = sum_score / max(TINY, library)
+        total = sum_score / max(library, TINY)
         for j in range(d):
             o[i, j] = score[j] - o[i, j] * total
     for z in range(start, stop):
@@ -419,7 +419,7 @@ def nb_bounded(
     for z in range(n):
         p[z] = f32(1) / (f32(1) + exp(-p[z]))
     for z in range(n):
-        log_m[z] = log(max(TINY, log_m[z] + p[z] * width[z]))
+        log_m[z] = log(max(log_m[z] + p[z] * width[z], TINY))
     _at_counts(log_m, a, job.x[start:stop], gain, of_counts)
     for z in range(n):
         p[z] = (p[z] - p[z] * p[z]) * width[z] * gain[z] * exp(-log_m[z])  # what a count takes off
