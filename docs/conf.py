@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
 
@@ -19,7 +22,6 @@ version = release = __version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
@@ -40,6 +42,7 @@ napoleon_use_rtype = False
 
 copybutton_prompt_text = "$ "
 
+html_math_renderer = "mathml"  # read by browsers as it is: nothing is fetched
 html_theme = "sphinx_book_theme"
 html_title = f"mosaicvi {release}"
 html_theme_options = {
@@ -48,6 +51,23 @@ html_theme_options = {
     "show_toc_level": 2,
     "navbar_persistent": [],
 }
+
+
+def _formula(writer: Any, node: Any, display: str) -> None:
+    """Write a formula as MathML."""
+    formula = convert(node.astext(), display=display)
+    writer.body.append(f'<div style="margin: 1em 0">{formula}</div>' if display == "block" else formula)
+    raise nodes.SkipNode
+
+
+def inline_formula(writer: Any, node: Any) -> None:
+    """A formula in a line."""
+    _formula(writer, node, "inline")
+
+
+def block_formula(writer: Any, node: Any) -> None:
+    """A formula by itself."""
+    _formula(writer, node, "block")
 
 
 def write_commands(app: Any, docname: str, source: list[str]) -> None:
@@ -60,4 +80,5 @@ def write_commands(app: Any, docname: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (inline_formula, None), (block_formula, None))
     app.connect("source-read", write_commands)

@@ -209,7 +209,7 @@ sys.addaudithook(
 )
 before = set(sys.modules)
 import mosaicvi
-heavy = {"umap", "plotly", "tensorboard", "scanpy", "sklearn.manifold", "jinja2"} & set(sys.modules)
+heavy = {"umap", "tensorboard", "scanpy", "sklearn.manifold", "jinja2"} & set(sys.modules)
 assert not heavy, heavy
 warnings.simplefilter("ignore")
 import torch

@@ -26,6 +26,7 @@ from mosaicvi.fit.build import build_network
 from mosaicvi.fit.format import check_bundle_output, load_bundle, save_bundle
 from mosaicvi.fit.loop import FitConfig, FitState
 from mosaicvi.fit.session import begin, default_epochs, run
+from mosaicvi.fit.splits import Split, held_out
 from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.infer.impute import Scale, Wanted, imputed, scale_of
 from mosaicvi.infer.latent import latent
@@ -91,6 +92,7 @@ class MosaicVI:
         self._state: FitState | None = None
         self._saved_rows: list[dict[str, float]] = []
         self._saved_fit: dict[str, Any] | None = None
+        self._splits: list[Split] = []
 
     # --- registering ----------------------------------------------------------------------------
 
@@ -307,6 +309,9 @@ class MosaicVI:
         config = FitConfig(max_epochs=epochs + len(self._rows), precision=precision, **settings)
         loader = self._loader_on(accelerator, devices)
         self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
+        split = Split.of(self.mosaic, config.train_size, config.seed)
+        if split not in self._splits:
+            self._splits.append(split)
         run(
             self._state,
             self.mosaic,
@@ -352,6 +357,21 @@ class MosaicVI:
         if self._loader is None or self._loader.device != device:
             self._loader = MinibatchLoader(self.mosaic, device=device)
         return self._loader
+
+    def held_out(self, mosaic: Mosaic | None = None) -> NDArray[np.bool_] | None:
+        """Which cells were kept for validation in every training of this model.
+
+        Parameters
+        ----------
+        mosaic
+            The cells; the model's own where None.
+
+        Returns
+        -------
+        A boolean per cell; None where it cannot be told: nothing was trained, these are other cells, or an
+        older version saved the model.
+        """
+        return held_out(self._splits, self.mosaic if mosaic is None else mosaic)
 
     # --- answers --------------------------------------------------------------------------------
 
@@ -574,6 +594,7 @@ class MosaicVI:
             "config": self.config.to_dict(),
             "registry": self.registry.to_dict(),
             "history": self.history,
+            "splits": [dataclasses.asdict(s) for s in self._splits],
             "fit": self._state.to_dict() | {"net": None, "best": {}}
             if self._state is not None
             else self._saved_fit,
@@ -604,6 +625,7 @@ class MosaicVI:
         model._take(mosaic, saved.config, saved.net)
         model._saved_rows = saved.rows
         model._saved_fit = saved.fit
+        model._splits = list(saved.splits)
         return model
 
     def __repr__(self) -> str:
@@ -623,6 +645,7 @@ class _Saved:
     net: MosaicVAE
     rows: list[dict[str, float]]
     fit: dict[str, Any] | None
+    splits: tuple[Split, ...]
 
 
 def _read(folder: Path) -> _Saved:
@@ -634,7 +657,8 @@ def _read(folder: Path) -> _Saved:
         _check_fits(config, registry)
         net = _network(config, registry, state)
         rows = [{str(k): float(v) for k, v in row.items()} for row in state["history"].to_dict("records")]
-        return _Saved(config=config, registry=registry, net=net, rows=rows, fit=state["fit"])
+        splits = tuple(Split.from_dict(s) for s in state.get("splits", ()))
+        return _Saved(config=config, registry=registry, net=net, rows=rows, fit=state["fit"], splits=splits)
     except ModelFileError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:

@@ -1,4 +1,4 @@
-"""Pictures: functions that return matplotlib Axes or a Figure, show nothing and set nothing globally."""
+"""Pictures: functions return the Axes or the Figure they drew, show nothing and set nothing globally."""
 
 from __future__ import annotations
 

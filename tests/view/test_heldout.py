@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from mosaicvi import MosaicVI
+from mosaicvi.data.minibatch import split
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.datasets import simulated_mosaic
 from mosaicvi.view import heldout
@@ -106,3 +109,40 @@ def test_what_cannot_be_tested_is_none() -> None:
     alone = MosaicVI(adata)
     assert hide_modality(alone, alone.mosaic, "rna") is None
     assert hide_entries(alone, alone.mosaic, "rna") is not None
+
+
+def test_cells_that_were_held_out_are_asked_about_also_after_loading(tmp_path: Path) -> None:
+    made = simulated_mosaic(600, n_genes=60, n_proteins=12, n_peaks=80)
+    MosaicVI.setup_mudata(made.mdata, batch_key="batch")
+    model = MosaicVI(made.mdata)
+    assert model.held_out() is None
+    model.train(1, train_size=0.6, seed=3, progress=False)
+    unseen = model.held_out()
+    assert unseen is not None
+    assert np.array_equal(np.flatnonzero(unseen), split(600, 0.6, 3)[1])
+    test = hide_entries(model, model.mosaic, "rna")
+    assert test is not None
+    assert test.held_out is True
+    model.save(tmp_path / "model")
+    loaded = MosaicVI.load(tmp_path / "model", made.mdata)
+    assert np.array_equal(loaded.held_out(), unseen)
+    again = hide_entries(loaded, loaded.mosaic, "rna")
+    assert again is not None
+    assert (again.held_out, again.overall) == (True, test.overall)
+    assert MosaicVI.load(tmp_path / "model", made.mdata[:300].copy()).held_out() is None
+    loaded.train(1, seed=4, progress=False)
+    both = loaded.held_out()
+    assert both is not None
+    assert np.array_equal(both, unseen & np.isin(np.arange(600), split(600, 0.9, 4)[1]))
+    few = hide_entries(loaded, loaded.mosaic, "rna")
+    assert few is not None
+    assert few.held_out is False
+
+
+def test_asked_and_taught_cells_are_apart() -> None:
+    unseen = np.arange(300) % 3 == 0
+    asked, rest, apart = heldout._parted(np.arange(300), unseen, np.random.default_rng(0))
+    assert apart is True
+    assert unseen[asked].all()
+    assert not unseen[rest].any()
+    assert (len(asked), len(rest)) == (100, 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from mudata import MuData
 from numpy.typing import NDArray
 
@@ -26,6 +27,7 @@ PATTERN_COLORS = {
     **modality_colors(["rna", "adt", "atac"]),
 }
 WIDTHS = {"rna": 1.5, "adt": 0.75, "atac": 1.5}
+FEW_EPOCHS = 5
 GREY, LIGHT = "#6E6E6E", "#B8B8B8"
 
 
@@ -145,32 +147,25 @@ def _types(ax: Axes, xy: NDArray[np.floating], types: pd.Series[str]) -> None:
     names = sorted(types.unique())
     colors = category_colors(names)
     _points(ax, xy, types.map(colors).to_numpy())
-    for name in names:
-        x, y = np.median(xy[(types == name).to_numpy(), :2], axis=0)
-        text = ax.text(
-            x,
-            y,
-            name.replace("type0", "type "),
-            ha="center",
-            va="center",
-            fontsize=9.5,
-            color=INK,
-            fontweight="bold",
-        )
-        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    _names_below(ax, {name.replace("type0", "type "): colors[name] for name in names})
     ax.set_title("One space for all cells: by type", loc="left")
 
 
 def _patterns(ax: Axes, xy: NDArray[np.floating], patterns: pd.Series[str]) -> None:
     names = [n for n in PATTERN_COLORS if (patterns == n).any()]
     _points(ax, xy, patterns.map(PATTERN_COLORS).to_numpy())
-    for name in names:
-        ax.scatter([], [], color=PATTERN_COLORS[name], s=36, label=name)
-    ax.legend(
-        loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=len(names), frameon=False, fontsize=9.5,
-        handletextpad=0.1, columnspacing=1.0,
-    )  # fmt: skip
+    _names_below(ax, {name: PATTERN_COLORS[name] for name in names})
     ax.set_title("… by what was measured", loc="left")
+
+
+def _names_below(ax: Axes, colors: Mapping[str, str]) -> None:
+    """What the colours of the points mean; beside the cells, wherever these lie."""
+    for name, color in colors.items():
+        ax.scatter([], [], color=color, s=36, label=name)
+    ax.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.045), ncol=min(5, len(colors)), frameon=False,
+        fontsize=9.5, handletextpad=0.1, columnspacing=1.0,
+    )  # fmt: skip
 
 
 def _protein(
@@ -187,9 +182,7 @@ def _protein(
         ax.scatter(xy[:, 0], xy[:, 1], c=FAINT, s=4, linewidth=0)
         drawn = _points(ax, xy[without], share[:, j], cmap=SEQUENTIAL, vmin=low, vmax=high)
         ax.set_title(f"{imputed.columns[j]}, {words}", loc="left")
-    right.text(
-        1, 0, f"r = {r[j]:.2f}", transform=right.transAxes, ha="right", va="bottom", fontsize=9.5, color=INK
-    )
+    right.set_title(f"{right.get_title(loc='left')} (r = {r[j]:.2f})", loc="left")
     bar = figure.colorbar(drawn, ax=right, fraction=0.04, pad=0.02, aspect=22)
     bar.set_label("log counts per 10,000", fontsize=8.5, color=GREY)
     bar.ax.tick_params(labelsize=8, colors=GREY, length=0)
@@ -210,7 +203,7 @@ def _bars(ax: Axes, scores: DemoScores) -> None:
         ax.bar_label(drawn, fmt="{:.2f}", fontsize=8.5, color=INK, padding=1)
     ax.set_xticks(np.arange(len(table)), [f"{n}" for n in table.index], fontsize=10)
     ax.set_yticks([])
-    ax.set_ylim(0, 1.08)
+    ax.set_ylim(0, 1.2)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.spines["bottom"].set_color(LIGHT)
     ax.tick_params(length=0, colors=INK)
@@ -232,27 +225,24 @@ def _bars(ax: Axes, scores: DemoScores) -> None:
 def _curve(ax: Axes, model: MosaicVI) -> None:
     history = model.history
     epochs = np.arange(1, len(history) + 1)
-    late = history[["train_loss", "validation_loss"]].iloc[
-        min(len(history) - 1, max(2, len(history) // 20)) :
-    ]
-    lines = (("train_loss", "training", OKABE_ITO[0], -17), ("validation_loss", "held out", OKABE_ITO[5], 8))
-    for column, words, color, above in lines:
-        ax.plot(epochs, history[column], color=color, linewidth=1.6, marker="o" if len(epochs) < 5 else None)
-        ax.annotate(
-            words,
-            (epochs[-1], history[column].iloc[-1]),
-            xytext=(-2, above),
-            textcoords="offset points",
-            color=color,
-            fontsize=9.5,
-            ha="right",
-        )
+    first = 0 if len(history) < FEW_EPOCHS else max(2, len(history) // 20)
+    late = history[["train_loss", "validation_loss"]].iloc[first:]
+    for column, words, color in (
+        ("train_loss", "training", OKABE_ITO[0]),
+        ("validation_loss", "held out", OKABE_ITO[5]),
+    ):
+        marker = "o" if len(epochs) < FEW_EPOCHS else None
+        ax.plot(epochs, history[column], color=color, linewidth=1.6, marker=marker, label=words)
     low, high = float(np.nanmin(late)), float(np.nanmax(late))
     ax.set_ylim(low - 0.15 * (high - low or 1), high + 0.1 * (high - low or 1))
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(LIGHT)
     ax.tick_params(length=0, labelsize=8.5, colors=GREY)
     ax.set_xlabel("epoch", fontsize=9.5, color=GREY)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    ax.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2, frameon=False, fontsize=9, handlelength=1.2
+    )
     ax.set_title("Training: loss", loc="left")
 
 
@@ -261,5 +251,4 @@ def _bare(ax: Axes, note: str) -> None:
     ax.set_yticks([])
     ax.set_aspect("equal", adjustable="datalim")
     ax.spines[:].set_visible(False)
-    ax.set_xlabel("")
-    ax.text(0.0, 0.0, note, transform=ax.transAxes, fontsize=8, color=GREY, ha="left", va="bottom")
+    ax.set_xlabel(note, fontsize=8, color=GREY, loc="left")

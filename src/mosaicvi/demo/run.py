@@ -42,7 +42,7 @@ def run_demo(
     Parameters
     ----------
     output
-        Folder for demo.png, mosaic.h5mu, truth.h5mu, the model and, where plotly is installed, report.html.
+        Folder for demo.png, mosaic.h5mu, truth.h5mu, the model and, where Jinja2 is installed, report.html.
     max_epochs
         Passes over the data; about a minute's worth on two CPU cores where None.
     seed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import time
@@ -23,6 +22,7 @@ from mosaicvi.fit.checkpoint import CheckpointStore
 from mosaicvi.fit.loop import FitConfig, FitState, fit, start
 from mosaicvi.fit.progress import IN_TERMINAL, listener
 from mosaicvi.fit.signals import stop_requests
+from mosaicvi.fit.splits import names_digest
 from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -185,12 +185,11 @@ def _fingerprint(net: MosaicVAE, mosaic: Mosaic, config: FitConfig) -> dict[str,
     fit_config = {
         k: v for k, v in vars(config).items() if k not in ("max_epochs", "early_stopping", "patience")
     }
-    cells = hashlib.sha256("\n".join(map(str, mosaic.cells)).encode()).hexdigest()
     return {
         "network": net.config.to_dict(),
         "fit": fit_config,
         "features": {m.name: list(m.features.names) for m in mosaic.modalities},
-        "cells": cells,
+        "cells": names_digest(mosaic),
     }
 
 

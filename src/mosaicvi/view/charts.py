@@ -58,6 +58,13 @@ def _terms(history: pd.DataFrame, x: Any, title: str, terms: dict[str, str]) -> 
     )
 
 
+SEEN = {
+    True: "held out of training",
+    False: "most of them trained on, as too few were held out",
+    None: "perhaps trained on",
+}
+
+
 def accuracy_view(test: Accuracy) -> dict[str, Any]:
     """One test as rows of a table, a chart, and its best and worst features."""
     score = test.per_feature[MODEL]
@@ -82,6 +89,7 @@ def accuracy_view(test: Accuracy) -> dict[str, Any]:
         "source": test.source,
         "whole": test.whole,
         "size": f"{test.n_cells:,} × {len(test.features):,}",
+        "seen": SEEN[test.held_out],
         "rows": rows,
         "chart": _ranked_chart(test, hidden),
         "best": named[:LISTED],

@@ -76,10 +76,6 @@ def embedding(
     ax
         Where to draw; a new figure where None.
 
-    Returns
-    -------
-    The Axes.
-
     Raises
     ------
     InputError
@@ -132,10 +128,6 @@ def modality_mixing(
         Neighbours of each cell.
     ax
         Where to draw; a new figure where None.
-
-    Returns
-    -------
-    The Axes.
 
     Raises
     ------

@@ -53,6 +53,8 @@ class Accuracy:
         Whether the whole modality was hidden, or single entries.
     n_cells
         Cells that were asked about.
+    held_out
+        Whether they were kept out of training; None where that is not known.
     features
         Names of those scored, the most variable ones.
     measure
@@ -74,6 +76,7 @@ class Accuracy:
     per_feature: dict[str, Floats]
     overall: dict[str, float]
     explained: dict[str, float]
+    held_out: bool | None = None
 
     @property
     def chance(self) -> float:
@@ -93,7 +96,7 @@ def hide_modality(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) 
     if source is None:
         return None
     paired = np.flatnonzero((m.row_of_cell >= 0) & (source.row_of_cell >= 0))
-    asked, rest = _parted(paired, np.random.default_rng([seed, 2]))
+    asked, rest, unseen = _parted(paired, model.held_out(mosaic), np.random.default_rng([seed, 2]))
     others = [o.name for o in mosaic.modalities if o.name != name]
     chosen = _scorable(m, m.row_of_cell[asked])
     if not len(chosen):
@@ -107,7 +110,7 @@ def hide_modality(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) 
         MEAN: mean_baseline(training, len(asked)),
     }
     seen = [o.name for o in mosaic.modalities if o.name != name and (o.row_of_cell[asked] >= 0).any()]
-    return _scored(m, chosen, truth, guesses, scale, source=" and ".join(seen), whole=True)
+    return _scored(m, chosen, truth, guesses, scale, source=" and ".join(seen), whole=True, held_out=unseen)
 
 
 def hide_entries(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) -> Accuracy | None:
@@ -117,7 +120,7 @@ def hide_entries(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) -
     has = np.flatnonzero(m.row_of_cell >= 0)
     if len(has) < FEWEST_PAIRED:
         return None
-    asked, rest = _parted(has, rng)
+    asked, rest, unseen = _parted(has, model.held_out(mosaic), rng)
     chosen = _scorable(m, m.row_of_cell[asked])
     if not len(chosen):
         return None
@@ -134,7 +137,7 @@ def hide_entries(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) -
         MEAN: mean_baseline(training, len(asked)),
     }
     source = f"the other {1 - SHARE_HIDDEN:.0%} of {name} and what else the cell measured"
-    return _scored(m, chosen, truth, guesses, scale, source=source, whole=False)
+    return _scored(m, chosen, truth, guesses, scale, source=source, whole=False, held_out=unseen)
 
 
 # --- who and what -------------------------------------------------------------------------------
@@ -151,11 +154,21 @@ def _best_source(mosaic: Mosaic, m: ModalityData) -> ModalityData | None:
     return mosaic.modality(best) if best is not None and pairs[best] >= FEWEST_PAIRED else None
 
 
-def _parted(cells: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Cells to ask about, at most a third, and cells for the baselines to learn from."""
+def _parted(
+    cells: Ints, unseen: NDArray[np.bool_] | None, rng: np.random.Generator
+) -> tuple[Ints, Ints, bool | None]:
+    """Cells to ask about, at most a third; cells to teach the baselines; whether the first are unseen.
+
+    Where enough of the cells were kept out of training, these are asked about, and the baselines learn from
+    cells that the model learnt from as well.
+    """
     order = rng.permutation(cells)
     n = min(MOST_CELLS, len(cells) // 3)
-    return np.sort(order[:n]), np.sort(order[n : n + MOST_TRAINING])
+    if unseen is not None and unseen[cells].sum() >= FEWEST_PAIRED:
+        new, old = order[unseen[order]], order[~unseen[order]]
+        if len(old) >= FEWEST_PAIRED:
+            return np.sort(new[:n]), np.sort(old[:MOST_TRAINING]), True
+    return np.sort(order[:n]), np.sort(order[n : n + MOST_TRAINING]), None if unseen is None else False
 
 
 def _scorable(m: ModalityData, rows: Ints) -> Ints:
@@ -279,6 +292,7 @@ def _scored(
     *,
     source: str,
     whole: bool,
+    held_out: bool | None,
 ) -> Accuracy:
     binary = scale.kind == "probability" or (m.likelihood == "Poisson" and len(m.block_sizes) > 1)
     if scale.kind in ("counts", "log1p_cp10k"):
@@ -302,4 +316,5 @@ def _scored(
         explained={k: 1 - float(np.nansum((truth - g) ** 2)) / base for k, g in guesses.items()}
         if base > 0
         else {},
+        held_out=held_out,
     )

@@ -100,10 +100,6 @@ def calibration(coverage: pd.DataFrame | pd.Series, *, ax: Axes | None = None) -
     ax
         Where to draw; a new figure where None.
 
-    Returns
-    -------
-    The Axes.
-
     Raises
     ------
     InputError

@@ -87,10 +87,6 @@ def mosaic(
     ax
         Where to draw; a new figure where None.
 
-    Returns
-    -------
-    The Axes.
-
     Raises
     ------
     InputError

@@ -1,0 +1,65 @@
+"""Which cells were held out from training: little is stored, the rest is recomputed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicvi.data.minibatch import split
+from mosaicvi.data.mosaic import Mosaic
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """How one training run divided its cells.
+
+    Attributes
+    ----------
+    train_size, seed
+        As they were given to `MosaicVI.train`.
+    cells
+        SHA-256 of the cells' names, in their order.
+    """
+
+    train_size: float
+    seed: int
+    cells: str
+
+    @classmethod
+    def of(cls, mosaic: Mosaic, train_size: float, seed: int) -> Split:
+        """The split of a run on these cells."""
+        return cls(train_size=train_size, seed=seed, cells=names_digest(mosaic))
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Split:
+        """Read what `dataclasses.asdict` wrote.
+
+        Raises
+        ------
+        ValueError
+            It makes no sense.
+        """
+        found = cls(train_size=float(saved["train_size"]), seed=int(saved["seed"]), cells=str(saved["cells"]))
+        if not (0 < found.train_size <= 1 and found.seed >= 0):
+            raise ValueError("a split is none")
+        return found
+
+
+def names_digest(mosaic: Mosaic) -> str:
+    """SHA-256 of the names of the cells, in their order."""
+    return hashlib.sha256("\n".join(map(str, mosaic.cells)).encode()).hexdigest()
+
+
+def held_out(splits: Sequence[Split], mosaic: Mosaic) -> NDArray[np.bool_] | None:
+    """Which cells no run trained on, (n,); None where that is not known, as for other cells than those."""
+    if not splits or {s.cells for s in splits} != {names_digest(mosaic)}:
+        return None
+    out = np.ones(mosaic.n_cells, bool)
+    for s in splits:
+        out[split(mosaic.n_cells, s.train_size, s.seed)[0]] = False
+    return out
