@@ -22,7 +22,7 @@ train: mosaicvi train DATA --batch-key batch --output MODEL, as many epochs as s
 impute: mosaicvi impute MODEL DATA --output FILE, every modality of every cell, measured or not.
 import: the same process with nothing to do, which is what Python and torch take by themselves."""
 START = "import sys; from mosaicvi.cli import main; sys.argv[0] = 'mosaicvi'; sys.exit(main())"
-IMPORT = "import mosaicvi, mosaicvi.cli.app"
+IMPORT = "import mosaicvi.cli.app; from mosaicvi import MosaicVI"
 
 
 def main() -> None:
