@@ -41,7 +41,7 @@ COLUMNS = (
 )
 NOTE = """\
 us/cell: microseconds of training per cell, {what}; median of {rounds} runs.
-flat: at most 15 % more than at the smallest size. CSR: values, column indices and row pointers of all modalities.
+flat: at most 15 % more than at the smallest size. CSR: values, columns, row pointers of all modalities.
 state: every array that the registered mosaic and the loader keep, each piece of memory counted once.
 peak: of the whole process, which also makes the data; over import: less what Python and torch take."""
 
