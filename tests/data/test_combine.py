@@ -286,3 +286,10 @@ def test_every_value_is_kept_and_none_invented(data: dict[str, dict[str, AnnData
         path = Path(folder) / f"m.{written}"
         got.write_h5mu(path) if written == "h5mu" else got.write_zarr(path)
         assert_same(read(path), got)
+
+
+@pytest.mark.parametrize("option", ["modality", "panel_key", "orientation"])
+def test_an_option_for_a_dataset_that_is_not_there_is_refused(option: str) -> None:
+    data = AnnData(np.ones((2, 2), np.float32))
+    with pytest.raises(InputError, match=f"dataset of {option} is 'nobody'; choose among"):
+        combine({"a": data}, **{option: {"nobody": "features_by_cells"}})  # type: ignore[arg-type]

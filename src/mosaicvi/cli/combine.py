@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mosaicvi.cli.data import DATASET_KEY, H5MU, check_data_output, name_datasets, write
-from mosaicvi.cli.options import As, Data, Overwrite, Quiet, mapping, one_or_mapping
+from mosaicvi.cli.options import As, Data, Overwrite, Quiet, by_name, mapping, one_or_mapping
 from mosaicvi.cli.say import next_steps, note
 from mosaicvi.errors import InputError
 from mosaicvi.files import shown
@@ -85,12 +85,13 @@ def command(
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU,))
     from mosaicvi.data.combine import combine
 
+    datasets = name_datasets(data)
     mdata = combine(
-        name_datasets(data),
+        datasets,
         join=join.value,
         dataset_key=dataset_key,
-        panel_key=one_or_mapping(panel_key, "--panel-key"),
-        modality=one_or_mapping(as_, "--as"),
+        panel_key=by_name(one_or_mapping(panel_key, "--panel-key"), datasets),
+        modality=by_name(one_or_mapping(as_, "--as"), datasets),
         rename=mapping(rename, "--rename"),
         layers=mapping(layer, "--layer"),
         match=_rules(match),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -76,6 +76,15 @@ def one_or_mapping(values: Sequence[str] | None, option: str) -> str | dict[str,
     if len(values) == 1 and "=" not in values[0]:
         return values[0]
     return mapping(values, option)
+
+
+def by_name(choice: str | dict[str, str] | None, datasets: Mapping[str, Path]) -> str | dict[str, str] | None:
+    """Choices by dataset, which may be called by its file as well."""
+    if not isinstance(choice, dict):
+        return choice
+    names = {str(path): name for name, path in datasets.items()}
+    names |= {path.name: name for name, path in datasets.items()}
+    return {names.get(key, key) if key not in datasets else key: value for key, value in choice.items()}
 
 
 def command_again(*more: str) -> str:

@@ -96,7 +96,7 @@ def combine(
         name_key=name_key,
         rules={m: [r] if isinstance(r, str) else list(r) for m, r in (match or {}).items()},
     )
-    _check_options(datasets, plan)
+    _check_options(datasets, plan, panel_key=panel_key, modality=modality, orientation=orientation)
     rename, layers = rename or {}, layers or {}
     loaded: list[Parts] = []
     problems: list[str] = []
@@ -124,8 +124,16 @@ def combine(
         return assemble(loaded, plan, bar)
 
 
-def _check_options(datasets: Mapping[str, Dataset], plan: Plan) -> None:
+def _check_options(datasets: Mapping[str, Dataset], plan: Plan, **by_dataset: object) -> None:
+    """Refuse options that do not exist; ``by_dataset`` are those that may name datasets."""
     problems = []
+    for option, choice in by_dataset.items():
+        strangers = [n for n in choice if n not in datasets] if isinstance(choice, Mapping) else []
+        there = listed(sorted(map(str, datasets)))
+        problems += [
+            problem("option", name=f"dataset of {option}", value=n, choices=f"among {there}")
+            for n in strangers
+        ]
     if not datasets:
         problems.append(problem("nothing"))
     if plan.join not in get_args(Join):

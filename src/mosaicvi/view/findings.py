@@ -98,10 +98,10 @@ def mixing(what: Literal["Batch", "Set of modalities"], kinds: Sequence[Mixing])
     )
     why = (
         "Either their cells are of other kinds (other tissue, other cell types), or a technical difference "
-        "is left in the latent space. Colour the picture by both to tell."
+        "is left in the latent space, which a larger gamma takes away. Colour the picture by both to tell."
         if what == "Batch"
-        else "Cells are placed by what was measured rather than by what they are. Longer training may help, "
-        "or more cells that measured both."
+        else "Cells are placed by what was measured rather than by what they are. Longer training, a larger "
+        "gamma, or more cells that measured both may help."
     )
     return [
         _warn(

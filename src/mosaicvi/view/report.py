@@ -73,7 +73,8 @@ def write_report(
     model
         A trained model.
     mdata
-        The cells to show; it is not changed. Coordinates are taken from ``obsm["X_umap"]`` if there are any.
+        The cells to show; it is not changed. Coordinates are taken from ``obsm["X_umap"]`` if there are any,
+        unless ``obsm["X_mosaicvi"]`` is another model's.
     output
         The file to be.
     features
@@ -144,7 +145,9 @@ def _mosaic_of(model: MosaicVI, mdata: MuData | AnnData) -> Mosaic:
 
 def _coordinates(mdata: MuData | AnnData, z: NDArray[np.float32], seed: int) -> tuple[NDArray[Any], str]:
     """Places of the cells, and what they mean."""
-    if "X_umap" in mdata.obsm:
+    own = mdata.obsm.get("X_mosaicvi")
+    stale = own is not None and (own.shape != z.shape or not np.allclose(own, z, rtol=1e-3, atol=1e-3))
+    if "X_umap" in mdata.obsm and not stale:  # no picture of another model's latent space
         given = representation(mdata, "X_umap", remedy="remove it")
         return given[:, :2], "Cells lie where obsm['X_umap'] puts them."
     xy, method = layout(z, seed=seed)
