@@ -138,6 +138,7 @@ class FitState:
             "steps_done",
         ):
             setattr(self, name, saved[name])
+        self.unseen, self.log_prob = [], []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,6 +224,7 @@ def fit(
             )
             checkpoint(state, False)
             if interrupted():
+                look(state)
                 return False
         row = _finish_epoch(state, loader, sampler, valid, gamma, config, names)
         improved = _remember_best(state, row, config)
@@ -320,8 +322,9 @@ def _count(state: FitState, losses: Losses, norm: Tensor, config: FitConfig, n_c
         size = losses.log_prob[0].abs().tolist()
         keep = min(0.95, state.steps_done / (state.steps_done + 1))
         old = state.scale or size
-        state.scale = [keep * a + (1 - keep) * b for a, b in zip(old, size, strict=True)]
-        state.net.beta_modal = balanced(state.scale)
+        if all(map(math.isfinite, size)):
+            state.scale = [keep * a + (1 - keep) * b for a, b in zip(old, size, strict=True)]
+            state.net.beta_modal = balanced(state.scale)
 
 
 def look(state: FitState) -> None:

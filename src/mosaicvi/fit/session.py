@@ -282,7 +282,7 @@ def _times(n: int, what: str) -> str:
 def _describe(error: NonFiniteLossError, mosaic: Mosaic, state: FitState, folder: Path | None) -> str:
     """Write the cells of the offending minibatch to a file; a sentence that says where."""
     path = (folder or Path()) / f"mosaicvi-non-finite-epoch{state.epoch}-step{state.step}.json"
-    cells = [str(c) for c in mosaic.cells[np.asarray(error.cells)]]
+    cells = [str(c) for c in mosaic.cells[np.asarray(error.cells, np.int64)]]
     content = {"modality": error.modality, "epoch": state.epoch, "step": state.step, "cells": cells}
     with contextlib.suppress(OSError, InputError), atomic_path(path, overwrite=True) as temporary:
         temporary.write_text(json.dumps(content, indent=1))

@@ -201,7 +201,7 @@ class _Likelihood(torch.autograd.Function):
             ctx.save_for_backward(*[g for g in grads if g is not None])
         by_pass = step.values.new_zeros(task.n_passes).index_add_(0, task.of_pass, step.values)
         ctx.mark_non_differentiable(by_pass)
-        return -(task.weight @ step.values), by_pass
+        return -(task.weight * step.values).sum(), by_pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:

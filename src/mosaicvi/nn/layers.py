@@ -117,7 +117,7 @@ class PassBatchNorm(nn.Module):
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
             return h * scale + (self.bias - self.running_mean * scale)
         parts = [
-            torch.native_batch_norm(part, self.weight, self.bias, None, None, True, 0.0, self.eps)
+            torch.native_batch_norm(part.float(), self.weight, self.bias, None, None, True, 0.0, self.eps)
             for part in h.chunk(n_passes)
         ]
         with torch.no_grad():

@@ -60,8 +60,10 @@ def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
     try:
         first = calls[0]()
     finally:
-        failures = [w.exception() for w in waiting]  # wait even when this thread failed
-        torch.set_num_threads(threads)
+        try:
+            failures = [w.exception() for w in waiting]  # wait even when this thread failed
+        finally:
+            torch.set_num_threads(threads)
     for failure in failures:
         if failure is not None:
             raise failure
