@@ -29,7 +29,7 @@ ROWS: dict[str, Parameters] = {
     "peaks": {"peaks": "counts"},
     "layer": {"norm": "layer"},
     "decoder": {"encode_covariates": False},
-    "gamma": {"gamma": 0.3},
+    "gamma": {"gamma": 20.0, "unbiased_mmd": True},
     "nomask": {"decode_mask": False, "gamma": 0.0},
 }
 MEANING = {
@@ -39,7 +39,7 @@ MEANING = {
     "peaks": "+ peaks as Poisson counts, library-aware",
     "layer": "+ layer norm",
     "decoder": "+ covariates only in the decoder",
-    "gamma": "+ gamma = 0.3",
+    "gamma": "+ gamma = 20, unbiased",
     "nomask": "+ no mask embedding in the decoder, gamma = 0",
     "default": "our defaults",
 }

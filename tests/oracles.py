@@ -334,9 +334,9 @@ class DenseVAE:
             masked_term = masked_term + c.beta_reverse * ll[2]
             kl = kl + c.beta_reverse * kl_of(passes[2], passes[0])
         masked_term = -c.beta_unobs * beta * masked_term
-        discrepancy = (
-            gamma * mmd(passes[0].mean, minibatch.group) if gamma else torch.zeros((), dtype=torch.float64)
-        )
+        discrepancy = torch.zeros((), dtype=torch.float64)
+        if gamma:
+            discrepancy = gamma * mmd(passes[0].mean, minibatch.group, unbiased=c.unbiased_mmd)
         total = observed.sum() + masked_term.sum() + c.beta_kl * kl + discrepancy
         terms = {"observed": observed, "masked": masked_term, "kl": c.beta_kl * kl, "mmd": discrepancy}
         return terms | {"total": total, "log_prob": ll}
@@ -350,17 +350,23 @@ def kl_of(first: Pass, second: Pass) -> Tensor:
     return 0.5 * (ratio + shift - 1 + v1 - v0).sum(1).mean()
 
 
-def mmd(mean: Tensor, group: Tensor) -> Tensor:
-    """Sum over pairs of groups, pair by pair."""
-    present = [g for g in group.unique().tolist() if g > 0]
+def mmd(mean: Tensor, group: Tensor, *, unbiased: bool = False) -> Tensor:
+    """Pair by pair of groups: the sum of the biased estimates, or the mean of the unbiased by n_a * n_b."""
+    present = [g for g in group.unique().tolist() if g > 0 and int((group == g).sum()) > unbiased]
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
+    def kernel(a: Tensor, b: Tensor, *, within: bool) -> Tensor:
         distance = ((a[:, None] - b[None]) ** 2).sum(-1)
-        return torch.stack([torch.exp(-distance / (2 * s)) for s in WIDTHS]).mean(0).mean()
+        values = torch.stack([torch.exp(-distance / (2 * s)) for s in WIDTHS]).mean(0)
+        if within and unbiased:
+            return (values.sum() - values.diagonal().sum()) / (len(a) * (len(a) - 1))
+        return values.mean()
 
-    total = mean.new_zeros(())
+    total, weights = mean.new_zeros(()), 0
     for i, a in enumerate(present):
         for b in present[i + 1 :]:
             first, second = mean[group == a], mean[group == b]
-            total = total + kernel(first, first) + kernel(second, second) - 2 * kernel(first, second)
-    return total
+            weight = len(first) * len(second) if unbiased else 1
+            apart = kernel(first, first, within=True) + kernel(second, second, within=True)
+            total = total + weight * (apart - 2 * kernel(first, second, within=False))
+            weights += weight
+    return total / max(weights, 1) if unbiased else total

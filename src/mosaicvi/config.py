@@ -1,4 +1,4 @@
-"""What a network is: the published parameters under their published names, and four of our own.
+"""What a network is: the published parameters under their published names, and five of our own.
 
 `NetworkConfig` is frozen, keyword-only and checked when it is built; `NetworkConfig.for_mosaic` fills in
 what a registered mosaic already says.
@@ -31,7 +31,7 @@ class NetworkConfig:
     """Sizes, weights and choices of one network.
 
     The first group has the names and meanings of the published implementation (scVAEIT;
-    Du, Cai & Roeder, PNAS 2022); the last four are ours.
+    Du, Cai & Roeder, PNAS 2022); the last five are ours.
 
     Parameters
     ----------
@@ -82,6 +82,9 @@ class NetworkConfig:
         Whether the encoder sees the covariates as well as the decoder.
     decode_mask
         Whether the decoder sees the mask's embedding.
+    unbiased_mmd
+        Whether the MMD term is the unbiased estimate, a mean over pairs of groups by their size;
+        otherwise the biased one, a sum over pairs.
     """
 
     dim_input_arr: tuple[int, ...]
@@ -110,6 +113,7 @@ class NetworkConfig:
     norm: Literal["layer", "batch"] = "layer"
     encode_covariates: bool = False
     decode_mask: bool = True
+    unbiased_mmd: bool = True
 
     def __post_init__(self) -> None:
         n_mod, n_blk = len(self.uni_block_names), len(self.dim_block)
@@ -188,7 +192,7 @@ class NetworkConfig:
             raise InputError(f"p_modal: probabilities that sum to 1 are needed; got {p!r}.")
         if self.norm not in ("layer", "batch"):
             raise InputError(f"norm: 'layer' or 'batch', not {self.norm!r}.")
-        for name in ("skip_conn", "encode_covariates", "decode_mask"):
+        for name in ("skip_conn", "encode_covariates", "decode_mask", "unbiased_mmd"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: True or False, not {getattr(self, name)!r}.")
         self._check_beta_modal()
@@ -306,6 +310,7 @@ def _defaults(mods: Sequence[ModalityData], preset: str) -> dict[str, Any]:
         "norm": "batch" if seed else "layer",
         "encode_covariates": seed,
         "decode_mask": True,
+        "unbiased_mmd": not seed,
         "library_aware": tuple(not seed and m.likelihood in COUNT_DISTRIBUTIONS for m in mods),
     }
 

@@ -29,7 +29,8 @@ def config_of(spec: dict[str, Any]) -> NetworkConfig:
     n = len(spec["dim_block"])
     embed = spec["dim_block_embed"]
     spec = spec | {"dim_block_embed": [embed] * n if isinstance(embed, int) else embed}
-    return NetworkConfig.from_dict(spec | {"norm": "batch", "encode_covariates": True, "decode_mask": True})
+    ours = {"norm": "batch", "encode_covariates": True, "decode_mask": True, "unbiased_mmd": False}
+    return NetworkConfig.from_dict(spec | ours)
 
 
 def minibatch_of(config: NetworkConfig, z: dict[str, np.ndarray]) -> Minibatch:

@@ -25,6 +25,7 @@ from mosaicvi.nn.vae import Losses, MosaicVAE
 
 BALANCE_EPOCHS = 3  # over which beta_modal="auto" is found
 WARM_UP_STEPS = 50
+LEAST_MOMENT = 1e-30  # far above the denormal numbers, which slow arithmetic down tenfold
 LOOK_EVERY = 20  # steps between looks at the losses on a device, each of which makes it wait
 
 
@@ -343,14 +344,15 @@ def look(state: FitState) -> None:
     names = state.net.config.uni_block_names
     keys = [*_keys(names), "grad_norm", "clipped"]
     finite = torch.isfinite(terms).all(0)
+    for n, line, good in zip(cells, terms.tolist(), torch.isfinite(terms).all(1).tolist(), strict=True):
+        if good:
+            for key, value in zip(keys, line, strict=True):
+                state.sums[key] = state.sums.get(key, 0.0) + value * n
+            state.sums["cells"] = state.sums.get("cells", 0.0) + n
     if not bool(finite.all()):
         bad = [n for n in names if not bool(finite[keys.index(f"log_prob_{n}")])]
         what = f"loss of modality {bad[0]!r}" if bad else "loss or its gradient"
         raise NonFiniteLossError(f"the {what} is not finite", modality=bad[0] if bad else None)
-    for n, line in zip(cells, terms.tolist(), strict=True):
-        for key, value in zip(keys, line, strict=True):
-            state.sums[key] = state.sums.get(key, 0.0) + value * n
-        state.sums["cells"] = state.sums.get("cells", 0.0) + n
     state.log_prob = terms[-1, [keys.index(f"log_prob_{n}") for n in names]].tolist()
 
 
@@ -388,7 +390,8 @@ def _finish_epoch(
     names: tuple[str, ...],
 ) -> dict[str, float]:
     look(state)
-    n = state.sums.pop("cells")
+    _drop_denormals(state.optimizer)
+    n = state.sums.pop("cells", 1.0)
     row = {f"train_{k}" if k not in ("clipped", "grad_norm") else k: v / n for k, v in state.sums.items()}
     row |= {f"beta_{name}": b for name, b in zip(names, state.net.beta_modal, strict=True)}
     row["balanced"] = float(state.net.config.beta_modal == "auto" and state.epoch == BALANCE_EPOCHS - 1)
@@ -428,6 +431,12 @@ def validate(
     net.train()
     assert sums is not None
     return dict(zip(_keys(names), sums.tolist(), strict=True))
+
+
+def _drop_denormals(optimizer: torch.optim.AdamW) -> None:
+    """Set running means of gradients to 0 that have all but vanished: a saturated weight's decay for ever."""
+    for moments in optimizer.state.values():
+        moments["exp_avg"].copy_(torch.hardshrink(moments["exp_avg"], LEAST_MOMENT))
 
 
 def _remember_best(state: FitState, row: dict[str, float], config: FitConfig) -> bool:

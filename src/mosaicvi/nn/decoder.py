@@ -21,10 +21,11 @@ from mosaicvi.nn.groups import block_groups
 from mosaicvi.nn.layers import HiddenStack, glorot_, leaky, make_linear
 from mosaicvi.nn.likelihoods import dispersion, zero_inflation
 from mosaicvi.nn.targets import Job, divided
-from mosaicvi.nn.work import Head, Step, Task, of_block
+from mosaicvi.nn.work import Head, Step, Task, of_block, run
 from mosaicvi.nn.workers import n_workers
 
 HAS_DISPERSION = frozenset({"NB", "ZINB", "Gaussian"})
+Given = tuple[Task, list[Tensor | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,10 +124,10 @@ class Decoder(nn.Module):
         """Zero inflation of modality m, (D_m,), or None."""
         return zero_inflation(self.inflation[str(m)]) if str(m) in self.inflation else None
 
-    def loss(
+    def task(
         self, head: Head, m: int, rows: ModalityRows, values: Tensor, jobs: list[Job], context: Context
-    ) -> tuple[Tensor, Tensor]:
-        """Weighted loss of modality m and the plain log-likelihood summed over each pass.
+    ) -> Given:
+        """What modality m must predict in a step, and the tensors whose gradients its likelihood gives.
 
         Parameters
         ----------
@@ -164,14 +165,7 @@ class Decoder(nn.Module):
             n_passes=len(context.weights),
         )
         alpha, pi = self.alpha_table(m, context.covariate_table), self.pi(m)
-        loss, by_pass = _Likelihood.apply(  # type: ignore[no-untyped-call]
-            task,
-            alpha,
-            pi,
-            *[h.float() for h in hidden],
-            *[self.last[i] for i in groups],
-        )
-        return loss, by_pass
+        return task, [alpha, pi, *[h.float() for h in hidden], *[self.last[i] for i in groups]]
 
     def output(self, m: int, hidden: list[Tensor]) -> Tensor:
         """Dense decoder output of modality m, (R, D_m)."""
@@ -185,27 +179,48 @@ class Decoder(nn.Module):
         return torch.cat(parts, 1)
 
 
+def loss(given: list[Given]) -> tuple[Tensor, Tensor]:
+    """Weighted loss of all modalities, 0-d, and the plain log-likelihood of each in each pass, (P, M)."""
+    tasks = [task for task, _ in given]
+    total, log_prob = _Likelihood.apply(  # type: ignore[no-untyped-call]
+        tasks, *[tensor for _, tensors in given for tensor in tensors]
+    )
+    return total, log_prob
+
+
 class _Likelihood(torch.autograd.Function):
-    """Sum over rows of -weight * log-likelihood, its gradients computed on the way."""
+    """Sum over rows of -weight * log-likelihood, its gradients computed on the way.
+
+    Of each task it is given dispersion and zero inflation or None, then hidden rows and last layer of each
+    group.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, task: Task, alpha: Tensor | None, pi: Tensor | None, *tensors: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        n = len(task.head.groups)
-        step = Step(task, alpha, pi, list(tensors[:n]), list(tensors[n:]), want=any(ctx.needs_input_grad))
-        sums = step.run()
-        if step.want:
-            ctx.has_alpha, ctx.has_pi = sums.alpha is not None, sums.pi is not None
-            grads = [sums.alpha, sums.pi, *step.d_hidden, *sums.weight]
-            ctx.save_for_backward(*[g for g in grads if g is not None])
-        by_pass = step.values.new_zeros(task.n_passes).index_add_(0, task.of_pass, step.values)
-        ctx.mark_non_differentiable(by_pass)
-        return -(task.weight * step.values).sum(), by_pass
+    def forward(ctx: Any, tasks: list[Task], *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        steps, rest = [], list(tensors)
+        for task in tasks:
+            n = len(task.head.groups)
+            alpha, pi, *both = rest[: 2 + 2 * n]
+            del rest[: 2 + 2 * n]
+            layers = [v for v in both if v is not None]
+            steps.append(Step(task, alpha, pi, layers[:n], layers[n:], want=any(ctx.needs_input_grad)))
+        losses, log_prob = [], []
+        ctx.which = []  # of the inputs that have a gradient
+        grads: list[Tensor] = []
+        for step, sums in zip(steps, run(steps), strict=True):
+            if step.want:
+                found = [sums.alpha, sums.pi, *step.d_hidden, *sums.weight]
+                ctx.which += [g is not None for g in found]
+                grads += [g for g in found if g is not None]
+            by_pass = step.values.new_zeros(step.task.n_passes)
+            log_prob.append(by_pass.index_add_(0, step.task.of_pass, step.values))
+            losses.append(-(step.task.weight * step.values).sum())
+        ctx.save_for_backward(*grads)
+        by_modality = torch.stack(log_prob, 1)
+        ctx.mark_non_differentiable(by_modality)
+        return torch.stack(losses).sum(), by_modality
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        saved = [g.mul_(grad) for g in ctx.saved_tensors]
-        d_alpha = saved.pop(0) if ctx.has_alpha else None
-        d_pi = saved.pop(0) if ctx.has_pi else None
-        return (None, d_alpha, d_pi, *saved)
+        saved = iter(g.mul_(grad) for g in ctx.saved_tensors)
+        return (None, *(next(saved) if there else None for there in ctx.which))

@@ -15,14 +15,15 @@ from torch.profiler import record_function
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
 from mosaicvi.nn.decoder import Context, Decoder
+from mosaicvi.nn.decoder import loss as likelihood_loss
 from mosaicvi.nn.encoder import Encoded, Encoder
 from mosaicvi.nn.layers import PassBatchNorm
 from mosaicvi.nn.likelihoods import mean as likelihood_mean
 from mosaicvi.nn.masks import ModalityMask, View, masked_views, observed_view
+from mosaicvi.nn.mmd import mmd
 from mosaicvi.nn.targets import make_jobs
 from mosaicvi.nn.work import Head
 
-KERNEL_WIDTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
 EXPONENT = 6.0  # the reference clips exponents of the KL term
 
 
@@ -136,18 +137,17 @@ class MosaicVAE(nn.Module):
         with record_function("decode"):
             z = q.mean if noise is None else q.mean + torch.exp(0.5 * q.log_var) * noise
             h = self.decoder.trunk(z, q.embedding, minibatch.covariates.repeat(len(passes), 1), len(passes))
-        total, log_prob = h.new_zeros(()), []
         context = self._context(minibatch, passes, h, q)
+        given = []
         for m, rows in enumerate(minibatch.rows):
             aware = self.config.library_aware[m]
             jobs = make_jobs(rows, [p.wanted[m] for p in passes], softmax=aware)
             x = rows_value(rows) if aware else values[m]
-            with record_function("likelihood"):
-                loss, by_pass = self.decoder.loss(self.head(m), m, rows, x, jobs, context)
-            total = total + loss
-            log_prob.append(by_pass / minibatch.n_cells)
+            given.append(self.decoder.task(self.head(m), m, rows, x, jobs, context))
+        with record_function("likelihood"):
+            total, log_prob = likelihood_loss(given)
         kl, mmd = self._kl(q, len(passes)), self._mmd(q, minibatch, gamma)
-        ll = torch.stack(log_prob, 1)  # (P, M)
+        ll = log_prob / minibatch.n_cells  # (P, M)
         beta = ll.new_tensor(self.beta_modal)
         weight = ll.new_tensor([p.weight for p in passes])[:, None]
         terms = -(weight * beta * ll)
@@ -201,7 +201,9 @@ class MosaicVAE(nn.Module):
 
     def _mmd(self, q: Encoded, minibatch: Minibatch, gamma: float) -> Tensor:
         mean = q.mean[: minibatch.n_cells]
-        return gamma * mmd(mean, minibatch.group) if gamma > 0 else mean.new_zeros(())
+        if gamma <= 0:
+            return mean.new_zeros(())
+        return gamma * mmd(mean, minibatch.group, unbiased=self.config.unbiased_mmd)
 
     def imputed_mean(
         self,
@@ -266,27 +268,3 @@ def diagonal_kl(mean_1: Tensor, log_var_1: Tensor, mean_0: Tensor, log_var_0: Te
     ratio = torch.exp((log_var_1 - log_var_0).clamp(-EXPONENT, EXPONENT))
     shift = (mean_0 - mean_1).square() / torch.exp(log_var_0.clamp(-EXPONENT, EXPONENT))
     return 0.5 * (ratio + shift - 1 + log_var_0 - log_var_1).sum(1).mean()
-
-
-def mmd(mean: Tensor, group: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy summed over pairs of groups (Gretton et al., JMLR 2012).
-
-    Parameters
-    ----------
-    mean
-        Latent means (B, K).
-    group
-        Group of each cell, 0 for none, (B,).
-    """
-    distance = torch.cdist(mean, mean, compute_mode="donot_use_mm_for_euclid_dist").square()
-    kernel = torch.stack([torch.exp(distance * (-0.5 / s)) for s in KERNEL_WIDTHS]).mean(0)
-    member = (group[:, None] == torch.arange(1, int(group.max()) + 1, device=group.device)).to(
-        mean.dtype
-    )  # (B, g)
-    size = member.sum(0)
-    share = member / size.clamp(min=1)
-    between = share.T @ kernel @ share  # (g, g)
-    within = between.diagonal()
-    present = (size > 0).to(mean.dtype)
-    pairs = (within[:, None] + within[None, :] - 2 * between) * present[:, None] * present[None, :]
-    return pairs.triu(1).sum()

@@ -144,30 +144,37 @@ class Step:
         rise, d_rise = kernels.rising(x.numpy(), alpha.numpy())
         return constant, torch.from_numpy(rise), torch.from_numpy(d_rise)
 
-    def run(self) -> Sums:
-        """Do all jobs; gradients of the loss besides those of the hidden rows."""
-        calls, at = [], 0
-        for share in self.task.shares:
-            # made here, so that the workers have few calls from Python, and large ones
-            sums, scratch, works = Sums(self), Scratch(self.values), []
-            for job in share:
-                works.append(_JobWork(self, sums, scratch, job, at))
-                at += job.n_rows
-            calls.append(partial(_do, works, sums))
-        found = side_by_side(calls) or [Sums(self)]
+    def share(self, k: int) -> Sums:
+        """Do the jobs of worker k; what it adds up."""
+        shares = self.task.shares
+        sums, scratch = Sums(self), Scratch(self.values)
+        at = sum(job.n_rows for share in shares[:k] for job in share)
+        for job in shares[k]:
+            _JobWork(self, sums, scratch, job, at).run()
+            at += job.n_rows
+        return sums
+
+    def finish(self, found: list[Sums]) -> Sums:
+        """Gradients of the loss besides those of the hidden rows, given what the workers added up."""
+        total = found[0] if found else Sums(self)
         for other in found[1:]:
-            found[0].add(other)
+            total.add(other)
         if self.want:
             for d in self.d_hidden:
                 d.mul_(self.task.weight[:, None])
-        return found[0]
+        return total
 
 
-def _do(works: list[_JobWork], sums: Sums) -> Sums:
-    """One worker's jobs."""
-    for work in works:
-        work.run()
-    return sums
+def run(steps: list[Step]) -> list[Sums]:
+    """Do the tasks of all modalities, with one start and one end of the workers."""
+    n = max((len(s.task.shares) for s in steps), default=0)
+    found = side_by_side([partial(_shares, steps, k) for k in range(n)])
+    return [s.finish([mine[i] for mine in found if i in mine]) for i, s in enumerate(steps)]
+
+
+def _shares(steps: list[Step], k: int) -> dict[int, Sums]:
+    """Worker k's share of each task that has one for it, by position of the task."""
+    return {i: s.share(k) for i, s in enumerate(steps) if k < len(s.task.shares)}
 
 
 class Sums:
