@@ -157,22 +157,22 @@ def _operations(
 def _counters(state: FitState) -> Iterator[dict[str, float]]:
     """Count what shapes do not show: the non-zeros that are multiplied, and the outputs with a target."""
     counts = {"sparse": 0.0, "outputs": 0.0}
-    product, loss = layers.sparse_product, state.net.decoder.loss
+    product, task = layers.sparse_product, state.net.decoder.task
 
     def counted_product(matrix: layers.Csr, weight: Tensor) -> Tensor:
         counts["sparse"] += 2 * len(matrix.col) * weight.shape[1]
         return product(matrix, weight)
 
-    def counted_loss(head: Any, m: int, rows: Any, values: Tensor, jobs: Any, context: Any) -> Any:
+    def counted_task(head: Any, m: int, rows: Any, values: Tensor, jobs: Any, context: Any) -> Any:
         width = len(head.low)
         counts["outputs"] += sum(
             j.n_rows * (width if j.chosen is None else int(j.chosen.sum())) for j in jobs
         )
-        return loss(head, m, rows, values, jobs, context)
+        return task(head, m, rows, values, jobs, context)
 
     with (
         patch.object(encoder, "sparse_product", counted_product),
-        patch.object(state.net.decoder, "loss", counted_loss),
+        patch.object(state.net.decoder, "task", counted_task),
     ):
         yield counts
 

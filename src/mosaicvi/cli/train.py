@@ -131,7 +131,7 @@ def command(
 
         [network]
         dim_latent = 20
-        gamma = {start = 1.0, end = 0.1, decay = 0.98}
+        gamma = {start = 10.0, end = 1.0, decay = 0.98}
         [train]
         weight_decay = 1e-5
         [setup]

@@ -22,7 +22,7 @@ from mosaicvi.view.umap import layout
 # The defaults are for many thousand cells. These few need more steps, and a narrower space that is pulled
 # together more and towards zero less.
 SIZES = {"n_genes": 600, "n_proteins": 40, "n_peaks": 1500, "n_types": 7}
-NETWORK: dict[str, Any] = {"dim_latent": 16, "gamma": 0.3, "beta_kl": 1.0}
+NETWORK: dict[str, Any] = {"dim_latent": 16, "gamma": 5.0, "beta_kl": 1.0}
 LR, BATCH_SIZE, EPOCHS = 2e-3, 128, 70
 FILES = ("demo.png", "mosaic.h5mu", "truth.h5mu", "report.html")
 MODEL = "model"

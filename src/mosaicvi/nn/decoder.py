@@ -183,7 +183,7 @@ def loss(given: list[Given]) -> tuple[Tensor, Tensor]:
     """Weighted loss of all modalities, 0-d, and the plain log-likelihood of each in each pass, (P, M)."""
     tasks = [task for task, _ in given]
     total, log_prob = _Likelihood.apply(  # type: ignore[no-untyped-call]
-        tasks, *[tensor for _, tensors in given for tensor in tensors]
+        tasks, torch.is_grad_enabled(), *[tensor for _, tensors in given for tensor in tensors]
     )
     return total, log_prob
 
@@ -191,19 +191,19 @@ def loss(given: list[Given]) -> tuple[Tensor, Tensor]:
 class _Likelihood(torch.autograd.Function):
     """Sum over rows of -weight * log-likelihood, its gradients computed on the way.
 
-    Of each task it is given dispersion and zero inflation or None, then hidden rows and last layer of each
-    group.
+    Besides the tasks it is told whether gradients are wanted. Of each task it is given dispersion and zero
+    inflation or None, then hidden rows and last layer of each group.
     """
 
     @staticmethod
-    def forward(ctx: Any, tasks: list[Task], *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, tasks: list[Task], want: bool, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         steps, rest = [], list(tensors)
         for task in tasks:
             n = len(task.head.groups)
             alpha, pi, *both = rest[: 2 + 2 * n]
             del rest[: 2 + 2 * n]
             layers = [v for v in both if v is not None]
-            steps.append(Step(task, alpha, pi, layers[:n], layers[n:], want=any(ctx.needs_input_grad)))
+            steps.append(Step(task, alpha, pi, layers[:n], layers[n:], want=want))
         losses, log_prob = [], []
         ctx.which = []  # of the inputs that have a gradient
         grads: list[Tensor] = []
@@ -223,4 +223,4 @@ class _Likelihood(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(g.mul_(grad) for g in ctx.saved_tensors)
-        return (None, *(next(saved) if there else None for there in ctx.which))
+        return (None, None, *(next(saved) if there else None for there in ctx.which))

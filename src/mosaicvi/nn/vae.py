@@ -139,11 +139,12 @@ class MosaicVAE(nn.Module):
             h = self.decoder.trunk(z, q.embedding, minibatch.covariates.repeat(len(passes), 1), len(passes))
         context = self._context(minibatch, passes, h, q)
         given = []
-        for m, rows in enumerate(minibatch.rows):
-            aware = self.config.library_aware[m]
-            jobs = make_jobs(rows, [p.wanted[m] for p in passes], softmax=aware)
-            x = rows_value(rows) if aware else values[m]
-            given.append(self.decoder.task(self.head(m), m, rows, x, jobs, context))
+        with record_function("decode"):
+            for m, rows in enumerate(minibatch.rows):
+                aware = self.config.library_aware[m]
+                jobs = make_jobs(rows, [p.wanted[m] for p in passes], softmax=aware)
+                x = rows_value(rows) if aware else values[m]
+                given.append(self.decoder.task(self.head(m), m, rows, x, jobs, context))
         with record_function("likelihood"):
             total, log_prob = likelihood_loss(given)
         kl, mmd = self._kl(q, len(passes)), self._mmd(q, minibatch, gamma)

@@ -55,10 +55,7 @@ def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
         return [call() for call in calls]
     threads = torch.get_num_threads()
     each = max(1, threads // len(calls))
-    try:
-        waiting = [_POOL.get().submit(_alone, call, each) for call in calls[1:]]
-    except RuntimeError:  # the interpreter is ending and starts no threads any more
-        return [call() for call in calls]
+    waiting = [_POOL.get().submit(_alone, call, each) for call in calls[1:]]
     torch.set_num_threads(each)
     try:
         first = calls[0]()
