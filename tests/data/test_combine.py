@@ -293,3 +293,9 @@ def test_an_option_for_a_dataset_that_is_not_there_is_refused(option: str) -> No
     data = AnnData(np.ones((2, 2), np.float32))
     with pytest.raises(InputError, match=f"dataset of {option} is 'nobody'; choose among"):
         combine({"a": data}, **{option: {"nobody": "features_by_cells"}})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [["a.h5ad", "b.h5ad"], "a.h5ad"])
+def test_datasets_without_names_are_refused(given: object) -> None:
+    with pytest.raises(InputError, match=r"datasets: a mapping from the name of each .* not (list|str)"):
+        combine(given)  # type: ignore[arg-type]

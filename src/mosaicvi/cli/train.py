@@ -172,10 +172,10 @@ def command(
         raise InputError("--resume: name the folder of the checkpoints, --checkpoint DIR")
     loaded = load(data, modality=one_or_mapping(as_, "--as"), layers=said.get("layers"), quiet=quiet)
     mosaic = _register(loaded, said)
-    note(repr(mosaic), quiet=quiet)
+    model = _model(mosaic, settings, preset=preset, seed=int(how.get("seed", 0)))
+    note(repr(model.mosaic), quiet=quiet)
     if not loaded.combined and not quiet:
         suggest_batch(loaded.to_register, said.get("batch_key"))
-    model = _model(mosaic, settings, preset=preset, seed=int(how.get("seed", 0)))
     del loaded
     in_terminal = IN_TERMINAL.set(True)
     try:

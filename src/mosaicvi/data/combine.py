@@ -90,6 +90,11 @@ def combine(
     InputError
         All problems of all datasets, one a line, each beginning with the dataset's name.
     """
+    if not isinstance(datasets, Mapping):
+        raise InputError(
+            f"datasets: a mapping from the name of each to its data or path, such as {{'a': 'a.h5ad'}}, "
+            f"not {type(datasets).__name__}."
+        )
     plan = Plan(
         join=join,
         dataset_key=dataset_key,

@@ -165,10 +165,13 @@ def likely_batch(data: MuData | AnnData) -> str | None:
     """A complete column of obs that looks like one of batches by its name and its values, if there is any."""
     tables = [data.obs, *(a.obs for a in data.mod.values())] if isinstance(data, MuData) else [data.obs]
     columns = dict.fromkeys(str(c) for table in tables for c in table.columns if ":" not in str(c))
-    for usual in USUAL_BATCHES:
+    about = data.uns.get("mosaicvi")
+    named = about.get("panel_key") if isinstance(about, Mapping) else None
+    combined = [_plain(str(named).removesuffix("_panel"))] if named else []
+    for usual in (*combined, *USUAL_BATCHES):
         names = {usual, f"{usual}id", f"{usual}name", f"{usual}key"}
         for key in columns:
-            if key.lower().replace("_", "").replace(".", "") not in names:
+            if _plain(key) not in names:
                 continue
             try:
                 column = obs_column(data, key)
@@ -179,6 +182,10 @@ def likely_batch(data: MuData | AnnData) -> str | None:
             if 2 <= column.nunique() <= min(MAX_CATEGORIES, data.n_obs // 2):
                 return key
     return None
+
+
+def _plain(key: str) -> str:
+    return key.lower().replace("_", "").replace(".", "")
 
 
 def _only(obs: pd.DataFrame, key: str) -> pd.Series[Any] | None:

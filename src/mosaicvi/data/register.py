@@ -228,8 +228,13 @@ def _read(
 
 
 def _check_names(name: str, a: AnnData, cells: pd.Index[str]) -> None:
-    if a.n_obs == 0 or a.n_vars == 0:
-        raise InputError(f"Modality {name!r} has no {'cells' if a.n_obs == 0 else 'features'}; leave it out.")
+    if a.n_obs == 0:
+        raise InputError(
+            f"Modality {name!r} has no cells; leave it out, or, to ask a model for some cells of the data "
+            "that it knows, give all of them with indices=."
+        )
+    if a.n_vars == 0:
+        raise InputError(f"Modality {name!r} has no features; leave it out.")
     problems = _twice(f"{name}: var_names", a.var_names, "make them unique with var_names_make_unique()")
     problems += _twice(f"{name}: obs_names", a.obs_names, "make them unique with obs_names_make_unique()")
     if not problems and not a.obs_names.isin(cells).all():
