@@ -21,7 +21,6 @@ from mosaicvi.data.minibatch import ModalityRows
 from mosaicvi.nn import kernels
 from mosaicvi.nn.counts import SMALL_DISPERSION, rising
 from mosaicvi.nn.groups import BlockGroup
-from mosaicvi.nn.kernels import kernel_of
 from mosaicvi.nn.likelihoods import TILE
 from mosaicvi.nn.targets import Job, targets_of
 from mosaicvi.nn.tile import Scratch, Tile
@@ -124,7 +123,7 @@ class Step:
         self.small = alpha is not None and (alpha.is_cuda or bool(alpha.min() < SMALL_DISPERSION))
         self.compiled = compiled = not self.values.is_cuda and self.values.dtype == torch.float32
         aware = task.library is not None
-        self.kernel = kernel_of(task.head.dist, aware=aware) if compiled else None
+        self.kernel = kernels.kernel_of(task.head.dist, aware=aware) if compiled else None
         self.by_sums = compiled and aware and task.head.dist == "Poisson"
         self.constant, self.rise, self.d_rise = self._count_terms()
 
@@ -266,10 +265,6 @@ class _JobWork:
             self.d_alpha = torch.zeros_like(self.alpha)
         self.parts: list[tuple[int, Tensor, Tensor]] = []  # group, columns, and their gradient
         self.layers = self._layers(here)
-        whole_rows = self.library is not None and not step.by_sums
-        self.pieces = [self._piece(c) for c in self._cut(whole_rows=whole_rows)] if job.n_rows else []
-        compiled = step.by_sums or step.kernel is not None
-        self.given = self._given() if compiled and job.n_rows else None
 
     def _layers(self, here: slice) -> dict[int, _Layer]:
         """The last layer of each block, by position of the block."""
@@ -315,13 +310,13 @@ class _JobWork:
         for i, columns, d_weight in self.parts:
             self.sums.weight[i].index_add_(1, columns, d_weight)
 
-    def _cut(self, *, whole_rows: bool) -> list[Cut]:
+    def _pieces(self, *, whole_rows: bool) -> list[_Piece]:
         """Tiles; non-zeros that are not runs are put in an order in which they are."""
         limit = None if self.weight.is_cuda else TILE_ENTRIES[self.step.task.head.dist]
         pieces = cut(self.job.n_rows, self.targets.row, self.spans, whole_rows=whole_rows, max_entries=limit)
         if pieces.order is not None:
             self.targets = self.targets.ordered(pieces.order)
-        return pieces.tiles
+        return [self._piece(c) for c in pieces.tiles]
 
     def _piece(self, piece: Cut) -> _Piece:
         rows, lo = piece.rows, piece.lo
@@ -367,11 +362,12 @@ class _JobWork:
 
     def _by_kernel(self) -> None:
         """Compiled: product, likelihood and the way back, tile by tile."""
-        kernel, given, value = self.step.kernel, self.given, self.values.numpy()
+        kernel = self.step.kernel
         assert kernel is not None
-        assert given is not None
+        pieces = self._pieces(whole_rows=self.library is not None)
+        given, value = self._given(), self.values.numpy()
         d_alpha = given.alpha if self.d_alpha is None else self.d_alpha.numpy()
-        for piece in self.pieces:
+        for piece in pieces:
             o, c = piece.product().numpy(), piece.cut
             kernel(o, c.rows.start, c.lo, c.run.start, c.run.stop, given, value, d_alpha)
             piece.carry_back()
@@ -385,11 +381,11 @@ class _JobWork:
         -------
         False, with nothing added, if the output is so large or small that its exponential is not exact.
         """
-        given, value = self.given, self.values.numpy()
-        assert given is not None
+        pieces = self._pieces(whole_rows=False)
+        given, value = self._given(), self.values.numpy()
         library = given.library
         total, expected = np.zeros_like(library), np.zeros_like(library)
-        for piece in self.pieces:
+        for piece in pieces:
             kernels.add_sums(
                 piece.product().numpy(), piece.cut.rows.start, piece.cut.lo, given, total, expected
             )
@@ -400,7 +396,7 @@ class _JobWork:
         seen = np.bincount(given.row, given.x, minlength=len(library)).astype(np.float32)
         share = ((seen - expected) / np.maximum(library, kernels.TINY)).astype(np.float32)
         value -= expected
-        for piece in self.pieces:
+        for piece in pieces:
             o, c = piece.product().numpy(), piece.cut
             kernels.multinomial(o, c.rows.start, c.lo, c.run.start, c.run.stop, given, rate, share, value)
             piece.carry_back()
@@ -409,9 +405,7 @@ class _JobWork:
     def _by_tile(self) -> None:
         """The same by tensors, for any device and precision."""
         task, t, c = self.step.task, self.targets, self.targets.columns
-        pieces = self.pieces
-        if self.step.by_sums:  # which were cut by block
-            pieces = [self._piece(c) for c in self._cut(whole_rows=True)]
+        pieces = self._pieces(whole_rows=self.library is not None)
         nonzeros = self._nonzeros()
         if t.wanted is not None and t.col is not None and t.col.is_cuda:  # not sorted out before
             counts = t.wanted.table[t.wanted.index[nonzeros["row"]], t.col]
