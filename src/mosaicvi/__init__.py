@@ -15,10 +15,16 @@ What is public is imported when it is first asked for, so that ``import mosaicvi
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mosaicvi._version import __version__
+
+# GNU OpenMP reads it when torch is loaded. Its threads would keep their cores busy for milliseconds after
+# they have nothing left to do, and the workers that wait for these cores would start late.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
     from mosaicvi import datasets, metrics, pl, tl

@@ -125,7 +125,9 @@ def test_loss_and_gradients_are_those_of_the_dense_network(data: st.DataObject) 
         skip_conn=data.draw(st.booleans()),
         p_feat=data.draw(st.sampled_from([0.0, 0.2, 0.9])),
     )
-    cells = np.array(data.draw(st.lists(st.integers(0, 23), min_size=2, max_size=24, unique=True)))
+    # a batch norm of two cells returns their order, whose gradient float32 cannot hold
+    fewest = 6 if net.config.norm == "batch" else 2
+    cells = np.array(data.draw(st.lists(st.integers(0, 23), min_size=fewest, max_size=24, unique=True)))
     # with random running statistics a batch norm makes outputs whose exponential float64 cannot hold
     training = net.config.norm == "batch" or data.draw(st.booleans())
     compare(

@@ -21,7 +21,7 @@ from mosaicvi.nn.groups import block_groups
 from mosaicvi.nn.layers import HiddenStack, glorot_, leaky, make_linear
 from mosaicvi.nn.likelihoods import dispersion, zero_inflation
 from mosaicvi.nn.targets import Job, divided
-from mosaicvi.nn.work import Head, Step, Task, of_block, run
+from mosaicvi.nn.work import Head, Step, Task, cost_of_row, of_block, run
 from mosaicvi.nn.workers import n_workers
 
 HAS_DISPERSION = frozenset({"NB", "ZINB", "Gaussian"})
@@ -124,8 +124,24 @@ class Decoder(nn.Module):
         """Zero inflation of modality m, (D_m,), or None."""
         return zero_inflation(self.inflation[str(m)]) if str(m) in self.inflation else None
 
+    def divided(self, jobs: list[list[Job]]) -> list[list[list[Job]]]:
+        """Shares of each modality's jobs for the workers of this machine, or all for one on a device."""
+        costs = [
+            cost_of_row(dist, aware=aware, layers=[self.last[i] for i in self.of_modality(m)])
+            for m, (dist, aware) in enumerate(
+                zip(self.config.distributions, self.config.library_aware, strict=True)
+            )
+        ]
+        return divided(jobs, costs, 1 if self.last[0].is_cuda else n_workers())
+
     def task(
-        self, head: Head, m: int, rows: ModalityRows, values: Tensor, jobs: list[Job], context: Context
+        self,
+        head: Head,
+        m: int,
+        rows: ModalityRows,
+        values: Tensor,
+        shares: list[list[Job]],
+        context: Context,
     ) -> Given:
         """What modality m must predict in a step, and the tensors whose gradients its likelihood gives.
 
@@ -139,12 +155,11 @@ class Decoder(nn.Module):
             What the minibatch holds of it.
         values
             Its values as the likelihood sees them: non-zeros (Z,), or dense (n_m, D_m).
-        jobs
-            What must be predicted.
+        shares
+            What each worker must predict.
         context
             What the modalities share.
         """
-        shares = divided(jobs, 1 if rows.cells.is_cuda else n_workers())
         ordered = [job for share in shares for job in share]
         of_pass = torch.cat([j.of_pass for j in ordered]) if ordered else rows.cells[:0]
         pick = torch.cat([j.pick for j in ordered]) if ordered else rows.cells[:0]

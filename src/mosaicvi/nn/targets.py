@@ -10,7 +10,6 @@ Legend: n_m cells with the modality, D_m features, R rows with a target, r of th
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +20,7 @@ from mosaicvi.nn import indices, kernels
 from mosaicvi.nn.masks import View, observed_view
 
 WORTH_A_SUBSET = 0.7  # a job with fewer of the columns than this gathers them
-FEW_ROWS = 64  # a job of fewer is not worth dividing
+FEW_ROWS = 16  # fewer are not worth cutting off a job
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,23 +132,48 @@ def _own(rows: ModalityRows, parts: list[tuple[Tensor, int, View]], *, softmax: 
     )
 
 
-def divided(jobs: Sequence[Job], n: int) -> list[list[Job]]:
-    """Shares of the jobs for n workers, of much the same work; large jobs are cut, small ones go around."""
-    shares: list[list[Job]] = [[] for _ in range(n)]
-    work = [0.0] * n
-    for job in sorted(jobs, key=_cost, reverse=True):
-        parts = n if job.n_rows >= n * FEW_ROWS and _cost(job) > max(work) - min(work) else 1
-        edges = [job.n_rows * i // parts for i in range(parts + 1)]
-        for lo, hi in itertools.pairwise(edges):
-            least = work.index(min(work))
-            shares[least].append(job.part(slice(lo, hi)))
-            work[least] += _cost(job) / parts
-    return [s for s in shares if s]
+def divided(jobs: Sequence[Sequence[Job]], costs: Sequence[float], n: int) -> list[list[list[Job]]]:
+    """Shares of each task's jobs for n workers, of the same work: runs of jobs, cut where a share ends.
+
+    Parameters
+    ----------
+    jobs
+        Of each task.
+    costs
+        Work of a row of each task that must predict everything.
+    n
+        Number of workers.
+
+    Returns
+    -------
+    Jobs of each task and worker.
+    """
+    work = [[_columns(job) * cost for job in some] for some, cost in zip(jobs, costs, strict=True)]
+    whole = sum(
+        job.n_rows * cost
+        for some, of_row in zip(jobs, work, strict=True)
+        for job, cost in zip(some, of_row, strict=True)
+    )
+    shares: list[list[list[Job]]] = [[[] for _ in range(n)] for _ in jobs]
+    k, left = 0, whole / n
+    for mine, some, of_row in zip(shares, jobs, work, strict=True):
+        for job, cost in zip(some, of_row, strict=True):
+            first = 0
+            while first < job.n_rows:
+                n_rows = job.n_rows - first
+                fit = round(left / cost) if k < n - 1 else n_rows
+                fit = n_rows if n_rows - fit < FEW_ROWS else 0 if fit < FEW_ROWS else fit
+                if fit:
+                    mine[k].append(job.part(slice(first, first + fit)))
+                first, left = first + fit, left - fit * cost
+                if first < job.n_rows:
+                    k, left = k + 1, left + whole / n
+    return shares
 
 
-def _cost(job: Job) -> float:
-    """Rows, by the share of the columns that they need."""
-    return job.n_rows * (1.0 if job.chosen is None else float(job.chosen.float().mean()))
+def _columns(job: Job) -> float:
+    """Share of the columns that a job needs."""
+    return 1.0 if job.chosen is None else float(job.chosen.float().mean())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -140,11 +140,14 @@ class MosaicVAE(nn.Module):
         context = self._context(minibatch, passes, h, q)
         given = []
         with record_function("decode"):
-            for m, rows in enumerate(minibatch.rows):
-                aware = self.config.library_aware[m]
-                jobs = make_jobs(rows, [p.wanted[m] for p in passes], softmax=aware)
-                x = rows_value(rows) if aware else values[m]
-                given.append(self.decoder.task(self.head(m), m, rows, x, jobs, context))
+            aware = self.config.library_aware
+            jobs = [
+                make_jobs(rows, [p.wanted[m] for p in passes], softmax=aware[m])
+                for m, rows in enumerate(minibatch.rows)
+            ]
+            for m, (rows, shares) in enumerate(zip(minibatch.rows, self.decoder.divided(jobs), strict=True)):
+                x = rows_value(rows) if aware[m] else values[m]
+                given.append(self.decoder.task(self.head(m), m, rows, x, shares, context))
         with record_function("likelihood"):
             total, log_prob = likelihood_loss(given)
         kl, mmd = self._kl(q, len(passes)), self._mmd(q, minibatch, gamma)

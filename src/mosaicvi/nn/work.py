@@ -37,6 +37,11 @@ TILE_ENTRIES: dict[Distribution, int] = {
 }
 
 
+# what a likelihood and its gradient cost an output, in multiply-adds of a product, as measured
+COMPILED: dict[Distribution, int] = {"NB": 50, "Poisson": 20, "Bernoulli": 20}
+BY_TENSORS = 300
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Head:
     """The constants of one modality's likelihood; bounds are (D_m,)."""
@@ -84,6 +89,22 @@ class Task:
     weight: Tensor
     of_pass: Tensor
     n_passes: int
+
+
+def cost_of_row(dist: Distribution, *, aware: bool, layers: list[Tensor]) -> float:
+    """Work of a row that must predict a whole modality, in multiply-adds, to share rows among workers.
+
+    Parameters
+    ----------
+    dist, aware
+        Its likelihood, and whether the mean is library x softmax.
+    layers
+        Weights of its last layers with their biases, (K + 1, D_g) each.
+    """
+    by_sums = aware and dist == "Poisson"  # the product is made twice
+    compiled = by_sums or kernels.kernel_of(dist, aware=aware) is not None
+    each = COMPILED[dist] if compiled else BY_TENSORS
+    return sum(w.shape[1] * ((4 if by_sums else 3) * w.shape[0] + each) for w in layers)
 
 
 class Step:
@@ -166,14 +187,15 @@ class Step:
 
 def run(steps: list[Step]) -> list[Sums]:
     """Do the tasks of all modalities, with one start and one end of the workers."""
-    n = max((len(s.task.shares) for s in steps), default=0)
-    found = side_by_side([partial(_shares, steps, k) for k in range(n)])
+    n = len(steps[0].task.shares)
+    busy = [k for k in range(n) if any(s.task.shares[k] for s in steps)]
+    found = side_by_side([partial(_shares, steps, k) for k in busy])
     return [s.finish([mine[i] for mine in found if i in mine]) for i, s in enumerate(steps)]
 
 
 def _shares(steps: list[Step], k: int) -> dict[int, Sums]:
     """Worker k's share of each task that has one for it, by position of the task."""
-    return {i: s.share(k) for i, s in enumerate(steps) if k < len(s.task.shares)}
+    return {i: s.share(k) for i, s in enumerate(steps) if s.task.shares[k]}
 
 
 class Sums:
