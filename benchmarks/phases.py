@@ -163,12 +163,12 @@ def _counters(state: FitState) -> Iterator[dict[str, float]]:
         counts["sparse"] += 2 * len(matrix.col) * weight.shape[1]
         return product(matrix, weight)
 
-    def counted_task(head: Any, m: int, rows: Any, values: Tensor, jobs: Any, context: Any) -> Any:
+    def counted_task(head: Any, m: int, rows: Any, values: Tensor, shares: Any, context: Any) -> Any:
         width = len(head.low)
         counts["outputs"] += sum(
-            j.n_rows * (width if j.chosen is None else int(j.chosen.sum())) for j in jobs
+            j.n_rows * (width if j.chosen is None else int(j.chosen.sum())) for share in shares for j in share
         )
-        return task(head, m, rows, values, jobs, context)
+        return task(head, m, rows, values, shares, context)
 
     with (
         patch.object(encoder, "sparse_product", counted_product),

@@ -35,6 +35,13 @@ def with_value(value: float) -> AnnData:
     return out
 
 
+def normalised(*, dense: bool) -> AnnData:
+    out = adata()
+    logs = np.log1p(np.maximum(out.X.toarray() - 2, 0)).astype(np.float32)  # most are 0
+    out.X = logs if dense else sparse.csr_matrix(logs)
+    return out
+
+
 def with_obs(**columns: Any) -> AnnData:
     out = adata()
     for name, values in columns.items():
@@ -102,7 +109,16 @@ CASES = {
     "infinite counts": Case(data=lambda: with_value(np.inf), says=("rna", "inf", "not finite", "remove")),
     "NaN in a sparse matrix": Case(data=lambda: with_value(np.nan), says=("rna", "NaN", "dense")),
     "normalised values": Case(
-        data=lambda: with_value(0.5), says=("rna", "look normalised already", "layer of raw counts")
+        data=lambda: normalised(dense=False), says=("rna", "look normalised already", "layer of raw counts")
+    ),
+    "dense normalised values": Case(
+        data=lambda: normalised(dense=True), says=("rna", "look normalised already", "layer of raw counts")
+    ),
+    "a fraction among counts": Case(
+        data=lambda: with_value(0.5), says=("rna", "0.5", "no count", "Gaussian")
+    ),
+    "a negative value among counts": Case(
+        data=lambda: with_value(-1), says=("rna", "-1", "no count", "correct it")
     ),
     "no such layer": Case(
         data=adata, setup={"layers": {"rna": "raw"}}, options=("--layer", "rna=raw"), says=("rna", "'raw'")

@@ -7,6 +7,7 @@ import tracemalloc
 import warnings
 
 import anndata
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mudata import MuData
 from tests.builders import PEAKS, fingerprint, mudata_of, random_mudata, truth
 
 from mosaicvi.data import values as values_module
@@ -354,7 +356,8 @@ def test_a_feature_that_nobody_measured_is_refused() -> None:
 
 
 def test_whole_dense_matrices_need_no_table_of_entries() -> None:
-    m = register(one(np.array([[0.5, 1], [2, -3]], np.float32)), Setup()).modality("rna")
+    fractions = one(np.array([[0.5, 1], [2, 3]], np.float32))
+    m = register(fractions, Setup()).modality("rna")
     assert m.likelihood == "Gaussian"
     assert m.entry_measured is None
 
@@ -519,11 +522,33 @@ def test_cells_that_only_a_modality_knows_are_refused() -> None:
 
 
 def test_a_mudata_of_shared_features_or_nested_is_refused() -> None:
-    from mudata import MuData
-
     shared = MuData({"a": one(sp.csr_matrix(COUNTS)), "b": one(sp.csr_matrix(COUNTS))}, axis=1)
     with pytest.raises(InputError, match=r"same features, not modalities"):
         quietly(shared, Setup())
+
+
+def test_negative_values_where_counts_are_usual_are_gaussian_with_a_word() -> None:
+    a = one(np.random.default_rng(0).normal(size=COUNTS.shape).astype(np.float32))
+    a.layers["counts"] = COUNTS
+    with pytest.warns(MosaicWarning, match=r"modelled as Gaussian.*layers=\{'rna': 'counts'\}"):
+        assert register(a, Setup()).modality("rna").likelihood == "Gaussian"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert register(a, Setup(likelihoods={"rna": "Gaussian"})).modality("rna").likelihood == "Gaussian"
+        del a.layers["counts"]
+        with mudata.set_options(pull_on_update=False):
+            peptides = MuData({"peptides": a})
+        assert register(peptides, Setup()).modality("peptides").likelihood == "Gaussian"
+
+
+def test_a_few_values_among_counts_that_are_none_are_refused_and_named() -> None:
+    for value in (0.5, -1):
+        x = np.random.default_rng(0).poisson(3, (30, 10)).astype(np.float32)
+        x[2, 1] = value
+        with pytest.raises(InputError, match=rf"rna: the value {value} of cell .* is no count.*Gaussian"):
+            register(one(x), Setup())
+        with pytest.raises(InputError, match=rf"rna: the value {value} of cell .* is no count"):
+            register(one(sp.csr_matrix(x)), Setup())
 
 
 def test_sparse_nan_and_sparse_fractions_are_refused() -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 from anndata import AnnData
+from numpy.typing import NDArray
 
 from mosaicvi.config import COUNT_DISTRIBUTIONS, DISTRIBUTIONS, Distribution
 from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.transforms import TRANSFORMS, Transform
-from mosaicvi.data.values import Matrix, any_value, first_value
+from mosaicvi.data.values import Matrix, any_value, first_value, is_whole, share
 from mosaicvi.errors import InputError, quoted
+
+FEW = 0.05  # share of the non-zero values up to which fractions among counts are an error
+MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
+USUALLY_COUNTS = frozenset({"rna", "gex", "adt", "atac"})
 
 
 def choose_likelihood(
@@ -34,7 +40,8 @@ def choose_likelihood(
     Raises
     ------
     InputError
-        If the likelihood is unknown, or sparse fractions suggest that counts were normalised.
+        If the likelihood is unknown, if many zeros among fractions suggest that counts were normalised, or
+        if a few values among counts are none.
     """
     said = setup.likelihoods.get(name)
     if said is not None:
@@ -47,9 +54,34 @@ def choose_likelihood(
         if not peaks:
             return "NB"
         return "Poisson" if any_value(x, lambda v: v > 1) else "Bernoulli"
-    if not isinstance(x, np.ndarray) and x.data.min(initial=0) >= 0:
+    if 0 < share(x, no_count) < FEW:
+        raise InputError(
+            f"{name}: {first_value(a.obs_names, x, no_count)} is no count, though all but a few values are; "
+            "correct it (NaN in a dense matrix means not measured), "
+            f"or set likelihoods={{{name!r}: 'Gaussian'}}."
+        )
+    if not any_value(x, lambda v: v < 0) and (not isinstance(x, np.ndarray) or (x == 0).mean() > MANY_ZEROS):
         raise InputError(looks_normalised(name, a))
     return "Gaussian"
+
+
+def no_count(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which values are negative or fractional; NaN is not."""
+    fractional: NDArray[np.bool_] = (values != np.rint(values)) & ~np.isnan(values)
+    return (values < 0) | fractional
+
+
+def guessed_gaussian(name: str, a: AnnData, x: Matrix) -> list[str]:
+    """What to say of negative values where one would expect counts, which may be z-scores."""
+    layers = [k for k, v in a.layers.items() if isinstance(v, np.ndarray | sp.csr_matrix) and is_whole(v)]
+    if not any_value(x, lambda v: v < 0) or not (layers or name.lower() in USUALLY_COUNTS):
+        return []
+    where = f"layers={{{name!r}: {layers[0] if layers else '...'!r}}}"
+    return [
+        f"Modality {name!r}: values are fractional and below 0, so they are modelled as Gaussian. "
+        f"Raw counts are better where there are any: {where}. "
+        f"likelihoods={{{name!r}: 'Gaussian'}} says that this is meant."
+    ]
 
 
 def looks_normalised(name: str, a: AnnData) -> str:

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.covariates import Covariates, condition_groups, obs_column, read_covariates
 from mosaicvi.data.features import chromosomes, find_features, read_blocks
-from mosaicvi.data.kinds import check_range, choose_likelihood, choose_transform, looks_normalised
+from mosaicvi.data.kinds import (
+    check_range,
+    choose_likelihood,
+    choose_transform,
+    guessed_gaussian,
+    looks_normalised,
+)
 from mosaicvi.data.mosaic import Features, ModalityData, Mosaic, Registry, Setup
 from mosaicvi.data.panels import panel_column, read_panels
 from mosaicvi.data.values import check_finite, is_whole, keep_measured, read_values, scales
@@ -224,6 +230,8 @@ def _read(
     )
     empty = (library == 0) & (n_measured > 0) if registry is None else np.zeros(a.n_obs, bool)
     notes = _notes(modality, a.obs_names[empty], n_outside)
+    if registry is None and likelihood == "Gaussian" and name not in setup.likelihoods:
+        notes += guessed_gaussian(name, a, modality.x)
     return (modality if (n_measured > 0).all() else _without(modality, n_measured == 0)), notes
 
 

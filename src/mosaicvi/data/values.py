@@ -121,6 +121,16 @@ def any_value(x: Matrix, wrong: Callable[[NDArray[np.float32]], NDArray[np.bool_
         return any(wrong(part).any() for part in _chunks(x if isinstance(x, np.ndarray) else x.data))
 
 
+def share(x: Matrix, wrong: Callable[[NDArray[np.float32]], NDArray[np.bool_]]) -> float:
+    """Share of the measured non-zero values for which `wrong` holds."""
+    n = n_wrong = 0
+    with np.errstate(invalid="ignore"):
+        for part in _chunks(x if isinstance(x, np.ndarray) else x.data):
+            n += int(((part != 0) & ~np.isnan(part)).sum())
+            n_wrong += int(wrong(part).sum())
+    return n_wrong / max(n, 1)
+
+
 def first_value(
     cells: pd.Index[str], x: Matrix, wrong: Callable[[NDArray[np.float32]], NDArray[np.bool_]]
 ) -> str:
