@@ -21,6 +21,7 @@ from benchmarks.tasks import like_for_like, registered, write_simulated
 from mosaicvi import Mosaic, MosaicVI
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.fit.loop import FitConfig, FitState, Report, fit, start
+from mosaicvi.fit.session import default_batch_size
 
 SETTINGS = ("like", "default")
 
@@ -36,10 +37,11 @@ def set_up(
     like = settings == "like"
     model = MosaicVI(mosaic, **(like_for_like(mosaic) if like else {}))
     model.net.to(device)
-    size = batch_size or (512 if like else 256)
+    size = batch_size or (512 if like else default_batch_size(mosaic.n_cells))
     config = FitConfig(
         max_epochs=epochs,
         batch_size=min(size, mosaic.n_cells),
+        lr=1e-3 if like else FitConfig.lr,
         train_size=1.0 if like else FitConfig.train_size,
     )
     return start(model.net, config), MinibatchLoader(model.mosaic, device=device), config

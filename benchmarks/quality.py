@@ -97,7 +97,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, help="how many [3; 1 with --quick]")
     parser.add_argument("--epochs", type=int, help="of each training [the library's own; 2 with --quick]")
-    parser.add_argument("--batch-size", type=int, default=256, help="[%(default)s]")
+    parser.add_argument("--batch-size", type=int, help="[as by default]")
     parser.add_argument("--scorer", type=Path, metavar="SCRIPT", help="score real mosaics by this script")
     parser.add_argument("--no-peptides", action="store_true", help="leave out the table of peptides")
     options = parser.parse_args()
@@ -168,9 +168,10 @@ def _trained(mosaic: Any, parameters: Parameters, seed: int, options: argparse.N
     from mosaicvi import MosaicVI
 
     mosaic, rest = _for_mosaic(parameters, mosaic)
-    size = min(options.batch_size, mosaic.n_cells)
     model = MosaicVI(mosaic, seed=seed, **rest)
-    return model.train(options.epochs, batch_size=size, seed=seed, accelerator="cpu", progress=False)
+    return model.train(
+        options.epochs, batch_size=options.batch_size, seed=seed, accelerator="cpu", progress=False
+    )
 
 
 # --- mosaics --------------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ def test_training_arguments(data: MuData, name: str) -> None:
     model = MosaicVI(data, **SMALL)
     fine = {
         "max_epochs": {"None"},
+        "batch_size": {"None"},
         "early_stopping": {"True"},
         "resume": {"True"},
         "progress": {"None", "True"},
@@ -95,7 +96,7 @@ def test_training_arguments(data: MuData, name: str) -> None:
 
 def test_every_wrong_argument_is_listed(data: MuData) -> None:
     with pytest.raises(InputError) as caught:
-        MosaicVI(data, **SMALL).train(lr="fast", batch_size=None, max_grad_norm=[1])  # type: ignore[arg-type]
+        MosaicVI(data, **SMALL).train(lr="fast", batch_size="many", max_grad_norm=[1])  # type: ignore[arg-type]
     assert [p.partition(":")[0] for p in caught.value.problems] == ["lr", "batch_size", "max_grad_norm"]
 
 

@@ -23,7 +23,7 @@ from mosaicvi.fit.checkpoint import CheckpointStore
 from mosaicvi.fit.format import save_bundle
 from mosaicvi.fit.loop import FitConfig, Report
 from mosaicvi.fit.progress import listener
-from mosaicvi.fit.session import STEPS, default_epochs
+from mosaicvi.fit.session import VISITS, default_batch_size, default_epochs
 
 SMALL: dict[str, Any] = {"dimensions": 12, "dim_latent": 3, "dim_block_enc": 6, "dim_block_dec": 6}
 QUICK: dict[str, Any] = {"batch_size": 12, "train_size": 0.8, "progress": False}
@@ -240,14 +240,17 @@ def test_history_is_kept_when_training_breaks_off(tmp_path: Path, monkeypatch: p
 # --- what is said -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("cells", "batch", "expected"), [(100, 256, 400), (10_000, 256, 40), (10**6, 256, 20), (48, 12, 400)]
-)
-def test_epochs_by_default_make_about_as_many_steps(cells: int, batch: int, expected: int) -> None:
-    epochs = default_epochs(cells, batch)
+@pytest.mark.parametrize(("cells", "expected"), [(1, 400), (100, 400), (10_000, 41), (10**6, 20)])
+def test_epochs_by_default_visit_about_as_many_cells(cells: int, expected: int) -> None:
+    epochs = default_epochs(cells)
     assert epochs == expected
     if 20 < epochs < 400:
-        assert epochs * -(-cells // batch) == pytest.approx(STEPS, rel=0.05)
+        assert epochs * cells == pytest.approx(VISITS, rel=0.05)
+
+
+@pytest.mark.parametrize(("cells", "expected"), [(2, 2), (9, 2), (800, 100), (4095, 511), (10**6, 512)])
+def test_minibatches_by_default_leave_an_epoch_some_steps(cells: int, expected: int) -> None:
+    assert default_batch_size(cells) == expected
 
 
 def _report(epoch: int, row: dict[str, float] | None = None) -> Report:

@@ -16,6 +16,7 @@ from mosaicvi.files import shown
 NUMBER = (int, float)
 KINDS: dict[str, type | tuple[type, ...]] = {
     "max_epochs": int,
+    "batch_size": int,
     "devices": (int, str),
     "checkpoint_dir": str,
     "log_dir": str,

@@ -95,8 +95,10 @@ def command(
     patience: Annotated[
         int | None, typer.Option(help="Epochs without gain before that. [default: 20]")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: 0.001]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Cells per step. [default: 256]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: 0.002]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Cells per step. [default: 512, or an eighth of few cells]")
+    ] = None,
     accelerator: Annotated[Accelerator | None, typer.Option(help="Where to train. [default: auto]")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write checkpoints there, so that nothing is lost.")

@@ -23,7 +23,7 @@ from mosaicvi.view.umap import layout
 # together more and towards zero less.
 SIZES = {"n_genes": 600, "n_proteins": 40, "n_peaks": 1500, "n_types": 7}
 NETWORK: dict[str, Any] = {"dim_latent": 16, "gamma": 5.0, "beta_kl": 1.0}
-LR, BATCH_SIZE, EPOCHS = 2e-3, 128, 70
+BATCH_SIZE, EPOCHS = 128, 70
 FILES = ("demo.png", "mosaic.h5mu", "truth.h5mu", "report.html")
 MODEL = "model"
 
@@ -70,9 +70,7 @@ def run_demo(
     say.print(f"Simulated {n_cells:,} cells in 5 batches that measured different things, and the truth.")
     mosaic = MosaicVI.setup_mudata(data.mdata, batch_key="batch")
     model = MosaicVI(mosaic, seed=seed, **NETWORK)
-    model.train(
-        max_epochs or EPOCHS, lr=LR, batch_size=BATCH_SIZE, seed=seed, progress=False if quiet else None
-    )
+    model.train(max_epochs or EPOCHS, batch_size=BATCH_SIZE, seed=seed, progress=False if quiet else None)
     stopped = None if model._state is None else model._state.stopped_by
     if stopped is not None:
         return stopped

@@ -54,9 +54,9 @@ class FitConfig:
     """
 
     max_epochs: int
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 1e-4
-    batch_size: int = 256
+    batch_size: int = 512
     train_size: float = 0.9
     early_stopping: bool = False
     patience: int = 20

@@ -26,13 +26,18 @@ from mosaicvi.fit.splits import names_digest
 from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.vae import MosaicVAE
 
-STEPS = 1600  # that train a mosaic of ordinary size well; many more begin to fit its noise
+VISITS = 410_000  # to cells that train a mosaic of ordinary size well; many more begin to fit its noise
+MINIBATCH, LEAST_STEPS = 512, 8  # cells of a step, unless an epoch would have too few steps
 
 
-def default_epochs(n_cells: int, batch_size: int) -> int:
-    """Epochs that make about `STEPS` steps, between 20 and 400."""
-    per_epoch = max(1, math.ceil(n_cells / batch_size))
-    return int(min(400, max(20, math.ceil(STEPS / per_epoch))))
+def default_epochs(n_cells: int) -> int:
+    """Epochs that visit about `VISITS` cells, between 20 and 400."""
+    return int(min(400, max(20, math.ceil(VISITS / max(1, n_cells)))))
+
+
+def default_batch_size(n_cells: int) -> int:
+    """Cells of a minibatch: 512, or an eighth of the cells where there are few."""
+    return min(MINIBATCH, max(2, n_cells // LEAST_STEPS))
 
 
 def begin(

@@ -231,7 +231,7 @@ def _scores(
     tests, untestable = _tests(model, mosaic, seed)
     history = model.history
     words = [
-        *findings.training(history, default_epochs(mosaic.n_cells, 256)),
+        *findings.training(history, default_epochs(mosaic.n_cells)),
         *findings.mixing("Batch", by_batch),
         *findings.mixing("Set of modalities", by_pattern),
         *findings.pairs(paired),
