@@ -208,6 +208,24 @@ def test_embed_h5ad_and_csv(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert list(table.index) == list(adata.obs_names)
 
 
+def test_features_that_the_data_lack_may_be_taken_as_not_measured(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, full, some = str(folder / "model"), anndata.read_h5ad(folder / "rna.h5ad"), tmp_path / "some.h5ad"
+    full[:, 10:].copy().write_h5ad(some)
+    assert run(["embed", model, str(some), "-o", str(tmp_path / "e.h5ad"), "-q"]) == 2
+    assert "--allow-missing" in " ".join(capsys.readouterr().err.split())
+    allowed = [model, str(some), "--allow-missing", "-q", "-o"]
+    assert run(["embed", *allowed, str(tmp_path / "e.h5ad")]) == 0
+    embedded = anndata.read_h5ad(tmp_path / "e.h5ad")
+    assert embedded.shape == (full.n_obs, full.n_vars - 10)
+    prepared = MosaicVI.prepare_query(full[:, 10:].copy(), loaded(folder))
+    wanted = loaded(folder).get_latent_representation(prepared)
+    np.testing.assert_array_equal(embedded.obsm["X_mosaicvi"], wanted)
+    assert run(["impute", *allowed, str(tmp_path / "i.h5ad"), "--modality", "rna"]) == 0
+    assert anndata.read_h5ad(tmp_path / "i.h5ad").shape == full.shape
+
+
 def test_embed_may_see_less(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "e.h5mu"
     arguments = ["-o", str(out), "--modality", "rna", "-q"]

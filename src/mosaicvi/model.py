@@ -19,6 +19,7 @@ from mosaicvi.arguments import check_network, check_training, number, pairs, who
 from mosaicvi.config import Distribution, NetworkConfig, check_names
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup
+from mosaicvi.data.query import as_the_model_knows
 from mosaicvi.data.register import register
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError, ModelFileError
@@ -628,6 +629,36 @@ class MosaicVI:
         model._saved_fit = saved.fit
         model._splits = list(saved.splits)
         return model
+
+    @staticmethod
+    def prepare_query(data: MuData | AnnData, reference: MosaicVI | str | Path) -> MuData | AnnData:
+        """A copy of new data with the features of a model, to ask the model about their cells.
+
+        What the model knows and the data lack is marked as not measured, ``varm["measured"]``; what the model
+        does not know is left out. Of layers, the one that the model was trained on is kept.
+
+        Parameters
+        ----------
+        data
+            Cells with any of the model's modalities; an AnnData is the one whose features it has most of.
+        reference
+            The model, or the folder where it is saved.
+
+        Returns
+        -------
+        MuData or AnnData for `load`, `get_latent_representation` and `get_imputed_values`.
+
+        Raises
+        ------
+        InputError
+            If a modality has none of the model's features, or its names occur more than once.
+        ModelFileError
+            If the folder cannot be read.
+        MosaicWarning
+            A warning, if less than a fifth of a modality's features are there.
+        """
+        registry = reference.registry if isinstance(reference, MosaicVI) else _read(Path(reference)).registry
+        return as_the_model_knows(data, registry)
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.net.parameters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,13 @@ def load_model(model: Path, loaded: Loaded) -> MosaicVI:
     from mosaicvi.model import MosaicVI
 
     return MosaicVI.load(model, loaded.to_register)
+
+
+def prepared(model: Path, loaded: Loaded) -> Loaded:
+    """The data with the model's features; what they lack is marked as not measured."""
+    from mosaicvi.model import MosaicVI
+
+    return replace(loaded, to_register=MosaicVI.prepare_query(loaded.to_register, model))
 
 
 def name_datasets(paths: Sequence[Path]) -> dict[str, Path]:

@@ -17,9 +17,10 @@ from mosaicvi.cli.data import (
     check_h5ad_fits,
     load,
     load_model,
+    prepared,
     write,
 )
-from mosaicvi.cli.options import As, BatchSize, Data, Model, Overwrite, Quiet, one_or_mapping
+from mosaicvi.cli.options import AllowMissing, As, BatchSize, Data, Model, Overwrite, Quiet, one_or_mapping
 from mosaicvi.cli.say import note
 from mosaicvi.files import atomic_path, shown
 
@@ -47,6 +48,7 @@ def command(
         bool, typer.Option("--umap", help='Add two dimensions to look at, obsm["X_umap"].')
     ] = False,
     as_: As = None,
+    allow_missing: AllowMissing = False,
     batch_size: BatchSize = 1024,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -68,7 +70,7 @@ def command(
     load_document(model, kind="model")
     loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)
     check_h5ad_fits(output, loaded)
-    trained = load_model(model, loaded)
+    trained = load_model(model, prepared(model, loaded) if allow_missing else loaded)
     latent = np.asarray(trained.get_latent_representation(modalities=modality or None, batch_size=batch_size))
     if output.suffix.lower() == ".csv":
         names = [f"z{i + 1}" for i in range(latent.shape[1])]

@@ -33,6 +33,13 @@ As = Annotated[
         show_default=False,
     ),
 ]
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing",
+        help="Take features of the model that the data lack as not measured, and leave out others.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Cells at a time; it does not change the answers.", min=1)]
 
 

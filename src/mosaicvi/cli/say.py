@@ -13,6 +13,8 @@ from rich.text import Text
 # Remedies are written for Python; the terminal has other names for the same things.
 _IN_TERMINAL = (
     (re.compile(r"layers=\{'([^']+)': \.\.\.\}"), r"--layer \1=..."),
+    (re.compile(r"layers=\{'([^']+)': '([^']+)'\}"), r"--layer \1=\2"),
+    (re.compile(r"MosaicVI\.prepare_query\(data, model\)"), "--allow-missing"),
     (re.compile(r"likelihoods=\{'([^']+)': '([^']+)'\}"), r"--likelihood \1=\2"),
     (re.compile(r"panel_key=\.{3,4}"), "--panel-key ..."),
     (re.compile(r"batch_key=\.{3,4}"), "--batch-key ..."),

@@ -72,6 +72,7 @@ def find_features(name: str, names: pd.Index[str], features: Features) -> NDArra
         parts += [f"has {quoted(extra)} besides"] if len(extra) else []
         raise InputError(
             f"Modality {name!r} does not match the model's features: it {' and '.join(parts)}; "
-            "give the features that the model was trained on."
+            "give the features that the model was trained on, or take those it lacks as not measured: "
+            "MosaicVI.prepare_query(data, model)."
         )
     return order

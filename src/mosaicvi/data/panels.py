@@ -49,7 +49,7 @@ def read_panels(
     """
     if "measured" not in a.varm:
         return np.ones((1, a.n_vars), bool), np.zeros(a.n_obs, np.int64)
-    columns, table = _table(name, a)
+    columns, table = measured_table(name, a)
     if len(columns) == 1:
         return table[order].T.copy(), np.zeros(a.n_obs, np.int64)
     column = None if key is None else obs_column(data, key)
@@ -73,8 +73,8 @@ def read_panels(
     return distinct, same.ravel()[panel].astype(np.int64)
 
 
-def _table(name: str, a: AnnData) -> tuple[list[str], NDArray[np.bool_]]:
-    """Names of the panels and what they measure, boolean (D_m, P)."""
+def measured_table(name: str, a: AnnData) -> tuple[list[str], NDArray[np.bool_]]:
+    """Names of the panels and what they measure, boolean (D_m, P), from ``varm["measured"]``."""
     raw = a.varm["measured"]
     if isinstance(raw, pd.DataFrame):
         columns, values = list(labels(raw.columns)), raw.to_numpy()

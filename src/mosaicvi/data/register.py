@@ -52,7 +52,7 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     MosaicWarning
         For cells without counts, and values that stand where nothing was measured.
     """
-    mods = _modalities(data, setup, registry)
+    mods = modalities_of(data, setup, registry)
     wanted = tuple(registry.features) if registry else setup.modalities or tuple(mods)
     cells = pd.Index(data.obs_names)
     problems = [] if registry else _unknown(mods, wanted, setup)
@@ -106,7 +106,7 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
 # --- the whole ----------------------------------------------------------------------------------
 
 
-def _modalities(data: MuData | AnnData, setup: Setup, registry: Registry | None) -> dict[str, AnnData]:
+def modalities_of(data: MuData | AnnData, setup: Setup, registry: Registry | None) -> dict[str, AnnData]:
     """The modalities by name; that of an AnnData is the one whose features it has."""
     if isinstance(data, AnnData):
         if registry is None or len(registry.features) == 1:
