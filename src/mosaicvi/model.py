@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,13 +21,12 @@ from mosaicvi.data.mosaic import Mosaic, Registry, Setup
 from mosaicvi.data.query import as_the_model_knows
 from mosaicvi.data.register import register
 from mosaicvi.data.transforms import Transform
-from mosaicvi.errors import InputError, ModelFileError
+from mosaicvi.errors import InputError
 from mosaicvi.fit.build import build_network
-from mosaicvi.fit.format import check_bundle_output, load_bundle, save_bundle
 from mosaicvi.fit.loop import FitConfig, FitState
+from mosaicvi.fit.saved import read_model, write_model
 from mosaicvi.fit.session import begin, default_batch_size, default_epochs, run
 from mosaicvi.fit.splits import Split, held_out
-from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.infer.impute import Scale, Wanted, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.nn.vae import MosaicVAE
@@ -588,20 +586,15 @@ class MosaicVI:
         overwrite
             Replace a model that is there.
         """
-        folder = Path(dir_path)
-        check_bundle_output(folder, overwrite=overwrite)
-        state: dict[str, Any] = {
-            "net": {k: v.cpu() for k, v in self.net.state_dict().items()},
-            "beta_modal": list(self.net.beta_modal),
-            "config": self.config.to_dict(),
-            "registry": self.registry.to_dict(),
-            "history": self.history,
-            "splits": [dataclasses.asdict(s) for s in self._splits],
-            "fit": self._state.to_dict() | {"net": None, "best": {}}
-            if self._state is not None
-            else self._saved_fit,
-        }
-        save_bundle(folder, *flatten(state), kind="model", overwrite=overwrite)
+        write_model(
+            Path(dir_path),
+            net=self.net,
+            registry=self.registry,
+            history=self.history,
+            splits=self._splits,
+            fit=self._saved_fit if self._state is None else self._state.to_dict(),
+            overwrite=overwrite,
+        )
 
     @classmethod
     def load(cls, dir_path: str | Path, mdata: MuData | AnnData) -> MosaicVI:
@@ -621,7 +614,7 @@ class MosaicVI:
         InputError
             If the data do not fit the model, naming the features.
         """
-        saved = _read(Path(dir_path))
+        saved = read_model(Path(dir_path))
         mosaic = register(mdata, saved.registry.setup, registry=saved.registry)
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
@@ -657,7 +650,9 @@ class MosaicVI:
         MosaicWarning
             A warning, if less than a fifth of a modality's features are there.
         """
-        registry = reference.registry if isinstance(reference, MosaicVI) else _read(Path(reference)).registry
+        registry = (
+            reference.registry if isinstance(reference, MosaicVI) else read_model(Path(reference)).registry
+        )
         return as_the_model_knows(data, registry)
 
     def __repr__(self) -> str:
@@ -666,81 +661,6 @@ class MosaicVI:
         return (
             f"MosaicVI with {n:,} weights, latent width {self.config.dim_latent}, {trained}\n{self.mosaic!r}"
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Saved:
-    """What a model folder holds, checked and built."""
-
-    config: NetworkConfig
-    registry: Registry
-    net: MosaicVAE
-    rows: list[dict[str, float]]
-    fit: dict[str, Any] | None
-    splits: tuple[Split, ...]
-
-
-def _read(folder: Path) -> _Saved:
-    bundle = load_bundle(folder, kind="model")
-    try:
-        state = unflatten(bundle.tensors, bundle.document)
-        config = NetworkConfig.from_dict(state["config"])
-        registry = Registry.from_dict(state["registry"])
-        _check_fits(config, registry)
-        net = _network(config, registry, state)
-        rows = [{str(k): float(v) for k, v in row.items()} for row in state["history"].to_dict("records")]
-        splits = tuple(Split.from_dict(s) for s in state.get("splits", ()))
-        return _Saved(config=config, registry=registry, net=net, rows=rows, fit=state["fit"], splits=splits)
-    except ModelFileError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(
-            f"{folder}: the model does not fit together ({reason}); it was not written by mosaicvi."
-        ) from None
-
-
-def _check_fits(config: NetworkConfig, registry: Registry) -> None:
-    """Raise `ValueError` if the data that a model remembers are not those of its network."""
-    sizes = tuple(len(f.names) for f in registry.features.values())
-    blocks = tuple(s for f in registry.features.values() for s in f.sizes)
-    likelihoods = tuple(registry.likelihoods[name] for name in registry.features)
-    if (tuple(registry.features), sizes, blocks, likelihoods) != (
-        config.uni_block_names,
-        config.dim_input_arr,
-        config.dim_block,
-        config.distributions,
-    ):
-        raise ValueError("the features are not those of the network")
-    for f in registry.features.values():
-        if sorted(f.order) != list(range(len(f.names))):
-            raise ValueError("the order of the features is no order")
-
-
-def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]) -> MosaicVAE:
-    """The network with its weights; sizes are compared before anything large is made."""
-    weights = state["net"]
-    n_covariates = sum(map(len, registry.categories.values())) + len(registry.centre)
-    n_covariates += registry.setup.batch_key is None
-    names = ("centre", "low", "high")
-    bounds = [tuple(weights[f"{name}_{m}"] for name in names) for m in range(len(config.dim_input_arr))]
-    for size, values in zip(config.dim_input_arr, bounds, strict=True):
-        if any(v.shape != (size,) for v in values):
-            raise ValueError("the bounds are not one per feature")
-    with torch.device("meta"):
-        shell = MosaicVAE(config, n_covariates, bounds, torch.Generator())
-    wanted = {k: tuple(v.shape) for k, v in shell.state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in weights.items()}
-    if wanted != found:
-        odd = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))[0]
-        raise ValueError(f"weight {odd!r} has shape {found.get(odd)}, not {wanted.get(odd)}")
-    net = MosaicVAE(config, n_covariates, bounds, torch.Generator())
-    net.load_state_dict(weights)
-    beta = [float(b) for b in state["beta_modal"]]
-    if len(beta) != len(config.dim_input_arr) or not all(b >= 0 for b in beta):
-        raise ValueError("beta_modal is not one weight per modality")
-    net.beta_modal = beta
-    return net
 
 
 def _remember(data: MuData | AnnData, setup: Setup) -> Mosaic:
