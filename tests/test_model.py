@@ -570,7 +570,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         r"rna: nobody measured 'g0'; remove such features",
     ),
     "fewer cells than a minibatch": (
-        lambda: MosaicVI(set_up(wide()), **SMALL).train(1),
+        lambda: MosaicVI(set_up(wide()), **SMALL).train(1, batch_size=256),
         r"batch_size: 256 is more than the 30 cells of the data; set batch_size=7",
     ),
     "an unknown likelihood": (
