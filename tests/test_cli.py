@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import anndata
@@ -19,7 +20,7 @@ import pytest
 from mudata import MuData
 
 import mosaicvi
-from mosaicvi import MosaicVI
+from mosaicvi import MosaicVI, MosaicWarning
 from mosaicvi.cli import run
 from mosaicvi.cli.app import app
 from mosaicvi.data.read import mudata_as_it_is, read
@@ -224,6 +225,27 @@ def test_features_that_the_data_lack_may_be_taken_as_not_measured(
     np.testing.assert_array_equal(embedded.obsm["X_mosaicvi"], wanted)
     assert run(["impute", *allowed, str(tmp_path / "i.h5ad"), "--modality", "rna"]) == 0
     assert anndata.read_h5ad(tmp_path / "i.h5ad").shape == full.shape
+
+
+def test_proteins_in_obsm_are_trained_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adata = anndata.read_h5ad(folder / "rna.h5ad")
+    counts = np.random.default_rng(0).poisson(4.0, (adata.n_obs, 5))
+    adata.obsm["protein_expression"] = pd.DataFrame(counts, adata.obs_names, [f"P{i}" for i in range(5)])
+    adata.write_h5ad(tmp_path / "cite.h5ad")
+    data, model = str(tmp_path / "cite.h5ad"), str(tmp_path / "model")
+    short = ["--max-epochs", "1", "--batch-size", "32", "-q"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", MosaicWarning)
+        assert run(["train", data, "--batch-key", "batch", "-o", model, *short]) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert "its 5 proteins are read as the modality 'adt'; --modality rna leaves them out" in said
+        assert run(["impute", model, data, "--modality", "adt", "-o", str(tmp_path / "i.h5mu"), "-q"]) == 0
+        assert read_h5mu(tmp_path / "i.h5mu")["adt"].shape == (adata.n_obs, 5)
+        loaded = MosaicVI.load(model, adata)
+    assert [m.name for m in loaded.mosaic.modalities] == ["rna", "adt"]
+    np.testing.assert_array_equal(loaded.mosaic.modalities[1].x.toarray(), counts)
 
 
 def test_embed_may_see_less(folder: Path, tmp_path: Path) -> None:

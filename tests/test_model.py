@@ -294,6 +294,14 @@ def test_an_untrained_model_and_one_of_another_object_are_told_apart(mdata: MuDa
         list(MosaicVI(mdata, **SMALL).iter_imputed_values(other, modality="rna"))
 
 
+def test_an_untrained_model_says_so_when_it_is_asked() -> None:
+    mdata = random_mudata(3, n_cells=20)
+    set_up(mdata)
+    model = MosaicVI(mdata, **SMALL)
+    with pytest.warns(MosaicWarning, match="not trained"):
+        model.get_latent_representation(indices=[0])
+
+
 def test_registering_keeps_nothing_alive_and_changes_nothing() -> None:
     mdata = random_mudata(2)
     before, key = fingerprint(mdata), id(mdata)

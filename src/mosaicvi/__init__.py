@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mosaicvi.data.combine import combine
     from mosaicvi.data.inspect import describe
     from mosaicvi.data.mosaic import Mosaic
-    from mosaicvi.data.read import read, read_mosaic
+    from mosaicvi.data.read import read, read_mosaic, to_mosaic
     from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, NonFiniteLossError
     from mosaicvi.model import MosaicVI
     from mosaicvi.schedule import Schedule
@@ -55,6 +55,7 @@ __all__ = [
     "read",
     "read_mosaic",
     "tl",
+    "to_mosaic",
 ]
 
 _HOMES = {
@@ -70,6 +71,7 @@ _HOMES = {
     "describe": "data.inspect",
     "read": "data.read",
     "read_mosaic": "data.read",
+    "to_mosaic": "data.read",
 }
 _MODULES = frozenset({"datasets", "metrics", "pl", "tl"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from mosaicvi.data.mosaic import Mosaic, Registry, Setup
 from mosaicvi.data.query import as_the_model_knows
 from mosaicvi.data.register import register
 from mosaicvi.data.transforms import Transform
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_network
 from mosaicvi.fit.loop import FitConfig, FitState
 from mosaicvi.fit.saved import read_model, write_model
@@ -376,7 +377,13 @@ class MosaicVI:
     # --- answers --------------------------------------------------------------------------------
 
     def _data(self, data: MuData | AnnData | Mosaic | None) -> tuple[Mosaic, MinibatchLoader]:
-        """The model's own data, or others read in the same way."""
+        """The model's own data, or others read in the same way; a warning if the model knows nothing yet."""
+        if not self.is_trained:
+            warnings.warn(
+                "The model is not trained, so its answers are those of random weights; call train() first.",
+                MosaicWarning,
+                stacklevel=3,
+            )
         device = next(self.net.parameters()).device
         if data is None or data is self.mosaic:
             if self._loader is None or self._loader.device != device:

@@ -134,6 +134,22 @@ def test_layers_renaming_and_integers() -> None:
     assert dense(got["adt"]).tolist() == [[7]]
 
 
+def test_a_layer_of_one_dataset() -> None:
+    a, b = adata([[0.5]], "x", "A"), adata([[3]], "y", "A")
+    a.layers["counts"] = sparse.csr_matrix(np.array([[7]]))
+    got = combine({"a": a, "b": b}, layers={"a:rna": "counts"})
+    assert dense(got["rna"]).tolist() == [[7], [3]]
+    with pytest.raises(InputError, match="layers: no dataset has a modality 'atac'; there are: rna"):
+        combine({"a": a, "b": b}, layers={"a:rna": "counts", "b:atac": "counts"})
+
+
+def test_counts_beside_fractions_are_a_warning_that_names_the_dataset() -> None:
+    a, b = adata([[0.5]], "x", "A"), adata([[3]], "y", "A")
+    with pytest.warns(MosaicWarning, match=r"rna: .* whole numbers in b and fractions in a; .*'a:rna'"):
+        combine({"a": a, "b": b})
+    combine({"a": a, "b": adata([[0.25]], "y", "A")})
+
+
 def test_paths_and_columns_of_any_kind(tmp_path: Path) -> None:
     a = adata(
         [[1], [2]],

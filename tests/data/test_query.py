@@ -97,3 +97,18 @@ def test_names_of_another_kind_and_few_features_are_said(model: MosaicVI) -> Non
         MosaicVI.prepare_query(counts(5, ["g1"]), model)
     with pytest.raises(InputError, match=r"prepare_query"):
         model.get_latent_representation(counts(5, ["g1", "g2"]))
+
+
+def test_proteins_beside_the_genes_are_taken_along(model: MosaicVI) -> None:
+    query, adt = counts(7, ["g7", "g2"]), counts(7, ["p2", "p0"])
+    both = MuData({"rna": query, "adt": adt}, obs=query.obs)
+    wanted = MosaicVI.prepare_query(both, model)
+    cite = query.copy()
+    cite.obsm["protein_expression"] = pd.DataFrame(adt.X.toarray(), adt.obs_names, adt.var_names)
+    with pytest.warns(MosaicWarning, match="its 2 proteins"):
+        made = MosaicVI.prepare_query(cite, model)
+    assert list(made.mod) == ["rna", "adt"]
+    for a, b in zip(made.mod.values(), wanted.mod.values(), strict=True):
+        assert np.array_equal(a.X.toarray(), b.X.toarray())
+    answers = [model.get_latent_representation(q) for q in (made, wanted)]
+    assert np.array_equal(*answers)

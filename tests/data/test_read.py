@@ -316,3 +316,42 @@ def test_files_of_anndata_itself_are_found_by_content(tmp_path: Path) -> None:
     path = tmp_path / "counts.hdf5"
     small().write_h5ad(path)
     assert isinstance(read(path), anndata.AnnData)
+
+
+def with_proteins(table: object) -> AnnData:
+    adata = small()
+    adata.obsm["protein_expression"] = table
+    return adata
+
+
+@pytest.mark.parametrize("form", ["table", "array", "sparse"])
+def test_proteins_beside_the_genes_are_a_modality(form: str) -> None:
+    values = np.array([[3, 0], [0, 0], [0, 8]])
+    forms = {
+        "table": pd.DataFrame(values, index=BARCODES, columns=["CD3", "CD4"]),
+        "array": values,
+        "sparse": sparse.csr_matrix(values),
+    }
+    adata = with_proteins(forms[form])
+    adata.uns["protein_names"] = ["CD3", "CD4"]
+    with pytest.warns(MosaicWarning, match=r"its 2 proteins .* 'adt'.* 1 cells with only zeros"):
+        mdata = to_mosaic(adata)
+    assert list(mdata.mod) == ["rna", "adt"]
+    assert list(mdata.obs_names) == BARCODES
+    assert list(mdata.obs["donor"]) == ["a", "a", "b"]
+    assert list(mdata["adt"].obs_names) == [BARCODES[0], BARCODES[2]]
+    assert list(mdata["adt"].var_names) == ["CD3", "CD4"]
+    assert dense(mdata["adt"]).tolist() == [[3, 0], [0, 8]]
+
+
+def test_proteins_with_missing_entries_stay_dense() -> None:
+    adata = with_proteins(np.array([[3, np.nan], [0, 0], [np.nan, np.nan]]))
+    with pytest.warns(MosaicWarning, match="adt"):
+        adt = to_mosaic(adata)["adt"]
+    np.testing.assert_array_equal(adt.X, np.array([[3, np.nan], [np.nan, np.nan]], np.float32))
+    assert list(adt.var_names) == ["0", "1"]
+
+
+def test_a_table_of_nothing_is_no_modality() -> None:
+    assert list(to_mosaic(with_proteins(np.zeros((3, 2)))).mod) == ["rna"]
+    assert list(to_mosaic(with_proteins(np.ones((3, 2))), modality="adt").mod) == ["adt"]

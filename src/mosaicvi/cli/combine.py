@@ -56,7 +56,8 @@ def command(
         list[str] | None, typer.Option(metavar="OLD=NEW", help="New names of modalities, such as prot=adt.")
     ] = None,
     layer: Annotated[
-        list[str] | None, typer.Option(metavar="MOD=LAYER", help="Layer with the values, such as rna=counts.")
+        list[str] | None,
+        typer.Option(metavar="[FILE:]MOD=LAYER", help="Layer with the values, such as rna=counts."),
     ] = None,
     panel_key: Annotated[
         list[str] | None,

@@ -69,7 +69,7 @@ def load(
     from anndata import AnnData
 
     from mosaicvi.data.combine import combine
-    from mosaicvi.data.read import mudata_as_it_is, read, to_mosaic
+    from mosaicvi.data.read import mudata_as_it_is, names_modalities, read, to_mosaic
 
     named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
     if len(named) > 1:
@@ -82,7 +82,7 @@ def load(
             raise InputError(f"--as {strangers[0]}=...: there is no such file; there is {name!r}")
         modality = modality.get(name)
     data = read(path)
-    if isinstance(data, AnnData) and modality is None and "feature_types" not in data.var:
+    if isinstance(data, AnnData) and modality is None and not names_modalities(data):
         return Loaded(original=data, to_register=data, combined=False)
     with mudata_as_it_is():
         return Loaded(original=data, to_register=to_mosaic(data, modality=modality), combined=False)

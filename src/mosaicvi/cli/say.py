@@ -16,6 +16,7 @@ _IN_TERMINAL = (
     (re.compile(r"layers=\{'([^']+)': '([^']+)'\}"), r"--layer \1=\2"),
     (re.compile(r"MosaicVI\.prepare_query\(data, model\)"), "--allow-missing"),
     (re.compile(r"likelihoods=\{'([^']+)': '([^']+)'\}"), r"--likelihood \1=\2"),
+    (re.compile(r"modalities=\['([^']+)'\]"), r"--modality \1"),
     (re.compile(r"panel_key=\.{3,4}"), "--panel-key ..."),
     (re.compile(r"batch_key=\.{3,4}"), "--batch-key ..."),
     (re.compile(r"batch_size=(\d+)"), r"--batch-size \1"),

@@ -64,7 +64,7 @@ def command(
         Preset | None, typer.Option(help="`seed` is the exact behaviour of the published method.")
     ] = None,
     layer: Annotated[
-        Pairs, typer.Option(metavar="MOD=LAYER", help="Layer with the values, such as rna=counts.")
+        Pairs, typer.Option(metavar="[FILE:]MOD=LAYER", help="Layer with the values, such as rna=counts.")
     ] = None,
     likelihood: Annotated[
         Pairs, typer.Option(metavar="MOD=NAME", help="NB, ZINB, Poisson, Bernoulli or Gaussian.")

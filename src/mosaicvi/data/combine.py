@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias, TypeVar, get_args
 
@@ -19,7 +20,8 @@ from mosaicvi.data.parts import Parts, take_apart
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import Duplicates, read
 from mosaicvi.data.table import Orientation
-from mosaicvi.errors import InputError
+from mosaicvi.data.values import is_whole
+from mosaicvi.errors import InputError, MosaicWarning
 
 Dataset: TypeAlias = "AnnData | MuData | Mapping[str, AnnData] | str | os.PathLike[str]"
 Choice = TypeVar("Choice")
@@ -66,7 +68,7 @@ def combine(
     rename
         New names of modalities, e.g. ``{"prot": "adt"}``.
     layers
-        Modality → layer that is taken instead of ``X``.
+        Modality, or ``"<dataset>:<modality>"`` for one dataset → layer that is taken instead of ``X``.
     match
         Modality → one or several rules for names that are written differently, see
         :func:`mosaicvi.data.match.match_features`. The values of peaks that become one (``"overlap"``) are
@@ -89,6 +91,8 @@ def combine(
     ------
     InputError
         All problems of all datasets, one a line, each beginning with the dataset's name.
+    MosaicWarning
+        A warning, if a modality is of whole numbers in some datasets and of fractions in others.
     """
     if not isinstance(datasets, Mapping):
         raise InputError(
@@ -117,15 +121,20 @@ def combine(
                 data,
                 modality=_of(modality, name),
                 rename=rename,
-                layers=layers,
+                layers=_of_dataset(layers, None, datasets) | _of_dataset(layers, name, datasets),
                 panel_key=_of(panel_key, name),
             )
             problems += parts.problems + _taken_columns(parts, plan)
             loaded.append(parts)
         if not problems:
-            problems += _unknown_modalities(loaded, rename=rename, layers=layers, match=plan.rules)
+            general = _of_dataset(layers, None, datasets)
+            problems += _unknown_modalities(loaded, rename=rename, layers=general, match=plan.rules)
+            for parts in loaded:
+                own = _of_dataset(layers, parts.name, datasets)
+                problems += _unknown_modalities([parts], layers=own)
         if problems:
             raise InputError(problems)
+        _warn_of_mixed_values(loaded)
         return assemble(loaded, plan, bar)
 
 
@@ -164,6 +173,34 @@ def _progress(wanted: bool | None) -> Iterator[Progress]:
 def _of(choice: Choice | Mapping[str, Choice] | None, dataset: str) -> Choice | None:
     """What was chosen for one dataset: for all, or by name."""
     return choice.get(dataset) if isinstance(choice, Mapping) else choice
+
+
+def _of_dataset(layers: Mapping[str, str], dataset: str | None, datasets: Iterable[str]) -> dict[str, str]:
+    """Modality → layer as said of one dataset, ``"<dataset>:<modality>"``; as said of all for None."""
+    found = {}
+    for key, layer in layers.items():
+        name = next((n for n in datasets if key.startswith(f"{n}:")), None)
+        if name == dataset:
+            found[key if name is None else key.removeprefix(f"{name}:")] = layer
+    return found
+
+
+def _warn_of_mixed_values(loaded: Sequence[Parts]) -> None:
+    """Say where counts of one dataset would stand beside normalised values of another."""
+    for modality in dict.fromkeys(m for parts in loaded for m in parts.modalities):
+        whole: dict[bool, list[str]] = {True: [], False: []}
+        for parts in loaded:
+            part = parts.modalities.get(modality)
+            if part is not None and part.x is not None:
+                whole[is_whole(part.x)].append(parts.name)
+        if whole[True] and whole[False]:
+            warnings.warn(
+                f"{modality}: values are whole numbers in {listed(whole[True])} and fractions in "
+                f"{listed(whole[False])}; where these have the counts in a layer, name it: "
+                f"layers={{'{whole[False][0]}:{modality}': ...}}.",
+                MosaicWarning,
+                stacklevel=3,
+            )
 
 
 def _data(

@@ -145,7 +145,7 @@ PROBLEMS: dict[str, Problem] = {
     "no-layer": Problem(
         text="{name}: {modality} has no layer {layer!r}; there are: {layers}",
         cause="The layer that was asked for does not exist in this dataset.",
-        remedy="Name one that exists in all datasets, or set `X` yourself before.",
+        remedy="Name one that all datasets have, or that of one dataset: `layers={'<dataset>:rna': ...}`.",
     ),
     "x-type": Problem(
         text="{name}: X of {modality} holds {dtype}, not numbers; store numbers",

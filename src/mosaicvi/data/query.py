@@ -41,7 +41,7 @@ def as_the_model_knows(data: MuData | AnnData, registry: Registry) -> MuData | A
             problems += error.problems
     if problems:
         raise InputError(problems)
-    if isinstance(data, AnnData):
+    if isinstance(data, AnnData) and len(made) == 1:
         return next(iter(made.values()))
     if not made:
         raise InputError(

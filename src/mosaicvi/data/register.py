@@ -24,6 +24,7 @@ from mosaicvi.data.kinds import (
 )
 from mosaicvi.data.mosaic import Features, ModalityData, Mosaic, Registry, Setup
 from mosaicvi.data.panels import panel_column, read_panels
+from mosaicvi.data.read import PROTEINS, feature_types, names_modalities, split_types
 from mosaicvi.data.values import check_finite, is_whole, keep_measured, read_values, scales
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
@@ -66,7 +67,7 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     # where the batches are missing, that panels cannot be told by them would only confuse
     no_batch = panel_key is not None and panel_key == setup.batch_key and obs_column(data, panel_key) is None
     read: list[ModalityData] = []
-    notes: list[str] = []
+    notes = _unread(data) if registry is None else []
     for name in wanted:
         if name not in mods:
             assert registry is not None
@@ -106,12 +107,32 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
 # --- the whole ----------------------------------------------------------------------------------
 
 
+def _unread(data: MuData | AnnData) -> list[str]:
+    """What to say of proteins that are beside the features of an AnnData."""
+    if not isinstance(data, AnnData) or PROTEINS not in data.obsm:
+        return []
+    return [
+        f"obsm[{PROTEINS!r}] is not read; to have its proteins as a modality, "
+        "mdata = mosaicvi.to_mosaic(adata); MosaicVI.setup_mudata(mdata, ...)."
+    ]
+
+
 def modalities_of(data: MuData | AnnData, setup: Setup, registry: Registry | None) -> dict[str, AnnData]:
     """The modalities by name; that of an AnnData is the one whose features it has."""
     if isinstance(data, AnnData):
-        if registry is None or len(registry.features) == 1:
-            known = tuple(registry.features) if registry else setup.modalities
-            return {known[0] if known else "rna": data}
+        types = feature_types(data)
+        if registry is None:
+            if len(types) > 1:
+                raise InputError(
+                    f"var['feature_types'] tells {quoted(types)} apart; setup_anndata takes one modality: "
+                    "mdata = mosaicvi.to_mosaic(adata); MosaicVI.setup_mudata(mdata, ...)."
+                )
+            return {setup.modalities[0] if setup.modalities else "rna": data}
+        parts = split_types(data) if names_modalities(data) else {}
+        if len(parts) > 1 and parts.keys() & registry.features:
+            return parts
+        if len(registry.features) == 1:
+            return {next(iter(registry.features)): data}
         have = frozenset(data.var_names)
         return {
             max(registry.features, key=lambda m: len(have.intersection(registry.features[m].names))): data
