@@ -21,7 +21,7 @@ from benchmarks.tasks import like_for_like, registered, write_simulated
 from mosaicvi import Mosaic, MosaicVI
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.fit.loop import FitConfig, FitState, Report, fit, start
-from mosaicvi.fit.session import default_batch_size
+from mosaicvi.fit.session import default_batch_size, default_rate
 
 SETTINGS = ("like", "default")
 
@@ -37,11 +37,12 @@ def set_up(
     like = settings == "like"
     model = MosaicVI(mosaic, **(like_for_like(mosaic) if like else {}))
     model.net.to(device)
-    size = batch_size or (512 if like else default_batch_size(mosaic.n_cells))
+    n_features = sum(m.n_features for m in mosaic.modalities)
+    size = batch_size or (512 if like else default_batch_size(mosaic.n_cells, n_features))
     config = FitConfig(
         max_epochs=epochs,
         batch_size=min(size, mosaic.n_cells),
-        lr=1e-3 if like else FitConfig.lr,
+        lr=1e-3 if like else default_rate(size),
         train_size=1.0 if like else FitConfig.train_size,
     )
     return start(model.net, config), MinibatchLoader(model.mosaic, device=device), config

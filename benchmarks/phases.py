@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -26,7 +27,11 @@ from benchmarks.ours import set_up
 from benchmarks.tasks import registered
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.fit.loop import FitConfig, FitState, Report, fit
-from mosaicvi.nn import encoder, layers
+from mosaicvi.nn import compiled_decoder, encoder
+from mosaicvi.nn.compiled_encoder import rows_of
+from mosaicvi.nn.first_layer import ALL, SOME, First
+from mosaicvi.nn.targets import Job
+from mosaicvi.nn.task import Task
 
 PHASES = ("slice", "mask", "encode", "decode", "likelihood", "backward", "optimiser")
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
@@ -148,33 +153,63 @@ def _operations(
             phase = _phase_of_dense(event)
             if phase is not None:
                 flops[phase] += _flops(event.input_shapes) / COUNTED
-    flops["encode"] += counts["sparse"] / COUNTED
-    flops["backward"] += counts["sparse"] / COUNTED
+    for phase in ("encode", "likelihood", "backward"):
+        flops[phase] += counts[phase] / COUNTED
     return dict(flops), counts["outputs"] / COUNTED
 
 
 @contextlib.contextmanager
 def _counters(state: FitState) -> Iterator[dict[str, float]]:
-    """Count what shapes do not show: the non-zeros that are multiplied, and the outputs with a target."""
-    counts = {"sparse": 0.0, "outputs": 0.0}
-    product, task = layers.sparse_product, state.net.decoder.task
+    """Count what is compiled, by phase, and the outputs with a target."""
+    counts = dict.fromkeys(("encode", "likelihood", "backward", "outputs"), 0.0)
+    encode, first_layer, task = encoder.encode, encoder.first_layer, state.net.decoder.task
+    compiled = compiled_decoder.Compiled
 
-    def counted_product(matrix: layers.Csr, weight: Tensor) -> Tensor:
-        counts["sparse"] += 2 * len(matrix.col) * weight.shape[1]
-        return product(matrix, weight)
+    def counted_encode(first: First, dense: list[Tensor], n_passes: int) -> Tensor:
+        n_cells = len(first.rest) // n_passes
+        rows = rows_of(first.seen, n_passes, n_cells, all_sparse=first.base is None)
+        weights = first.mix.numel() + sum(w.numel() for w in dense if w.ndim == 2)
+        once = 2 * len(rows.source) * weights + _sparse_operations(first)
+        counts["encode"] += once
+        counts["backward"] += 2 * once - _sparse_operations(first)
+        return encode(first, dense, n_passes)
 
-    def counted_task(head: Any, m: int, rows: Any, values: Tensor, shares: Any, context: Any) -> Any:
-        width = len(head.low)
-        counts["outputs"] += sum(
-            j.n_rows * (width if j.chosen is None else int(j.chosen.sum())) for share in shares for j in share
-        )
-        return task(head, m, rows, values, shares, context)
+    def counted_first_layer(first: First, n_passes: int) -> Tensor:
+        counts["encode"] += _sparse_operations(first)
+        counts["backward"] += _sparse_operations(first)
+        return first_layer(first, n_passes)
+
+    def counted_compiled(one: Task, n: int, *, want: bool) -> compiled_decoder.Compiled:
+        work = compiled(one, n, want=want)
+        for part in work.parts:
+            weights = part.layers.inner.size + part.layers.last.size
+            counts["likelihood"] += 3 * 2 * part.n_rows * weights  # there, and back to rows and weights
+        return work
+
+    def counted_task(head: Any, m: int, rows: Any, jobs: list[Job], context: Any) -> Task:
+        counts["outputs"] += sum(job.n_rows * job.rows.panels.shape[1] for job in jobs)
+        return task(head, m, rows, jobs, context)
 
     with (
-        patch.object(encoder, "sparse_product", counted_product),
+        patch.object(encoder, "encode", counted_encode),
+        patch.object(encoder, "first_layer", counted_first_layer),
+        patch.object(compiled_decoder, "Compiled", counted_compiled),
         patch.object(state.net.decoder, "task", counted_task),
     ):
         yield counts
+
+
+def _sparse_operations(first: First) -> float:
+    """Twice the multiplications of sparse values, each once for all passes that see all of a cell."""
+    total = 0.0
+    for one in first.seen:
+        blocks = np.diff(one.ends).reshape(-1, max(one.n, 1))
+        nonzeros = blocks.sum(0) if one.n else np.zeros(0)
+        whole = nonzeros[(one.how == ALL).any(0)].sum()
+        shares = one.table.mean(1) if len(one.table) else np.zeros(1)
+        some = sum((nonzeros * shares[c])[h == SOME].sum() for h, c in zip(one.how, one.choice, strict=True))
+        total += 2 * one.width * float(whole + some)
+    return total
 
 
 def _phase_of_dense(event: Any) -> str | None:

@@ -97,6 +97,15 @@ def measured_of(minibatch: Minibatch, m: int) -> Tensor:
     return spread(own, rows, minibatch.n_cells)
 
 
+def chosen_of(minibatch: Minibatch, m: int) -> Tensor:
+    """The features of modality m that the likelihood is of, boolean (D_m,)."""
+    features = minibatch.targets[m].features
+    every = torch.ones(minibatch.rows[m].panels.shape[1], dtype=torch.bool)
+    if features is None:
+        return every
+    return torch.zeros_like(every).index_fill(0, torch.from_numpy(features), True)
+
+
 def spread(own: Tensor, rows: ModalityRows, n_cells: int) -> Tensor:
     """Rows of the cells that have a modality, spread over all cells, (B, D_m)."""
     out = own.new_zeros(n_cells, own.shape[1])
@@ -227,7 +236,7 @@ class DenseVAE:
             mean_m = self.mean_of(minibatch, m, o)
             x = raw[m] if c.library_aware[m] else shown[m]
             means.append(mean_m)
-            at, alpha, pi = wanted[m], self.alpha(m, covariates), self.pi(m)
+            at, alpha, pi = wanted[m] & chosen_of(minibatch, m), self.alpha(m, covariates), self.pi(m)
             entries = log_prob(
                 c.distributions[m],
                 x[at],
@@ -239,11 +248,13 @@ class DenseVAE:
         return Pass(mean=mean, log_var=log_var, log_prob=log_probs, likelihood_mean=means)
 
     def mean_of(self, minibatch: Minibatch, m: int, o: Tensor) -> Tensor:
-        rows, c = minibatch.rows[m], self.config
+        c = self.config
         library = panel = None
         if c.library_aware[m]:
-            library = spread(rows.library.double()[:, None], rows, minibatch.n_cells)
-            panel = measured_of(minibatch, m)
+            chosen = chosen_of(minibatch, m)
+            raw = values_of(minibatch, m, len(chosen))
+            library = (raw * chosen).sum(1, keepdim=True)
+            panel = measured_of(minibatch, m) & chosen
             panel = panel | ~panel.any(1, keepdim=True)  # cells without the modality have no target there
         bounds = {k: self.w[f"{k}_{m}"] for k in ("low", "high", "centre")}
         return mean_of(c.distributions[m], o, library=library, panel=panel, **bounds)
@@ -322,10 +333,11 @@ class DenseVAE:
         gamma: float,
         training: bool,
     ) -> dict[str, Tensor]:
-        """Every term of the loss, as the specification writes it."""
+        """Every term of the loss, as the specification writes it; drawn features stand for all."""
         c = self.config
         passes, _ = self.passes(minibatch, masked, noise, training=training)
         ll = torch.stack([torch.stack([lp.sum(1).mean() for lp in p.log_prob]) for p in passes])  # (P, M)
+        ll = ll / torch.stack([chosen_of(minibatch, m).double().mean() for m in range(ll.shape[1])])
         beta = torch.tensor(self.beta, dtype=torch.float64)
         observed = -(1 - c.beta_unobs) * beta * ll[0]
         masked_term = (1 - c.beta_reverse) * ll[1]

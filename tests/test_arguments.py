@@ -83,7 +83,7 @@ def test_training_arguments(data: MuData, name: str) -> None:
         "checkpoint_dir": {"None", "'ten'"},
         "log_dir": {"None", "'ten'"},
         "devices": {"True"},
-        "lr": {"2.5"},
+        "lr": {"None", "2.5"},
         "weight_decay": {"2.5"},
         "max_grad_norm": {"2.5"},
         "checkpoint_every": {"2.5"},

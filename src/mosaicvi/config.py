@@ -1,4 +1,4 @@
-"""What a network is: the published parameters under their published names, and five of our own.
+"""What a network is: the published parameters under their published names, and six of our own.
 
 `NetworkConfig` is frozen, keyword-only and checked when it is built; `NetworkConfig.for_mosaic` fills in
 what a registered mosaic already says.
@@ -31,7 +31,7 @@ class NetworkConfig:
     """Sizes, weights and choices of one network.
 
     The first group has the names and meanings of the published implementation (scVAEIT;
-    Du, Cai & Roeder, PNAS 2022); the last five are ours.
+    Du, Cai & Roeder, PNAS 2022); the last six are ours.
 
     Parameters
     ----------
@@ -85,6 +85,9 @@ class NetworkConfig:
     unbiased_mmd
         Whether the MMD term is the unbiased estimate, a mean over pairs of groups by their size;
         otherwise the biased one, a sum over pairs.
+    likelihood_share
+        Per modality: share of its features, drawn anew in each step, whose likelihood a step of training
+        computes and whose library it sums, in (0, 1]; the term counts as that of all.
     """
 
     dim_input_arr: tuple[int, ...]
@@ -114,6 +117,7 @@ class NetworkConfig:
     encode_covariates: bool = False
     decode_mask: bool = True
     unbiased_mmd: bool = True
+    likelihood_share: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         n_mod, n_blk = len(self.uni_block_names), len(self.dim_block)
@@ -122,10 +126,13 @@ class NetworkConfig:
             _fill(self, "p_modal", (1.0 / n_mod,) * n_mod)
         if not self.library_aware:
             _fill(self, "library_aware", (False,) * n_mod)
+        if not self.likelihood_share:
+            _fill(self, "likelihood_share", (1.0,) * n_mod)
         for name, size, per in [
             ("dim_input_arr", n_mod, "modality"),
             ("p_modal", n_mod, "modality"),
             ("library_aware", n_mod, "modality"),
+            ("likelihood_share", n_mod, "modality"),
             ("dist_block", n_blk, "block"),
             ("dim_block_embed", n_blk, "block"),
             ("dim_block_enc", n_blk, "block"),
@@ -190,6 +197,9 @@ class NetworkConfig:
         p = self.p_modal
         if not all(_is_number(v) and v >= 0 for v in p) or not abs(sum(p) - 1) < 1e-6:
             raise InputError(f"p_modal: probabilities that sum to 1 are needed; got {p!r}.")
+        share = self.likelihood_share
+        if not all(_is_number(v) and 0 < v <= 1 for v in share):
+            raise InputError(f"likelihood_share: shares in (0, 1] are needed; got {share!r}.")
         if self.norm not in ("layer", "batch"):
             raise InputError(f"norm: 'layer' or 'batch', not {self.norm!r}.")
         for name in ("skip_conn", "encode_covariates", "decode_mask", "unbiased_mmd"):
@@ -249,8 +259,8 @@ class NetworkConfig:
         preset
             ``"default"``, or ``"seed"`` for the behaviour of the published implementation.
         **parameters
-            Fields of this class. A scalar is repeated over blocks or modalities; ``beta_modal``,
-            ``p_modal`` and ``library_aware`` may be a mapping from modality name.
+            Fields of this class. A scalar is repeated over blocks or modalities; ``beta_modal``, ``p_modal``,
+            ``library_aware`` and ``likelihood_share`` may be a mapping from modality name.
 
         Raises
         ------
@@ -277,7 +287,8 @@ class NetworkConfig:
                     f"{key}: {_short(given[key])} does not fit the registered mosaic, which has "
                     f"{_short(truth)}; leave it out."
                 )
-        return cls(**(_defaults(mods, preset) | given | said))
+        defaults = _defaults(mods, preset, equal=bool(given.get("skip_conn")))
+        return cls(**(defaults | given | said))
 
 
 def check_names(parameters: Mapping[str, Any]) -> None:
@@ -290,20 +301,23 @@ def check_names(parameters: Mapping[str, Any]) -> None:
             raise InputError(f"Unknown parameter {name!r}; {hint}")
 
 
-def _defaults(mods: Sequence[ModalityData], preset: str) -> dict[str, Any]:
+def _defaults(mods: Sequence[ModalityData], preset: str, *, equal: bool) -> dict[str, Any]:
+    """What is filled in; `equal` widths on both sides, as a skip connection needs them."""
     seed = preset == "seed"
     embed: list[int] = []
-    width: list[int] = []
+    enc: list[int] = []
+    dec: list[int] = []
     for m in mods:
         for size in m.block_sizes:
             several = len(m.block_sizes) > 1
             embed.append(2 if several else 32 if size > 500 else 16)
-            width.append(16 if several else 256 if size > 500 else 128 if size > 30 else 64)
+            dec.append(16 if several else 256 if size > 500 else 128 if size > 30 else 64)
+            enc.append(dec[-1] if seed or several or equal else dec[-1] // 2)
     return {
         "dim_block_embed": tuple(embed),
-        "dim_block_enc": tuple(width),
-        "dim_block_dec": tuple(width),
-        "dimensions": (256,) if seed else (256, 128),
+        "dim_block_enc": tuple(enc),
+        "dim_block_dec": tuple(dec),
+        "dimensions": (256,) if seed else (128,),
         "dim_latent": 32,
         "beta_kl": 2.0 if seed else 1.0,
         "beta_modal": (1.0,) * len(mods) if seed else "auto",
@@ -312,11 +326,27 @@ def _defaults(mods: Sequence[ModalityData], preset: str) -> dict[str, Any]:
         "decode_mask": True,
         "unbiased_mmd": not seed,
         "library_aware": tuple(not seed and m.likelihood in COUNT_DISTRIBUTIONS for m in mods),
+        "likelihood_share": tuple(1.0 if seed else _likelihood_share(m.n_features) for m in mods),
     }
 
 
+FEWEST_DRAWN = 512  # features of a modality in a step
+
+
+def _likelihood_share(n_features: int) -> float:
+    """A quarter of the features, or as many as make `FEWEST_DRAWN`."""
+    return max(0.25, min(1.0, FEWEST_DRAWN / n_features))
+
+
 PER_BLOCK = ("dim_block", "dist_block", "dim_block_embed", "dim_block_enc", "dim_block_dec", "block_names")
-PER_MODALITY = ("dim_input_arr", "uni_block_names", "beta_modal", "p_modal", "library_aware")
+PER_MODALITY = (
+    "dim_input_arr",
+    "uni_block_names",
+    "beta_modal",
+    "p_modal",
+    "library_aware",
+    "likelihood_share",
+)
 VALUES = ("mean_vals", "min_vals", "max_vals")
 _WIDTHS = {  # and the least that each may be
     "dim_block": 1,
@@ -342,7 +372,7 @@ def _spread(name: str, value: Any, mods: tuple[str, ...], block_names: tuple[str
     scalar = np.ndim(value) == 0 and not isinstance(value, Mapping)
     if name in PER_BLOCK and scalar:
         return _frozen(name, [value] * len(block_names))
-    if name in ("library_aware", "beta_modal", "p_modal") and scalar and not isinstance(value, str):
+    if name in PER_MODALITY[2:] and scalar and not isinstance(value, str):
         return _frozen(name, [value] * len(mods))
     if name in VALUES and scalar and value is not None:
         return _frozen(name, [value])

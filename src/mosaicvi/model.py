@@ -26,7 +26,7 @@ from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_network
 from mosaicvi.fit.loop import FitConfig, FitState
 from mosaicvi.fit.saved import read_model, write_model
-from mosaicvi.fit.session import begin, default_batch_size, default_epochs, run
+from mosaicvi.fit.session import begin, default_batch_size, default_epochs, default_rate, run
 from mosaicvi.fit.splits import Split, held_out
 from mosaicvi.infer.impute import Scale, Wanted, imputed, scale_of
 from mosaicvi.infer.latent import latent
@@ -223,7 +223,7 @@ class MosaicVI:
         self,
         max_epochs: int | None = None,
         *,
-        lr: float = 2e-3,
+        lr: float | None = None,
         weight_decay: float = 1e-4,
         batch_size: int | None = None,
         train_size: float = 0.9,
@@ -248,9 +248,11 @@ class MosaicVI:
             Epochs; where None, as many as visit 410,000 cells, between 20 and 400. A trained model is trained
             for as many more.
         lr, weight_decay
-            Of AdamW; the rate rises over the first steps and falls along a cosine.
+            Of AdamW; the rate rises over the first steps and falls along a cosine. Where None 0.004 for
+            minibatches of 512 cells, and in proportion to the root of their size for others.
         batch_size
-            Cells of a minibatch; where None 512, or an eighth of the cells if they are fewer than 4,096.
+            Cells of a minibatch; where None 512, or 1,024 if there are up to 8,192 features, but a sixth of
+            the cells at most.
         train_size
             Share of the cells to train on; the rest validate.
         early_stopping, patience
@@ -284,11 +286,14 @@ class MosaicVI:
         NonFiniteLossError
             If the loss is not a number; the weights are those before that step.
         """
+        if batch_size is None:
+            n_features = sum(m.n_features for m in self.mosaic.modalities)
+            batch_size = default_batch_size(self.mosaic.n_cells, n_features)
         settings = check_training(
             {
                 "lr": lr,
                 "weight_decay": weight_decay,
-                "batch_size": default_batch_size(self.mosaic.n_cells) if batch_size is None else batch_size,
+                "batch_size": batch_size,
                 "train_size": train_size,
                 "early_stopping": early_stopping,
                 "patience": patience,
@@ -306,6 +311,8 @@ class MosaicVI:
                 "progress": progress,
             }
         )
+        if settings["lr"] is None:
+            settings["lr"] = default_rate(settings["batch_size"])
         epochs = default_epochs(self.mosaic.n_cells) if max_epochs is None else int(max_epochs)
         config = FitConfig(max_epochs=epochs + len(self._rows), precision=precision, **settings)
         loader = self._loader_on(accelerator, devices)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.builders import fingerprint, random_mudata, truth
 
 from mosaicvi.data import minibatch as minibatch_module
-from mosaicvi.data.minibatch import MinibatchLoader, runs_of, shuffled, split, transformed
+from mosaicvi.data.minibatch import MinibatchLoader, drawn_features, runs_of, shuffled, split, transformed
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.errors import MosaicWarning
@@ -166,3 +166,47 @@ def test_order_is_a_function_of_seed_and_epoch_alone() -> None:
     assert (first != np.concatenate(shuffled(cells, 30, 1, 3))).any()
     assert (first != np.concatenate(shuffled(cells, 30, 2, 2))).any()
     assert (split(100, 0.5, 1)[0] != split(100, 0.5, 2)[0]).any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), data=st.data())
+def test_rows_of_some_features(seed: int, data: st.DataObject) -> None:
+    mosaic = mosaic_of(random_mudata(seed, fractions=data.draw(st.booleans())))
+    every = MinibatchLoader(mosaic).take(np.arange(24)).rows
+    chosen = [
+        np.array(sorted(data.draw(st.sets(st.integers(0, m.n_features - 1), min_size=1))))
+        for m in mosaic.modalities
+    ]
+    batch = MinibatchLoader(mosaic).take(np.arange(24), [chosen[0], None, chosen[2]])
+    assert batch.targets[1] is batch.rows[1]
+    for m in (0, 2):
+        whole, some = every[m], batch.targets[m]
+        raw = whole.sparse.value if whole.sparse is not None else whole.dense
+        dense = _dense(whole, raw, mosaic.modalities[m].n_features)[:, chosen[m]]
+        own = some.sparse.value if some.sparse is not None else some.dense
+        np.testing.assert_array_equal(_dense(some, own, len(chosen[m])), dense)
+        np.testing.assert_allclose(some.library, dense.sum(1), rtol=1e-6)
+        np.testing.assert_array_equal(some.panels, whole.panels[:, chosen[m]])
+        np.testing.assert_array_equal(some.scale, whole.scale)
+        again = some.only(np.array([len(chosen[m]) - 1]))
+        assert some.features is not None
+        assert again.features is not None
+        assert some.features.tolist() == chosen[m].tolist()
+        assert again.features.tolist() == [chosen[m][-1]]
+
+
+def test_features_are_drawn_with_their_probability_and_by_the_seed_alone() -> None:
+    sizes, shares = [1000, 30, 4], [0.25, 1.0, 1e-9]
+    drawn = [drawn_features(sizes, shares, (7, 2, step)) for step in range(400)]
+    times = np.zeros(1000)
+    for some, whole, none in drawn:
+        assert whole is None
+        assert none is None  # a modality without any is taken whole
+        assert some is not None
+        assert (np.diff(some) > 0).all()
+        times[some] += 1
+    # 400 draws at 1/4: 100 on average, with a deviation of 8.7
+    assert abs(times.mean() - 100) < 1.5
+    assert np.abs(times - 100).max() < 5 * 8.7
+    np.testing.assert_array_equal(drawn[3][0], drawn_features(sizes, shares, (7, 2, 3))[0])
+    assert len(drawn[3][0]) != len(drawn[4][0]) or (drawn[3][0] != drawn[4][0]).any()

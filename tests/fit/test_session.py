@@ -23,7 +23,7 @@ from mosaicvi.fit.checkpoint import CheckpointStore
 from mosaicvi.fit.format import save_bundle
 from mosaicvi.fit.loop import FitConfig, Report
 from mosaicvi.fit.progress import listener
-from mosaicvi.fit.session import VISITS, default_batch_size, default_epochs
+from mosaicvi.fit.session import VISITS, default_batch_size, default_epochs, default_rate
 
 SMALL: dict[str, Any] = {"dimensions": 12, "dim_latent": 3, "dim_block_enc": 6, "dim_block_dec": 6}
 QUICK: dict[str, Any] = {"batch_size": 12, "train_size": 0.8, "progress": False}
@@ -248,9 +248,17 @@ def test_epochs_by_default_visit_about_as_many_cells(cells: int, expected: int) 
         assert epochs * cells == pytest.approx(VISITS, rel=0.05)
 
 
-@pytest.mark.parametrize(("cells", "expected"), [(2, 2), (9, 2), (800, 100), (4095, 511), (10**6, 512)])
-def test_minibatches_by_default_leave_an_epoch_some_steps(cells: int, expected: int) -> None:
-    assert default_batch_size(cells) == expected
+@pytest.mark.parametrize(
+    ("cells", "features", "expected"),
+    [(2, 50, 2), (9, 50, 2), (600, 50, 100), (6144, 8192, 1024), (6144, 8193, 512), (10**6, 2000, 1024)],
+)
+def test_minibatches_by_default_leave_an_epoch_some_steps(cells: int, features: int, expected: int) -> None:
+    assert default_batch_size(cells, features) == expected
+
+
+def test_the_rate_by_default_follows_the_minibatch() -> None:
+    assert default_rate(512) == FitConfig(max_epochs=1).lr
+    assert default_rate(128) == pytest.approx(default_rate(512) / 2)
 
 
 def _report(epoch: int, row: dict[str, float] | None = None) -> Report:

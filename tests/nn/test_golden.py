@@ -51,6 +51,7 @@ def minibatch_of(config: NetworkConfig, z: dict[str, np.ndarray]) -> Minibatch:
         row = block[j] * n + i
         sparse = SparseRows(
             row=torch.from_numpy(row),
+            cell=torch.from_numpy(i),
             col=torch.from_numpy(j),
             value=torch.from_numpy(x[i, j]),
             indptr=torch.from_numpy(np.searchsorted(row, np.arange(len(blocks) * n + 1))),
@@ -74,6 +75,7 @@ def minibatch_of(config: NetworkConfig, z: dict[str, np.ndarray]) -> Minibatch:
     return Minibatch(
         index=torch.arange(n),
         rows=tuple(rows),
+        targets=tuple(rows),
         covariate_table=torch.from_numpy(z["batches"].astype(np.float32)),
         covariate_code=torch.arange(n),
         group=torch.from_numpy(z["conditions"].ravel().astype(np.int64)),

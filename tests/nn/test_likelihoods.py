@@ -63,28 +63,30 @@ def evaluate(
 def by_kernel(
     dist: Any, o: Tensor, alpha: Tensor | None, fields: dict[str, Any], rest: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """The same by the compiled likelihoods."""
+    """The same by the compiled likelihoods; blocks of one and of the other columns change nothing."""
     rest = {k: v for k, v in rest.items() if k not in ("centre", "pi")}
     library = rest.pop("library", None)
+    nonzeros = {k: fields.pop(k, None) for k in ("row", "col", "x", "constant", "rise", "d_rise")}
     job = kernels.job_of(
         dist, alpha=alpha, library=None if library is None else library[:, 0],
         **({"small": False} | fields | rest),
     )  # fmt: skip
-    value, d_alpha = np.zeros(len(o), np.float32), np.zeros(job.alpha.shape, np.float32)
-    z = len(job.x)
-    kernel = kernels.kernel_of(dist, aware=library is not None)
-    if kernel is not None:
-        kernel(o.numpy(), 0, 0, 0, z, job, value, d_alpha)
-    else:
-        total, expected = np.zeros_like(value), np.zeros_like(value)
-        kernels.add_sums(o.numpy(), 0, 0, job, total, expected)
-        assert kernels.in_range(total)
-        rate = job.library / total
-        expected = job.library if fields["wanted"] is None else expected * rate
-        seen = np.bincount(job.row, job.x, minlength=len(o)).astype(np.float32)
-        share = (seen - expected) / np.maximum(job.library, kernels.TINY)
-        kernels.multinomial(o.numpy(), 0, 0, 0, z, job, rate, share, value)
-        value -= expected
+    r, d = o.shape
+    first = max(1, d // 3)  # columns of the first block
+    run = (nonzeros["col"] >= first).long() * r + nonzeros["row"]
+    order = torch.argsort(run, stable=True)
+    arrays = {k: kernels.array(None if v is None else v[order]) for k, v in nonzeros.items() if k != "row"}
+    ends = np.concatenate([[0], np.cumsum(np.bincount(run, minlength=2 * r))])
+    values = kernels.Values(pick=np.arange(r), n=r, ends=ends, **arrays)
+    value, d_alpha = np.zeros(r, np.float32), np.zeros(job.alpha.shape, np.float32)
+    kind = kernels.kind_of(dist, aware=library is not None)
+    assert kind is not None
+    whole = library is not None
+    for lo, hi, blocks in [(0, d, (0, 2))] if whole else [(0, first, (0, 1)), (first, d, (1, 2))]:
+        part = np.ascontiguousarray(o.numpy()[:, lo:hi])
+        if hi > lo:
+            kernels.tile(kind, part, 0, lo, blocks, values, job, value, d_alpha)
+        o[:, lo:hi] = torch.from_numpy(part)
     out = {"value": torch.from_numpy(value), "o": -o}
     return out | ({"alpha": -torch.from_numpy(d_alpha)} if dist == "NB" else {})
 

@@ -16,14 +16,15 @@ from tests.builders import random_mudata
 from tests.oracles import DenseVAE, measured_of, spread
 from torch import Tensor
 
+from mosaicvi import device
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.minibatch import Minibatch, MinibatchLoader, transformed
+from mosaicvi.data.minibatch import Minibatch, MinibatchLoader, drawn_features, transformed
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.errors import MosaicWarning
 from mosaicvi.fit.build import build_network
 from mosaicvi.nn.masks import MaskSampler, ModalityMask
-from mosaicvi.nn.vae import MosaicVAE, diagonal_kl
+from mosaicvi.nn.vae import MosaicVAE
 
 SMALL: dict[str, Any] = {"dimensions": (7, 5), "dim_latent": 3, "dim_block_embed": 2, "dim_block_enc": 4}
 SMALL["dim_block_dec"] = 4
@@ -61,10 +62,12 @@ def dense_masks(masks: tuple[ModalityMask, ...], minibatch: Minibatch) -> list[T
 def compare(
     mosaic: Mosaic, net: MosaicVAE, *, seed: int, gamma: float = 0.0, cells: np.ndarray | None = None,
     masks: tuple[ModalityMask, ...] | None = None, training: bool = True, rtol: float = 2e-4,
+    features: list[np.ndarray | None] | None = None,
 ) -> None:  # fmt: skip
     """Loss, terms and gradients of the engine and of the dense network are the same."""
     generator = torch.Generator().manual_seed(seed)
-    minibatch = MinibatchLoader(mosaic).take(np.arange(mosaic.n_cells) if cells is None else cells)
+    every = np.arange(mosaic.n_cells)
+    minibatch = MinibatchLoader(mosaic).take(every if cells is None else cells, features)
     masks = masks or MaskSampler(net.config).draw(minibatch, generator)
     noise = torch.randn(net.n_passes() * minibatch.n_cells, net.config.dim_latent, generator=generator)
     oracle = DenseVAE(net.config, net.state_dict(), net.beta_modal)
@@ -130,9 +133,47 @@ def test_loss_and_gradients_are_those_of_the_dense_network(data: st.DataObject) 
     cells = np.array(data.draw(st.lists(st.integers(0, 23), min_size=fewest, max_size=24, unique=True)))
     # with random running statistics a batch norm makes outputs whose exponential float64 cannot hold
     training = net.config.norm == "batch" or data.draw(st.booleans())
+    features = None
+    if data.draw(st.booleans()):
+        chosen = [data.draw(st.sets(st.integers(0, m.n_features - 1), min_size=1)) for m in mosaic.modalities]
+        features = [None if len(c) < 2 else np.array(sorted(c)) for c in chosen]
     compare(
-        mosaic, net, seed=seed, gamma=data.draw(st.sampled_from([0.0, 0.5])), cells=cells, training=training
-    )
+        mosaic, net, seed=seed, gamma=data.draw(st.sampled_from([0.0, 0.5])), cells=cells, training=training,
+        features=features,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("likelihood", ["NB", "ZINB", "Poisson", "Bernoulli", "Gaussian"])
+def test_likelihoods_of_some_features(likelihood: str) -> None:
+    mdata = random_mudata(13, n_cells=60, n_genes=40)
+    mosaic = mosaic_of(mdata, likelihoods={"rna": likelihood, "atac": "Bernoulli"})
+    sizes = [m.n_features for m in mosaic.modalities]
+    for seed in range(3):
+        features = drawn_features(sizes, [0.4, 1.0, 0.5], [seed])
+        for aware in {False, likelihood in ("NB", "ZINB", "Poisson")}:
+            net = network(mosaic, seed, library_aware=(aware, True, False), beta_reverse=0.2)
+            compare(mosaic, net, seed=seed, features=features)
+
+
+@pytest.mark.parametrize("likelihood", ["NB", "ZINB", "Poisson", "Bernoulli", "Gaussian"])
+def test_on_a_device_the_engine_is_the_same(likelihood: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done where a look at a number is a wait, done here."""
+    mdata = random_mudata(14, n_cells=40, n_genes=20)
+    mosaic = mosaic_of(mdata, likelihoods={"rna": likelihood, "adt": "NB", "atac": "Poisson"})
+    monkeypatch.setattr(device, "is_apart", lambda tensor: True)
+    sizes = [m.n_features for m in mosaic.modalities]
+    for seed, features in enumerate([None, drawn_features(sizes, [0.5, 1.0, 0.5], [3])]):
+        for norm, skip in (("layer", False), ("batch", True)):
+            aware = likelihood in ("NB", "ZINB", "Poisson")
+            net = network(
+                mosaic,
+                seed,
+                library_aware=(aware, seed == 0, True),
+                beta_reverse=0.2,
+                norm=norm,
+                skip_conn=skip,
+            )
+            compare(mosaic, net, seed=seed, features=features, gamma=0.1)
 
 
 @pytest.mark.parametrize("aware", [True, False])
@@ -163,12 +204,13 @@ def test_widths_of_zero_have_no_sub_network() -> None:
 
 
 def test_many_rows_and_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mosaicvi.nn import work
+    from mosaicvi.nn import compiled_decoder, tensors
 
     mdata = random_mudata(9, n_cells=150, n_genes=70)
     mosaic = mosaic_of(mdata, likelihoods={"atac": "Poisson"})
     for entries in (1, 64, 500):
-        monkeypatch.setattr(work, "TILE_ENTRIES", dict.fromkeys(work.TILE_ENTRIES, entries))
+        monkeypatch.setattr(compiled_decoder, "TILE", entries)
+        monkeypatch.setattr(tensors, "TILE_ENTRIES", dict.fromkeys(tensors.TILE_ENTRIES, entries))
         for aware in (True, False):
             compare(mosaic, network(mosaic, 4, library_aware=aware), seed=4)
 
@@ -304,18 +346,3 @@ def test_encoding_and_imputing_are_those_of_the_dense_network() -> None:
                 want = expected.likelihood_mean[m] * (1 - pi if pi is not None else 1)
                 at = seen[m]
                 torch.testing.assert_close(mean[at].double(), want.detach()[at], rtol=1e-4, atol=1e-5)
-
-
-# --- terms --------------------------------------------------------------------------------------
-
-
-def test_kl_is_that_of_torch_within_the_clips_and_finite_beyond() -> None:
-    g = torch.Generator().manual_seed(0)
-    m0, m1, v0, v1 = (torch.randn(9, 4, generator=g, dtype=torch.float64) for _ in range(4))
-    normal = torch.distributions.Normal
-    expected = torch.distributions.kl_divergence(
-        normal(m0, torch.exp(v0 / 2)), normal(m1, torch.exp(v1 / 2))
-    ).sum(1).mean()  # fmt: skip
-    torch.testing.assert_close(diagonal_kl(m0, v0, m1, v1), expected)
-    assert float(diagonal_kl(m0, v0, m0, v0)) == pytest.approx(0, abs=1e-12)
-    assert torch.isfinite(diagonal_kl(m0, v0 + 500, m1, v1 - 500))

@@ -17,6 +17,7 @@ NUMBER = (int, float)
 KINDS: dict[str, type | tuple[type, ...]] = {
     "max_epochs": int,
     "batch_size": int,
+    "lr": (float, int),
     "devices": (int, str),
     "checkpoint_dir": str,
     "log_dir": str,

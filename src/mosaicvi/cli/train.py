@@ -95,9 +95,11 @@ def command(
     patience: Annotated[
         int | None, typer.Option(help="Epochs without gain before that. [default: 20]")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: 0.002]")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate. [default: 0.004 for 512 cells per step]")
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Cells per step. [default: 512, or an eighth of few cells]")
+        int | None, typer.Option(help="Cells per step. [default: 512, 1024 with few features]")
     ] = None,
     accelerator: Annotated[Accelerator | None, typer.Option(help="Where to train. [default: auto]")] = None,
     checkpoint: Annotated[

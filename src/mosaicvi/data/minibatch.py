@@ -8,6 +8,7 @@ and a block-wise layer is one sparse product.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mosaicvi import device
+from mosaicvi.compiled import Floats, Ints
+from mosaicvi.data import runs
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.transforms import Transform, apply
 
@@ -30,6 +34,8 @@ class SparseRows:
     ----------
     row
         b * n_m + i of each non-zero, ascending, int64 (Z,).
+    cell
+        Its i, int64 (Z,).
     col
         Its column in the modality, int64 (Z,).
     value
@@ -39,6 +45,7 @@ class SparseRows:
     """
 
     row: Tensor
+    cell: Tensor
     col: Tensor
     value: Tensor
     indptr: Tensor
@@ -46,7 +53,7 @@ class SparseRows:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModalityRows:
-    """What a minibatch holds of one modality.
+    """What a minibatch holds of one modality, or of some of its features.
 
     Attributes
     ----------
@@ -64,6 +71,8 @@ class ModalityRows:
         Its values, one of the two: `SparseRows`, or float32 (n_m, D_m).
     entry_measured
         Which entries were measured, boolean (n_m, D_m), or None for the whole panel.
+    features
+        Which of the modality's features these are, ascending, on the host; None for all.
     """
 
     cells: Tensor
@@ -76,6 +85,29 @@ class ModalityRows:
     sparse: SparseRows | None
     dense: Tensor | None
     entry_measured: Tensor | None
+    features: NDArray[np.int64] | None = None
+
+    def only(self, columns: NDArray[np.int64]) -> ModalityRows:
+        """The same of some of these columns, ascending; the library is the sum over them."""
+        at = torch.from_numpy(columns).to(self.cells.device)
+        sparse, dense, library = self.sparse, self.dense, self.library
+        if sparse is not None:
+            place = np.full(self.panels.shape[1], -1)
+            place[columns] = np.arange(len(columns))
+            sparse, library = _narrowed(sparse, self.cells.shape[0], torch.from_numpy(place))
+        elif dense is not None:
+            dense = dense.index_select(1, at)
+            library = dense.sum(1)
+        entry = self.entry_measured
+        return dataclasses.replace(
+            self,
+            panels=self.panels.index_select(1, at),
+            library=library,
+            sparse=sparse,
+            dense=dense,
+            entry_measured=None if entry is None else entry.index_select(1, at),
+            features=columns if self.features is None else self.features[columns],
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +120,8 @@ class Minibatch:
         Their positions in the mosaic, int64 (B,).
     rows
         What they hold of each modality, in the mosaic's order.
+    targets
+        The same of the features that the likelihood is computed of.
     covariate_table, covariate_code
         Distinct rows of covariates, float32 (A, C), and the row of each cell, int64 (B,).
     group
@@ -96,6 +130,7 @@ class Minibatch:
 
     index: Tensor
     rows: tuple[ModalityRows, ...]
+    targets: tuple[ModalityRows, ...]
     covariate_table: Tensor
     covariate_code: Tensor
     group: Tensor
@@ -146,26 +181,54 @@ class _Store:
         sparse = None if self.dense is not None else self._runs(row, int(self.row_length[host_row].sum()))
         return ModalityRows(
             cells=cells,
-            panel=self.panel[row],
+            panel=self.panel.index_select(0, row),
             panels=self.panels,
             all_measured=self.all_measured,
             transform=self.transform,
-            library=self.library[row],
-            scale=self.scale[row],
+            library=self.library.index_select(0, row),
+            scale=self.scale.index_select(0, row),
             sparse=sparse,
-            dense=None if self.dense is None else self.dense[row],
-            entry_measured=None if self.entry is None else self.entry[row],
+            dense=None if self.dense is None else self.dense.index_select(0, row),
+            entry_measured=None if self.entry is None else self.entry.index_select(0, row),
         )
 
     def _runs(self, row: Tensor, total: int) -> SparseRows:
         """The `total` non-zeros of some rows, block-major."""
-        at = (row * self.n_blocks + torch.arange(self.n_blocks, device=row.device)[:, None]).reshape(-1)
+        g = self.n_blocks
+        if not device.is_apart(row):
+            at_hand = self.indptr.numpy(), self.indices.numpy(), self.values.numpy()
+            return _sparse_rows(*runs.gathered(*at_hand, row.numpy(), g))
+        at = (row * g + torch.arange(g, device=row.device)[:, None]).reshape(-1)
         out_row, position = _runs_at(self.indptr, at, total)
         indptr = torch.zeros(len(at) + 1, dtype=torch.int64, device=row.device)
         torch.cumsum(self.indptr[at + 1] - self.indptr[at], 0, out=indptr[1:])
         return SparseRows(
-            row=out_row, col=self.indices[position].long(), value=self.values[position], indptr=indptr
+            row=out_row,
+            cell=out_row % max(len(row), 1),
+            col=self.indices[position].long(),
+            value=self.values[position],
+            indptr=indptr,
         )
+
+
+def _sparse_rows(row: Ints, cell: Ints, col: Ints, value: Floats, indptr: Ints) -> SparseRows:
+    """Sparse rows of arrays, which share their memory."""
+    row_t, cell_t, col_t, value_t, indptr_t = map(torch.from_numpy, (row, cell, col, value, indptr))
+    return SparseRows(row=row_t, cell=cell_t, col=col_t, value=value_t, indptr=indptr_t)
+
+
+def _narrowed(sparse: SparseRows, n: int, place: Tensor) -> tuple[SparseRows, Tensor]:
+    """The non-zeros in columns whose new place is not -1, and the sum of each of the n cells."""
+    if not device.is_apart(sparse.col):
+        row, cell, col = sparse.row.numpy(), sparse.cell.numpy(), sparse.col.numpy()
+        value, indptr = sparse.value.numpy(), sparse.indptr.numpy()
+        row, cell, col, value, indptr, sums = runs.narrowed(row, cell, col, value, indptr, n, place.numpy())
+        return _sparse_rows(row, cell, col, value, indptr), torch.from_numpy(sums)
+    # to drop the others the device would wait for their number: they stay as zeros of the first column
+    new = place.to(sparse.col.device)[sparse.col]
+    kept = sparse.value * (new >= 0)
+    total = torch.zeros(n, device=new.device).index_add_(0, sparse.cell, kept)
+    return dataclasses.replace(sparse, col=new.clamp_(min=0), value=kept), total
 
 
 def _runs_at(indptr: Tensor, at: Tensor, total: int) -> tuple[Tensor, Tensor]:
@@ -177,7 +240,7 @@ def _runs_at(indptr: Tensor, at: Tensor, total: int) -> tuple[Tensor, Tensor]:
     return row, torch.arange(total, device=at.device) + (start - before)[row]
 
 
-def runs_of(sparse: SparseRows, rows: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+def runs_of(sparse: SparseRows, rows: Tensor, n_rows: int, total: int | None = None) -> tuple[Tensor, Tensor]:
     """Some rows (r,) of sparse rows, again block-major: block * r + row and position there, (Z,) each.
 
     Parameters
@@ -188,10 +251,13 @@ def runs_of(sparse: SparseRows, rows: Tensor, n_rows: int) -> tuple[Tensor, Tens
         Which of them; one may come twice.
     n_rows
         Rows before.
+    total
+        How many non-zeros they have, where that is known.
     """
     n_blocks = (len(sparse.indptr) - 1) // max(n_rows, 1)
     at = (rows + n_rows * torch.arange(n_blocks, device=rows.device)[:, None]).reshape(-1)
-    total = int((sparse.indptr[at + 1] - sparse.indptr[at]).sum())
+    if total is None:
+        total = int((sparse.indptr[at + 1] - sparse.indptr[at]).sum())
     return _runs_at(sparse.indptr, at, total)
 
 
@@ -235,12 +301,25 @@ class MinibatchLoader:
         self.covariate_code = torch.from_numpy(code.ravel().astype(np.int64)).to(self.device)
         self.group = torch.from_numpy(mosaic.group).to(self.device)
 
-    def take(self, index: NDArray[np.int64]) -> Minibatch:
-        """Minibatch of the cells at `index`, int64 (B,)."""
+    def take(
+        self, index: NDArray[np.int64], features: Sequence[NDArray[np.int64] | None] | None = None
+    ) -> Minibatch:
+        """Minibatch of some cells.
+
+        Parameters
+        ----------
+        index
+            Their positions in the mosaic, int64 (B,).
+        features
+            The features of each modality that the likelihood is computed of, ascending; None for all.
+        """
         at = torch.from_numpy(index).to(self.device)
+        rows = tuple(s.gather(index) for s in self.stores)
+        some = features or (None,) * len(rows)
         return Minibatch(
             index=at,
-            rows=tuple(s.gather(index) for s in self.stores),
+            rows=rows,
+            targets=tuple(r if f is None else r.only(f) for r, f in zip(rows, some, strict=True)),
             covariate_table=self.covariate_table if self.distinct else self.covariate_table[at],
             covariate_code=self.covariate_code[at]
             if self.distinct
@@ -252,8 +331,7 @@ class MinibatchLoader:
 def transformed(rows: ModalityRows) -> Tensor:
     """What the encoder sees of the values: the transformed non-zeros (Z,), or dense (n_m, D_m)."""
     if rows.sparse is not None:
-        scale = rows.scale[rows.sparse.row % max(len(rows.cells), 1)]
-        return apply(rows.transform, rows.sparse.value, scale)
+        return apply(rows.transform, rows.sparse.value, rows.scale.index_select(0, rows.sparse.cell))
     assert rows.dense is not None
     return apply(rows.transform, rows.dense, rows.scale[:, None])
 
@@ -269,3 +347,25 @@ def shuffled(cells: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -
     """Minibatches of an epoch, of equal size to within one cell; a function of (seed, epoch) alone."""
     order = np.random.default_rng([seed, 1, epoch]).permutation(cells)
     return [np.asarray(part) for part in np.array_split(order, max(1, -(-len(cells) // batch_size)))]
+
+
+def drawn_features(
+    sizes: Sequence[int], shares: Sequence[float], seed: Sequence[int]
+) -> list[NDArray[np.int64] | None]:
+    """Features of each modality that count in a step, ascending; a function of `seed` alone.
+
+    Parameters
+    ----------
+    sizes
+        Features of each modality.
+    shares
+        Probability of each feature to be drawn; all, None, for 1.
+    seed
+        Whole numbers.
+    """
+    rng = np.random.default_rng(seed)
+    out: list[NDArray[np.int64] | None] = []
+    for size, share in zip(sizes, shares, strict=True):
+        drawn = np.flatnonzero(rng.random(size, np.float32) < share) if share < 1 else None
+        out.append(drawn if drawn is not None and 0 < len(drawn) < size else None)
+    return out

@@ -27,7 +27,10 @@ from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.vae import MosaicVAE
 
 VISITS = 410_000  # to cells that train a mosaic of ordinary size well; many more begin to fit its noise
-MINIBATCH, LEAST_STEPS = 512, 8  # cells of a step, unless an epoch would have too few steps
+MINIBATCH = 512  # cells of a step
+MANY_FEATURES = 8192  # with fewer, a step is short, so that it takes twice the cells
+LEAST_STEPS = 6  # of an epoch over all cells
+RATE = 4e-3  # of minibatches of 512 cells
 
 
 def default_epochs(n_cells: int) -> int:
@@ -35,9 +38,15 @@ def default_epochs(n_cells: int) -> int:
     return int(min(400, max(20, math.ceil(VISITS / max(1, n_cells)))))
 
 
-def default_batch_size(n_cells: int) -> int:
-    """Cells of a minibatch: 512, or an eighth of the cells where there are few."""
-    return min(MINIBATCH, max(2, n_cells // LEAST_STEPS))
+def default_batch_size(n_cells: int, n_features: int) -> int:
+    """Cells of a minibatch: 512, or 1,024 with few features, or a sixth of the cells where there are few."""
+    size = MINIBATCH if n_features > MANY_FEATURES else 2 * MINIBATCH
+    return min(size, max(2, n_cells // LEAST_STEPS))
+
+
+def default_rate(batch_size: int) -> float:
+    """Learning rate, in proportion to the root of the minibatch: as its gradient's noise falls."""
+    return RATE * math.sqrt(batch_size / 512)
 
 
 def begin(

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mosaicvi.nn.encoder import Encoded
 from mosaicvi.nn.likelihoods import mean
+from mosaicvi.nn.task import of_block
 from mosaicvi.nn.vae import MosaicVAE
-from mosaicvi.nn.work import of_block
 
 
 def decoded(
@@ -75,7 +75,7 @@ def _output(
             column = at[here] - lo
             if not whole:
                 weight = weight[:, column]
-            part = torch.addmm(weight[-1], of_block(group, hidden, b), weight[:-1])
+            part = torch.addmm(weight[-1], hidden[:, of_block(group, b)], weight[:-1])
             out[:, here] = part[:, column] if whole else part
             if whole:
                 top = part.amax(1, keepdim=True)

@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor
 
+from mosaicvi import device
 from mosaicvi.nn.tile import Tile, TileResult, need
 
 SMALL_DISPERSION = 1e-3  # below it a difference of two logarithms would cancel in float32
@@ -165,11 +166,11 @@ def zero_inflated(t: Tile) -> TileResult:
     column, seen = at % t.o.shape[1], x > 0
     value0, d_pi0 = torch.log(mixture), (1 - p0) / mixture
     log_p = need(t.rise) + need(t.constant) + x * (log_m - log_t_z) - _at_nonzeros(t, log_t / alpha)
-    log_p = torch.where(seen, log_p + torch.log1p(-pi)[column], _at_nonzeros(t, value0))
-    value0.view(-1)[at] = log_p
-    d_pi0.view(-1)[at] = torch.where(seen, -1 / (1 - pi)[column], _at_nonzeros(t, d_pi0))
+    log_p = log_p + torch.log1p(-pi)[column]
+    _replace_(t, value0, seen, log_p)
+    _replace_(t, d_pi0, seen, -1 / (1 - pi)[column])
     # a count has its own slopes: the zero's share is 1 there, less what the count adds
-    share.view(-1)[at] = torch.where(seen, 1.0, _at_nonzeros(t, share))
+    _replace_(t, share, seen, torch.ones_like(x))
     d_alpha0 = _slope_by_series(mean, alpha) * share
     by_mean = inverse * share
     gain = torch.where(seen, x * torch.exp(-log_t_z), 0.0)
@@ -189,6 +190,12 @@ def zero_inflated(t: Tile) -> TileResult:
         d_alpha=t.by_code(d_alpha0).sub_(t.by_code_at(d_rise)),
         d_pi=-(t.weight @ d_pi0),
     )
+
+
+def _replace_(t: Tile, dense: Tensor, seen: Tensor, values: Tensor) -> None:
+    """Put values (z,) where a count was seen; of the other non-zeros several may stand at one entry."""
+    change = torch.where(seen, values - _at_nonzeros(t, dense), 0.0)
+    dense.view(-1).index_add_(0, t.at(), change)
 
 
 def rising_log(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,7 +234,7 @@ def _stirling_slope(z: Tensor) -> Tensor:
 
 def rising(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """`rising_log` in the dtype of `x`; both are 0 at x = 0 and x = 1, the most frequent counts."""
-    if x.is_cuda:
+    if device.is_apart(x):
         f, d = rising_log(x, alpha)
         return f.to(x.dtype), d.to(x.dtype)
     f, d = torch.zeros_like(x), torch.zeros_like(x)

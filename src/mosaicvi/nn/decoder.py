@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from mosaicvi import device
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import ModalityRows
 from mosaicvi.nn.groups import block_groups
 from mosaicvi.nn.layers import HiddenStack, glorot_, leaky, make_linear
 from mosaicvi.nn.likelihoods import dispersion, zero_inflation
-from mosaicvi.nn.targets import Job, divided
-from mosaicvi.nn.work import Head, Step, Task, cost_of_row, of_block, run
-from mosaicvi.nn.workers import n_workers
+from mosaicvi.nn.targets import Job
+from mosaicvi.nn.task import Given, Head, Task, of_block
+from mosaicvi.nn.work import run
 
 HAS_DISPERSION = frozenset({"NB", "ZINB", "Gaussian"})
-Given = tuple[Task, list[Tensor | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,73 +114,70 @@ class Decoder(nn.Module):
         g: Tensor = leaky(self.inner[i](h))
         return g if skip is None else g + skip.flatten(1)
 
-    def alpha_table(self, m: int, covariate_table: Tensor) -> Tensor | None:
-        """Dispersion of modality m for each distinct covariate row, (A, D_m), or None."""
+    def alpha_table(self, m: int, covariate_table: Tensor, features: Tensor | None = None) -> Tensor | None:
+        """Dispersion of modality m by covariate row, (A, D_m), of all or some features; None without one."""
         if str(m) not in self.dispersion:
             return None
-        return dispersion(covariate_table, self.dispersion[str(m)], self.config.max_disp)
+        kernel = self.dispersion[str(m)]
+        kernel = kernel if features is None else kernel.index_select(1, features)
+        return dispersion(covariate_table, kernel, self.config.max_disp)
 
-    def pi(self, m: int) -> Tensor | None:
-        """Zero inflation of modality m, (D_m,), or None."""
-        return zero_inflation(self.inflation[str(m)]) if str(m) in self.inflation else None
-
-    def divided(self, jobs: list[list[Job]]) -> list[list[list[Job]]]:
-        """Shares of each modality's jobs for the workers of this machine, or all for one on a device."""
-        costs = [
-            cost_of_row(dist, aware=aware, layers=[self.last[i] for i in self.of_modality(m)])
-            for m, (dist, aware) in enumerate(
-                zip(self.config.distributions, self.config.library_aware, strict=True)
-            )
-        ]
-        return divided(jobs, costs, 1 if self.last[0].is_cuda else n_workers())
+    def pi(self, m: int, features: Tensor | None = None) -> Tensor | None:
+        """Zero inflation of modality m, (D_m,), of all or some features, or None."""
+        if str(m) not in self.inflation:
+            return None
+        logit = self.inflation[str(m)]
+        return zero_inflation(logit if features is None else logit.index_select(0, features))
 
     def task(
         self,
         head: Head,
         m: int,
         rows: ModalityRows,
-        values: Tensor,
-        shares: list[list[Job]],
+        jobs: list[Job],
         context: Context,
-    ) -> Given:
-        """What modality m must predict in a step, and the tensors whose gradients its likelihood gives.
+    ) -> Task:
+        """What modality m must predict in a step.
 
         Parameters
         ----------
         head
-            Constants of the modality.
+            Constants of the modality's likelihood, of the features that the rows hold.
         m
             Its position.
         rows
             What the minibatch holds of it.
-        values
-            Its values as the likelihood sees them: non-zeros (Z,), or dense (n_m, D_m).
-        shares
-            What each worker must predict.
+        jobs
+            What must be predicted.
         context
             What the modalities share.
         """
-        ordered = [job for share in shares for job in share]
-        of_pass = torch.cat([j.of_pass for j in ordered]) if ordered else rows.cells[:0]
-        pick = torch.cat([j.pick for j in ordered]) if ordered else rows.cells[:0]
+        of_pass = torch.cat([j.of_pass for j in jobs]) if jobs else rows.cells[:0]
+        pick = torch.cat([j.pick for j in jobs]) if jobs else rows.cells[:0]
         at = rows.cells[pick] + of_pass * context.n_cells
-        h = context.hidden.index_select(0, at)
         groups = self.of_modality(m)
-        skip = self.config.skip_conn
-        hidden = [self.block_hidden(i, h, context.blocks[i][at] if skip else None) for i in groups]
-        task = Task(
+        features = None if rows.features is None else torch.from_numpy(rows.features).to(at.device)
+        inner = [layer if isinstance(layer, nn.Linear) else None for layer in (self.inner[i] for i in groups)]
+        given = Given(
+            trunk=context.hidden.float(),
+            alpha=self.alpha_table(m, context.covariate_table, features),
+            pi=self.pi(m, features),
+            weight=[None if layer is None else layer.weight for layer in inner],
+            bias=[None if layer is None else layer.bias for layer in inner],
+            skip=[context.blocks[i].flatten(1) if self.config.skip_conn else None for i in groups],
+            last=[self.last[i] for i in groups],
+        )
+        return Task(
             head=head,
-            rows=rows,
-            values=values,
-            library=rows.library if self.config.library_aware[m] else None,
+            aware=self.config.library_aware[m],
+            jobs=jobs,
             code=context.covariate_code[rows.cells],
-            shares=shares,
+            at=at,
             weight=context.weights[of_pass] * context.beta[m],
             of_pass=of_pass,
-            n_passes=len(context.weights),
+            n_passes=context.weights.shape[0],
+            given=given,
         )
-        alpha, pi = self.alpha_table(m, context.covariate_table), self.pi(m)
-        return task, [alpha, pi, *[h.float() for h in hidden], *[self.last[i] for i in groups]]
 
     def output(self, m: int, hidden: list[Tensor]) -> Tensor:
         """Dense decoder output of modality m, (R, D_m)."""
@@ -188,54 +185,46 @@ class Decoder(nn.Module):
         for i, h in zip(self.of_modality(m), hidden, strict=True):
             g = self.groups[i]
             for b, (lo, hi) in enumerate(g.spans):
-                span = slice(lo - g.lo, hi - g.lo)
-                weight = self.last[i][:, span]
-                parts.append(torch.addmm(weight[-1], of_block(g, h, b), weight[:-1]))
+                weight = self.last[i][:, lo - g.lo : hi - g.lo]
+                parts.append(torch.addmm(weight[-1], h[:, of_block(g, b)], weight[:-1]))
         return torch.cat(parts, 1)
 
 
-def loss(given: list[Given]) -> tuple[Tensor, Tensor]:
+def loss(tasks: list[Task]) -> tuple[Tensor, Tensor]:
     """Weighted loss of all modalities, 0-d, and the plain log-likelihood of each in each pass, (P, M)."""
-    tasks = [task for task, _ in given]
-    total, log_prob = _Likelihood.apply(  # type: ignore[no-untyped-call]
-        tasks, torch.is_grad_enabled(), *[tensor for _, tensors in given for tensor in tensors]
-    )
+    given = [v for task in tasks for v in task.given.tensors()]
+    total, log_prob = _Likelihood.apply(tasks, torch.is_grad_enabled(), *given)  # type: ignore[no-untyped-call]
     return total, log_prob
 
 
 class _Likelihood(torch.autograd.Function):
     """Sum over rows of -weight * log-likelihood, its gradients computed on the way.
 
-    Besides the tasks it is told whether gradients are wanted. Of each task it is given dispersion and zero
-    inflation or None, then hidden rows and last layer of each group.
+    Besides the tasks and whether gradients are wanted it is given the tensors of the tasks that have one.
     """
 
     @staticmethod
     def forward(ctx: Any, tasks: list[Task], want: bool, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        steps, rest = [], list(tensors)
-        for task in tasks:
-            n = len(task.head.groups)
-            alpha, pi, *both = rest[: 2 + 2 * n]
-            del rest[: 2 + 2 * n]
-            layers = [v for v in both if v is not None]
-            steps.append(Step(task, alpha, pi, layers[:n], layers[n:], want=want))
+        rest, at_hand = iter(tensors), []
+        for task in tasks:  # here the tensors are without their history
+            own = task.given.like([next(rest) for _ in task.given.tensors()])
+            at_hand.append(dataclasses.replace(task, given=own))
         losses, log_prob = [], []
         ctx.which = []  # of the inputs that have a gradient
         grads: list[Tensor] = []
-        for step, sums in zip(steps, run(steps), strict=True):
-            if step.want:
-                found = [sums.alpha, sums.pi, *step.d_hidden, *sums.weight]
-                ctx.which += [g is not None for g in found]
-                grads += [g for g in found if g is not None]
-            by_pass = step.values.new_zeros(step.task.n_passes)
-            log_prob.append(by_pass.index_add_(0, step.task.of_pass, step.values))
-            losses.append(-(step.task.weight * step.values).sum())
+        for task, (value, found) in zip(tasks, run(at_hand, want=want), strict=True):
+            ctx.which += [d is not None for d in found]
+            grads += [d for d in found if d is not None]
+            by_pass = value.new_zeros(task.n_passes)
+            log_prob.append(by_pass.index_add_(0, task.of_pass, value))
+            losses.append(torch.dot(task.weight, value))
         ctx.save_for_backward(*grads)
         by_modality = torch.stack(log_prob, 1)
         ctx.mark_non_differentiable(by_modality)
-        return torch.stack(losses).sum(), by_modality
+        return -torch.stack(losses).sum(), by_modality
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        saved = iter(g.mul_(grad) for g in ctx.saved_tensors)
+        one = not device.is_apart(grad) and float(grad) == 1  # as a loss that is minimised has
+        saved = iter(g if one else g * grad for g in ctx.saved_tensors)
         return (None, None, *(next(saved) if there else None for there in ctx.which))

@@ -7,15 +7,16 @@ H = `dim_block_enc`, E = `dim_block_embed`, C covariates, K latent.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from mosaicvi import device
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows
-from mosaicvi.nn import indices
+from mosaicvi.nn.compiled_encoder import encode
+from mosaicvi.nn.first_layer import First, Seen, first_layer, seen_of
 from mosaicvi.nn.groups import BlockGroup, block_groups
 from mosaicvi.nn.layers import Csr, HiddenStack, PassBatchNorm, glorot_, leaky, make_linear, sparse_product
 from mosaicvi.nn.masks import View
@@ -32,7 +33,7 @@ class Encoded:
     embedding
         The mask's embedding (P * B, sum of E).
     blocks
-        h_b of each group (P * B, G, H), for the skip connection.
+        h_b of each group (P * B, G, H), for the skip connection; empty without one.
     """
 
     mean: Tensor
@@ -70,7 +71,9 @@ class MaskEmbedding(nn.Module):
 
 
 class BlockLayer(nn.Module):
-    """h_b = LeakyReLU(W_b [x_b ; e_b ; c]) for the blocks of a group, without a dense x."""
+    """Weights of h_b = LeakyReLU(W_b [x_b ; e_b ; c]) for the blocks of a group."""
+
+    covariate: nn.Parameter
 
     def __init__(self, group: BlockGroup, n_covariates: int, generator: Generator) -> None:
         super().__init__()
@@ -78,25 +81,20 @@ class BlockLayer(nn.Module):
         g = group
         self.value = nn.Parameter(torch.empty(g.hi - g.lo, g.enc))
         self.embed = nn.Parameter(torch.empty(g.n_blocks, g.embed, g.enc))
-        self.covariate: nn.Parameter | None = None
         if n_covariates:
             self.covariate = nn.Parameter(torch.empty(n_covariates, g.n_blocks * g.enc))
         for b, (lo, hi) in enumerate(g.spans):
             fan_in = hi - lo + g.embed + n_covariates
             for part in (self.value[lo - g.lo : hi - g.lo], self.embed[b]):
                 glorot_(part, fan_in, g.enc, generator)
-            if self.covariate is not None:
+            if n_covariates:
                 glorot_(self.covariate[:, b * g.enc : (b + 1) * g.enc], fan_in, g.enc, generator)
 
-    def forward(self, values: Tensor, embedding: Tensor, covariates: Tensor | None) -> Tensor:
-        """h_b of (P * B, G, H), given the product of values and weights of the same shape."""
+    def of_embedding(self) -> Tensor:
+        """Weights of all e_b as one matrix, with zeros between the blocks, (G * E, G * H)."""
         g = self.group
-        e = embedding[:, g.embed_at : g.embed_at + g.n_blocks * g.embed]
-        e = e.reshape(len(e), g.n_blocks, g.embed).transpose(0, 1)  # (G, P * B, E)
-        h = values + torch.bmm(e, self.embed).transpose(0, 1)
-        if covariates is not None and self.covariate is not None:
-            h = h + (covariates @ self.covariate).view(-1, g.n_blocks, g.enc)
-        return leaky(h)
+        spread = torch.diag_embed(self.embed.permute(1, 2, 0))  # (E, H, G, G)
+        return spread.permute(2, 0, 3, 1).reshape(g.n_blocks * g.embed, g.n_blocks * g.enc)
 
 
 class Encoder(nn.Module):
@@ -153,97 +151,130 @@ class Encoder(nn.Module):
         n_passes = len(views)
         embedding = self.embedding(minibatch, views)
         covariates = minibatch.covariates.repeat(n_passes, 1) if self.n_seen else None
-        parts, blocks = [], []
-        for group, layer in zip(self.groups, self.block, strict=True):
-            m = group.modality
-            seen = [v[m] for v in views]
-            if isinstance(layer, BlockLayer):
-                product = _product(group, layer.value, minibatch, values[m], seen, centres[m])
-                h = layer(product, embedding, covariates)
-                blocks.append(h)
-                parts.append(h.flatten(1))
-            else:
-                parts.append(_raw(group, minibatch, values[m], seen, centres[m], embedding, covariates))
-                blocks.append(parts[-1])
-        h = self.hidden(torch.cat(parts, 1), n_passes)
+        first = self._first(minibatch, values, views, centres, embedding, covariates)
+        if first is not None and self._is_compiled(embedding):
+            mean, log_var = encode(first, self._dense(), n_passes).tensor_split(2, 1)
+            mean = self.mean_norm(mean, n_passes)
+            return Encoded(mean=mean, log_var=log_var, embedding=embedding, blocks=[])
+        layered = embedding[:, :0] if first is None else leaky(first_layer(first, n_passes))
+        widths = [g.n_blocks * g.enc for g in self.groups if g.enc]
+        h_b, parts = iter(torch.split_with_sizes(layered, widths, 1)), []
+        for g in self.groups:
+            m = g.modality
+            given = minibatch, values[m], [v[m] for v in views], centres[m], embedding, covariates
+            parts.append(next(h_b) if g.enc else _raw(g, *given))
+        h = self.hidden(layered if all(g.enc for g in self.groups) else torch.cat(parts, 1), n_passes)
         return Encoded(
             mean=self.mean_norm(self.mean(h), n_passes),
             log_var=self.log_var(h),
             embedding=embedding,
-            blocks=blocks,
+            blocks=[
+                p.view(-1, g.n_blocks, g.enc) if g.enc else p for p, g in zip(parts, self.groups, strict=True)
+            ],
         )
 
+    def _is_compiled(self, embedding: Tensor) -> bool:
+        """Whether the layers after the first are compiled as well."""
+        c = self.config
+        plain = c.norm == "layer" and not c.skip_conn and all(g.enc for g in self.groups)
+        return plain and embedding.dtype == torch.float32 and not device.is_apart(embedding)
 
-def _product(
+    def _first(
+        self,
+        minibatch: Minibatch,
+        values: list[Tensor],
+        views: list[list[View]],
+        centres: list[Tensor | None],
+        embedding: Tensor,
+        covariates: Tensor | None,
+    ) -> First | None:
+        """What the first layers are made of; None without a sub-network."""
+        layers = [layer for layer in self.block if isinstance(layer, BlockLayer)]
+        if not layers:
+            return None
+        total = sum(layer.group.n_blocks * layer.group.enc for layer in layers)
+        seen: list[Seen] = []
+        weights: list[Tensor] = []
+        at = 0
+        base: Tensor | None = None
+        for layer in layers:
+            g, m = layer.group, layer.group.modality
+            given = minibatch.rows[m], values[m], [v[m] for v in views]
+            width = g.n_blocks * g.enc
+            sparse = given[0].sparse is not None and centres[m] is None
+            if sparse and not device.is_apart(embedding):
+                seen.append(seen_of(g, at, *given, minibatch.n_cells))
+                weights.append(layer.value)
+            else:
+                product = (
+                    _sparse_product(g, layer.value, *given)
+                    if sparse
+                    else _dense_product(g, layer.value, *given, centres[m])
+                )
+                product = _to_cells(product, given[0].cells, len(views), minibatch.n_cells)
+                wide = functional.pad(product.flatten(1), (at, total - at - width))
+                base = wide if base is None else base + wide
+            at += width
+        rest = [
+            embedding[:, g.embed_at : g.embed_at + g.n_blocks * g.embed] for g in (x.group for x in layers)
+        ]
+        mix: Tensor = torch.block_diag(*[layer.of_embedding() for layer in layers])  # type: ignore[no-untyped-call]
+        if covariates is not None:
+            rest.append(covariates)
+            mix = torch.cat([mix, torch.cat([layer.covariate for layer in layers], 1)])
+        return First(rest=torch.cat(rest, 1), mix=mix, base=base, seen=seen, values=weights)
+
+    def _dense(self) -> list[Tensor]:
+        """Weights, bias, scale and shift of each hidden layer; weights and bias of mean and log variance."""
+        hidden = [
+            p
+            for pair in zip(self.hidden.linear, self.hidden.norm, strict=True)
+            for x in pair
+            for p in x.parameters()
+        ]
+        both = zip(self.mean.parameters(), self.log_var.parameters(), strict=True)
+        return [*hidden, *(torch.cat(pair) for pair in both)]
+
+
+def _dense_product(
     group: BlockGroup,
     weight: Tensor,
-    minibatch: Minibatch,
+    rows: ModalityRows,
     values: Tensor,
     views: list[View],
     centre: Tensor | None,
 ) -> Tensor:
-    """Values times weights by block, for every pass: (P * B, G, H), zero for cells without the modality."""
-    rows = minibatch.rows[group.modality]
-    if rows.sparse is not None and centre is None:
-        out = _sparse_product(group, weight, rows, values, views)
-    else:
-        x = _visible_dense(rows, values, views, centre)
-        out = torch.stack(
-            [x[:, lo:hi] @ weight[lo - group.lo : hi - group.lo] for lo, hi in group.spans], dim=1
-        )
-    return _to_cells(out, rows.cells, len(views), minibatch.n_cells)
-
-
-def _to_cells(out: Tensor, cells: Tensor, n_passes: int, n_cells: int) -> Tensor:
-    """Spread rows (P * n_m, ...) over cells (P * B, ...)."""
-    if len(cells) == n_cells:
-        return out
-    shape = (n_passes, n_cells, *out.shape[1:])
-    spread = out.new_zeros(shape).index_copy(1, cells, out.view(n_passes, len(cells), *out.shape[1:]))
-    return spread.flatten(0, 1)
+    """Values times weights by block, for every pass: (P * n_m, G, H)."""
+    x = _visible_dense(rows, values, views, centre)
+    return torch.stack([x[:, lo:hi] @ weight[lo - group.lo : hi - group.lo] for lo, hi in group.spans], dim=1)
 
 
 def _sparse_product(
     group: BlockGroup, weight: Tensor, rows: ModalityRows, values: Tensor, views: list[View]
 ) -> Tensor:
-    """(P * n_m, G, H) from the visible non-zeros alone."""
+    """The same on a device, hidden values as zeros: without them it would wait for their number."""
     assert rows.sparse is not None
     n, g = len(rows.cells), group.n_blocks
-    row, col = rows.sparse.row, rows.sparse.col
-    if g * n <= 0 or len(weight) == 0:
+    if n == 0 or len(weight) == 0:
         nothing = weight[:0].sum()  # so that the gradient is zero, not None
         return weight.new_zeros(len(views) * n, g, group.enc) + nothing
-    whole = group.lo == 0 and group.first == 0 and group.hi == views[0].table.shape[1]
-    if not whole:  # the group's blocks are one run of the block-major non-zeros
-        ends = torch.searchsorted(
-            row, torch.tensor([group.first * n, (group.first + g) * n], device=row.device)
-        )
-        run = slice(int(ends[0]), int(ends[1]))
-        row, col, values = row[run] - group.first * n, col[run], values[run]
-    shape = (len(views), g, n, group.enc)
-    if row.is_cuda:
-        matrix = _visible_on_device(row, col - group.lo, values, n, g * n, views, col)
-    else:
-        index = torch.stack([torch.full_like(v.index, -1) if v.full else v.index for v in views])
-        table = [v.table for v in views if not v.full]
-        starts = itertools.accumulate((0 if v.full else len(v.table) for v in views), initial=0)
-        for p, start in zip(range(len(views)), starts, strict=False):
-            index[p] += 0 if views[p].full else start
-        arrays = (torch.cat(table) if table else views[0].table[:0]).contiguous().numpy(), index.numpy()
-        visible = indices.visible_rows(
-            row.numpy(), col.numpy(), values.detach().numpy(), n, g * n, group.lo, *arrays
-        )
-        matrix = Csr(*map(torch.from_numpy, visible))
-    return sparse_product(matrix, weight).view(shape).transpose(1, 2).flatten(0, 1)
+    row, col, cell = rows.sparse.row, rows.sparse.col, rows.sparse.cell
+    if g != (len(rows.sparse.indptr) - 1) // n:  # the group's blocks are one run of the non-zeros
+        ends = rows.sparse.indptr[[group.first * n, (group.first + g) * n]].tolist()
+        row, col, cell, values = (v[slice(*ends)] for v in (row - group.first * n, col, cell, values))
+    seen = [values if v.full else values * v.table[v.index[cell], col] for v in views]
+    every = torch.cat([row + p * g * n for p in range(len(views))])
+    matrix = Csr.of_rows(every, (col - group.lo).repeat(len(views)), torch.cat(seen), len(views) * g * n)
+    return sparse_product(matrix, weight).view(len(views), g, n, group.enc).transpose(1, 2).flatten(0, 1)
 
 
-def _visible_on_device(
-    row: Tensor, col: Tensor, values: Tensor, n: int, n_rows: int, views: list[View], column: Tensor
-) -> Csr:
-    """What each pass sees, hidden values as zeros: without them the device would wait for their number."""
-    seen = [values if v.full else values * v.table[v.index[row % n], column] for v in views]
-    every = torch.cat([row + p * n_rows for p in range(len(views))])
-    return Csr.of_rows(every, col.repeat(len(views)), torch.cat(seen), len(views) * n_rows)
+def _to_cells(out: Tensor, cells: Tensor, n_passes: int, n_cells: int) -> Tensor:
+    """Spread rows (P * n_m, ...) over cells (P * B, ...), zero for cells without the modality."""
+    if len(cells) == n_cells:
+        return out
+    shape = (n_passes, n_cells, *out.shape[1:])
+    spread = out.new_zeros(shape).index_copy(1, cells, out.view(n_passes, len(cells), *out.shape[1:]))
+    return spread.flatten(0, 1)
 
 
 def _visible_dense(rows: ModalityRows, values: Tensor, views: list[View], centre: Tensor | None) -> Tensor:
@@ -259,7 +290,7 @@ def densified(rows: ModalityRows, values: Tensor, n_features: int) -> Tensor:
         return values
     n = len(rows.cells)
     dense = values.new_zeros(n * n_features)
-    dense[(rows.sparse.row % max(n, 1)) * n_features + rows.sparse.col] = values
+    dense[rows.sparse.cell * n_features + rows.sparse.col] = values
     return dense.view(n, n_features)
 
 

@@ -6,6 +6,11 @@ Chromosomes are many small blocks; doing them one by one would cost more in call
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mosaicvi.config import Distribution, NetworkConfig
 
@@ -78,3 +83,13 @@ def block_groups(config: NetworkConfig) -> list[BlockGroup]:
             )
         first, lo, embed_at, previous = first + 1, lo + size, embed_at + kind[0], name
     return groups
+
+
+def narrowed(groups: Sequence[BlockGroup], features: NDArray[np.int64]) -> tuple[BlockGroup, ...]:
+    """The groups of a modality with some of its features only, ascending; a block may be left empty."""
+    out = []
+    for g in groups:
+        ends = np.searchsorted(features, [g.lo, *(hi for _, hi in g.spans)]).tolist()
+        sizes = tuple(b - a for a, b in itertools.pairwise(ends))
+        out.append(dataclasses.replace(g, lo=ends[0], hi=ends[-1], sizes=sizes))
+    return tuple(out)

@@ -1,17 +1,17 @@
-"""The likelihoods of counts and of accessibility, compiled: one pass over a tile in place of a dozen.
+"""Compiled likelihoods: what they are given, that of accessibility, and the choice of one for a tile.
 
-The same arithmetic as `counts` and `likelihoods`, which other devices and precisions use. Rows of a tile
-are worked through one by one, so that intermediate values stay in the first-level cache; Python's lock is
-not held. Loops touch few arrays each: with more, the compiler would have too much to check before it could
-use vector instructions.
+They do the arithmetic of `counts` and `likelihoods`, which other devices and precisions use, in one pass over
+a tile in place of a dozen; the gradient is that of the loss, with the weight of each row. Rows are worked
+through one by one, so that intermediate values stay in the first-level cache; Python's lock is not held.
+Loops touch few arrays each: with more, the compiler would have too much to check before it could use vector
+instructions.
 
-Legend: r rows and d columns of a job, A covariate rows, z non-zeros. A tile is `o`, whose first row and
-column in the job are `first` and `lo`; its non-zeros are `start` to `stop` of the job's.
+Legend: r rows and d columns of a job, A covariate rows, n cells, G blocks, Z non-zeros of the modality, z of
+a tile. A tile is `o`, whose first row and column in the job are `first` and `lo`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mosaicvi.config import Distribution
-from mosaicvi.nn.compiled import (
+from mosaicvi.compiled import (
     Bools,
     Floats,
     Ints,
@@ -28,14 +27,13 @@ from mosaicvi.nn.compiled import (
     between,
     exp,
     f32,
-    in_order,
     log,
-    log1p,
 )
+from mosaicvi.config import Distribution
+from mosaicvi.nn.count_kernels import nb_bounded, nb_softmax, poisson_softmax
 from mosaicvi.nn.masks import View
 
-TINY = f32(np.finfo(np.float32).tiny)
-MOST, LEAST = f32(1e30), f32(1e-20)  # sums of exponentials between them are exact enough
+BERNOULLI, POISSON_SOFTMAX, NB_SOFTMAX, NB_BOUNDED = range(4)
 
 
 class Job(NamedTuple):
@@ -54,11 +52,9 @@ class Job(NamedTuple):
     small
         Whether some dispersion is below `counts.SMALL_DISPERSION`.
     wanted, of_wanted
-        Distinct choices of the entries that count (T, d), and the choice of each row (r,).
+        Distinct choices of the entries that count (T, d), and the choice of each row, -1 for all, (r,).
     measured, of_measured
         The same of the entries that the softmax is normalised over.
-    row, col, x, constant, rise, d_rise
-        Of the non-zeros: row, column, value, -log x!, f(x, a) and its derivative by a, (z,).
     """
 
     low: Floats
@@ -72,6 +68,36 @@ class Job(NamedTuple):
     of_wanted: Ints
     measured: Bools
     of_measured: Ints
+
+
+class Values(NamedTuple):
+    """Non-zeros of the job's modality, block-major.
+
+    Attributes
+    ----------
+    pick
+        The cell of each row, (r,).
+    n
+        Cells.
+    ends
+        Where each block * n + cell begins, (G * n + 1,).
+    col, x, constant, rise, d_rise
+        Column, value, -log x!, f(x, a) and its derivative by a, (Z,) each.
+    """
+
+    pick: Ints
+    n: int
+    ends: Ints
+    col: Ints
+    x: Floats
+    constant: Floats
+    rise: Floats
+    d_rise: Floats
+
+
+class Counts(NamedTuple):
+    """The non-zero targets of a tile: row and column of the job, and their values, (z,) each."""
+
     row: Ints
     col: Ints
     x: Floats
@@ -89,100 +115,65 @@ def job_of(
     weight: Tensor,
     wanted: View | None,
     measured: View | None,
-    row: Tensor,
-    col: Tensor,
-    x: Tensor,
     small: bool,
     library: Tensor | None = None,
     alpha: Tensor | None = None,
-    constant: Tensor | None = None,
-    rise: Tensor | None = None,
-    d_rise: Tensor | None = None,
 ) -> Job:
     """A `Job` of tensors, which share its memory; `low` and `high` are those of the mean."""
     if dist == "Bernoulli":
         low, high = torch.logit(low), torch.logit(high)
-    nothing = x.new_zeros(0)
-    named = {
-        "low": low, "high": high, "library": library, "code": code, "weight": weight,
-        "row": row, "col": col, "x": x, "constant": constant, "rise": rise, "d_rise": d_rise,
-    }  # fmt: skip
-    arrays: dict[str, Any] = {k: _array(nothing if v is None else v) for k, v in named.items()}
-    arrays["alpha"] = _array(nothing[None] if alpha is None else alpha)
-    arrays["wanted"], arrays["of_wanted"] = view_arrays(wanted)
-    arrays["measured"], arrays["of_measured"] = view_arrays(measured)
-    return Job(small=small, **arrays)
+    return Job(
+        low=array(low),
+        high=array(high),
+        library=array(library),
+        alpha=array(alpha, 2),
+        code=array(code),
+        weight=array(weight),
+        small=small,
+        wanted=_NO_TABLE if wanted is None else array(wanted.table),
+        of_wanted=np.full(len(code), -1) if wanted is None else array(wanted.index),
+        measured=_NO_TABLE if measured is None else array(measured.table),
+        of_measured=_NO_INDEX if measured is None else array(measured.index),
+    )
 
 
-def view_arrays(view: View | None) -> tuple[Bools, Ints]:
-    """Table and index; an empty table for None."""
-    if view is None:
-        return _NO_TABLE, _NO_INDEX
-    return _array(view.table), _array(view.index)
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
+def array(tensor: Tensor | None, n_axes: int = 1) -> NDArray[Any]:
+    """The tensor as a contiguous array, without a copy where it is one; for None an empty one of floats."""
+    if tensor is None:
+        return np.zeros((0,) * n_axes, np.float32)
     return np.ascontiguousarray(tensor.detach().numpy())
 
 
 _NO_TABLE, _NO_INDEX = np.zeros((0, 0), np.bool_), np.zeros(0, np.int64)
 
 
-@in_order
-def rising(x: Floats, alpha: Floats) -> tuple[Floats, Floats]:
-    """`counts.rising_log`, (z,) each; both are 0 at x = 0 and x = 1."""
-    out, d_out = np.zeros(len(x), np.float32), np.zeros(len(x), np.float32)
-    for z in range(len(x)):
-        if x[z] == f32(0) or x[z] == f32(1):
-            continue
-        v, a = np.float64(x[z]), np.float64(alpha[z])
-        r = 1 / a
-        s, t = r + 5, v + r + 5
-        log_ratio = np.log1p(v / s)
-        product, slope = 1.0, 0.0
-        for k in range(5):
-            q = v / (r + k)
-            product *= q + 1
-            slope += q / (r + k + v)
-        w, y = 1 / (s * s), 1 / (t * t)
-        f = (t - 0.5) * log_ratio + v * np.log1p(5 * a) - v - np.log(product)
-        f += (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / t
-        f -= (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w / 1680))) / s
-        d_r = log_ratio - (t - 0.5) * v / (s * t) + slope
-        d_r += w * (1 / 12 - w * (1 / 120 - w * (1 / 252 - w / 240)))
-        d_r -= y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y / 240)))
-        out[z] = f
-        d_out[z] = -r * r * d_r + 5 * v / (1 + 5 * a)
-    return out, d_out
-
-
 # --- accessibility ------------------------------------------------------------------------------
 
 
 @any_order
-def bernoulli(
-    o: Floats, first: int, lo: int, start: int, stop: int, job: Job, value: Floats, d_alpha: Floats
-) -> None:
+def bernoulli(o: Floats, first: int, lo: int, nz: Counts, job: Job, value: Floats) -> None:
     """Bernoulli of a probability that is clipped to its bounds, where it has no gradient."""
     r, d = o.shape
     low, high = job.low[lo : lo + d], job.high[lo : lo + d]
-    seen = np.empty(stop - start, np.float32)  # what a non-zero takes off the gradient
-    for z in range(start, stop):
-        i, j, x = job.row[z] - first, job.col[z] - lo, job.x[z]
+    seen = np.empty(len(nz.x), np.float32)  # what a non-zero takes off the gradient
+    for z in range(len(nz.x)):
+        i, j, x = nz.row[z] - first, nz.col[z] - lo, nz.x[z]
         bounded = between(low[j], o[i, j], high[j])
         value[first + i] += x * bounded  # log p - log(1 - p)
-        seen[z - start] = f32(0) if o[i, j] < low[j] or o[i, j] > high[j] else x
+        seen[z] = f32(0) if o[i, j] < low[j] or o[i, j] > high[j] else x * job.weight[first + i]
     total = np.empty(d, np.float32)
     n = d // 4
     for i in range(r):
+        w = job.weight[first + i]
         for j in range(d):
             bounded = between(low[j], o[i, j], high[j])
             odds = exp(bounded)
             total[j] = f32(1) + odds
-            o[i, j] = f32(0) if o[i, j] < low[j] or o[i, j] > high[j] else odds / total[j]
+            o[i, j] = f32(0) if o[i, j] < low[j] or o[i, j] > high[j] else w * odds / total[j]
         sum_log = f32(0)
-        if len(job.wanted):
-            mask = job.wanted[job.of_wanted[first + i], lo : lo + d]
+        choice = job.of_wanted[first + i]
+        if choice >= 0:
+            mask = job.wanted[choice, lo : lo + d]
             for j in range(d):
                 keep = f32(mask[j])
                 o[i, j] *= keep
@@ -195,271 +186,69 @@ def bernoulli(
             for j in range(4 * n, d):
                 sum_log += log(total[j])
         value[first + i] -= sum_log
-    for z in range(start, stop):
-        o[job.row[z] - first, job.col[z] - lo] -= seen[z - start]
+    for z in range(len(nz.x)):
+        o[nz.row[z] - first, nz.col[z] - lo] -= seen[z]
 
 
-# --- Poisson ------------------------------------------------------------------------------------
-
-
-@any_order
-def add_sums(o: Floats, first: int, lo: int, job: Job, total: Floats, expected: Floats) -> None:
-    """Add the sums of exp(output) of each row, over what was measured and over the targets, (r,) each."""
-    r, d = o.shape
-    e = np.empty(d, np.float32)
-    for i in range(r):
-        sum_all, sum_wanted = f32(0), f32(0)
-        for j in range(d):
-            e[j] = exp(o[i, j])
-        if len(job.measured):
-            mask = job.measured[job.of_measured[first + i], lo : lo + d]
-            for j in range(d):
-                e[j] *= f32(mask[j])
-        for j in range(d):
-            sum_all += e[j]
-        if len(job.wanted):
-            mask = job.wanted[job.of_wanted[first + i], lo : lo + d]
-            for j in range(d):
-                sum_wanted += e[j] * f32(mask[j])
-        total[first + i] += sum_all
-        expected[first + i] += sum_wanted
-
-
-def in_range(total: Floats) -> bool:
-    """Whether sums of exponentials neither overflow nor lose their small terms."""
-    return bool(((total > LEAST) & (total < MOST)).all())
+# --- tile by tile -------------------------------------------------------------------------------
 
 
 @any_order
-def multinomial(
-    o: Floats,
-    first: int,
-    lo: int,
-    start: int,
-    stop: int,
-    job: Job,
-    rate: Floats,
-    share: Floats,
-    value: Floats,
-) -> None:
-    """Poisson of mean rate * exp(output), without the means of the targets in its value.
+def _targets(values: Values, job: Job, rows: tuple[int, int], blocks: tuple[int, int]) -> Counts:
+    """The non-zero targets in some rows and blocks."""
+    size, n, ends = 0, values.n, values.ends
+    for b in range(blocks[0], blocks[1]):
+        for i in range(rows[0], rows[1]):
+            size += ends[b * n + values.pick[i] + 1] - ends[b * n + values.pick[i]]
+    row, col, at = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
+    k = 0
+    for b in range(blocks[0], blocks[1]):
+        for i in range(rows[0], rows[1]):
+            for z in range(ends[b * n + values.pick[i]], ends[b * n + values.pick[i] + 1]):
+                if job.of_wanted[i] < 0 or job.wanted[job.of_wanted[i], values.col[z]]:
+                    row[k], col[k], at[k] = i, values.col[z], z
+                    k += 1
+    at = at[:k]
+    return Counts(
+        row[:k],
+        col[:k],
+        values.x[at],
+        _of(values.constant, at),
+        _of(values.rise, at),
+        _of(values.d_rise, at),
+    )
 
-    `rate` is the library over the sum of exp(output), `share` is (counts - means of all targets) over the
-    library, (r,) each.
+
+@any_order
+def _of(values: Floats, at: Ints) -> Floats:
+    """Values at some positions; none where there are none."""
+    return values[at] if len(values) else values
+
+
+@any_order
+def tile(
+    kind: int, o: Floats, first: int, lo: int, blocks: tuple[int, int], values: Values, job: Job,
+    value: Floats, d_alpha: Floats,
+) -> None:  # fmt: skip
+    """Turn the output into the gradient of the loss; adds to `value` (r,) and `d_alpha` (A, d) of the job.
+
+    The tile is rows of the job from `first` on, and all columns of some blocks, the first of them `lo`.
     """
-    r, d = o.shape
-    log_rate = np.empty(r, np.float32)
-    for i in range(r):
-        log_rate[i] = log(max(rate[first + i], TINY))
-    for z in range(start, stop):
-        i = job.row[z] - first
-        value[first + i] += job.x[z] * (o[i, job.col[z] - lo] + log_rate[i]) + job.constant[z]
-    for i in range(r):
-        inside, outside = rate[first + i], rate[first + i] * share[first + i]
-        for j in range(d):
-            o[i, j] = exp(o[i, j])
-        if len(job.measured):
-            mask = job.measured[job.of_measured[first + i], lo : lo + d]
-            for j in range(d):
-                o[i, j] *= f32(mask[j])
-        if len(job.wanted):
-            mask = job.wanted[job.of_wanted[first + i], lo : lo + d]
-            for j in range(d):
-                o[i, j] *= inside * f32(mask[j]) + outside
-        else:
-            for j in range(d):
-                o[i, j] *= inside + outside
-    for z in range(start, stop):
-        o[job.row[z] - first, job.col[z] - lo] -= job.x[z]
+    nz = _targets(values, job, (first, first + len(o)), blocks)
+    if kind == BERNOULLI:
+        bernoulli(o, first, lo, nz, job, value)
+    elif kind == POISSON_SOFTMAX:
+        poisson_softmax(o, first, nz, job, value)
+    elif kind == NB_SOFTMAX:
+        nb_softmax(o, first, nz, job, value, d_alpha)
+    else:
+        nb_bounded(o, first, lo, nz, job, value, d_alpha)
 
 
-# --- negative binomial --------------------------------------------------------------------------
-
-
-@any_order
-def _add_slope(
-    d_alpha: Floats, alpha: Floats, weight: Any, mean: Floats, score: Floats, cost: Floats, small: bool
-) -> None:
-    """Add a row's weight * d(-log NB(0)) / da; by its series where differences would cancel."""
-    if not small:
-        for j in range(len(alpha)):
-            d_alpha[j] += weight * (score[j] - cost[j]) / alpha[j]
-        return
-    for j in range(len(alpha)):
-        m = mean[j]
-        t = alpha[j] * m
-        series = f32(2 / 3) + t * (f32(-0.75) + t * (f32(0.8) - t * f32(5 / 6)))
-        series = m * m * (f32(-0.5) + t * series)
-        by_series = t < f32(0.05) and cost[j] != f32(0)  # a cost of 0 is no target, or no mean
-        d_alpha[j] += weight * (series if by_series else (score[j] - cost[j]) / alpha[j])
-
-
-@any_order
-def _at_counts(log_m: Floats, alpha: Floats, x: Floats, gain: Floats, value: Floats) -> None:
-    """At the non-zeros: gain = x / (1 + a m), and x log m - x log(1 + a m), (z,) each."""
-    for z in range(len(x)):
-        t = alpha[z] * exp(log_m[z])
-        gain[z] = x[z] / (f32(1) + t)
-        value[z] = x[z] * (log_m[z] - log1p(t))
-
-
-@any_order
-def _add_counts(
-    job: Job, start: int, log_m: Floats, gain: Floats, of_counts: Floats, value: Floats, d_alpha: Floats
-) -> None:
-    """Add what the non-zeros give to the value of their rows and to the slope by dispersion."""
-    for z in range(len(gain)):
-        log_m[z] = exp(log_m[z]) * gain[z]
-    for z in range(len(gain)):
-        k = job.row[start + z]
-        value[k] += of_counts[z] + job.rise[start + z] + job.constant[start + z]
-        d_alpha[job.code[k], job.col[start + z]] -= job.weight[k] * (job.d_rise[start + z] - log_m[z])
-
-
-@any_order
-def _largest(values: Floats) -> Any:
-    """Largest of some values, which are lost: halves against each other, as one by one is no vector loop."""
-    n = len(values)
-    while n > 1:
-        half = (n + 1) // 2
-        for j in range(n - half):
-            values[j] = max(values[j], values[j + half])
-        n = half
-    return values[0]
-
-
-@any_order
-def nb_softmax(
-    o: Floats, first: int, lo: int, start: int, stop: int, job: Job, value: Floats, d_alpha: Floats
-) -> None:
-    """Negative binomial of mean library x softmax; adds to `value` (r,) and `d_alpha` (A, d)."""
-    r, d = o.shape
-    n = stop - start
-    top, rate, log_rate = np.empty(r, np.float32), np.empty(r, np.float32), np.empty(r, np.float32)
-    scores = np.zeros(r, np.float32)  # sum over targets of m dL/dm
-    log_m, a = np.empty(n, np.float32), np.empty(n, np.float32)
-    gain, of_counts = np.empty(n, np.float32), np.empty(n, np.float32)
-    score, cost = np.empty(d, np.float32), np.empty(d, np.float32)
-    for i in range(r):
-        for j in range(d):
-            score[j] = o[i, j]
-        if len(job.measured):
-            mask = job.measured[job.of_measured[first + i], lo : lo + d]
-            for j in range(d):
-                score[j] = score[j] if mask[j] else f32(-np.inf)
-        top[i] = _largest(score)
-    for z in range(start, stop):
-        i = job.row[z] - first
-        log_m[z - start] = o[i, job.col[z] - lo] - top[i]
-        a[z - start] = job.alpha[job.code[first + i], job.col[z]]
-    for i in range(r):
-        total, most = f32(0), top[i]
-        for j in range(d):
-            o[i, j] = exp(o[i, j] - most)
-        if len(job.measured):
-            mask = job.measured[job.of_measured[first + i], lo : lo + d]
-            for j in range(d):
-                o[i, j] *= f32(mask[j])
-        for j in range(d):
-            total += o[i, j]
-        rate[i] = job.library[first + i] / max(total, TINY)
-        log_rate[i] = log(max(rate[i], TINY))
-    for z in range(n):
-        log_m[z] += log_rate[job.row[start + z] - first]
-    _at_counts(log_m, a, job.x[start:stop], gain, of_counts)
-    _add_counts(job, start, log_m, gain, of_counts, value, d_alpha)
-    for z in range(n):
-        scores[job.row[start + z] - first] -= gain[z]
-    for i in range(r):
-        c, k, library = job.code[first + i], rate[i], job.library[first + i]
-        alpha = job.alpha[c, lo : lo + d]
-        for j in range(d):
-            o[i, j] *= k  # the mean
-        for j in range(d):
-            t = alpha[j] * o[i, j]
-            score[j] = o[i, j] / (f32(1) + t)
-            cost[j] = log1p(t) / alpha[j]  # -log NB(0)
-        if len(job.wanted):
-            mask = job.wanted[job.of_wanted[first + i], lo : lo + d]
-            for j in range(d):
-                keep = f32(mask[j])
-                score[j] *= keep
-                cost[j] *= keep
-        sum_score, sum_cost = scores[i], f32(0)
-        for j in range(d):
-            sum_score += score[j]
-            sum_cost += cost[j]
-        value[first + i] -= sum_cost
-        _add_slope(d_alpha[c, lo : lo + d], alpha, job.weight[first + i], o[i], score, cost, job.small)
-        total = sum_score / max(library, TINY)
-        for j in range(d):
-            o[i, j] = score[j] - o[i, j] * total
-    for z in range(start, stop):
-        o[job.row[z] - first, job.col[z] - lo] -= gain[z - start]
-
-
-@any_order
-def nb_bounded(
-    o: Floats, first: int, lo: int, start: int, stop: int, job: Job, value: Floats, d_alpha: Floats
-) -> None:
-    """Negative binomial of a mean between bounds; adds to `value` (r,) and `d_alpha` (A, d)."""
-    r, d = o.shape
-    low, high = job.low[lo : lo + d], job.high[lo : lo + d]
-    n = stop - start
-    p, width = np.empty(n, np.float32), np.empty(n, np.float32)
-    log_m, a = np.empty(n, np.float32), np.empty(n, np.float32)
-    gain, of_counts = np.empty(n, np.float32), np.empty(n, np.float32)
-    mean, score, cost = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(d, np.float32)
-    for z in range(n):
-        k, j = job.row[start + z], job.col[start + z]
-        p[z] = o[k - first, j - lo]
-        width[z] = job.high[j] - job.low[j]
-        log_m[z] = job.low[j]  # the mean at p = 0
-        a[z] = job.alpha[job.code[k], j]
-    for z in range(n):
-        p[z] = f32(1) / (f32(1) + exp(-p[z]))
-    for z in range(n):
-        log_m[z] = log(max(log_m[z] + p[z] * width[z], TINY))
-    _at_counts(log_m, a, job.x[start:stop], gain, of_counts)
-    for z in range(n):
-        p[z] = (p[z] - p[z] * p[z]) * width[z] * gain[z] * exp(-log_m[z])  # what a count takes off
-    _add_counts(job, start, log_m, gain, of_counts, value, d_alpha)
-    for i in range(r):
-        c = job.code[first + i]
-        alpha = job.alpha[c, lo : lo + d]
-        for j in range(d):
-            o[i, j] = f32(1) / (f32(1) + exp(-o[i, j]))
-        for j in range(d):
-            mean[j] = low[j] + o[i, j] * (high[j] - low[j])
-        for j in range(d):
-            t = alpha[j] * mean[j]
-            score[j] = f32(1) / (f32(1) + t)
-            cost[j] = log1p(t) / alpha[j]
-        for j in range(d):
-            o[i, j] = score[j] * (o[i, j] - o[i, j] * o[i, j]) * (high[j] - low[j])
-        for j in range(d):
-            score[j] *= mean[j]
-        if len(job.wanted):
-            mask = job.wanted[job.of_wanted[first + i], lo : lo + d]
-            for j in range(d):
-                keep = f32(mask[j])
-                score[j] *= keep
-                cost[j] *= keep
-                o[i, j] *= keep
-        sum_cost = f32(0)
-        for j in range(d):
-            sum_cost += cost[j]
-        value[first + i] -= sum_cost
-        _add_slope(d_alpha[c, lo : lo + d], alpha, job.weight[first + i], mean, score, cost, job.small)
-    for z in range(start, stop):
-        o[job.row[z] - first, job.col[z] - lo] -= p[z - start]
-
-
-Kernel = Callable[[Floats, int, int, int, int, Job, Floats, Floats], None]
-
-
-def kernel_of(dist: Distribution, *, aware: bool) -> Kernel | None:
-    """The compiled likelihood, or None where there is none; a Poisson has `add_sums` and `multinomial`."""
+def kind_of(dist: Distribution, *, aware: bool) -> int | None:
+    """Which compiled likelihood to `run`, or None where there is none."""
     if dist == "NB":
-        return nb_softmax if aware else nb_bounded
-    return bernoulli if dist == "Bernoulli" else None
+        return NB_SOFTMAX if aware else NB_BOUNDED
+    if dist == "Poisson":
+        return POISSON_SOFTMAX if aware else None
+    return BERNOULLI if dist == "Bernoulli" else None

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mosaicvi.nn.compiled import Floats, any_order, exp, f32
+from mosaicvi.compiled import Floats, any_order, exp, f32
 
 WIDTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
 RATES = np.array([-0.5 / s for s in WIDTHS], np.float32)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from torch.profiler import record_function
 
@@ -21,10 +23,9 @@ from mosaicvi.nn.layers import PassBatchNorm
 from mosaicvi.nn.likelihoods import mean as likelihood_mean
 from mosaicvi.nn.masks import ModalityMask, View, masked_views, observed_view
 from mosaicvi.nn.mmd import mmd
+from mosaicvi.nn.posterior import draw_and_compare
 from mosaicvi.nn.targets import make_jobs
-from mosaicvi.nn.work import Head
-
-EXPONENT = 6.0  # the reference clips exponents of the KL term
+from mosaicvi.nn.task import Head
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,15 +99,15 @@ class MosaicVAE(nn.Module):
         """What training changes without a gradient: running statistics of the norms."""
         return [b for m in self.modules() if isinstance(m, PassBatchNorm) for b in m.buffers()]
 
-    def head(self, m: int) -> Head:
-        """Constants of modality m's likelihood."""
-        return Head(
-            dist=self.config.distributions[m],
-            groups=tuple(g for g in self.decoder.groups if g.modality == m),
-            low=self.get_buffer(f"low_{m}"),
-            high=self.get_buffer(f"high_{m}"),
-            centre=self.get_buffer(f"centre_{m}"),
-        )
+    def head(self, m: int, features: NDArray[np.int64] | None = None) -> Head:
+        """Constants of modality m's likelihood, with the bounds of some features, ascending, or of all."""
+        groups = tuple(g for g in self.decoder.groups if g.modality == m)
+        bounds = [self.get_buffer(f"{name}_{m}") for name in ("low", "high", "centre")]
+        if features is not None:
+            at = torch.from_numpy(features).to(bounds[0].device)
+            bounds = [b.index_select(0, at) for b in bounds]
+        low, high, centre = bounds
+        return Head(dist=self.config.distributions[m], groups=groups, low=low, high=high, centre=centre)
 
     def encode(self, minibatch: Minibatch, values: list[Tensor], views: list[list[View]]) -> Encoded:
         """Posterior of every pass; ``views[p][m]`` is what pass p sees of modality m."""
@@ -135,23 +136,24 @@ class MosaicVAE(nn.Module):
         with record_function("encode"):
             q = self.encode(minibatch, values, [p.seen for p in passes])
         with record_function("decode"):
-            z = q.mean if noise is None else q.mean + torch.exp(0.5 * q.log_var) * noise
+            still = torch.zeros_like(q.mean) if noise is None else noise
+            z, kl = draw_and_compare(q.mean, q.log_var, still, self._kl_weights())
             h = self.decoder.trunk(z, q.embedding, minibatch.covariates.repeat(len(passes), 1), len(passes))
-        context = self._context(minibatch, passes, h, q)
-        given = []
+        # a drawn feature stands for this many
+        each = [
+            d / t.panels.shape[1] for d, t in zip(self.config.dim_input_arr, minibatch.targets, strict=True)
+        ]
+        context = self._context(minibatch, passes, h, q, each)
+        tasks = []
         with record_function("decode"):
-            aware = self.config.library_aware
-            jobs = [
-                make_jobs(rows, [p.wanted[m] for p in passes], softmax=aware[m])
-                for m, rows in enumerate(minibatch.rows)
-            ]
-            for m, (rows, shares) in enumerate(zip(minibatch.rows, self.decoder.divided(jobs), strict=True)):
-                x = rows_value(rows) if aware[m] else values[m]
-                given.append(self.decoder.task(self.head(m), m, rows, x, shares, context))
+            for m, rows in enumerate(minibatch.targets):
+                wanted = [_of_features(p.wanted[m], rows) for p in passes]
+                jobs = make_jobs(rows, wanted, softmax=self.config.library_aware[m])
+                tasks.append(self.decoder.task(self.head(m, rows.features), m, rows, jobs, context))
         with record_function("likelihood"):
-            total, log_prob = likelihood_loss(given)
-        kl, mmd = self._kl(q, len(passes)), self._mmd(q, minibatch, gamma)
-        ll = log_prob / minibatch.n_cells  # (P, M)
+            total, log_prob = likelihood_loss(tasks)
+        mmd = self._mmd(q, minibatch, gamma)
+        ll = log_prob * log_prob.new_tensor(each) / minibatch.n_cells  # (P, M)
         beta = ll.new_tensor(self.beta_modal)
         weight = ll.new_tensor([p.weight for p in passes])[:, None]
         terms = -(weight * beta * ll)
@@ -164,13 +166,15 @@ class MosaicVAE(nn.Module):
             mmd=mmd.detach(),
         )
 
-    def _context(self, minibatch: Minibatch, passes: list[_Pass], h: Tensor, q: Encoded) -> Context:
+    def _context(
+        self, minibatch: Minibatch, passes: list[_Pass], h: Tensor, q: Encoded, each: list[float]
+    ) -> Context:
         return Context(
             hidden=h,
             blocks=q.blocks,
             n_cells=minibatch.n_cells,
             weights=h.new_tensor([p.weight / minibatch.n_cells for p in passes]),
-            beta=h.new_tensor(self.beta_modal),
+            beta=h.new_tensor([b * e for b, e in zip(self.beta_modal, each, strict=True)]),
             covariate_table=minibatch.covariate_table,
             covariate_code=minibatch.covariate_code,
         )
@@ -192,16 +196,11 @@ class MosaicVAE(nn.Module):
             passes.append(_Pass(seen=masked, wanted=visible, weight=c.beta_unobs * c.beta_reverse))
         return passes
 
-    def _kl(self, q: Encoded, n_passes: int) -> Tensor:
-        """KL of q given the partial view from q given everything measured."""
+    def _kl_weights(self) -> list[float]:
+        """Of KL of q given a partial view from q given everything measured, for each pass after the first."""
         c = self.config
-        mean = q.mean.view(n_passes, -1, c.dim_latent)
-        log_var = q.log_var.view(n_passes, -1, c.dim_latent)
-        total = diagonal_kl(mean[1], log_var[1], mean[0], log_var[0])
-        if n_passes == 3:
-            back = diagonal_kl(mean[2], log_var[2], mean[0], log_var[0])
-            total = (1 - c.beta_reverse) * total + c.beta_reverse * back
-        return c.beta_kl * total
+        weights = [c.beta_kl * (1 - c.beta_reverse), c.beta_kl * c.beta_reverse]
+        return weights[: self.n_passes() - 1]
 
     def _mmd(self, q: Encoded, minibatch: Minibatch, gamma: float) -> Tensor:
         mean = q.mean[: minibatch.n_cells]
@@ -254,21 +253,9 @@ class MosaicVAE(nn.Module):
         )
 
 
-def rows_value(rows: ModalityRows) -> Tensor:
-    """Raw values of a modality, as `transformed` lays them out."""
-    value = rows.sparse.value if rows.sparse is not None else rows.dense
-    assert value is not None
-    return value
-
-
-def diagonal_kl(mean_1: Tensor, log_var_1: Tensor, mean_0: Tensor, log_var_0: Tensor) -> Tensor:
-    """KL(N_1 || N_0) of diagonal Gaussians, summed over latent, mean over cells, clipped as in the spec.
-
-    Parameters
-    ----------
-    mean_1, log_var_1, mean_0, log_var_0
-        (B, K) each.
-    """
-    ratio = torch.exp((log_var_1 - log_var_0).clamp(-EXPONENT, EXPONENT))
-    shift = (mean_0 - mean_1).square() / torch.exp(log_var_0.clamp(-EXPONENT, EXPONENT))
-    return 0.5 * (ratio + shift - 1 + log_var_0 - log_var_1).sum(1).mean()
+def _of_features(view: View, rows: ModalityRows) -> View:
+    """The view of the features that the rows hold."""
+    if rows.features is None:
+        return view
+    at = torch.from_numpy(rows.features).to(view.table.device)
+    return dataclasses.replace(view, table=view.table.index_select(1, at))

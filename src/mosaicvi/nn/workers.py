@@ -9,9 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor
+
+from mosaicvi import blas
+from mosaicvi.compiled import Floats
 
 T = TypeVar("T")
 MAX_WORKERS = 8  # more would wait for Python's lock
@@ -41,6 +46,38 @@ if hasattr(os, "register_at_fork"):
 def n_workers() -> int:
     """How many can work side by side."""
     return min(torch.get_num_threads(), MAX_WORKERS)
+
+
+def share_of(n: int, k: int, n_shares: int) -> tuple[int, int]:
+    """The first of n things that is worker k's, and the one after its last."""
+    return k * n // n_shares, (k + 1) * n // n_shares
+
+
+def in_shares(share: Callable[[int, int], None], n: int | None = None) -> None:
+    """Call share(k, n) for each of n workers k, or of as many as there are, side by side."""
+    n = n or n_workers()
+    with blas.alone():
+        side_by_side([partial(share, k, n) for k in range(n)])
+
+
+class Sums:
+    """Arrays of some shapes to which each worker adds by itself."""
+
+    def __init__(self, shapes: Sequence[Sequence[int]]) -> None:
+        self.shapes = [tuple(shape) for shape in shapes]
+        self._of: dict[int, list[Tensor]] = {}
+
+    def of(self, k: int) -> list[Floats]:
+        """Those of worker k, zero at first."""
+        self._of[k] = [torch.zeros(shape) for shape in self.shapes]
+        return [v.numpy() for v in self._of[k]]
+
+    def total(self) -> list[Tensor]:
+        """Their sums over the workers, in an order that is always the same."""
+        first, *others = (self._of[k] for k in sorted(self._of))
+        for other in others:
+            torch._foreach_add_(first, other)
+        return first
 
 
 def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:

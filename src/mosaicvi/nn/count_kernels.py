@@ -1,0 +1,290 @@
+"""Compiled likelihoods of counts: Poisson and negative binomial, as `counts` does them by tensors.
+
+Legend: r rows and d columns of a job, A covariate rows, Z non-zeros of a modality, z of a tile. A tile is
+`o`, whose first row and column in the job are `first` and `lo`; see `kernels` for what it is given.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mosaicvi.compiled import Floats, Ints, any_order, exp, f32, in_order, log, log1p
+
+if TYPE_CHECKING:
+    from mosaicvi.nn.kernels import Counts, Job
+
+TINY = f32(np.finfo(np.float32).tiny)
+FEW = 8  # counts up to this are summed term by term
+
+
+@in_order
+def rising(x: Floats, cell: Ints, col: Ints, code: Ints, alpha: Floats) -> tuple[Floats, Floats]:
+    """`counts.rising_log` of the non-zeros, (Z,) each; both are 0 at x = 0 and x = 1.
+
+    `cell` and `col` say where each is, `code` the covariate row of each cell, `alpha` is (A, d).
+    """
+    out, d_out = np.zeros(len(x), np.float32), np.zeros(len(x), np.float32)
+    for z in range(len(x)):
+        if x[z] == f32(0) or x[z] == f32(1):
+            continue
+        v, a = np.float64(x[z]), np.float64(alpha[code[cell[z]], col[z]])
+        if v <= FEW and v == np.floor(v):  # term by term
+            product, slope = 1.0, 0.0
+            for k in range(1, int(v)):
+                product *= 1 + k * a
+                slope += k / (1 + k * a)
+            out[z], d_out[z] = np.log(product), slope
+            continue
+        r = 1 / a
+        s, t = r + 5, v + r + 5
+        log_ratio = np.log1p(v / s)
+        product, slope = 1.0, 0.0
+        for k in range(5):
+            q = v / (r + k)
+            product *= q + 1
+            slope += q / (r + k + v)
+        w, y = 1 / (s * s), 1 / (t * t)
+        f = (t - 0.5) * log_ratio + v * np.log1p(5 * a) - v - np.log(product)
+        f += (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / t
+        f -= (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w / 1680))) / s
+        d_r = log_ratio - (t - 0.5) * v / (s * t) + slope
+        d_r += w * (1 / 12 - w * (1 / 120 - w * (1 / 252 - w / 240)))
+        d_r -= y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y / 240)))
+        out[z] = f
+        d_out[z] = -r * r * d_r + 5 * v / (1 + 5 * a)
+    return out, d_out
+
+
+# --- Poisson ------------------------------------------------------------------------------------
+
+
+@any_order
+def _largest(values: Floats) -> Any:
+    """Largest of some values, which are lost: halves against each other, as one by one is no vector loop."""
+    n = len(values)
+    while n > 1:
+        half = (n + 1) // 2
+        for j in range(n - half):
+            values[j] = max(values[j], values[j + half])
+        n = half
+    return values[0]
+
+
+@any_order
+def _exponentials(
+    o: Floats, first: int, nz: Counts, job: Job, rate: Floats, log_rate: Floats, log_m: Floats
+) -> None:
+    """Turn the output into exp(output) up to a factor of each row, zero outside the panel.
+
+    Rows must be whole. `rate` (r,) times the result is the mean library x softmax; `log_rate` (r,) is its
+    logarithm, and `log_m` (z,) that of the mean at the non-zeros.
+    """
+    r, d = o.shape
+    top, score = np.empty(r, np.float32), np.empty(d, np.float32)
+    for i in range(r):
+        for j in range(d):
+            score[j] = o[i, j]
+        if len(job.measured):
+            mask = job.measured[job.of_measured[first + i]]
+            for j in range(d):
+                score[j] = score[j] if mask[j] else f32(-np.inf)
+        top[i] = _largest(score)
+    for z in range(len(nz.x)):
+        i = nz.row[z] - first
+        log_m[z] = o[i, nz.col[z]] - top[i]
+    for i in range(r):
+        total, most = f32(0), top[i]
+        for j in range(d):
+            o[i, j] = exp(o[i, j] - most)
+        if len(job.measured):
+            mask = job.measured[job.of_measured[first + i]]
+            for j in range(d):
+                o[i, j] *= f32(mask[j])
+        for j in range(d):
+            total += o[i, j]
+        rate[i] = job.library[first + i] / max(total, TINY)
+        log_rate[i] = log(max(rate[i], TINY))
+    for z in range(len(nz.x)):
+        log_m[z] += log_rate[nz.row[z] - first]
+
+
+@any_order
+def poisson_softmax(o: Floats, first: int, nz: Counts, job: Job, value: Floats) -> None:
+    """Poisson of mean library x softmax; rows must be whole."""
+    r, d = o.shape
+    rate, log_rate, log_m = np.empty(r, np.float32), np.empty(r, np.float32), np.empty(len(nz.x), np.float32)
+    seen = np.zeros(r, np.float32)
+    _exponentials(o, first, nz, job, rate, log_rate, log_m)
+    for z in range(len(nz.x)):
+        value[nz.row[z]] += nz.x[z] * log_m[z] + nz.constant[z]
+        seen[nz.row[z] - first] += nz.x[z]
+    for i in range(r):
+        library, w = job.library[first + i], job.weight[first + i]
+        expected = library
+        choice = job.of_wanted[first + i]
+        if choice >= 0:
+            mask = job.wanted[choice]
+            expected = f32(0)
+            for j in range(d):
+                expected += o[i, j] * f32(mask[j])
+            expected *= rate[i]
+        value[first + i] -= expected
+        inside = w * rate[i]
+        outside = inside * (seen[i] - expected) / max(library, TINY)
+        choice = job.of_wanted[first + i]
+        if choice >= 0:
+            mask = job.wanted[choice]
+            for j in range(d):
+                o[i, j] *= inside * f32(mask[j]) + outside
+        else:
+            for j in range(d):
+                o[i, j] *= inside + outside
+    for z in range(len(nz.x)):
+        o[nz.row[z] - first, nz.col[z]] -= job.weight[nz.row[z]] * nz.x[z]
+
+
+# --- negative binomial --------------------------------------------------------------------------
+
+
+@any_order
+def _add_slope(
+    d_alpha: Floats, alpha: Floats, weight: Any, mean: Floats, score: Floats, cost: Floats, small: bool
+) -> None:
+    """Add a row's weight * d(-log NB(0)) / da; by its series where differences would cancel."""
+    if not small:
+        for j in range(len(alpha)):
+            d_alpha[j] += weight * (score[j] - cost[j]) / alpha[j]
+        return
+    for j in range(len(alpha)):
+        m = mean[j]
+        t = alpha[j] * m
+        series = f32(2 / 3) + t * (f32(-0.75) + t * (f32(0.8) - t * f32(5 / 6)))
+        series = m * m * (f32(-0.5) + t * series)
+        by_series = t < f32(0.05) and cost[j] != f32(0)  # a cost of 0 is no target, or no mean
+        d_alpha[j] += weight * (series if by_series else (score[j] - cost[j]) / alpha[j])
+
+
+@any_order
+def _at_counts(log_m: Floats, alpha: Floats, x: Floats, gain: Floats, value: Floats) -> None:
+    """At the non-zeros: gain = x / (1 + a m), and x log m - x log(1 + a m), (z,) each."""
+    for z in range(len(x)):
+        t = alpha[z] * exp(log_m[z])
+        gain[z] = x[z] / (f32(1) + t)
+        value[z] = x[z] * (log_m[z] - log1p(t))
+
+
+@any_order
+def _add_counts(
+    nz: Counts, job: Job, log_m: Floats, gain: Floats, of_counts: Floats, value: Floats, d_alpha: Floats
+) -> None:
+    """Add what the non-zeros give to the value of their rows and to the slope by dispersion."""
+    for z in range(len(gain)):
+        log_m[z] = exp(log_m[z]) * gain[z]
+    for z in range(len(gain)):
+        k = nz.row[z]
+        value[k] += of_counts[z] + nz.rise[z] + nz.constant[z]
+        d_alpha[job.code[k], nz.col[z]] -= job.weight[k] * (nz.d_rise[z] - log_m[z])
+
+
+@any_order
+def nb_softmax(o: Floats, first: int, nz: Counts, job: Job, value: Floats, d_alpha: Floats) -> None:
+    """Negative binomial of mean library x softmax; adds to `value` (r,) and `d_alpha` (A, d)."""
+    r, d = o.shape
+    n = len(nz.x)
+    rate, log_rate = np.empty(r, np.float32), np.empty(r, np.float32)
+    scores = np.zeros(r, np.float32)  # sum over targets of m dL/dm
+    log_m, a = np.empty(n, np.float32), np.empty(n, np.float32)
+    gain, of_counts = np.empty(n, np.float32), np.empty(n, np.float32)
+    score, cost = np.empty(d, np.float32), np.empty(d, np.float32)
+    _exponentials(o, first, nz, job, rate, log_rate, log_m)
+    for z in range(n):
+        a[z] = job.alpha[job.code[nz.row[z]], nz.col[z]]
+    _at_counts(log_m, a, nz.x, gain, of_counts)
+    _add_counts(nz, job, log_m, gain, of_counts, value, d_alpha)
+    for z in range(n):
+        scores[nz.row[z] - first] -= gain[z]
+    for i in range(r):
+        c, k, library, w = job.code[first + i], rate[i], job.library[first + i], job.weight[first + i]
+        alpha = job.alpha[c]
+        for j in range(d):
+            o[i, j] *= k  # the mean
+        for j in range(d):
+            t = alpha[j] * o[i, j]
+            score[j] = o[i, j] / (f32(1) + t)
+            cost[j] = log1p(t) / alpha[j]  # -log NB(0)
+        choice = job.of_wanted[first + i]
+        if choice >= 0:
+            mask = job.wanted[choice]
+            for j in range(d):
+                keep = f32(mask[j])
+                score[j] *= keep
+                cost[j] *= keep
+        sum_score, sum_cost = scores[i], f32(0)
+        for j in range(d):
+            sum_score += score[j]
+            sum_cost += cost[j]
+        value[first + i] -= sum_cost
+        _add_slope(d_alpha[c], alpha, w, o[i], score, cost, job.small)
+        total = sum_score / max(library, TINY)
+        for j in range(d):
+            o[i, j] = w * (score[j] - o[i, j] * total)
+    for z in range(n):
+        o[nz.row[z] - first, nz.col[z]] -= job.weight[nz.row[z]] * gain[z]
+
+
+@any_order
+def nb_bounded(o: Floats, first: int, lo: int, nz: Counts, job: Job, value: Floats, d_alpha: Floats) -> None:
+    """Negative binomial of a mean between bounds; adds to `value` (r,) and `d_alpha` (A, d)."""
+    r, d = o.shape
+    low, high = job.low[lo : lo + d], job.high[lo : lo + d]
+    n = len(nz.x)
+    p, width = np.empty(n, np.float32), np.empty(n, np.float32)
+    log_m, a = np.empty(n, np.float32), np.empty(n, np.float32)
+    gain, of_counts = np.empty(n, np.float32), np.empty(n, np.float32)
+    mean, score, cost = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(d, np.float32)
+    for z in range(n):
+        k, j = nz.row[z], nz.col[z]
+        p[z] = o[k - first, j - lo]
+        width[z] = job.high[j] - job.low[j]
+        log_m[z] = job.low[j]  # the mean at p = 0
+        a[z] = job.alpha[job.code[k], j]
+    for z in range(n):
+        p[z] = f32(1) / (f32(1) + exp(-p[z]))
+    for z in range(n):
+        log_m[z] = log(max(log_m[z] + p[z] * width[z], TINY))
+    _at_counts(log_m, a, nz.x, gain, of_counts)
+    for z in range(n):
+        p[z] = (p[z] - p[z] * p[z]) * width[z] * gain[z] * exp(-log_m[z])  # what a count takes off
+    _add_counts(nz, job, log_m, gain, of_counts, value, d_alpha)
+    for i in range(r):
+        c, w = job.code[first + i], job.weight[first + i]
+        alpha = job.alpha[c, lo : lo + d]
+        for j in range(d):
+            o[i, j] = f32(1) / (f32(1) + exp(-o[i, j]))
+        for j in range(d):
+            mean[j] = low[j] + o[i, j] * (high[j] - low[j])
+        for j in range(d):
+            t = alpha[j] * mean[j]
+            score[j] = f32(1) / (f32(1) + t)
+            cost[j] = log1p(t) / alpha[j]
+        for j in range(d):
+            o[i, j] = w * score[j] * (o[i, j] - o[i, j] * o[i, j]) * (high[j] - low[j])
+        for j in range(d):
+            score[j] *= mean[j]
+        choice = job.of_wanted[first + i]
+        if choice >= 0:
+            mask = job.wanted[choice, lo : lo + d]
+            for j in range(d):
+                keep = f32(mask[j])
+                score[j] *= keep
+                cost[j] *= keep
+                o[i, j] *= keep
+        sum_cost = f32(0)
+        for j in range(d):
+            sum_cost += cost[j]
+        value[first + i] -= sum_cost
+        _add_slope(d_alpha[c, lo : lo + d], alpha, w, mean, score, cost, job.small)
+    for z in range(n):
+        o[nz.row[z] - first, nz.col[z] - lo] -= job.weight[nz.row[z]] * p[z]
