@@ -122,7 +122,7 @@ def values_of(minibatch: Minibatch, m: int, n_features: int) -> Tensor:
         assert rows.dense is not None
         own = rows.dense.double()
     elif n:
-        own[rows.sparse.row % n, rows.sparse.col] = rows.sparse.value.double()
+        own[rows.sparse.cell, rows.sparse.col] = rows.sparse.value.double()
     return spread(own, rows, minibatch.n_cells)
 
 

@@ -68,11 +68,11 @@ def _check_sparse(rows: object, x: np.ndarray, sizes: tuple[int, ...]) -> None:
     block_of = np.repeat(np.arange(len(sizes)), sizes)
     i, j = np.nonzero(x)
     order = np.lexsort((j, i, block_of[j]))
-    np.testing.assert_array_equal(s.row, (block_of[j] * n + i)[order])
+    np.testing.assert_array_equal(s.cell, i[order])
     np.testing.assert_array_equal(s.col, j[order])
     np.testing.assert_array_equal(s.value, x[i, j][order].astype(np.float32))
     np.testing.assert_array_equal(
-        s.indptr, np.concatenate([[0], np.cumsum(np.bincount(s.row, minlength=n * len(sizes)))])
+        s.indptr, np.concatenate([[0], np.cumsum(np.bincount(block_of[j] * n + i, minlength=n * len(sizes)))])
     )
 
 
@@ -81,7 +81,7 @@ def _dense(rows: object, values: torch.Tensor, n_features: int) -> np.ndarray:
         return np.asarray(values)
     n = len(rows.cells)  # type: ignore[attr-defined]
     out = np.zeros((n, n_features), np.float32)
-    out[rows.sparse.row.numpy() % max(n, 1), rows.sparse.col.numpy()] = values  # type: ignore[attr-defined]
+    out[rows.sparse.cell.numpy(), rows.sparse.col.numpy()] = values  # type: ignore[attr-defined]
     return out
 
 

@@ -50,7 +50,6 @@ def minibatch_of(config: NetworkConfig, z: dict[str, np.ndarray]) -> Minibatch:
         i, j = i[order], j[order]
         row = block[j] * n + i
         sparse = SparseRows(
-            row=torch.from_numpy(row),
             cell=torch.from_numpy(i),
             col=torch.from_numpy(j),
             value=torch.from_numpy(x[i, j]),

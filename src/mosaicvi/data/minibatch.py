@@ -32,19 +32,16 @@ class SparseRows:
 
     Attributes
     ----------
-    row
-        b * n_m + i of each non-zero, ascending, int64 (Z,).
     cell
-        Its i, int64 (Z,).
+        The i of each non-zero, int64 (Z,).
     col
         Its column in the modality, int64 (Z,).
     value
         Its raw value, float32 (Z,).
     indptr
-        Where each run begins, int64 (G * n_m + 1,).
+        Where the run b * n_m + i begins, int64 (G * n_m + 1,).
     """
 
-    row: Tensor
     cell: Tensor
     col: Tensor
     value: Tensor
@@ -203,7 +200,6 @@ class _Store:
         indptr = torch.zeros(len(at) + 1, dtype=torch.int64, device=row.device)
         torch.cumsum(self.indptr[at + 1] - self.indptr[at], 0, out=indptr[1:])
         return SparseRows(
-            row=out_row,
             cell=out_row % max(len(row), 1),
             col=self.indices[position].long(),
             value=self.values[position],
@@ -211,19 +207,20 @@ class _Store:
         )
 
 
-def _sparse_rows(row: Ints, cell: Ints, col: Ints, value: Floats, indptr: Ints) -> SparseRows:
+def _sparse_rows(cell: Ints, col: Ints, value: Floats, indptr: Ints) -> SparseRows:
     """Sparse rows of arrays, which share their memory."""
-    row_t, cell_t, col_t, value_t, indptr_t = map(torch.from_numpy, (row, cell, col, value, indptr))
-    return SparseRows(row=row_t, cell=cell_t, col=col_t, value=value_t, indptr=indptr_t)
+    cell_t, col_t, value_t, indptr_t = map(torch.from_numpy, (cell, col, value, indptr))
+    return SparseRows(cell=cell_t, col=col_t, value=value_t, indptr=indptr_t)
 
 
 def _narrowed(sparse: SparseRows, n: int, place: Tensor) -> tuple[SparseRows, Tensor]:
     """The non-zeros in columns whose new place is not -1, and the sum of each of the n cells."""
     if not device.is_apart(sparse.col):
-        row, cell, col = sparse.row.numpy(), sparse.cell.numpy(), sparse.col.numpy()
-        value, indptr = sparse.value.numpy(), sparse.indptr.numpy()
-        row, cell, col, value, indptr, sums = runs.narrowed(row, cell, col, value, indptr, n, place.numpy())
-        return _sparse_rows(row, cell, col, value, indptr), torch.from_numpy(sums)
+        cell, col, value = sparse.cell.numpy(), sparse.col.numpy(), sparse.value.numpy()
+        cell, col, value, ends, sums = runs.narrowed(
+            cell, col, value, sparse.indptr.numpy(), n, place.numpy()
+        )
+        return _sparse_rows(cell, col, value, ends), torch.from_numpy(sums)
     # to drop the others the device would wait for their number: they stay as zeros of the first column
     new = place.to(sparse.col.device)[sparse.col]
     kept = sparse.value * (new >= 0)

@@ -18,8 +18,8 @@ Columns = NDArray[Any]  # int32 or int64, as the user's matrix has them
 @any_order
 def gathered(
     indptr: Ints, indices: Columns, values: Floats, rows: Ints, n_blocks: int
-) -> tuple[Ints, Ints, Ints, Floats, Ints]:
-    """Some rows of a matrix, block-major: row, cell, column and value of each non-zero, and row pointers.
+) -> tuple[Ints, Ints, Floats, Ints]:
+    """Some rows of a matrix, block-major: cell, column and value of each non-zero, and row pointers.
 
     `indptr` says where each row * G + block of the matrix begins.
     """
@@ -30,38 +30,33 @@ def gathered(
             at = rows[i] * n_blocks + b
             ends[b * n + i + 1] = ends[b * n + i] + indptr[at + 1] - indptr[at]
     size = ends[-1]
-    row, cell, col = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
-    value = np.empty(size, values.dtype)
+    cell, col, value = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, values.dtype)
     for b in range(n_blocks):
         for i in range(n):
             first, k = indptr[rows[i] * n_blocks + b], ends[b * n + i]
             for z in range(ends[b * n + i + 1] - k):
-                row[k + z], cell[k + z] = b * n + i, i
-                col[k + z], value[k + z] = indices[first + z], values[first + z]
-    return row, cell, col, value, ends
+                cell[k + z], col[k + z], value[k + z] = i, indices[first + z], values[first + z]
+    return cell, col, value, ends
 
 
 @any_order
 def narrowed(
-    row: Ints, cell: Ints, col: Ints, value: Floats, ends: Ints, n: int, column: Ints
-) -> tuple[Ints, Ints, Ints, Floats, Ints, Floats]:
+    cell: Ints, col: Ints, value: Floats, ends: Ints, n: int, place: Ints
+) -> tuple[Ints, Ints, Floats, Ints, Floats]:
     """The non-zeros in some columns: as `gathered`, and the sum of each cell, (n,).
 
-    `column` is the new number of each column, -1 for those that are left out.
+    `place` is the new number of each column, -1 for those that are left out.
     """
-    kept = np.empty(len(col), np.int64)
+    kept, k = np.empty(len(col), np.int64), 0
     out_ends, total = np.zeros(len(ends), np.int64), np.zeros(n, np.float32)
-    k = 0
     for i in range(len(ends) - 1):
         for z in range(ends[i], ends[i + 1]):
-            if column[col[z]] >= 0:
-                kept[k] = z
-                k += 1
+            kept[k] = z
+            k += place[col[z]] >= 0
         out_ends[i + 1] = k
-    out_row, out_cell, out_col = np.empty(k, np.int64), np.empty(k, np.int64), np.empty(k, np.int64)
-    out_value = np.empty(k, value.dtype)
+    out_cell, out_col, out_value = np.empty(k, np.int64), np.empty(k, np.int64), np.empty(k, value.dtype)
     for j in range(k):
         z = kept[j]
-        out_row[j], out_cell[j], out_col[j], out_value[j] = row[z], cell[z], column[col[z]], value[z]
+        out_cell[j], out_col[j], out_value[j] = cell[z], place[col[z]], value[z]
         total[cell[z]] += value[z]
-    return out_row, out_cell, out_col, out_value, out_ends, total
+    return out_cell, out_col, out_value, out_ends, total

@@ -20,6 +20,7 @@ from torch.profiler import record_function
 
 from mosaicvi.data.minibatch import MinibatchLoader, drawn_features, shuffled, split
 from mosaicvi.errors import NonFiniteLossError
+from mosaicvi.fit.norm import gradient_norm
 from mosaicvi.nn.masks import MaskSampler
 from mosaicvi.nn.vae import Losses, MosaicVAE
 
@@ -271,7 +272,7 @@ def _step(
         losses.total.backward()  # type: ignore[no-untyped-call]
     with record_function("optimiser"):
         grads = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads, foreach=True)
+        norm = gradient_norm(grads)
         if not _at_hand(norm):  # what the step must not change is put back without a look
             for buffer, value in before:
                 buffer.copy_(torch.where(torch.isfinite(norm), buffer, value))
@@ -427,7 +428,7 @@ def validate(
     sums: Tensor | None = None
     net.eval()
     with torch.no_grad():
-        for k, part in enumerate(np.array_split(cells, max(1, -(-len(cells) // config.batch_size)))):
+        for k, part in enumerate(np.array_split(cells, max(1, round(len(cells) / config.batch_size)))):
             minibatch = loader.take(part, features_of(net, (config.seed, 3, k)))
             masks = sampler.draw(minibatch, generator)
             shape = (net.n_passes() * len(part), net.config.dim_latent)

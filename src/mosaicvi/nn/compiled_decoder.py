@@ -127,12 +127,16 @@ class Compiled:
         alpha = None if given.alpha is None else np.zeros(given.alpha.shape, np.float32)
         inner, bias, last = (_zeros(v[0]) for v in (given.weight, given.bias, given.last))
         for part, *sums in zip(self.parts, *self.sums, strict=True):
-            for own in sums:
-                inner += own.inner
-                bias += own.bias
-                _add_columns(last, part.columns, own.last)
-                if alpha is not None:
-                    _add_columns(alpha, part.of_step, own.alpha)
+            total = sums[0]
+            for own in sums[1:]:
+                for mine, other in zip(total, own, strict=True):
+                    if mine is not other:  # rows of trunk and skip are one array, not sums
+                        mine += other
+            inner += total.inner
+            bias += total.bias
+            _add_columns(last, part.columns, total.last)
+            if alpha is not None:
+                _add_columns(alpha, part.of_step, total.alpha)
         skip = None if given.skip[0] is None else self.d_skip
         found = [self.d_trunk, alpha, None, inner, bias, skip, last]
         return value, [None if v is None else torch.from_numpy(v) for v in found]

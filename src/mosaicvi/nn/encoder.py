@@ -258,10 +258,12 @@ def _sparse_product(
     if n == 0 or len(weight) == 0:
         nothing = weight[:0].sum()  # so that the gradient is zero, not None
         return weight.new_zeros(len(views) * n, g, group.enc) + nothing
-    row, col, cell = rows.sparse.row, rows.sparse.col, rows.sparse.cell
-    if g != (len(rows.sparse.indptr) - 1) // n:  # the group's blocks are one run of the non-zeros
-        ends = rows.sparse.indptr[[group.first * n, (group.first + g) * n]].tolist()
-        row, col, cell, values = (v[slice(*ends)] for v in (row - group.first * n, col, cell, values))
+    col, cell, ends = rows.sparse.col, rows.sparse.cell, rows.sparse.indptr
+    every_row = torch.arange(len(ends) - 1, device=ends.device) - group.first * n
+    row = torch.repeat_interleave(every_row, ends.diff(), output_size=len(col))
+    if g != (len(ends) - 1) // n:  # the group's blocks are one run of the non-zeros
+        run = ends[[group.first * n, (group.first + g) * n]].tolist()
+        row, col, cell, values = (v[slice(*run)] for v in (row, col, cell, values))
     seen = [values if v.full else values * v.table[v.index[cell], col] for v in views]
     every = torch.cat([row + p * g * n for p in range(len(views))])
     matrix = Csr.of_rows(every, (col - group.lo).repeat(len(views)), torch.cat(seen), len(views) * g * n)
