@@ -310,7 +310,7 @@ def _defaults(mods: Sequence[ModalityData], preset: str, *, equal: bool) -> dict
     for m in mods:
         for size in m.block_sizes:
             several = len(m.block_sizes) > 1
-            embed.append(2 if several else 32 if size > 500 else 16)
+            embed.append((2 if seed else 1) if several else 32 if size > 500 else 16)
             dec.append(16 if several else 256 if size > 500 else 128 if size > 30 else 64)
             enc.append(dec[-1] if seed or several or equal else dec[-1] // 2)
     return {

@@ -251,7 +251,7 @@ class MosaicVI:
             Of AdamW; the rate rises over the first steps and falls along a cosine. Where None 0.004 for
             minibatches of 512 cells, and in proportion to the root of their size for others.
         batch_size
-            Cells of a minibatch; where None 512, or 1,024 if there are up to 8,192 features, but a sixth of
+            Cells of a minibatch; where None 512, or 1,280 if there are up to 8,192 features, but a sixth of
             the cells at most.
         train_size
             Share of the cells to train on; the rest validate.

@@ -250,7 +250,15 @@ def test_epochs_by_default_visit_about_as_many_cells(cells: int, expected: int) 
 
 @pytest.mark.parametrize(
     ("cells", "features", "expected"),
-    [(2, 50, 2), (9, 50, 2), (600, 50, 100), (6144, 8192, 1024), (6144, 8193, 512), (10**6, 2000, 1024)],
+    [
+        (2, 50, 2),
+        (9, 50, 2),
+        (600, 50, 100),
+        (6144, 8192, 1024),
+        (7680, 8192, 1280),
+        (6144, 8193, 512),
+        (10**6, 2000, 1280),
+    ],
 )
 def test_minibatches_by_default_leave_an_epoch_some_steps(cells: int, features: int, expected: int) -> None:
     assert default_batch_size(cells, features) == expected

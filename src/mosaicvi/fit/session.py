@@ -27,8 +27,8 @@ from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.vae import MosaicVAE
 
 VISITS = 410_000  # to cells that train a mosaic of ordinary size well; many more begin to fit its noise
-MINIBATCH = 512  # cells of a step
-MANY_FEATURES = 8192  # with fewer, a step is short, so that it takes twice the cells
+MINIBATCH, LARGE_MINIBATCH = 512, 1280  # cells of a step, the second with few features, as it then is short
+MANY_FEATURES = 8192
 LEAST_STEPS = 6  # of an epoch over all cells
 RATE = 4e-3  # of minibatches of 512 cells
 
@@ -39,8 +39,8 @@ def default_epochs(n_cells: int) -> int:
 
 
 def default_batch_size(n_cells: int, n_features: int) -> int:
-    """Cells of a minibatch: 512, or 1,024 with few features, or a sixth of the cells where there are few."""
-    size = MINIBATCH if n_features > MANY_FEATURES else 2 * MINIBATCH
+    """Cells of a minibatch: 512, or 1,280 with few features, or a sixth of the cells where there are few."""
+    size = MINIBATCH if n_features > MANY_FEATURES else LARGE_MINIBATCH
     return min(size, max(2, n_cells // LEAST_STEPS))
 
 

@@ -19,7 +19,7 @@ from mosaicvi import blas, device
 from mosaicvi.blas import product, product_of_transpose, product_with_transpose
 from mosaicvi.compiled import Floats, Ints, any_order, f32
 from mosaicvi.nn import kernels
-from mosaicvi.nn.count_kernels import rising
+from mosaicvi.nn.count_kernels import log_factorial, rising
 from mosaicvi.nn.counts import SMALL_DISPERSION
 from mosaicvi.nn.groups import narrowed
 from mosaicvi.nn.kernels import Job as TileJob
@@ -31,6 +31,7 @@ from mosaicvi.nn.workers import share_of
 
 TILE = 3 << 17  # entries of a tile, whose buffers together fit a core's second-level cache of 2 MiB
 LEAST_ROWS, MOST_ROWS = 8, 256  # of a tile
+EVERY = np.zeros(0, np.int64)  # columns, where none is left out
 
 
 class Layers(NamedTuple):
@@ -125,8 +126,9 @@ class Compiled:
         if not self.want:
             return value, [None] * len(given.tensors())
         alpha = None if given.alpha is None else np.zeros(given.alpha.shape, np.float32)
-        inner, bias, last = (_zeros(v[0]) for v in (given.weight, given.bias, given.last))
-        for part, *sums in zip(self.parts, *self.sums, strict=True):
+        inner, bias = (_zeros(v[0]) for v in (given.weight, given.bias))
+        last = np.empty(given.last[0].shape, np.float32) if self.parts else _zeros(given.last[0])
+        for i, (part, *sums) in enumerate(zip(self.parts, *self.sums, strict=True)):
             total = sums[0]
             for own in sums[1:]:
                 for mine, other in zip(total, own, strict=True):
@@ -134,9 +136,9 @@ class Compiled:
                         mine += other
             inner += total.inner
             bias += total.bias
-            _add_columns(last, part.columns, total.last)
+            _put(last, part.columns, total.last, add=i > 0)
             if alpha is not None:
-                _add_columns(alpha, part.of_step, total.alpha)
+                _put(alpha, part.of_step, total.alpha, add=True)
         skip = None if given.skip[0] is None else self.d_skip
         found = [self.d_trunk, alpha, None, inner, bias, skip, last]
         return value, [None if v is None else torch.from_numpy(v) for v in found]
@@ -144,14 +146,17 @@ class Compiled:
 
 def _zeros(like: Tensor | None) -> Floats:
     assert like is not None
-    return array(torch.zeros_like(like))
+    return np.zeros(like.shape, np.float32)
 
 
 @any_order
-def _add_columns(out: Floats, columns: Ints, part: Floats) -> None:
-    """Add to some columns; to all if none is named."""
+def _put(out: Floats, columns: Ints, part: Floats, add: bool) -> None:
+    """Put into some columns, or all if none is named, and 0 into others; or `add` to what is there."""
     for i in range(len(part)):
         to, row = out[i], part[i]
+        if not add:
+            for j in range(len(to)):
+                to[j] = f32(0)
         if len(columns):
             for j in range(len(row)):
                 to[columns[j]] += row[j]
@@ -166,9 +171,8 @@ class _Part:
     def __init__(self, task: Task, job: Job, first: int) -> None:
         here, (group,) = slice(first, first + job.n_rows), task.head.groups
         self.first, self.n_rows = first, job.n_rows
-        every = np.zeros(0, np.int64)
-        self.of_step = every if job.columns is None else job.columns
-        self.columns = every if job.rows.features is None else job.rows.features
+        self.of_step = EVERY if job.columns is None else job.columns
+        self.columns = EVERY if job.rows.features is None else job.rows.features
         low, high, alpha = task.head.low, task.head.high, task.given.alpha
         if job.columns is not None:
             at = torch.from_numpy(job.columns)
@@ -210,7 +214,7 @@ def _values(task: Task, job: Job, alpha: Floats) -> Values:
     x, nothing = array(values_of(task, job)), array(None)
     constant = rise = d_rise = nothing
     if task.head.dist != "Bernoulli":
-        constant = array(-torch.lgamma(torch.from_numpy(x) + 1))
+        constant = -log_factorial(x)
     if task.given.alpha is not None:
         rise, d_rise = rising(x, array(sparse.cell), array(sparse.col), array(task.code), alpha)
     return Values(

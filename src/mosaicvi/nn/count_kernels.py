@@ -6,6 +6,7 @@ Legend: r rows and d columns of a job, A covariate rows, Z non-zeros of a modali
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
 
 TINY = f32(np.finfo(np.float32).tiny)
 FEW = 8  # counts up to this are summed term by term
+_LOG_FACTORIALS = np.array([math.lgamma(k + 1) for k in range(256)], np.float32)
+
+
+@in_order
+def log_factorial(x: Floats) -> Floats:
+    """Logarithm of x!, or of gamma(x + 1) for what is no count, (Z,)."""
+    out = np.empty_like(x)
+    for z in range(len(x)):
+        k = int(x[z])
+        known = 0 <= k < len(_LOG_FACTORIALS) and x[z] == k
+        out[z] = _LOG_FACTORIALS[k] if known else math.lgamma(np.float64(x[z]) + 1)
+    return out
 
 
 @in_order
@@ -31,11 +44,12 @@ def rising(x: Floats, cell: Ints, col: Ints, code: Ints, alpha: Floats) -> tuple
             continue
         v, a = np.float64(x[z]), np.float64(alpha[code[cell[z]], col[z]])
         if v <= FEW and v == np.floor(v):  # term by term
-            product, slope = 1.0, 0.0
+            product, d_product = 1.0, 0.0
             for k in range(1, int(v)):
+                d_product = d_product * (1 + k * a) + k * product
                 product *= 1 + k * a
-                slope += k / (1 + k * a)
-            out[z], d_out[z] = np.log(product), slope
+            out[z] = log1p(f32(product - 1)) if product < 1e30 else np.log(product)
+            d_out[z] = d_product / product
             continue
         r = 1 / a
         s, t = r + 5, v + r + 5
