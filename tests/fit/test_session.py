@@ -289,7 +289,7 @@ def test_without_a_terminal_lines_are_said(
         tell.report(_report(4))
         tell.end(state, "Trained for 7 epochs.")
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "training from epoch 4 to 7"
+    assert lines[0].startswith("training from epoch 4 to 7: ")
     assert lines[1].startswith("epoch 4/7 · rna -1.5 · adt -20.2")
     assert lines[2] == (
         "Weights of the modalities (beta_modal), balanced over the first epochs: rna 0.250, adt 0.750"

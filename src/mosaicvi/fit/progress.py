@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from mosaicvi.errors import InputError
 from mosaicvi.fit.loop import FitConfig, FitState, Report
 
 LINE_EVERY = 10.0  # seconds between plain lines
+FIRST = "the first step; after an installation it compiles for half a minute"
 IN_TERMINAL: ContextVar[bool] = ContextVar("IN_TERMINAL", default=False)
 """Whether a command trains, which itself says how to go on."""
 
@@ -38,15 +40,18 @@ class Listener(Protocol):
 
 
 class _Meter:
-    """Cells per second over the last steps, and the losses in words."""
+    """Cells per second over the last steps but the first, which may compile, and the losses in words."""
 
     def __init__(self, config: FitConfig, names: tuple[str, ...]) -> None:
         self.config, self.names = config, names
-        self.cells, self.since, self.rate = 0, time.monotonic(), 0.0
+        self.cells, self.since, self.rate = 0, math.inf, 0.0
         self.validation = ""
 
     def add(self, report: Report) -> None:
-        self.cells += report.n_cells
+        if self.since == math.inf:
+            self.since = time.monotonic()
+        else:
+            self.cells += report.n_cells
         spent = time.monotonic() - self.since
         if spent > 1:
             self.rate = self.cells / spent
@@ -56,7 +61,8 @@ class _Meter:
 
     def words(self, report: Report) -> str:
         losses = " · ".join(f"{n} {v:.1f}" for n, v in zip(self.names, report.log_prob, strict=False))
-        return f"{losses}{self.validation} · {self.rate:,.0f} cells/s"
+        rate = f" · {self.rate:,.0f} cells/s" if self.rate else ""
+        return f"{losses}{self.validation}{rate}"
 
 
 class _Bar:
@@ -79,7 +85,9 @@ class _Bar:
         self.console.print(text, highlight=False)
 
     def begin(self, state: FitState) -> None:
-        self.task = self.bar.add_task("train", total=float(self.of), epoch=state.epoch, of=self.of, words="")
+        self.task = self.bar.add_task(
+            "train", total=float(self.of), epoch=state.epoch, of=self.of, words=FIRST
+        )
         self.bar.update(self.task, completed=float(state.epoch))
         self.bar.start()
 
@@ -102,7 +110,7 @@ class _Lines:
         self.last, self.of = time.monotonic(), config.max_epochs
 
     def begin(self, state: FitState) -> None:
-        self.say(f"training from epoch {state.epoch + 1} to {self.of}")
+        self.say(f"training from epoch {state.epoch + 1} to {self.of}: {FIRST}")
 
     def report(self, report: Report) -> None:
         self.meter.add(report)
