@@ -39,9 +39,10 @@ def set_up(
     model.net.to(device)
     n_features = sum(m.n_features for m in mosaic.modalities)
     size = batch_size or (512 if like else default_batch_size(mosaic.n_cells, n_features))
+    size = min(size, mosaic.n_cells)
     config = FitConfig(
         max_epochs=epochs,
-        batch_size=min(size, mosaic.n_cells),
+        batch_size=size,
         lr=1e-3 if like else default_rate(size),
         train_size=1.0 if like else FitConfig.train_size,
     )

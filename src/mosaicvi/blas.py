@@ -7,6 +7,7 @@ and addresses are not.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -93,7 +94,7 @@ def routine() -> int:
 @cache
 def _of_torch() -> int:
     """Address of torch's own, 0 if it cannot be called or does something else."""
-    for path in sorted(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*")):
+    for path in sorted(Path(torch.__file__).parent.glob("lib/*torch_cpu.*")):
         try:
             address = ctypes.cast(ctypes.CDLL(str(path)).sgemm_, ctypes.c_void_p).value or 0
         except (OSError, AttributeError):
@@ -109,7 +110,27 @@ def _of_torch() -> int:
 
 def alone() -> AbstractContextManager[object]:
     """A context in which a product that a worker asks for is not shared among threads."""
-    return nullcontext() if _of_torch() else _libraries().limit(limits=1)  # torch's are told by torch
+    return nullcontext() if _of_torch() else _Alone()  # torch's are told by torch
+
+
+class _Alone:
+    """One thread for each product of the other libraries, until the last of those who want it has left."""
+
+    lock, inside = threading.Lock(), 0
+    limit: AbstractContextManager[object] = nullcontext()
+
+    def __enter__(self) -> None:
+        with _Alone.lock:
+            if not _Alone.inside:
+                _Alone.limit = _libraries().limit(limits=1)
+                _Alone.limit.__enter__()
+            _Alone.inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with _Alone.lock:
+            _Alone.inside -= 1
+            if not _Alone.inside:
+                _Alone.limit.__exit__(None, None, None)
 
 
 @cache

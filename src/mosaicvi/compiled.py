@@ -5,7 +5,11 @@ Legend: d entries of a row.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -14,18 +18,34 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Indices = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 F = TypeVar("F", bound=Callable[..., Any])
 
 f32, i32 = np.float32, np.int32
 
 
+@cache
+def _kept_in() -> str:
+    """Folder of the compiled loops, named after all sources with such loops; empty for numba's own choice.
+
+    Left alone, numba looks at the file that defines a function, not at those of the functions it calls.
+    """
+    here = Path(__file__).parent
+    sources = [path.read_bytes() for path in sorted(here.rglob("*.py"))]
+    name = hashlib.sha256(b"".join(s for s in sources if b"mosaicvi.compiled" in s)).hexdigest()
+    given = numba.config.CACHE_DIR or (here / "__pycache__" if os.access(here, os.W_OK) else "")  # type: ignore[attr-defined]
+    return str(Path(given) / f"loops-{name[:16]}") if given else ""
+
+
 def _jit(f: F, **options: Any) -> F:
+    given = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = _kept_in()  # type: ignore[attr-defined]
     try:
         return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", **options)(f))
     except RuntimeError:  # there is nowhere to keep what was compiled
         return cast(F, numba.njit(nogil=True, error_model="numpy", **options)(f))
+    finally:
+        numba.config.CACHE_DIR = given  # type: ignore[attr-defined]
 
 
 def in_order(f: F) -> F:

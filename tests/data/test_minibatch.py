@@ -196,17 +196,26 @@ def test_rows_of_some_features(seed: int, data: st.DataObject) -> None:
 
 
 def test_features_are_drawn_with_their_probability_and_by_the_seed_alone() -> None:
-    sizes, shares = [1000, 30, 4], [0.25, 1.0, 1e-9]
-    drawn = [drawn_features(sizes, shares, (7, 2, step)) for step in range(400)]
-    times = np.zeros(1000)
+    orders, shares = (
+        [np.random.default_rng(0).permutation(1000), np.arange(30), np.arange(4)],
+        [0.3, 1.0, 1e-9],
+    )
+    drawn = [drawn_features(orders, shares, (7, 2, step)) for step in range(400)]
+    times, together = np.zeros(1000), np.zeros((1000, 1000))
     for some, whole, none in drawn:
         assert whole is None
         assert none is None  # a modality without any is taken whole
         assert some is not None
         assert (np.diff(some) > 0).all()
         times[some] += 1
-    # 400 draws at 1/4: 100 on average, with a deviation of 8.7
-    assert abs(times.mean() - 100) < 1.5
-    assert np.abs(times - 100).max() < 5 * 8.7
-    np.testing.assert_array_equal(drawn[3][0], drawn_features(sizes, shares, (7, 2, 3))[0])
+        together[np.ix_(some, some)] += 1
+        # nearly the same number of every 64 that are side by side
+        per_run = np.bincount(np.argsort(orders[0])[some] // 64)[:-1]
+        assert np.abs(per_run - 0.3 * 64).max() < 1
+    # 400 draws at 0.3: 120 on average, with a deviation of 9.2
+    assert abs(times.mean() - 120) < 0.5
+    assert np.abs(times - 120).max() < 5 * 9.2
+    # and every pair comes together: in 36 draws on average
+    assert together.min() > 36 - 6 * np.sqrt(36)
+    np.testing.assert_array_equal(drawn[3][0], drawn_features(orders, shares, (7, 2, 3))[0])
     assert len(drawn[3][0]) != len(drawn[4][0]) or (drawn[3][0] != drawn[4][0]).any()

@@ -99,7 +99,10 @@ def command(
         float | None, typer.Option(help="Learning rate. [default: 0.004 for 512 cells per step]")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Cells per step. [default: 512, 1280 with few features]")
+        int | None,
+        typer.Option(
+            help="Cells per step. [default: 512, 1280 with few features, at most a sixth of the cells]"
+        ),
     ] = None,
     accelerator: Annotated[Accelerator | None, typer.Option(help="Where to train. [default: auto]")] = None,
     checkpoint: Annotated[

@@ -8,6 +8,7 @@ and a block-wise layer is one sparse product.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.transforms import Transform, apply
 
 MAX_DISTINCT = 1024  # rows of covariates kept as a table
+ALIKE = 64  # features with similar totals, of which equal shares are drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,6 +161,7 @@ class _Store:
         self.scale = to(data.scale)
         self.n_blocks = len(data.block_sizes)
         self.transform: Transform = data.transform
+        self.by_total = np.argsort(np.asarray(data.x.sum(0)).ravel(), kind="stable")  # of features, (D_m,)
         self.dense = None
         self.entry = None if data.entry_measured is None else to(data.entry_measured)
         if isinstance(data.x, sp.csr_matrix):
@@ -346,23 +349,32 @@ def shuffled(cells: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -
     return [np.asarray(part) for part in np.array_split(order, max(1, -(-len(cells) // batch_size)))]
 
 
-def drawn_features(
-    sizes: Sequence[int], shares: Sequence[float], seed: Sequence[int]
-) -> list[NDArray[np.int64] | None]:
+def drawn_features(orders: Sequence[Ints], shares: Sequence[float], seed: Sequence[int]) -> list[Ints | None]:
     """Features of each modality that count in a step, ascending; a function of `seed` alone.
+
+    Each is as probable as another, and all `ALIKE` features that are neighbours in their order are drawn from
+    alike: a sum over the drawn ones varies less than one over as many of all.
 
     Parameters
     ----------
-    sizes
-        Features of each modality.
+    orders
+        Features of each modality, similar ones side by side.
     shares
         Probability of each feature to be drawn; all, None, for 1.
     seed
         Whole numbers.
     """
     rng = np.random.default_rng(seed)
-    out: list[NDArray[np.int64] | None] = []
-    for size, share in zip(sizes, shares, strict=True):
-        drawn = np.flatnonzero(rng.random(size, np.float32) < share) if share < 1 else None
-        out.append(drawn if drawn is not None and 0 < len(drawn) < size else None)
-    return out
+    return [
+        _drawn(order, share, rng) if share < 1 else None for order, share in zip(orders, shares, strict=True)
+    ]
+
+
+def _drawn(order: Ints, share: float, rng: np.random.Generator) -> Ints | None:
+    padded = np.full(-(-len(order) // ALIKE) * ALIKE, -1)
+    padded[: len(order)] = order
+    mixed = rng.permuted(padded.reshape(-1, ALIKE), axis=1).ravel()
+    at = ((np.arange(math.ceil(share * len(mixed))) + rng.random()) / share).astype(np.int64)
+    drawn = mixed[at[at < len(mixed)]]
+    drawn = np.sort(drawn[drawn >= 0])
+    return drawn if 0 < len(drawn) < len(order) else None

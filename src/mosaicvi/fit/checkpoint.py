@@ -130,13 +130,17 @@ class CheckpointStore:
         while steps := [step for step in self.steps() if step not in passed_over]:
             step = steps[-1]
             passed_over.add(step)
+            before = _identity(self.path(step))
             try:
                 if best and not self._is_best(step):
                     continue
                 return self._load(step)
             except ModelFileError as error:
-                # A training run in another process may just have removed it.
-                if os.path.lexists(find_directory(self.path(step))):
+                # A training run in another process may just have removed it, or put another in its place.
+                now = _identity(self.path(step))
+                if now != before:
+                    passed_over.discard(step)
+                elif now is not None:
                     self._damaged.add(step)
                     message = f"the checkpoint of step {step} cannot be used and is passed over: {error}"
                     warnings.warn(MosaicWarning(message), stacklevel=3)
@@ -185,3 +189,12 @@ class CheckpointStore:
         while os.path.lexists(target := self.folder / f"damaged-{number}-step-{step:08d}"):
             number += 1
         os.rename(source, target)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a checkpoint from another that takes its place; None if there is none."""
+    try:
+        there = os.lstat(find_directory(path))
+    except OSError:
+        return None
+    return there.st_ino, there.st_mtime_ns

@@ -255,7 +255,7 @@ def _step(
     """One update; returns the terms of the loss and the gradient's norm."""
     net, optimizer = state.net, state.optimizer
     with record_function("slice"):
-        minibatch = loader.take(cells, features_of(net, (config.seed, 2, state.steps_done)))
+        minibatch = loader.take(cells, features_of(net, loader, (config.seed, 2, state.steps_done)))
     with record_function("mask"):
         masks = sampler.draw(minibatch, state.generator)
     noise = torch.randn(
@@ -288,9 +288,11 @@ def _step(
     return losses, norm
 
 
-def features_of(net: MosaicVAE, seed: tuple[int, ...]) -> list[NDArray[np.int64] | None]:
-    """Features of each modality whose likelihood a step computes; a function of the seed alone."""
-    return drawn_features(net.config.dim_input_arr, net.config.likelihood_share, seed)
+def features_of(
+    net: MosaicVAE, loader: MinibatchLoader, seed: tuple[int, ...]
+) -> list[NDArray[np.int64] | None]:
+    """Features of each modality whose likelihood a step computes; a function of the data and the seed."""
+    return drawn_features([s.by_total for s in loader.stores], net.config.likelihood_share, seed)
 
 
 def _at_hand(value: Tensor) -> bool:
@@ -429,7 +431,7 @@ def validate(
     net.eval()
     with torch.no_grad():
         for k, part in enumerate(np.array_split(cells, max(1, round(len(cells) / config.batch_size)))):
-            minibatch = loader.take(part, features_of(net, (config.seed, 3, k)))
+            minibatch = loader.take(part, features_of(net, loader, (config.seed, 3, k)))
             masks = sampler.draw(minibatch, generator)
             shape = (net.n_passes() * len(part), net.config.dim_latent)
             noise = torch.randn(shape, generator=generator, device=loader.device)

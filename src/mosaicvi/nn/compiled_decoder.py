@@ -107,12 +107,16 @@ class Compiled:
         """Do the share of worker k of n."""
         for part in self.parts:
             first, last = share_of(part.n_rows, k, n)
+            inner, bias, last_layer = (
+                np.zeros(v.shape if self.want else (0,) * v.ndim, np.float32)
+                for v in (part.layers.inner, part.layers.bias, part.layers.last)
+            )
             own = Gradients(
                 trunk=self.d_trunk,
-                inner=np.zeros_like(part.layers.inner),
-                bias=np.zeros_like(part.layers.bias),
+                inner=inner,
+                bias=bias,
                 skip=self.d_skip,
-                last=np.zeros_like(part.layers.last),
+                last=last_layer,
                 alpha=np.zeros_like(part.job.alpha),
             )
             self.sums[k].append(own)

@@ -136,6 +136,8 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rest, *tensors = ctx.saved_tensors
         seen, rows, kept, stack = ctx.seen, ctx.rows, ctx.kept, ctx.stack
+        if kept is None:
+            raise RuntimeError("the encoder's way back can be gone only once")
         ctx.kept = None  # its first layer makes room for its gradient
         d_out, given, d_rest = grad.contiguous().numpy(), rest.numpy(), np.zeros(rest.shape, np.float32)
         sums = Sums([stack.weight.shape, *(v.shape for v in tensors[: len(seen)])])

@@ -103,9 +103,9 @@ class Decoder(nn.Module):
         return [i for i, g in enumerate(self.groups) if g.modality == m]
 
     def trunk(self, z: Tensor, embedding: Tensor, covariates: Tensor, n_passes: int) -> Tensor:
-        """Hidden rows (P * B, width of the last hidden layer)."""
+        """Hidden rows (P * B, width of the last hidden layer), float32."""
         parts = [z, embedding, covariates] if self.config.decode_mask else [z, covariates]
-        return self.hidden(torch.cat(parts, 1), n_passes)  # type: ignore[no-any-return]
+        return self.hidden(torch.cat(parts, 1), n_passes).float()  # type: ignore[no-any-return]
 
     def block_hidden(self, i: int, h: Tensor, skip: Tensor | None) -> Tensor:
         """g_b of group i: (R, G * K), or (R, width) without a sub-network."""
@@ -120,7 +120,8 @@ class Decoder(nn.Module):
             return None
         kernel = self.dispersion[str(m)]
         kernel = kernel if features is None else kernel.index_select(1, features)
-        return dispersion(covariate_table, kernel, self.config.max_disp)
+        with torch.autocast(kernel.device.type, enabled=False):
+            return dispersion(covariate_table, kernel, self.config.max_disp)
 
     def pi(self, m: int, features: Tensor | None = None) -> Tensor | None:
         """Zero inflation of modality m, (D_m,), of all or some features, or None."""
@@ -159,12 +160,12 @@ class Decoder(nn.Module):
         features = None if rows.features is None else torch.from_numpy(rows.features).to(at.device)
         inner = [layer if isinstance(layer, nn.Linear) else None for layer in (self.inner[i] for i in groups)]
         given = Given(
-            trunk=context.hidden.float(),
+            trunk=context.hidden,
             alpha=self.alpha_table(m, context.covariate_table, features),
             pi=self.pi(m, features),
             weight=[None if layer is None else layer.weight for layer in inner],
             bias=[None if layer is None else layer.bias for layer in inner],
-            skip=[context.blocks[i].flatten(1) if self.config.skip_conn else None for i in groups],
+            skip=[context.blocks[i].flatten(1).float() if self.config.skip_conn else None for i in groups],
             last=[self.last[i] for i in groups],
         )
         return Task(
@@ -212,7 +213,9 @@ class _Likelihood(torch.autograd.Function):
         losses, log_prob = [], []
         ctx.which = []  # of the inputs that have a gradient
         grads: list[Tensor] = []
-        for task, (value, found) in zip(tasks, run(at_hand, want=want), strict=True):
+        with torch.autocast(tasks[0].weight.device.type, enabled=False):  # in float32 whatever the precision
+            results = run(at_hand, want=want)
+        for task, (value, found) in zip(tasks, results, strict=True):
             ctx.which += [d is not None for d in found]
             grads += [d for d in found if d is not None]
             by_pass = value.new_zeros(task.n_passes)

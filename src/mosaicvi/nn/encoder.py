@@ -212,7 +212,7 @@ class Encoder(nn.Module):
                     else _dense_product(g, layer.value, *given, centres[m])
                 )
                 product = _to_cells(product, given[0].cells, len(views), minibatch.n_cells)
-                wide = functional.pad(product.flatten(1), (at, total - at - width))
+                wide = functional.pad(product.flatten(1).float(), (at, total - at - width))
                 base = wide if base is None else base + wide
             at += width
         rest = [

@@ -69,7 +69,8 @@ class _SparseProduct(torch.autograd.Function):
     def forward(ctx: Any, matrix: Csr, weight: Tensor) -> Tensor:
         ctx.save_for_backward(*matrix)
         ctx.n_columns = len(weight)
-        return torch.mm(matrix.tensor(len(weight)), weight)
+        with torch.autocast(weight.device.type, enabled=False):
+            return torch.mm(matrix.tensor(len(weight)), weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:

@@ -30,6 +30,7 @@ def draw_and_compare(
     weights
         Of the passes after the first.
     """
+    mean, log_var = mean.float(), log_var.float()
     if not device.is_apart(mean):
         return _Compiled.apply(mean, log_var, noise, weights)  # type: ignore[no-untyped-call, no-any-return]
     z = mean + torch.exp(0.5 * log_var) * noise
