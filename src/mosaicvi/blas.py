@@ -60,28 +60,29 @@ _call = cast("Callable[..., None]", intrinsic(_typed))
 @in_order
 def product(routine: int, a: Floats, b: Floats, c: Floats, keep: float) -> None:
     """C = a b + keep c, for matrices whose rows are contiguous."""
-    # the library counts columns first, so that it is asked for the transpose
-    _call(
-        routine, _NORMAL, _NORMAL, c.shape[1], c.shape[0], a.shape[1], f32(1), b.ctypes.data,
-        b.strides[0] // 4, a.ctypes.data, a.strides[0] // 4, f32(keep), c.ctypes.data, c.strides[0] // 4,
-    )  # fmt: skip
+    _multiply(routine, _NORMAL, _NORMAL, a.shape[1], a, b, c, keep)
 
 
 @in_order
 def product_with_transpose(routine: int, a: Floats, b: Floats, c: Floats, keep: float) -> None:
     """C = a b^T + keep c."""
-    _call(
-        routine, _TRANSPOSED, _NORMAL, c.shape[1], c.shape[0], a.shape[1], f32(1), b.ctypes.data,
-        b.strides[0] // 4, a.ctypes.data, a.strides[0] // 4, f32(keep), c.ctypes.data, c.strides[0] // 4,
-    )  # fmt: skip
+    _multiply(routine, _TRANSPOSED, _NORMAL, a.shape[1], a, b, c, keep)
 
 
 @in_order
 def product_of_transpose(routine: int, a: Floats, b: Floats, c: Floats, keep: float) -> None:
     """C = a^T b + keep c."""
+    _multiply(routine, _NORMAL, _TRANSPOSED, a.shape[0], a, b, c, keep)
+
+
+@in_order
+def _multiply(
+    routine: int, of_b: int, of_a: int, depth: int, a: Floats, b: Floats, c: Floats, keep: float
+) -> None:
+    # the library counts columns first, so that it is asked for the transpose
     _call(
-        routine, _NORMAL, _TRANSPOSED, c.shape[1], c.shape[0], a.shape[0], f32(1), b.ctypes.data,
-        b.strides[0] // 4, a.ctypes.data, a.strides[0] // 4, f32(keep), c.ctypes.data, c.strides[0] // 4,
+        routine, of_b, of_a, c.shape[1], c.shape[0], depth, f32(1), b.ctypes.data, b.strides[0] // 4,
+        a.ctypes.data, a.strides[0] // 4, f32(keep), c.ctypes.data, c.strides[0] // 4,
     )  # fmt: skip
 
 

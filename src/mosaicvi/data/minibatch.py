@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,7 @@ class _Store:
         self.scale = to(data.scale)
         self.n_blocks = len(data.block_sizes)
         self.transform: Transform = data.transform
-        self.by_total = np.argsort(np.asarray(data.x.sum(0)).ravel(), kind="stable")  # of features, (D_m,)
+        self.x = data.x
         self.dense = None
         self.entry = None if data.entry_measured is None else to(data.entry_measured)
         if isinstance(data.x, sp.csr_matrix):
@@ -171,6 +172,11 @@ class _Store:
             self.row_length = np.diff(data.x.indptr)
         else:
             self.dense = to(data.x)
+
+    @cached_property
+    def by_total(self) -> Ints:
+        """Features by their totals, (D_m,); only training asks."""
+        return np.argsort(np.asarray(self.x.sum(0)).ravel(), kind="stable")
 
     def gather(self, index: NDArray[np.int64]) -> ModalityRows:
         """Rows of the cells at `index`; shapes are found on the host, so that the device never waits."""

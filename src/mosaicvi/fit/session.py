@@ -30,7 +30,6 @@ VISITS = 410_000  # to cells that train a mosaic of ordinary size well; many mor
 MINIBATCH, LARGE_MINIBATCH = 512, 1280  # cells of a step, the second with few features, as it then is short
 MANY_FEATURES = 8192
 LEAST_STEPS = 6  # of an epoch over all cells
-RATE = 4e-3  # of minibatches of 512 cells
 
 
 def default_epochs(n_cells: int) -> int:
@@ -46,7 +45,7 @@ def default_batch_size(n_cells: int, n_features: int) -> int:
 
 def default_rate(batch_size: int) -> float:
     """Learning rate, in proportion to the root of the minibatch: as its gradient's noise falls."""
-    return RATE * math.sqrt(batch_size / 512)
+    return FitConfig.lr * math.sqrt(batch_size / FitConfig.batch_size)
 
 
 def begin(

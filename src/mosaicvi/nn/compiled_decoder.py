@@ -177,15 +177,13 @@ class _Part:
         self.first, self.n_rows = first, job.n_rows
         self.of_step = EVERY if job.columns is None else job.columns
         self.columns = EVERY if job.rows.features is None else job.rows.features
-        low, high, alpha = task.head.low, task.head.high, task.given.alpha
-        if job.columns is not None:
-            at = torch.from_numpy(job.columns)
-            low, high = low.index_select(0, at), high.index_select(0, at)
-            alpha = None if alpha is None else alpha.index_select(1, at)
+        head, alpha = task.head.only(job.columns), task.given.alpha
+        if job.columns is not None and alpha is not None:
+            alpha = alpha.index_select(1, torch.from_numpy(job.columns))
         self.job = kernels.job_of(
             task.head.dist,
-            low=low,
-            high=high,
+            low=head.low,
+            high=head.high,
             code=task.code.index_select(0, job.pick),
             weight=task.weight[here],
             wanted=job.view,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
+from mosaicvi.compiled import Ints
 from mosaicvi.config import Distribution
 from mosaicvi.data.minibatch import transformed
 from mosaicvi.nn.groups import BlockGroup
@@ -25,6 +27,14 @@ class Head:
     low: Tensor
     high: Tensor
     centre: Tensor
+
+    def only(self, columns: Ints | None) -> Head:
+        """With the bounds of some columns, ascending, on the host; None for all."""
+        if columns is None:
+            return self
+        at = torch.from_numpy(columns).to(self.low.device)
+        low, high, centre = (v.index_select(0, at) for v in (self.low, self.high, self.centre))
+        return dataclasses.replace(self, low=low, high=high, centre=centre)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -126,10 +126,8 @@ class _Part:
         task = work.task
         self.work, self.job, self.first = work, job, first
         self.columns = None if job.columns is None else torch.from_numpy(job.columns).to(task.weight.device)
-        self.low, self.high, self.centre = (
-            v if self.columns is None else v.index_select(0, self.columns)
-            for v in (task.head.low, task.head.high, task.head.centre)
-        )
+        head = task.head.only(job.columns)
+        self.low, self.high, self.centre = head.low, head.high, head.centre
         self.alpha, self.pi = task.given.alpha, task.given.pi
         if self.columns is not None:
             self.alpha = None if self.alpha is None else self.alpha.index_select(1, self.columns)

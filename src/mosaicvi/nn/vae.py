@@ -102,12 +102,9 @@ class MosaicVAE(nn.Module):
     def head(self, m: int, features: NDArray[np.int64] | None = None) -> Head:
         """Constants of modality m's likelihood, with the bounds of some features, ascending, or of all."""
         groups = tuple(g for g in self.decoder.groups if g.modality == m)
-        bounds = [self.get_buffer(f"{name}_{m}") for name in ("low", "high", "centre")]
-        if features is not None:
-            at = torch.from_numpy(features).to(bounds[0].device)
-            bounds = [b.index_select(0, at) for b in bounds]
-        low, high, centre = bounds
-        return Head(dist=self.config.distributions[m], groups=groups, low=low, high=high, centre=centre)
+        low, high, centre = (self.get_buffer(f"{name}_{m}") for name in ("low", "high", "centre"))
+        head = Head(dist=self.config.distributions[m], groups=groups, low=low, high=high, centre=centre)
+        return head.only(features)
 
     def encode(self, minibatch: Minibatch, values: list[Tensor], views: list[list[View]]) -> Encoded:
         """Posterior of every pass; ``views[p][m]`` is what pass p sees of modality m."""
