@@ -19,6 +19,7 @@ from mosaicvi.nn.compiled_encoder import encode
 from mosaicvi.nn.first_layer import First, Seen, first_layer, seen_of
 from mosaicvi.nn.groups import BlockGroup, block_groups
 from mosaicvi.nn.layers import Csr, HiddenStack, PassBatchNorm, glorot_, leaky, make_linear, sparse_product
+from mosaicvi.nn.mask_embedding import MaskEmbedding
 from mosaicvi.nn.masks import View
 
 
@@ -40,34 +41,6 @@ class Encoded:
     log_var: Tensor
     embedding: Tensor
     blocks: list[Tensor]
-
-
-class MaskEmbedding(nn.Module):
-    """e = tanh(W (1 - visible) + b), from the distinct rows of the views instead of a dense B x D."""
-
-    def __init__(self, config: NetworkConfig, generator: Generator) -> None:
-        super().__init__()
-        n, width = sum(config.dim_block), sum(config.dim_block_embed)
-        self.weight = nn.ParameterList([nn.Parameter(torch.empty(d, width)) for d in config.dim_input_arr])
-        for w in self.weight:
-            glorot_(w, n, width, generator)
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, minibatch: Minibatch, views: list[list[View]]) -> Tensor:
-        """Embedding (P * B, sum of E); ``views[p][m]`` is what pass p sees of modality m."""
-        total = self.bias.expand(len(views) * minibatch.n_cells, -1)
-        for m, (rows, weight) in enumerate(zip(minibatch.rows, self.weight, strict=True)):
-            hidden = [torch.ones(1, weight.shape[0], dtype=torch.bool, device=weight.device)]
-            index, at = [], 1
-            for view in (v[m] for v in views):
-                hidden.append(~view.table)
-                of_cell = torch.zeros(minibatch.n_cells, dtype=torch.int64, device=weight.device)
-                of_cell[rows.cells] = view.index + at  # 0, all hidden, for cells without the modality
-                index.append(of_cell)
-                at += len(view.table)
-            table = torch.cat(hidden).to(weight.dtype) @ weight  # (R, sum of E)
-            total = total + functional.embedding(torch.cat(index), table)
-        return torch.tanh(total)
 
 
 class BlockLayer(nn.Module):
