@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.nn.groups import block_groups
-from mosaicvi.nn.layers import Csr, HiddenStack, PassBatchNorm, glorot_, make_linear, sparse_product
+from mosaicvi.nn.hidden_stack import HiddenStack
+from mosaicvi.nn.layers import Csr, PassBatchNorm, glorot_, make_linear, sparse_product
 
 
 @settings(max_examples=50, deadline=None)

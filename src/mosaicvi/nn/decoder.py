@@ -19,7 +19,8 @@ from mosaicvi import device
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import ModalityRows
 from mosaicvi.nn.groups import block_groups
-from mosaicvi.nn.layers import HiddenStack, glorot_, leaky, make_linear
+from mosaicvi.nn.hidden_stack import HiddenStack
+from mosaicvi.nn.layers import glorot_, leaky, make_linear
 from mosaicvi.nn.likelihoods import dispersion, zero_inflation
 from mosaicvi.nn.targets import Job
 from mosaicvi.nn.task import Given, Head, Task, of_block

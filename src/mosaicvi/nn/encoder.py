@@ -18,7 +18,8 @@ from mosaicvi.data.minibatch import Minibatch, ModalityRows
 from mosaicvi.nn.compiled_encoder import encode
 from mosaicvi.nn.first_layer import First, Seen, first_layer, seen_of
 from mosaicvi.nn.groups import BlockGroup, block_groups
-from mosaicvi.nn.layers import Csr, HiddenStack, PassBatchNorm, glorot_, leaky, make_linear, sparse_product
+from mosaicvi.nn.hidden_stack import HiddenStack
+from mosaicvi.nn.layers import Csr, PassBatchNorm, glorot_, leaky, make_linear, sparse_product
 from mosaicvi.nn.mask_embedding import MaskEmbedding
 from mosaicvi.nn.masks import View
 
@@ -126,7 +127,9 @@ class Encoder(nn.Module):
         covariates = minibatch.covariates.repeat(n_passes, 1) if self.n_seen else None
         first = self._first(minibatch, values, views, centres, embedding, covariates)
         if first is not None and self._is_compiled(embedding):
-            mean, log_var = encode(first, self._dense(), n_passes).tensor_split(2, 1)
+            both = zip(self.mean.parameters(), self.log_var.parameters(), strict=True)
+            last = [p for pair in both for p in pair]
+            mean, log_var = encode(first, self.hidden.layers(), last, n_passes)
             mean = self.mean_norm(mean, n_passes)
             return Encoded(mean=mean, log_var=log_var, embedding=embedding, blocks=[])
         layered = embedding[:, :0] if first is None else leaky(first_layer(first, n_passes))
@@ -196,17 +199,6 @@ class Encoder(nn.Module):
             rest.append(covariates)
             mix = torch.cat([mix, torch.cat([layer.covariate for layer in layers], 1)])
         return First(rest=torch.cat(rest, 1), mix=mix, base=base, seen=seen, values=weights)
-
-    def _dense(self) -> list[Tensor]:
-        """Weights, bias, scale and shift of each hidden layer; weights and bias of mean and log variance."""
-        hidden = [
-            p
-            for pair in zip(self.hidden.linear, self.hidden.norm, strict=True)
-            for x in pair
-            for p in x.parameters()
-        ]
-        both = zip(self.mean.parameters(), self.log_var.parameters(), strict=True)
-        return [*hidden, *(torch.cat(pair) for pair in both)]
 
 
 def _dense_product(

@@ -1,4 +1,4 @@
-"""Layers: sparse rows times a matrix, norms whose statistics stay within a pass, and the hidden stack.
+"""Layers: sparse rows times a matrix, and norms whose statistics stay within a pass.
 
 Legend: P passes (observed, masked, reverse), B cells, so P * B rows in pass-major order.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -215,41 +215,6 @@ def _norm_by_pass_back(
             for j in range(width):
                 rest = d[i, j] - f32(whole[j] / n) - normal[i, j] * f32(along[j] / n)
                 d_h[i, j] = weight[j] * inverse[p, j] * rest
-
-
-class HiddenStack(nn.Module):
-    """For each width: h = norm(LeakyReLU(W h + b)).
-
-    Parameters
-    ----------
-    n_in
-        Width of the input.
-    widths
-        Hidden widths, in order.
-    norm
-        ``"layer"`` or ``"batch"``.
-    generator
-        Decides the first weights.
-    """
-
-    def __init__(
-        self, n_in: int, widths: tuple[int, ...], norm: Literal["layer", "batch"], generator: Generator
-    ) -> None:
-        super().__init__()
-        self.linear = nn.ModuleList()
-        self.norm = nn.ModuleList()
-        for width in widths:
-            self.linear.append(make_linear(n_in, width, generator))
-            self.norm.append(nn.LayerNorm(width) if norm == "layer" else PassBatchNorm(width))
-            n_in = width
-        self.n_out = n_in
-
-    def forward(self, h: Tensor, n_passes: int) -> Tensor:
-        """Map (P * B, n_in) to (P * B, n_out)."""
-        for linear, norm in zip(self.linear, self.norm, strict=True):
-            h = leaky(linear(h))
-            h = norm(h, n_passes) if isinstance(norm, PassBatchNorm) else norm(h)
-        return h
 
 
 def make_linear(n_in: int, n_out: int, generator: Generator) -> nn.Linear:
