@@ -379,8 +379,11 @@ def drawn_features(orders: Sequence[Ints], shares: Sequence[float], seed: Sequen
 def _drawn(order: Ints, share: float, rng: np.random.Generator) -> Ints | None:
     padded = np.full(-(-len(order) // ALIKE) * ALIKE, -1)
     padded[: len(order)] = order
-    mixed = rng.permuted(padded.reshape(-1, ALIKE), axis=1).ravel()
-    at = ((np.arange(math.ceil(share * len(mixed))) + rng.random()) / share).astype(np.int64)
-    drawn = mixed[at[at < len(mixed)]]
-    drawn = np.sort(drawn[drawn >= 0])
-    return drawn if 0 < len(drawn) < len(order) else None
+    at = ((np.arange(math.ceil(share * len(padded))) + rng.random()) / share).astype(np.int64)
+    at = at[at < len(padded)]
+    of_each = np.bincount(at // ALIKE, minlength=len(padded) // ALIKE)
+    drawn = runs.drawn(padded.reshape(-1, ALIKE), of_each, rng.random(len(at)))
+    is_drawn = np.zeros(len(order) + 1, np.bool_)
+    is_drawn[drawn] = True  # what fills the last group up is -1, and the last here
+    some = np.flatnonzero(is_drawn[:-1])
+    return some if 0 < len(some) < len(order) else None

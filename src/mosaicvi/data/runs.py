@@ -1,4 +1,4 @@
-"""Compiled loops that gather the rows of a minibatch out of a CSR matrix.
+"""Compiled loops that gather the rows of a minibatch out of a CSR matrix, and draw features.
 
 Legend: n cells of a modality in G blocks, Z non-zeros. Rows are block-major: block * n + cell.
 """
@@ -60,3 +60,20 @@ def narrowed(
         out_cell[j], out_col[j], out_value[j] = cell[z], place[col[z]], value[z]
         total[cell[z]] += value[z]
     return out_cell, out_col, out_value, out_ends, total
+
+
+@any_order
+def drawn(groups: Ints, of_each: Ints, uniform: NDArray[np.float64]) -> Ints:
+    """So many of each group, a row, none twice, in any order; the groups are mixed up.
+
+    `uniform` has a number between 0 and 1 for each that is drawn.
+    """
+    out, k = np.empty(len(uniform), np.int64), 0
+    for g in range(len(groups)):
+        group = groups[g]
+        for i in range(of_each[g]):
+            other = i + int(uniform[k] * (len(group) - i))
+            group[i], group[other] = group[other], group[i]
+            out[k] = group[i]
+            k += 1
+    return out

@@ -16,18 +16,16 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.profiler import record_function
 
 from mosaicvi.data.minibatch import MinibatchLoader, drawn_features, shuffled, split
 from mosaicvi.errors import NonFiniteLossError
-from mosaicvi.fit.norm import gradient_norm
+from mosaicvi.fit.optimizer import Optimizer
 from mosaicvi.nn.masks import MaskSampler
 from mosaicvi.nn.vae import Losses, MosaicVAE
+from mosaicvi.phases import phase
 
 BALANCE_EPOCHS = 3  # over which beta_modal="auto" is found
 WARM_UP_STEPS = 50
-BETAS = (0.9, 0.99)  # of AdamW; a run has too few steps for its own 0.999
-LEAST_MOMENT = 1e-30  # far above the denormal numbers, which slow arithmetic down tenfold
 LOOK_EVERY = 20  # steps between looks at the losses on a device, each of which makes it wait
 
 
@@ -93,7 +91,7 @@ class FitState:
     """
 
     net: MosaicVAE
-    optimizer: torch.optim.AdamW
+    optimizer: Optimizer
     generator: torch.Generator
     epoch: int = 0
     step: int = 0
@@ -159,9 +157,7 @@ class Report:
 def start(net: MosaicVAE, config: FitConfig) -> FitState:
     """State before the first step."""
     device = next(net.parameters()).device
-    optimizer = torch.optim.AdamW(
-        net.parameters(), lr=config.lr, betas=BETAS, weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = Optimizer(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return FitState(net=net, optimizer=optimizer, generator=torch.Generator(device).manual_seed(config.seed))
 
 
@@ -254,9 +250,9 @@ def _step(
 ) -> tuple[Losses, Tensor]:
     """One update; returns the terms of the loss and the gradient's norm."""
     net, optimizer = state.net, state.optimizer
-    with record_function("slice"):
+    with phase("slice"):
         minibatch = loader.take(cells, features_of(net, loader, (config.seed, 2, state.steps_done)))
-    with record_function("mask"):
+    with phase("mask"):
         masks = sampler.draw(minibatch, state.generator)
     noise = torch.randn(
         net.n_passes() * len(cells), net.config.dim_latent, generator=state.generator, device=loader.device
@@ -267,24 +263,19 @@ def _step(
     if _at_hand(losses.total) and not math.isfinite(losses.total.item()):
         _restore(before)
         _blame(losses, names, cells)
-    with record_function("backward"):
+    with phase("backward"):
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
-    with record_function("optimiser"):
-        grads = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
-        norm = gradient_norm(grads)
+    with phase("optimiser"):
+        norm = optimizer.norm()
         if not _at_hand(norm):  # what the step must not change is put back without a look
             for buffer, value in before:
                 buffer.copy_(torch.where(torch.isfinite(norm), buffer, value))
         elif not math.isfinite(norm.item()):
             _restore(before)
             raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * _rate(state.steps_done, total_steps)
-        # the fused update divides gradients by grad_scale, so clipping costs no pass of its own
-        optimizer.grad_scale = torch.clamp(norm / config.max_grad_norm, min=1.0)  # type: ignore[attr-defined]
-        optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
-        optimizer.step()
+        rate = config.lr * _rate(state.steps_done, total_steps)
+        optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
     return losses, norm
 
 
@@ -399,7 +390,6 @@ def _finish_epoch(
     names: tuple[str, ...],
 ) -> dict[str, float]:
     look(state)
-    _drop_denormals(state.optimizer)
     n = state.sums.pop("cells", 1.0)
     row = {f"train_{k}" if k not in ("clipped", "grad_norm") else k: v / n for k, v in state.sums.items()}
     row |= {f"beta_{name}": b for name, b in zip(names, state.net.beta_modal, strict=True)}
@@ -440,12 +430,6 @@ def validate(
     net.train()
     assert sums is not None
     return dict(zip(_keys(names), sums.tolist(), strict=True))
-
-
-def _drop_denormals(optimizer: torch.optim.AdamW) -> None:
-    """Set running means of gradients to 0 that have all but vanished: a saturated weight's decay for ever."""
-    for moments in optimizer.state.values():
-        moments["exp_avg"].copy_(torch.hardshrink(moments["exp_avg"], LEAST_MOMENT))
 
 
 def _remember_best(state: FitState, row: dict[str, float], config: FitConfig) -> bool:

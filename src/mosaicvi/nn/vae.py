@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
-from torch.profiler import record_function
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
@@ -26,6 +25,7 @@ from mosaicvi.nn.mmd import mmd
 from mosaicvi.nn.posterior import draw_and_compare
 from mosaicvi.nn.targets import make_jobs
 from mosaicvi.nn.task import Head
+from mosaicvi.phases import phase
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,13 +91,14 @@ class MosaicVAE(nn.Module):
         m = len(config.uni_block_names)
         self.beta_modal: list[float] = [1.0] * m if config.beta_modal == "auto" else list(config.beta_modal)
         self.centred = [bool(c.any()) for c, _, _ in bounds]
+        self._norms = [m for m in self.modules() if isinstance(m, PassBatchNorm)]
         for i, values in enumerate(bounds):
             for name, value in zip(("centre", "low", "high"), values, strict=True):
                 self.register_buffer(f"{name}_{i}", value.clone().float())
 
     def statistics(self) -> list[Tensor]:
         """What training changes without a gradient: running statistics of the norms."""
-        return [b for m in self.modules() if isinstance(m, PassBatchNorm) for b in m.buffers()]
+        return [b for norm in self._norms for b in norm.buffers()]
 
     def head(self, m: int, features: NDArray[np.int64] | None = None) -> Head:
         """Constants of modality m's likelihood, with the bounds of some features, ascending, or of all."""
@@ -130,9 +131,9 @@ class MosaicVAE(nn.Module):
         """
         passes = self._passes(minibatch, masks)
         values = [transformed(r) for r in minibatch.rows]
-        with record_function("encode"):
+        with phase("encode"):
             q = self.encode(minibatch, values, [p.seen for p in passes])
-        with record_function("decode"):
+        with phase("decode"):
             still = torch.zeros_like(q.mean) if noise is None else noise
             z, kl = draw_and_compare(q.mean, q.log_var, still, self._kl_weights())
             h = self.decoder.trunk(z, q.embedding, minibatch.covariates.repeat(len(passes), 1), len(passes))
@@ -142,12 +143,12 @@ class MosaicVAE(nn.Module):
         ]
         context = self._context(minibatch, passes, h, q, each)
         tasks = []
-        with record_function("decode"):
+        with phase("decode"):
             for m, rows in enumerate(minibatch.targets):
                 wanted = [_of_features(p.wanted[m], rows) for p in passes]
                 jobs = make_jobs(rows, wanted, softmax=self.config.library_aware[m])
                 tasks.append(self.decoder.task(self.head(m, rows.features), m, rows, jobs, context))
-        with record_function("likelihood"):
+        with phase("likelihood"):
             total, log_prob = likelihood_loss(tasks)
         mmd = self._mmd(q, minibatch, gamma)
         ll = log_prob * log_prob.new_tensor(each) / minibatch.n_cells  # (P, M)

@@ -1,0 +1,88 @@
+"""The norm and the update are those of torch, by compiled loops and where these cannot be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mosaicvi import device
+from mosaicvi.fit.optimizer import BETAS, CHUNK, Optimizer, gradient_norm
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 7, CHUNK, 3 * CHUNK + 5]), min_size=1, max_size=5),
+    seed=st.integers(0, 99),
+)
+def test_the_norm_is_that_of_torch(sizes: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    grads = [torch.randn(n, generator=generator) for n in sizes] + [torch.randn(3, 4, generator=generator).T]
+    expected = math.sqrt(sum(float(g.double().square().sum()) for g in grads))
+    assert float(gradient_norm(grads)) == pytest.approx(expected, rel=1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "is_apart", lambda tensor: True)
+        assert float(gradient_norm(grads)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_not_lost(bad: float) -> None:
+    grads = [torch.zeros(5), torch.tensor([1.0, bad])]
+    assert not math.isfinite(float(gradient_norm(grads)))
+
+
+def parameters(seed: int) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 5), (2000,), ())]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_updates_are_those_of_torch(apart: bool, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "is_apart", lambda tensor: apart)
+    mine, others, generator = parameters(0), parameters(0), torch.Generator().manual_seed(1)
+    own = Optimizer(mine, lr=1.0, weight_decay=0.1)
+    reference = torch.optim.AdamW(others, lr=1.0, betas=BETAS, weight_decay=0.1)
+    for step in range(5):
+        for p, q in zip(mine, others, strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        mine[1].grad, others[1].grad = (None, None) if step == 2 else (mine[1].grad, others[1].grad)
+        norm = own.norm()
+        assert float(norm) == pytest.approx(float(nn.utils.clip_grad_norm_(others, limit)), rel=1e-5)
+        own.advance(norm, limit=limit, lr=0.01 * (step + 1))
+        reference.param_groups[0]["lr"] = 0.01 * (step + 1)
+        reference.step()
+    for p, q in zip(mine, others, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+        assert own.state[p]["step"] == reference.state[q]["step"]
+        for name in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(own.state[p][name], reference.state[q][name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_length_that_is_not_finite_changes_nothing(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "is_apart", lambda tensor: apart)
+    (p,) = some = [nn.Parameter(torch.ones(3))]
+    p.grad = torch.tensor([1.0, math.inf, 1.0])
+    own = Optimizer(some, lr=0.1, weight_decay=0.1)
+    own.advance(own.norm(), limit=1.0, lr=0.1)
+    assert p.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_moments_that_have_vanished_become_zero() -> None:
+    (p,) = some = [nn.Parameter(torch.ones(3))]
+    own = Optimizer(some, lr=0.1, weight_decay=0.0)
+    own.state[p] = {
+        "step": torch.tensor(800.0),
+        "exp_avg": torch.tensor([1e-40, -1e-31, 1e-29]),
+        "exp_avg_sq": torch.tensor([1e-40, 1e-31, 1e-29]),
+    }
+    p.grad = torch.zeros(3)
+    own.advance(own.norm(), limit=1.0, lr=0.1)
+    assert own.state[p]["exp_avg"].tolist() == [0.0, 0.0, pytest.approx(0.9e-29)]
+    assert own.state[p]["exp_avg_sq"].tolist() == [0.0, 0.0, pytest.approx(0.99e-29)]
