@@ -14,6 +14,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+from numba import carray, types  # type: ignore[attr-defined]
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -56,6 +58,25 @@ def in_order(f: F) -> F:
 def any_order(f: F) -> F:
     """Compile loops whose sums may be taken in any order."""
     return _jit(f, fastmath={"contract", "nsz", "reassoc"})
+
+
+def _pointed(typing: Any, address: Any) -> Any:
+    """The address as a pointer to float32."""
+    signature = types.CPointer(types.float32)(types.intp)  # type: ignore[no-untyped-call]
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.inttoptr(given[0], context.get_value_type(signature.return_type))
+
+    return signature, generate
+
+
+_pointer = cast("Callable[..., Any]", intrinsic(_pointed))
+
+
+@in_order
+def floats_at(address: int, n: int) -> Any:
+    """The n numbers at an address as an array, whose memory its owner must keep."""
+    return carray(_pointer(address), (n,), np.float32)
 
 
 @in_order

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mosaicvi import device
-from mosaicvi.compiled import Floats, any_order, f32
+from mosaicvi.compiled import Floats, Ints, any_order, f32, floats_at
 from mosaicvi.nn.workers import in_shares, n_workers, share_of
 
 BETAS = (0.9, 0.99)  # a run has too few steps for AdamW's own 0.999
@@ -32,6 +32,14 @@ class Optimizer(torch.optim.AdamW):
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> None:
         super().__init__(parameters, lr=lr, betas=BETAS, weight_decay=weight_decay, fused=True)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        if not set_to_none:
+            super().zero_grad(set_to_none=False)
+            return
+        for p in self.param_groups[0]["params"]:
+            p.grad = None
 
     def norm(self) -> Tensor:
         """Length of the gradient, 0-d."""
@@ -58,83 +66,97 @@ class Optimizer(torch.optim.AdamW):
         return [(p, p.grad) for p in self.param_groups[0]["params"] if p.grad is not None]
 
     def _advance(self, shorten: float, lr: float) -> None:
-        group = self.param_groups[0]
+        group, pairs = self.param_groups[0], self._pairs()
         beta_1, beta_2 = group["betas"]
-        given = []
-        for p, grad in self._pairs():
-            moments = self.state[p]
-            if not moments:
-                moments["step"] = torch.zeros(())
-                moments["exp_avg"], moments["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-            moments["step"] += 1
-            t = moments["step"].item()
-            sizes = lr / (1 - beta_1**t), 1 / np.sqrt(1 - beta_2**t)
-            arrays = _flat(p), _flat(grad), _flat(moments["exp_avg"]), _flat(moments["exp_avg_sq"])
-            given.append((arrays, tuple(map(f32, sizes))))
+        states = [self.state[p] for p, _ in pairs]
+        for (p, _), state in zip(pairs, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros(())
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        torch._foreach_add_([state["step"] for state in states], 1)
+        t = np.array([float(state["step"]) for state in states])
+        size, root = (v.astype(np.float32) for v in (lr / (1 - beta_1**t), 1 / np.sqrt(1 - beta_2**t)))
+        weights, grads = _Tensors([p for p, _ in pairs]), _Tensors([grad for _, grad in pairs])
+        means, squares = (_Tensors([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq"))
         steady = (shorten, 1 - beta_1, beta_2, 1 - lr * group["weight_decay"], group["eps"])
-        numbers = tuple(map(f32, steady))
+        numbers = np.array(steady, np.float32)
+        arrays = weights.at, grads.at, means.at, squares.at, weights.ends
 
         def share(k: int, n: int) -> None:
-            for arrays, sizes in given:
-                _update(*arrays, *share_of(len(arrays[0]), k, n), *numbers, *sizes)
+            first, last = share_of(weights.ends[-1], k, n)
+            _update(*arrays, first, last, numbers, size, root)
 
         in_shares(share)
+
+
+class _Tensors:
+    """Float32 tensors as compiled loops take them: the address of each and where it ends if they were one."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.kept = [t if t.is_contiguous() else t.contiguous() for t in tensors]
+        self.at = np.array([t.data_ptr() for t in self.kept], np.int64)
+        self.ends = np.cumsum([t.numel() for t in self.kept], dtype=np.int64)
 
 
 def _at_hand(tensor: Tensor) -> bool:
     return not device.is_apart(tensor) and tensor.dtype == torch.float32
 
 
-def _flat(tensor: Tensor) -> Floats:
-    array: Floats = tensor.detach().contiguous().numpy().reshape(-1)
-    return array
-
-
 def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of all gradients together, 0-d."""
-    if not all(map(_at_hand, grads)):
+    if not grads or not all(map(_at_hand, grads)):
         return torch.nn.utils.get_total_norm(grads, foreach=True)
-    arrays = [_flat(g) for g in grads]
-    sums = np.zeros(n_workers())
+    tensors, sums = _Tensors(grads), np.zeros(n_workers())
 
     def share(k: int, n: int) -> None:
-        for array in arrays:
-            first, last = share_of(len(array), k, n)
-            sums[k] += _squares(array[first:last])
+        sums[k] = _squares(tensors.at, tensors.ends, *share_of(tensors.ends[-1], k, n))
 
     in_shares(share)
     return torch.tensor(np.sqrt(sums.sum()), dtype=torch.float32)
 
 
 @any_order
-def _squares(values: Floats) -> Any:
-    """Sum of squares."""
+def _squares(at: Ints, ends: Ints, first: int, last: int) -> Any:
+    """Sum of squares of numbers `first` to `last` of all tensors."""
     total = np.float64(0)
-    for a in range(0, len(values), CHUNK):
-        part = values[a : a + CHUNK]
-        some = f32(0)
-        for j in range(len(part)):
-            some += part[j] * part[j]
-        total += some
+    for t in range(len(at)):
+        start = ends[t - 1] if t else 0
+        a, b = max(first, start) - start, min(last, ends[t]) - start
+        values = floats_at(at[t], ends[t] - start)
+        for c in range(a, b, CHUNK):
+            part = values[c : min(c + CHUNK, b)]
+            some = f32(0)
+            for j in range(len(part)):
+                some += part[j] * part[j]
+            total += some
     return total
 
 
 @any_order
 def _update(
-    weight: Floats, grad: Floats, mean: Floats, square: Floats, first: int, last: int, shorten: Any,
-    newer: Any, older: Any, shrink: Any, eps: Any, size: Any, root: Any,
+    weights: Ints, grads: Ints, means: Ints, squares: Ints, ends: Ints, first: int, last: int,
+    numbers: Floats, size: Floats, root: Floats,
 ) -> None:  # fmt: skip
-    """Numbers `first` to `last` of a tensor; moments that have all but vanished become 0.
+    """Numbers `first` to `last` of all tensors; moments that have all but vanished become 0.
 
-    `newer` and `older` are the weight of the new gradient in the mean and of the old mean of squares, `size`
-    and `root` the rate and the root of the squares' factor, both corrected for the moments' start at 0.
+    `numbers` are the factor of the gradients, the weight of the new one in the mean, of the old mean of
+    squares, of the weights, and epsilon; `size` and `root` the rate and the root of the squares' factor of
+    each tensor, both corrected for the moments' start at 0.
     """
-    weight, grad, mean, square = weight[first:last], grad[first:last], mean[first:last], square[first:last]
-    for j in range(len(weight)):
-        g = grad[j] * shorten
-        m = mean[j] + newer * (g - mean[j])
-        m = f32(0) if abs(m) < LEAST_MOMENT else m
-        v = older * square[j] + (f32(1) - older) * g * g
-        v = f32(0) if v < LEAST_MOMENT else v
-        mean[j], square[j] = m, v
-        weight[j] = weight[j] * shrink - size * m / (np.sqrt(v) * root + eps)
+    shorten, newer, older, shrink, eps = numbers
+    for t in range(len(ends)):
+        start = ends[t - 1] if t else 0
+        a, b, n = max(first, start) - start, min(last, ends[t]) - start, ends[t] - start
+        if a >= b:
+            continue
+        weight, grad = floats_at(weights[t], n)[a:b], floats_at(grads[t], n)[a:b]
+        mean, square = floats_at(means[t], n)[a:b], floats_at(squares[t], n)[a:b]
+        step, unbias = size[t], root[t]
+        for j in range(b - a):
+            g = grad[j] * shorten
+            m = mean[j] + newer * (g - mean[j])
+            m = f32(0) if abs(m) < LEAST_MOMENT else m
+            v = older * square[j] + (f32(1) - older) * g * g
+            v = f32(0) if v < LEAST_MOMENT else v
+            mean[j], square[j] = m, v
+            weight[j] = weight[j] * shrink - step * m / (np.sqrt(v) * unbias + eps)
