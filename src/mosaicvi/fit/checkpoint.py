@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ __all__ = ["CheckpointStore", "flatten", "unflatten"]
 
 _NAME = re.compile(r"step-(\d{8,18})|\.step-(\d{8,18})\.mosaicvi-old")
 _N_LAST = 2
+_TRIES, _PAUSE = 3, 0.01  # readings, and seconds between them, before a checkpoint counts as damaged
 
 
 class CheckpointStore:
@@ -127,6 +130,7 @@ class CheckpointStore:
 
     def _newest(self, *, best: bool) -> Bundle | None:
         passed_over: set[int] = set()
+        failures: Counter[int] = Counter()
         while steps := [step for step in self.steps() if step not in passed_over]:
             step = steps[-1]
             passed_over.add(step)
@@ -138,8 +142,10 @@ class CheckpointStore:
             except ModelFileError as error:
                 # A training run in another process may just have removed it, or put another in its place.
                 now = _identity(self.path(step))
-                if now != before:
+                failures[step] += now == before
+                if now != before or failures[step] < _TRIES:  # another in its place may look the same
                     passed_over.discard(step)
+                    time.sleep(_PAUSE if now == before else 0)
                 elif now is not None:
                     self._damaged.add(step)
                     message = f"the checkpoint of step {step} cannot be used and is passed over: {error}"

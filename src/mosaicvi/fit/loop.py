@@ -315,12 +315,11 @@ def _blame(losses: Losses, names: tuple[str, ...], cells: NDArray[np.int64]) -> 
 
 def _count(state: FitState, losses: Losses, norm: Tensor, config: FitConfig, n_cells: int) -> None:
     """Note a step's terms, and balance the modalities in the first epochs."""
-    clipped = (norm > config.max_grad_norm).to(norm.dtype)
-    state.unseen.append((n_cells, torch.cat([_terms(losses), torch.stack([norm, clipped])])))
+    state.unseen.append((n_cells, torch.cat([_terms(losses), norm[None], norm[None] > config.max_grad_norm])))
     if _at_hand(norm) or len(state.unseen) >= LOOK_EVERY or not state.log_prob:
         look(state)
     if state.net.config.beta_modal == "auto" and state.epoch < BALANCE_EPOCHS:
-        size = losses.log_prob[0].abs().tolist()
+        size = [abs(v) for v in losses.log_prob[0].tolist()]
         keep = min(0.95, state.steps_done / (state.steps_done + 1))
         old = state.scale or size
         if all(map(math.isfinite, size)):
@@ -338,22 +337,22 @@ def look(state: FitState) -> None:
     """
     if not state.unseen:
         return
-    cells = [n for n, _ in state.unseen]
-    terms = torch.stack([t for _, t in state.unseen]).double().cpu()
-    state.unseen = []
     names = state.net.config.uni_block_names
     keys = [*_keys(names), "grad_norm", "clipped"]
-    finite = torch.isfinite(terms).all(0)
-    for n, line, good in zip(cells, terms.tolist(), torch.isfinite(terms).all(1).tolist(), strict=True):
-        if good:
+    lines = torch.stack([terms for _, terms in state.unseen]).tolist()
+    cells, state.unseen = [n for n, _ in state.unseen], []
+    for n, line in zip(cells, lines, strict=True):
+        if all(map(math.isfinite, line)):
             for key, value in zip(keys, line, strict=True):
                 state.sums[key] = state.sums.get(key, 0.0) + value * n
             state.sums["cells"] = state.sums.get("cells", 0.0) + n
-    if not bool(finite.all()):
-        bad = [n for n in names if not bool(finite[keys.index(f"log_prob_{n}")])]
-        what = f"loss of modality {bad[0]!r}" if bad else "loss or its gradient"
-        raise NonFiniteLossError(f"the {what} is not finite", modality=bad[0] if bad else None)
-    state.log_prob = terms[-1, [keys.index(f"log_prob_{n}") for n in names]].tolist()
+    bad = {key for line in lines for key, value in zip(keys, line, strict=True) if not math.isfinite(value)}
+    if bad:
+        first = next((n for n in names if f"log_prob_{n}" in bad), None)
+        what = "loss or its gradient" if first is None else f"loss of modality {first!r}"
+        raise NonFiniteLossError(f"the {what} is not finite", modality=first)
+    last = dict(zip(keys, lines[-1], strict=True))
+    state.log_prob = [last[f"log_prob_{n}"] for n in names]
 
 
 def balanced(scale: list[float]) -> list[float]:

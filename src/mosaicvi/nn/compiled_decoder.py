@@ -21,7 +21,6 @@ from mosaicvi.compiled import Floats, Ints, any_order, f32
 from mosaicvi.nn import kernels
 from mosaicvi.nn.count_kernels import log_factorial, rising
 from mosaicvi.nn.counts import SMALL_DISPERSION
-from mosaicvi.nn.groups import narrowed
 from mosaicvi.nn.kernels import Job as TileJob
 from mosaicvi.nn.kernels import Values, array, tile
 from mosaicvi.nn.layers import SLOPE
@@ -194,8 +193,9 @@ class _Part:
         )
         self.values = _values(task, job, self.job.alpha)
         given, last, features = task.given, task.given.last[0], job.rows.features
+        ends = np.array([group.lo, *(hi for _, hi in group.spans)])
         if features is not None:
-            (group,) = narrowed([group], features)
+            ends = np.searchsorted(features, ends)
             last = last.index_select(1, torch.from_numpy(features))
         self.layers = Layers(
             routine=blas.routine(),
@@ -205,7 +205,7 @@ class _Part:
             bias=array(given.bias[0]),
             skip=array(given.skip[0], 2),
             last=array(last),
-            ends=np.cumsum([0, *group.sizes]),
+            ends=ends,
         )
 
 

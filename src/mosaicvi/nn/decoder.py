@@ -120,9 +120,8 @@ class Decoder(nn.Module):
         if str(m) not in self.dispersion:
             return None
         kernel = self.dispersion[str(m)]
-        kernel = kernel if features is None else kernel.index_select(1, features)
         with torch.autocast(kernel.device.type, enabled=False):
-            return dispersion(covariate_table, kernel, self.config.max_disp)
+            return dispersion(covariate_table, kernel, self.config.max_disp, features)
 
     def pi(self, m: int, features: Tensor | None = None) -> Tensor | None:
         """Zero inflation of modality m, (D_m,), of all or some features, or None."""

@@ -16,7 +16,7 @@ from mosaicvi import device
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows
 from mosaicvi.nn.compiled_encoder import encode
-from mosaicvi.nn.first_layer import First, Seen, first_layer, seen_of
+from mosaicvi.nn.first_layer import First, Seen, first_layer, mix_of, seen_of
 from mosaicvi.nn.groups import BlockGroup, block_groups
 from mosaicvi.nn.hidden_stack import HiddenStack
 from mosaicvi.nn.layers import Csr, PassBatchNorm, glorot_, leaky, make_linear, sparse_product
@@ -194,11 +194,19 @@ class Encoder(nn.Module):
         rest = [
             embedding[:, g.embed_at : g.embed_at + g.n_blocks * g.embed] for g in (x.group for x in layers)
         ]
+        if len(layers) == len(self.groups):
+            rest = [embedding]  # all of it, in this order
+        rest += [] if covariates is None else [covariates]
+        given_rest = rest[0] if len(rest) == 1 else torch.cat(rest, 1)
+        return First(rest=given_rest, mix=self._mix(layers), base=base, seen=seen, values=weights)
+
+    def _mix(self, layers: list[BlockLayer]) -> Tensor:
+        """Weights of [e ; c] of all first layers as one matrix."""
+        of_covariates: list[Tensor] = [layer.covariate for layer in layers] if self.n_seen else []
+        if not device.is_apart(layers[0].embed):
+            return mix_of([layer.embed for layer in layers], of_covariates)
         mix: Tensor = torch.block_diag(*[layer.of_embedding() for layer in layers])  # type: ignore[no-untyped-call]
-        if covariates is not None:
-            rest.append(covariates)
-            mix = torch.cat([mix, torch.cat([layer.covariate for layer in layers], 1)])
-        return First(rest=torch.cat(rest, 1), mix=mix, base=base, seen=seen, values=weights)
+        return torch.cat([mix, torch.cat(of_covariates, 1)]) if of_covariates else mix
 
 
 def _dense_product(

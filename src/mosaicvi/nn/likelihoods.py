@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,10 +67,31 @@ TILE: dict[Distribution, Callable[[Tile], TileResult]] = {
 # --- answers ------------------------------------------------------------------------------------
 
 
-def dispersion(covariates: Tensor, kernel: Tensor, max_disp: float) -> Tensor:
-    """clip(softplus(c S), 0, max_disp), whose clip passes gradients through; (A, d)."""
-    raw = functional.softplus(covariates @ kernel)
-    return raw + (raw.clamp(MIN_DISPERSION, max_disp) - raw).detach()
+def dispersion(covariates: Tensor, kernel: Tensor, max_disp: float, features: Tensor | None = None) -> Tensor:
+    """clip(softplus(c S), 0, max_disp) of all or some features, (A, d); the clip passes gradients through."""
+    alpha: Tensor = _Dispersion.apply(covariates, kernel, max_disp, features)  # type: ignore[no-untyped-call]
+    return alpha
+
+
+class _Dispersion(torch.autograd.Function):
+    """In one operation in place of seven small ones."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, covariates: Tensor, kernel: Tensor, max_disp: float, features: Tensor | None
+    ) -> Tensor:
+        raw = covariates @ (kernel if features is None else kernel.index_select(1, features))
+        ctx.save_for_backward(covariates, raw, features)
+        ctx.shape = kernel.shape
+        return functional.softplus(raw).clamp_(MIN_DISPERSION, max_disp)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
+        covariates, raw, features = ctx.saved_tensors
+        some = covariates.T @ (grad * torch.sigmoid(raw))
+        if features is None:
+            return None, some, None, None
+        return None, some.new_zeros(ctx.shape).index_copy_(1, features, some), None, None
 
 
 def zero_inflation(logit: Tensor) -> Tensor:

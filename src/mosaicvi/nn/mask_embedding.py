@@ -104,7 +104,7 @@ def hidden_of(n_cells: int, rows: ModalityRows, views: list[View]) -> Hidden:
             to[cells] = NONE
             continue
         table = view.table.numpy()
-        visible = np.count_nonzero(table, axis=1)
+        visible = view.n_chosen
         some = (visible > 0) & (visible < table.shape[1])
         kind = np.where(visible > 0, NONE, ALL)
         kind[some] = np.arange(start, start + np.count_nonzero(some))

@@ -8,8 +8,11 @@ only the feature patterns of a minibatch are shared among its cells, `N_PATTERNS
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from mosaicvi.config import NetworkConfig
@@ -136,6 +139,12 @@ class View:
     table: Tensor
     index: Tensor
     full: bool = False
+
+    @cached_property
+    def n_chosen(self) -> NDArray[np.int64]:
+        """How many entries each row of the table chooses, on the host, (R,)."""
+        n: NDArray[np.int64] = np.count_nonzero(self.table.cpu().numpy(), axis=1)
+        return n
 
     def of_rows(self, rows: slice) -> View:
         """The choice of some cells."""

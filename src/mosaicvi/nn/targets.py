@@ -81,7 +81,7 @@ def make_jobs(rows: ModalityRows, wanted: list[View], *, softmax: bool) -> list[
             parts.append((every, p, None))
             continue
         table, index = view.table.numpy(), view.index.numpy()
-        count, d = np.count_nonzero(table, axis=1), table.shape[1]
+        count, d = view.n_chosen, table.shape[1]
         parts.append((torch.from_numpy(np.flatnonzero((count == d)[index])), p, None))
         of_some = np.flatnonzero(((count > 0) & (count < d))[index])
         choices = index[of_some]

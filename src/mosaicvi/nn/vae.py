@@ -151,12 +151,13 @@ class MosaicVAE(nn.Module):
         with phase("likelihood"):
             total, log_prob = likelihood_loss(tasks)
         mmd = self._mmd(q, minibatch, gamma)
+        whole = total + kl if gamma <= 0 else total + kl + mmd
         ll = log_prob * log_prob.new_tensor(each) / minibatch.n_cells  # (P, M)
         beta = ll.new_tensor(self.beta_modal)
         weight = ll.new_tensor([p.weight for p in passes])[:, None]
         terms = -(weight * beta * ll)
         return Losses(
-            total=total + kl + mmd,
+            total=whole,
             observed=terms[0],
             masked=terms[1:].sum(0),
             log_prob=ll,
@@ -255,5 +256,7 @@ def _of_features(view: View, rows: ModalityRows) -> View:
     """The view of the features that the rows hold."""
     if rows.features is None:
         return view
+    if view.full:
+        return dataclasses.replace(view, table=rows.panels)
     at = torch.from_numpy(rows.features).to(view.table.device)
     return dataclasses.replace(view, table=view.table.index_select(1, at))
