@@ -326,16 +326,18 @@ def _defaults(mods: Sequence[ModalityData], preset: str, *, equal: bool) -> dict
         "decode_mask": True,
         "unbiased_mmd": not seed,
         "library_aware": tuple(not seed and m.likelihood in COUNT_DISTRIBUTIONS for m in mods),
-        "likelihood_share": tuple(1.0 if seed else _likelihood_share(m.n_features) for m in mods),
+        "likelihood_share": (1.0,) * len(mods) if seed else _likelihood_shares(mods),
     }
 
 
-FEWEST_DRAWN = 512  # features of a modality in a step
+MANY_FEATURES = 8192  # more, and a minibatch has fewer cells
 
 
-def _likelihood_share(n_features: int) -> float:
-    """A quarter of the features, or as many as make `FEWEST_DRAWN`."""
-    return max(0.25, min(1.0, FEWEST_DRAWN / n_features))
+def _likelihood_shares(mods: Sequence[ModalityData]) -> tuple[float, ...]:
+    """A quarter of the features but at least 512, or a fifth but at least 384 where minibatches are large."""
+    many = sum(m.n_features for m in mods) > MANY_FEATURES
+    usual, fewest = (0.25, 512) if many else (0.2, 384)
+    return tuple(max(usual, min(1.0, fewest / m.n_features)) for m in mods)
 
 
 PER_BLOCK = ("dim_block", "dist_block", "dim_block_embed", "dim_block_enc", "dim_block_dec", "block_names")

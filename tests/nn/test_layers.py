@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mosaicvi import device
 from mosaicvi.config import NetworkConfig
 from mosaicvi.nn.groups import block_groups
 from mosaicvi.nn.hidden_stack import HiddenStack
@@ -103,6 +104,30 @@ def test_the_hidden_stack(norm: str) -> None:
             parts = expected.split(4)
             expected = torch.cat([(p - p.mean(0)) / torch.sqrt(p.var(0, correction=0) + 1e-3) for p in parts])
     torch.testing.assert_close(stack(h, 2), expected, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    n=st.sampled_from([1, 2, 130, 300]),
+    widths=st.sampled_from([(5,), (16, 3), (8, 8, 8)]),
+)
+def test_the_compiled_stack_is_that_of_torch(seed: int, n: int, widths: tuple[int, ...]) -> None:
+    g = torch.Generator().manual_seed(seed)
+    stack = HiddenStack(7, widths, "layer", g)
+    with torch.no_grad():
+        for p in stack.parameters():
+            p.add_(torch.randn(p.shape, generator=g), alpha=0.3)
+    x, weight = torch.randn(n, 7, generator=g), torch.randn(n, widths[-1], generator=g)
+    found = []
+    for apart in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(device, "is_apart", lambda tensor, apart=apart: apart)
+            given_x = x.clone().requires_grad_()
+            out = stack(given_x, 1)
+            found.append([out, *torch.autograd.grad((out * weight).sum(), [given_x, *stack.parameters()])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_first_weights_are_glorots_and_the_generator_decides() -> None:

@@ -25,14 +25,16 @@ def gathered(
     """
     n = len(rows)
     ends = np.zeros(n_blocks * n + 1, np.int64)
-    for b in range(n_blocks):
-        for i in range(n):
-            at = rows[i] * n_blocks + b
-            ends[b * n + i + 1] = ends[b * n + i] + indptr[at + 1] - indptr[at]
+    for i in range(n):
+        at = rows[i] * n_blocks
+        for b in range(n_blocks):
+            ends[b * n + i + 1] = indptr[at + b + 1] - indptr[at + b]
+    for k in range(n_blocks * n):
+        ends[k + 1] += ends[k]
     size = ends[-1]
     cell, col, value = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, values.dtype)
-    for b in range(n_blocks):
-        for i in range(n):
+    for i in range(n):  # a row of the matrix is one piece of memory
+        for b in range(n_blocks):
             first, k = indptr[rows[i] * n_blocks + b], ends[b * n + i]
             for z in range(ends[b * n + i + 1] - k):
                 cell[k + z], col[k + z], value[k + z] = i, indices[first + z], values[first + z]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mosaicvi._temporaries import sweep
+from mosaicvi.config import MANY_FEATURES
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
@@ -28,7 +29,6 @@ from mosaicvi.nn.vae import MosaicVAE
 
 VISITS = 410_000  # to cells that train a mosaic of ordinary size well; many more begin to fit its noise
 MINIBATCH, LARGE_MINIBATCH = 512, 1280  # cells of a step, the second with few features, as it then is short
-MANY_FEATURES = 8192
 LEAST_STEPS = 6  # of an epoch over all cells
 
 

@@ -252,7 +252,7 @@ def run(
     all_x = np.empty((step, layers.trunk.shape[1]), np.float32)
     all_inner = np.empty((step, len(layers.inner)), np.float32)
     all_hidden = np.empty((step, n_blocks * depth), np.float32)
-    all_d = np.empty_like(all_hidden)
+    all_d = np.empty_like(all_inner)  # the 1 that goes with the bias needs none
     for a in range(first, last, step):
         r = min(step, last - a)
         x, inner, hidden, d_hidden = all_x[:r], all_inner[:r], all_hidden[:r], all_d[:r]
@@ -277,17 +277,12 @@ def run(
                 for b in range(left, right):
                     start, stop = layers.ends[b], layers.ends[b + 1]
                     part, h = o[:, start - lo : stop - lo], hidden[:, b * depth : (b + 1) * depth]
+                    d_h = d_hidden[:, b * (depth - 1) : (b + 1) * (depth - 1)]
                     if stop > start:
                         product_of_transpose(routine, h, part, grads.last[:, start:stop], 1.0)
-                        product_with_transpose(
-                            routine,
-                            part,
-                            layers.last[:, start:stop],
-                            d_hidden[:, b * depth : (b + 1) * depth],
-                            0.0,
-                        )
+                        product_with_transpose(routine, part, layers.last[:-1, start:stop], d_h, 0.0)
                     else:
-                        d_hidden[:, b * depth : (b + 1) * depth] = f32(0)
+                        d_h[:] = f32(0)
             left = right
         if want:
             _unbend(d_hidden, layers, a, inner, grads)
@@ -320,11 +315,10 @@ def _bend(inner: Floats, layers: Layers, first: int, hidden: Floats) -> None:
 @any_order
 def _unbend(d_hidden: Floats, layers: Layers, first: int, inner: Floats, grads: Gradients) -> None:
     """Put in place of inner layers their gradient, given that of the hidden rows; add that of the bias."""
-    depth, slope = len(layers.last), f32(SLOPE)
-    k = depth - 1
+    k, slope = len(layers.last) - 1, f32(SLOPE)
     for i in range(len(inner)):
         for b in range(len(layers.ends) - 1):
-            d, h = d_hidden[i, b * depth : (b + 1) * depth], inner[i, b * k : (b + 1) * k]
+            d, h = d_hidden[i, b * k : (b + 1) * k], inner[i, b * k : (b + 1) * k]
             if len(layers.skip):
                 d_added = grads.skip[layers.at[first + i], b * k : (b + 1) * k]
                 for j in range(k):
