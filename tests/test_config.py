@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import random_mudata
 
-from mosaicvi.config import NetworkConfig, Schedule
+from mosaicvi.config import NetworkConfig, Schedule, _likelihood_shares
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
@@ -95,6 +96,21 @@ def test_the_seed_preset_is_the_published_network(mosaic: Mosaic) -> None:
     assert config.beta_modal == (1.0, 1.0, 1.0)
     with pytest.raises(InputError, match=r"preset: unknown 'sead'; use one of default, seed"):
         NetworkConfig.for_mosaic(mosaic, preset="sead")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares"),
+    [
+        ((2000, 47), (0.2, 1.0)),
+        ((1000, 300), (0.384, 1.0)),
+        ((8192,), (0.2,)),
+        ((1677, 25_734), (512 / 1677, 0.25)),
+        ((9000, 400), (0.25, 1.0)),
+    ],
+)
+def test_the_share_of_features_in_a_step(sizes: tuple[int, ...], shares: tuple[float, ...]) -> None:
+    modalities: Any = [SimpleNamespace(n_features=n) for n in sizes]
+    assert _likelihood_shares(modalities) == shares
 
 
 def test_scalars_and_mappings_are_spread(mosaic: Mosaic) -> None:

@@ -1,10 +1,10 @@
 """The mask's embedding: what a pass may not see of each cell -> e.
 
-A minibatch has few distinct masks: each is multiplied once, and where the numbers are at hand, only by the
-features that it hides.
+A minibatch has few distinct masks, so that many rows are alike, and many features as well: those that the
+same masks hide. Where the numbers are at hand, alike features are summed up first, and alike rows are one.
 
 Legend: P passes, B cells, M modalities, n_m cells with modality m, D_m its features, T distinct masks of a
-modality that hide some features but not all, E = sum of `dim_block_embed`.
+modality that hide some features but not all, S sets of them, E = sum of `dim_block_embed`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from mosaicvi.nn.layers import glorot_
 from mosaicvi.nn.masks import View
 from mosaicvi.nn.workers import Sums, in_shares, share_of
 
-FEW = 64  # distinct masks; more are multiplied faster by a dense product
+FEW = 60  # distinct masks, each a bit of a number; more are multiplied by a dense product
+ALL_SETS = 10  # masks, up to which sums are made for every set of them, whether it occurs or not
 
 
 class MaskEmbedding(nn.Module):
@@ -119,23 +120,23 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: list[Hidden], bias: Tensor, *weights: Tensor) -> Tensor:
-        arrays, width = [w.numpy() for w in weights], bias.shape[0]
-        sums = Sums([(len(h.table) + 2, width) for h in hidden])
+        arrays, sets = [w.numpy() for w in weights], [sets_of(h.table) for h in hidden]
+        sums = Sums([(one.members.shape[1], bias.shape[0]) for one in sets])
 
         def share(k: int, n_shares: int) -> None:
-            for one, weight, out in zip(hidden, arrays, sums.of(k), strict=True):
-                _add_hidden(one.table, weight, *share_of(len(weight), k, n_shares), out)
+            for one, weight, out in zip(sets, arrays, sums.of(k), strict=True):
+                _add_features(one.of, weight, *share_of(len(weight), k, n_shares), out)
 
         in_shares(share)
         key = np.zeros_like(hidden[0].of)  # rows with the same masks of all modalities are alike
-        for one in hidden:
-            key = key * (len(one.table) + 2) + one.of
+        for given in hidden:
+            key = key * (len(given.table) + 2) + given.of
         _, example, alike = np.unique(key, return_index=True, return_inverse=True)
         total = bias.numpy()[None]
-        for one, products in zip(hidden, sums.total(), strict=True):
-            total = total + products.numpy()[one.of[example]]
+        for given, one, by_set in zip(hidden, sets, sums.total(), strict=True):
+            total = total + (one.members @ by_set.numpy())[given.of[example]]
         distinct = np.tanh(total)
-        ctx.hidden, ctx.example, ctx.alike, ctx.distinct = hidden, example, alike, distinct
+        ctx.hidden, ctx.sets, ctx.example, ctx.alike, ctx.distinct = hidden, sets, example, alike, distinct
         ctx.shapes = [w.shape for w in weights]
         return torch.from_numpy(distinct[alike])
 
@@ -144,47 +145,75 @@ class _Compiled(torch.autograd.Function):
         d_total = np.zeros_like(ctx.distinct)
         _sum_alike(grad.contiguous().numpy(), ctx.alike, d_total)
         d_total *= 1 - ctx.distinct**2
-        d_weights = [torch.empty(shape) for shape in ctx.shapes]
-        d_products = []
-        for one in ctx.hidden:
-            d_product = np.zeros((len(one.table) + 2, d_total.shape[1]), np.float32)
-            np.add.at(d_product, one.of[ctx.example], d_total)
-            d_products.append(d_product)
+        d_weights, by_set = [torch.empty(shape) for shape in ctx.shapes], []
+        for given, one in zip(ctx.hidden, ctx.sets, strict=True):
+            d_products = np.zeros((len(one.members), d_total.shape[1]), np.float32)
+            _sum_alike(d_total, given.of[ctx.example], d_products)
+            by_set.append(one.members.T @ d_products)
         arrays = [d.numpy() for d in d_weights]
 
         def share(k: int, n_shares: int) -> None:
-            for one, d_product, d_weight in zip(ctx.hidden, d_products, arrays, strict=True):
-                _put_gradient(one.table, d_product, *share_of(len(d_weight), k, n_shares), d_weight)
+            for one, d_set, d_weight in zip(ctx.sets, by_set, arrays, strict=True):
+                _put_features(one.of, d_set, *share_of(len(d_weight), k, n_shares), d_weight)
 
         in_shares(share)
         return None, torch.from_numpy(d_total.sum(0)), *d_weights
 
 
+class Sets(NamedTuple):
+    """Features that are alike, as the same masks hide them.
+
+    Attributes
+    ----------
+    of
+        The set of masks that hide each feature, (D_m,).
+    members
+        1 for the masks in each set, with rows for `NONE` and `ALL`, (T + 2, S).
+    """
+
+    of: Ints
+    members: Floats
+
+
+def sets_of(table: Bools) -> Sets:
+    """Features of (T, D_m) distinct masks, by the masks that hide them."""
+    bits = np.zeros(table.shape[1], np.int64)
+    _add_bits(table, bits)
+    if len(table) <= ALL_SETS:
+        kinds, of = np.arange(1 << len(table)), bits
+    else:
+        kinds, of = np.unique(bits, return_inverse=True)
+    members = np.ones((len(table) + 2, len(kinds)), np.float32)
+    members[NONE] = 0
+    members[2:] = (kinds >> np.arange(len(table))[:, None]) & 1
+    return Sets(of, members)
+
+
 @any_order
-def _add_hidden(table: Bools, weight: Floats, first: int, last: int, out: Floats) -> None:
-    """Add weights of features `first` to `last` to the sums of the masks that hide them (T + 2, E)."""
+def _add_bits(table: Bools, bits: Ints) -> None:
+    """Number the sets: mask t is bit t."""
+    for t in range(len(table)):
+        row = table[t]
+        for d in range(len(bits)):
+            bits[d] |= np.int64(row[d]) << t
+
+
+@any_order
+def _add_features(of: Ints, weight: Floats, first: int, last: int, out: Floats) -> None:
+    """Add weights of features `first` to `last` to the sums of their sets (S, E)."""
     for d in range(first, last):
-        row, every = weight[d], out[ALL]
+        row, to = weight[d], out[of[d]]
         for j in range(len(row)):
-            every[j] += row[j]
-        for t in range(len(table)):
-            if table[t, d]:
-                to = out[t + 2]
-                for j in range(len(row)):
-                    to[j] += row[j]
+            to[j] += row[j]
 
 
 @any_order
-def _put_gradient(table: Bools, d_sums: Floats, first: int, last: int, d_weight: Floats) -> None:
-    """Gradient of the weights of features `first` to `last`, given that of the sums (T + 2, E)."""
+def _put_features(of: Ints, d_set: Floats, first: int, last: int, d_weight: Floats) -> None:
+    """Gradient of the weights of features `first` to `last`, given that of the sums (S, E)."""
     for d in range(first, last):
-        to = d_weight[d]
-        for j in range(len(to)):
-            to[j] = d_sums[ALL, j]
-        for t in range(len(table)):
-            if table[t, d]:
-                for j in range(len(to)):
-                    to[j] += d_sums[t + 2, j]
+        row, to = d_set[of[d]], d_weight[d]
+        for j in range(len(row)):
+            to[j] = row[j]
 
 
 @any_order
