@@ -419,7 +419,8 @@ def validate(
     sums: Tensor | None = None
     net.eval()
     with torch.no_grad():
-        for k, part in enumerate(np.array_split(cells, max(1, round(len(cells) / config.batch_size)))):
+        n_parts = max(1, round(len(cells) / (2 * config.batch_size)))  # larger, as nothing is kept of them
+        for k, part in enumerate(np.array_split(cells, n_parts)):
             minibatch = loader.take(part, features_of(net, loader, (config.seed, 3, k)))
             masks = sampler.draw(minibatch, generator)
             shape = (net.n_passes() * len(part), net.config.dim_latent)
