@@ -27,7 +27,7 @@ from benchmarks.ours import set_up
 from benchmarks.tasks import registered
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.fit.loop import FitConfig, FitState, Report, fit
-from mosaicvi.nn import compiled_decoder, encoder, hidden_stack
+from mosaicvi.nn import compiled_decoder, encoder, hidden_stack, mask_embedding
 from mosaicvi.nn.compiled_encoder import rows_of
 from mosaicvi.nn.first_layer import ALL, SOME, First
 from mosaicvi.nn.targets import Job
@@ -164,7 +164,7 @@ def _counters(state: FitState) -> Iterator[dict[str, float]]:
     """Count what is compiled, by phase, and the outputs with a target."""
     counts = dict.fromkeys((*COMPILED, "outputs"), 0.0)
     encode, first_layer, task = encoder.encode, encoder.first_layer, state.net.decoder.task
-    hidden = hidden_stack.hidden
+    hidden, add_features = hidden_stack.hidden, mask_embedding._add_features
     compiled = compiled_decoder.Compiled
 
     def counted_encode(
@@ -183,6 +183,10 @@ def _counters(state: FitState) -> Iterator[dict[str, float]]:
         counts["decode"] += once
         counts["backward"] += 2 * once
         return hidden(x, layers)
+
+    def counted_features(of: Any, weight: Any, first: int, last: int, out: Any) -> None:
+        counts["encode"] += (last - first) * weight.shape[1]  # additions; what comes back is a copy
+        add_features(of, weight, first, last, out)
 
     def counted_first_layer(first: First, n_passes: int) -> Tensor:
         counts["encode"] += _sparse_operations(first)
@@ -204,6 +208,7 @@ def _counters(state: FitState) -> Iterator[dict[str, float]]:
         patch.object(encoder, "encode", counted_encode),
         patch.object(encoder, "first_layer", counted_first_layer),
         patch.object(hidden_stack, "hidden", counted_hidden),
+        patch.object(mask_embedding, "_add_features", counted_features),
         patch.object(compiled_decoder, "Compiled", counted_compiled),
         patch.object(state.net.decoder, "task", counted_task),
     ):

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from mosaicvi import files
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, ModelFileError, MosaicWarning
 from mosaicvi.fit.checkpoint import CheckpointStore, flatten, unflatten
 from mosaicvi.fit.format import DOCUMENT, WEIGHTS, Bundle, save_bundle
 
@@ -154,6 +154,27 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
         save(CheckpointStore(tmp_path / "a" / "b"), 1)
     with pytest.raises(InputError, match="no folder of checkpoints"):
         CheckpointStore(tmp_path / "file").latest()
+
+
+@pytest.mark.parametrize("n_failures", [1, 2, 3])
+def test_a_reading_is_tried_again(
+    store: CheckpointStore, n_failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, 9)
+    save(store, 10)
+    load, failures = CheckpointStore._load, [10] * n_failures
+
+    def unsure(self: CheckpointStore, step: int) -> Bundle:
+        if failures and failures.pop() == step:
+            raise ModelFileError("half of it is there")
+        return load(self, step)
+
+    monkeypatch.setattr(CheckpointStore, "_load", unsure)
+    if n_failures < 3:
+        assert step_of(store.latest()) == 10
+    else:
+        with pytest.warns(MosaicWarning, match="step 10 cannot be used and is passed over"):
+            assert step_of(store.latest()) == 9
 
 
 def test_reading_writes_nothing(store: CheckpointStore) -> None:

@@ -86,3 +86,46 @@ def test_moments_that_have_vanished_become_zero() -> None:
     own.advance(own.norm(), limit=1.0, lr=0.1)
     assert own.state[p]["exp_avg"].tolist() == [0.0, 0.0, pytest.approx(0.9e-29)]
     assert own.state[p]["exp_avg_sq"].tolist() == [0.0, 0.0, pytest.approx(0.99e-29)]
+
+
+def trained(seed: int) -> tuple[list[nn.Parameter], Optimizer]:
+    some, generator = parameters(seed), torch.Generator().manual_seed(seed)
+    own = Optimizer(some, lr=0.1, weight_decay=0.1)
+    for p in some:
+        p.grad = torch.randn(p.shape, generator=generator)
+    own.advance(own.norm(), limit=1e6, lr=0.1)
+    return some, own
+
+
+def test_the_state_is_that_of_torch() -> None:
+    mine, own = trained(3)
+    others = [nn.Parameter(p.detach().clone()) for p in mine]
+    reference = torch.optim.AdamW(others, lr=1.0, fused=True)
+    reference.load_state_dict(own.state_dict())
+    again = Optimizer(mine, lr=1.0, weight_decay=0.0)
+    again.load_state_dict(reference.state_dict())
+    for p, q in zip(mine, others, strict=True):
+        q.grad = p.grad
+    again.advance(again.norm(), limit=1e6, lr=0.1)
+    reference.step()
+    for p, q in zip(mine, others, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "step"])
+@pytest.mark.parametrize("value", [torch.zeros(2), None])
+def test_moments_of_another_shape_are_refused(name: str, value: torch.Tensor | None) -> None:
+    some, own = trained(3)
+    state = own.state_dict()
+    state["state"][0] = state["state"][0] | {name: value}
+    with pytest.raises(ValueError, match=rf"{name} of a parameter of shape \(3, 5\) does not fit"):
+        Optimizer(some, lr=0.1, weight_decay=0.1).load_state_dict(state)
+
+
+def test_gradients_may_lie_in_any_order() -> None:
+    (p,), (q,) = ([nn.Parameter(torch.ones(3, 4))] for _ in range(2))
+    p.grad, q.grad = torch.arange(12.0).view(4, 3).T, torch.arange(12.0).view(4, 3).T.contiguous()
+    for one in (p, q):
+        own = Optimizer([one], lr=0.1, weight_decay=0.1)
+        own.advance(own.norm(), limit=1.0, lr=0.1)
+    torch.testing.assert_close(p, q, rtol=0, atol=0)

@@ -20,7 +20,7 @@ from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.register import register
 from mosaicvi.errors import MosaicWarning
 from mosaicvi.nn import mask_embedding
-from mosaicvi.nn.mask_embedding import ALL, NONE, MaskEmbedding, hidden_of
+from mosaicvi.nn.mask_embedding import ALL, NONE, MaskEmbedding, hidden_of, sets_of
 from mosaicvi.nn.masks import MaskSampler, View, masked_views, observed_view
 
 
@@ -85,3 +85,12 @@ def test_distinct_masks_hide_some_features_but_not_all(seed: int) -> None:
         for p, view in enumerate(v[m] for v in views):
             expected = 1 - spread(view.table[view.index], rows, minibatch.n_cells).numpy()
             np.testing.assert_array_equal(dense[of_pass[p]], expected)
+
+
+@pytest.mark.parametrize("n_masks", [0, 1, 10, 11, 40, 60])
+def test_features_are_alike_if_the_same_masks_hide_them(n_masks: int) -> None:
+    table = np.random.default_rng(n_masks).random((n_masks, 30)) < 0.3
+    sets = sets_of(table)
+    np.testing.assert_array_equal(sets.members[2:, sets.of], table)
+    assert not sets.members[NONE].any()
+    assert sets.members[ALL].all()

@@ -380,7 +380,7 @@ def _drawn(order: Ints, share: float, rng: np.random.Generator) -> Ints | None:
     padded = np.full(-(-len(order) // ALIKE) * ALIKE, -1)
     padded[: len(order)] = order
     at = ((np.arange(math.ceil(share * len(padded))) + rng.random()) / share).astype(np.int64)
-    at = at[at < len(padded)]
+    at = np.unique(at[at < len(padded)])
     of_each = np.bincount(at // ALIKE, minlength=len(padded) // ALIKE)
     drawn = runs.drawn(padded.reshape(-1, ALIKE), of_each, rng.random(len(at)))
     is_drawn = np.zeros(len(order) + 1, np.bool_)

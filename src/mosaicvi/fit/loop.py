@@ -276,7 +276,7 @@ def _step(
             raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
         rate = config.lr * _rate(state.steps_done, total_steps)
         optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
-    return losses, norm
+    return dataclasses.replace(losses, total=losses.total.detach()), norm  # without what the way back held
 
 
 def features_of(
@@ -419,8 +419,9 @@ def validate(
     sums: Tensor | None = None
     net.eval()
     with torch.no_grad():
-        n_parts = max(1, round(len(cells) / (2 * config.batch_size)))  # larger, as nothing is kept of them
-        for k, part in enumerate(np.array_split(cells, n_parts)):
+        at_hand = loader.device.type == "cpu"  # tile by tile, so that parts may be larger than minibatches
+        size = 5 * config.batch_size // 2 if at_hand else config.batch_size
+        for k, part in enumerate(np.array_split(cells, max(1, -(-len(cells) // size)))):
             minibatch = loader.take(part, features_of(net, loader, (config.seed, 3, k)))
             masks = sampler.draw(minibatch, generator)
             shape = (net.n_passes() * len(part), net.config.dim_latent)

@@ -41,6 +41,22 @@ class Optimizer(torch.optim.AdamW):
         for p in self.param_groups[0]["params"]:
             p.grad = None
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go back to what `state_dict` described.
+
+        Raises
+        ------
+        ValueError
+            The moments of a parameter are not of its shape: compiled loops do not look again.
+        """
+        super().load_state_dict(state_dict)
+        for p, state in self.state.items():
+            for name, shape in (("step", ()), ("exp_avg", p.shape), ("exp_avg_sq", p.shape)):
+                value = state.get(name)
+                if not isinstance(value, Tensor) or value.shape != shape:
+                    raise ValueError(f"{name} of a parameter of shape {tuple(p.shape)} does not fit it")
+                state[name] = value.contiguous()
+
     def norm(self) -> Tensor:
         """Length of the gradient, 0-d."""
         return gradient_norm([grad for _, grad in self._pairs()])
@@ -51,9 +67,10 @@ class Optimizer(torch.optim.AdamW):
         A length that is not finite changes nothing, and on a device nobody has to look at it.
         """
         self.param_groups[0]["lr"] = lr
-        if all(_at_hand(p) and _at_hand(grad) and p.is_contiguous() for p, grad in self._pairs()):
+        pairs = self._pairs()
+        if all(_at_hand(p) and _at_hand(grad) and p.is_contiguous() for p, grad in pairs):
             length = float(norm)
-            if math.isfinite(length):
+            if pairs and math.isfinite(length):
                 self._advance(1 / max(1.0, length / limit), lr)
             return
         # the fused update divides gradients by grad_scale, so clipping costs no pass of its own

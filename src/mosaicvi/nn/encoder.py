@@ -203,7 +203,7 @@ class Encoder(nn.Module):
     def _mix(self, layers: list[BlockLayer]) -> Tensor:
         """Weights of [e ; c] of all first layers as one matrix."""
         of_covariates: list[Tensor] = [layer.covariate for layer in layers] if self.n_seen else []
-        if not device.is_apart(layers[0].embed):
+        if not device.is_apart(layers[0].embed) and layers[0].embed.dtype == torch.float32:
             return mix_of([layer.embed for layer in layers], of_covariates)
         mix: Tensor = torch.block_diag(*[layer.of_embedding() for layer in layers])  # type: ignore[no-untyped-call]
         return torch.cat([mix, torch.cat(of_covariates, 1)]) if of_covariates else mix

@@ -58,4 +58,5 @@ class HiddenStack(nn.Module):
 
     def _is_compiled(self, h: Tensor) -> bool:
         plain = all(isinstance(norm, nn.LayerNorm) for norm in self.norm) and len(self.norm) > 0
-        return plain and not device.is_apart(h) and not torch.is_autocast_enabled(h.device.type)
+        single = all(p.dtype == torch.float32 for p in self.parameters())
+        return plain and single and not device.is_apart(h) and not torch.is_autocast_enabled(h.device.type)

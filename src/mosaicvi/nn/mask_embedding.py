@@ -24,7 +24,7 @@ from mosaicvi.nn.layers import glorot_
 from mosaicvi.nn.masks import View
 from mosaicvi.nn.workers import Sums, in_shares, share_of
 
-FEW = 60  # distinct masks, each a bit of a number; more are multiplied by a dense product
+FEW = 60  # distinct masks, each a bit of a number; more of all modalities are multiplied by a dense product
 ALL_SETS = 10  # masks, up to which sums are made for every set of them, whether it occurs or not
 
 
@@ -50,12 +50,12 @@ class MaskEmbedding(nn.Module):
     def forward(self, minibatch: Minibatch, views: list[list[View]]) -> Tensor:
         """Embedding (P * B, E); ``views[p][m]`` is what pass p sees of modality m."""
         of_modality = [[v[m] for v in views] for m in range(len(minibatch.rows))]
-        if not device.is_apart(self.bias):
+        if not device.is_apart(self.bias) and self.bias.dtype == torch.float32:
             hidden = [
                 hidden_of(minibatch.n_cells, *given)
                 for given in zip(minibatch.rows, of_modality, strict=True)
             ]
-            if max(len(h.table) for h in hidden) <= FEW:
+            if sum(len(h.table) for h in hidden) <= FEW:
                 return _Compiled.apply(hidden, self.bias, *self.weight)  # type: ignore[no-untyped-call, no-any-return]
         total = self.bias.expand(len(views) * minibatch.n_cells, -1)
         for rows, seen, weight in zip(minibatch.rows, of_modality, self.weight, strict=True):
