@@ -112,8 +112,15 @@ def test_the_state_is_that_of_torch() -> None:
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "step"])
-@pytest.mark.parametrize("value", [torch.zeros(2), None])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("exp_avg", torch.zeros(2)),
+        ("exp_avg_sq", torch.zeros(5, 3)),
+        ("step", torch.zeros(2)),
+        ("exp_avg", None),
+    ],
+)
 def test_moments_of_another_shape_are_refused(name: str, value: torch.Tensor | None) -> None:
     some, own = trained(3)
     state = own.state_dict()
