@@ -142,10 +142,13 @@ class CheckpointStore:
             except ModelFileError as error:
                 # A training run in another process may just have removed it, or put another in its place.
                 now = _identity(self.path(step))
-                failures[step] += now == before
-                if now != before or failures[step] < _TRIES:  # another in its place may look the same
+                if now != before:
                     passed_over.discard(step)
-                    time.sleep(_PAUSE if now == before else 0)
+                    continue
+                failures[step] += 1
+                if failures[step] < _TRIES:  # another in its place may look the same
+                    passed_over.discard(step)
+                    time.sleep(_PAUSE)
                 elif now is not None:
                     self._damaged.add(step)
                     message = f"the checkpoint of step {step} cannot be used and is passed over: {error}"

@@ -419,8 +419,9 @@ def validate(
     sums: Tensor | None = None
     net.eval()
     with torch.no_grad():
-        at_hand = loader.device.type == "cpu"  # tile by tile, so that parts may be larger than minibatches
-        size = 5 * config.batch_size // 2 if at_hand else config.batch_size
+        size = config.batch_size
+        if _at_hand(loader.group):  # it goes tile by tile: parts may be larger than minibatches
+            size = 5 * config.batch_size // 2
         for k, part in enumerate(np.array_split(cells, max(1, -(-len(cells) // size)))):
             minibatch = loader.take(part, features_of(net, loader, (config.seed, 3, k)))
             masks = sampler.draw(minibatch, generator)

@@ -71,7 +71,7 @@ class Optimizer(torch.optim.AdamW):
         if all(_at_hand(p) and _at_hand(grad) and p.is_contiguous() for p, grad in pairs):
             length = float(norm)
             if pairs and math.isfinite(length):
-                self._advance(1 / max(1.0, length / limit), lr)
+                self._advance(pairs, 1 / max(1.0, length / limit), lr)
             return
         # the fused update divides gradients by grad_scale, so clipping costs no pass of its own
         self.grad_scale = torch.clamp(norm / limit, min=1.0)
@@ -82,8 +82,8 @@ class Optimizer(torch.optim.AdamW):
         """What has a gradient, and that."""
         return [(p, p.grad) for p in self.param_groups[0]["params"] if p.grad is not None]
 
-    def _advance(self, shorten: float, lr: float) -> None:
-        group, pairs = self.param_groups[0], self._pairs()
+    def _advance(self, pairs: list[tuple[Tensor, Tensor]], shorten: float, lr: float) -> None:
+        group = self.param_groups[0]
         beta_1, beta_2 = group["betas"]
         states = [self.state[p] for p, _ in pairs]
         for (p, _), state in zip(pairs, states, strict=True):

@@ -191,11 +191,11 @@ class Encoder(nn.Module):
                 wide = functional.pad(product.flatten(1).float(), (at, total - at - width))
                 base = wide if base is None else base + wide
             at += width
-        rest = [
-            embedding[:, g.embed_at : g.embed_at + g.n_blocks * g.embed] for g in (x.group for x in layers)
-        ]
         if len(layers) == len(self.groups):
-            rest = [embedding]  # all of it, in this order
+            rest = [embedding]
+        else:
+            spans = [(g.embed_at, g.n_blocks * g.embed) for g in (layer.group for layer in layers)]
+            rest = [embedding[:, first : first + width] for first, width in spans]
         rest += [] if covariates is None else [covariates]
         given_rest = rest[0] if len(rest) == 1 else torch.cat(rest, 1)
         return First(rest=given_rest, mix=self._mix(layers), base=base, seen=seen, values=weights)
