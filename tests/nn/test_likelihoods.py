@@ -65,8 +65,9 @@ def by_kernel(
 ) -> dict[str, Tensor]:
     """The same by the compiled likelihoods; blocks of one and of the other columns change nothing."""
     rest = {k: v for k, v in rest.items() if k not in ("centre", "pi")}
+    fields = {k: v for k, v in fields.items() if k not in ("constant", "rise", "d_rise")}
     library = rest.pop("library", None)
-    nonzeros = {k: fields.pop(k, None) for k in ("row", "col", "x", "constant", "rise", "d_rise")}
+    nonzeros = {k: fields.pop(k, None) for k in ("row", "col", "x")}
     job = kernels.job_of(
         dist, alpha=alpha, library=None if library is None else library[:, 0],
         **({"small": False} | fields | rest),

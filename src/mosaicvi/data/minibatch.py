@@ -24,6 +24,7 @@ from mosaicvi.compiled import Floats, Ints
 from mosaicvi.data import runs
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.transforms import Transform, apply
+from mosaicvi.workers import Share, in_shares, share_of
 
 MAX_DISTINCT = 1024  # rows of covariates kept as a table
 ALIKE = 64  # features with similar totals, of which equal shares are drawn
@@ -178,14 +179,22 @@ class _Store:
         """Features by their totals, (D_m,); only training asks."""
         return np.argsort(np.asarray(self.x.sum(0)).ravel(), kind="stable")
 
-    def gather(self, index: NDArray[np.int64]) -> ModalityRows:
-        """Rows of the cells at `index`; shapes are found on the host, so that the device never waits."""
+    def gather(self, index: NDArray[np.int64]) -> tuple[ModalityRows, Share | None]:
+        """Rows of the cells at `index`, and the work that is left, if any, to fill in their non-zeros.
+
+        Shapes are found on the host, so that a device never waits.
+        """
         of_cell = self.row_of_cell[index]
         has = np.flatnonzero(of_cell >= 0)
         host_row = of_cell[has]
         cells, row = torch.from_numpy(has).to(self.device), torch.from_numpy(host_row).to(self.device)
-        sparse = None if self.dense is not None else self._runs(row, int(self.row_length[host_row].sum()))
-        return ModalityRows(
+        sparse: SparseRows | None = None
+        fill: Share | None = None
+        if self.dense is None and device.is_apart(row):
+            sparse = self._runs(row, int(self.row_length[host_row].sum()))
+        elif self.dense is None:
+            sparse, fill = self._to_fill(host_row)
+        rows = ModalityRows(
             cells=cells,
             panel=self.panel.index_select(0, row),
             panels=self.panels,
@@ -197,13 +206,23 @@ class _Store:
             dense=None if self.dense is None else self.dense.index_select(0, row),
             entry_measured=None if self.entry is None else self.entry.index_select(0, row),
         )
+        return rows, fill
+
+    def _to_fill(self, row: Ints) -> tuple[SparseRows, Share]:
+        """Memory for the non-zeros of some rows, at hand, and the work of filling it."""
+        matrix = self.indptr.numpy(), self.indices.numpy(), self.values.numpy()
+        ends = runs.ends_of(matrix[0], row, self.n_blocks)
+        cell, col = (np.empty(ends[-1], np.int64) for _ in range(2))
+        value = np.empty(ends[-1], matrix[2].dtype)
+
+        def fill(k: int, n_shares: int) -> None:
+            runs.gather(*matrix, row, ends, *share_of(len(row), k, n_shares), cell, col, value)
+
+        return _sparse_rows(cell, col, value, ends), fill
 
     def _runs(self, row: Tensor, total: int) -> SparseRows:
-        """The `total` non-zeros of some rows, block-major."""
+        """The `total` non-zeros of some rows on a device, block-major."""
         g = self.n_blocks
-        if not device.is_apart(row):
-            at_hand = self.indptr.numpy(), self.indices.numpy(), self.values.numpy()
-            return _sparse_rows(*runs.gathered(*at_hand, row.numpy(), g))
         at = (row * g + torch.arange(g, device=row.device)[:, None]).reshape(-1)
         out_row, position = _runs_at(self.indptr, at, total)
         indptr = torch.zeros(len(at) + 1, dtype=torch.int64, device=row.device)
@@ -320,7 +339,16 @@ class MinibatchLoader:
             The features of each modality that the likelihood is computed of, ascending; None for all.
         """
         at = torch.from_numpy(index).to(self.device)
-        rows = tuple(s.gather(index) for s in self.stores)
+        gathered = [s.gather(index) for s in self.stores]
+        fills = [fill for _, fill in gathered if fill is not None]
+
+        def share(k: int, n_shares: int) -> None:
+            for fill in fills:
+                fill(k, n_shares)
+
+        if fills:
+            in_shares(share)
+        rows = tuple(r for r, _ in gathered)
         some = features or (None,) * len(rows)
         return Minibatch(
             index=at,

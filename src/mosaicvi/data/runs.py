@@ -16,10 +16,8 @@ Columns = NDArray[Any]  # int32 or int64, as the user's matrix has them
 
 
 @any_order
-def gathered(
-    indptr: Ints, indices: Columns, values: Floats, rows: Ints, n_blocks: int
-) -> tuple[Ints, Ints, Floats, Ints]:
-    """Some rows of a matrix, block-major: cell, column and value of each non-zero, and row pointers.
+def ends_of(indptr: Ints, rows: Ints, n_blocks: int) -> Ints:
+    """Row pointers of some rows of a matrix, block-major.
 
     `indptr` says where each row * G + block of the matrix begins.
     """
@@ -31,14 +29,22 @@ def gathered(
             ends[b * n + i + 1] = indptr[at + b + 1] - indptr[at + b]
     for k in range(n_blocks * n):
         ends[k + 1] += ends[k]
-    size = ends[-1]
-    cell, col, value = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, values.dtype)
-    for i in range(n):  # a row of the matrix is one piece of memory
+    return ends
+
+
+@any_order
+def gather(
+    indptr: Ints, indices: Columns, values: Floats, rows: Ints, ends: Ints, first: int, last: int, cell: Ints,
+    col: Ints, value: Floats,
+) -> None:  # fmt: skip
+    """Put what rows `first` to `last` hold where `ends_of` says: cell, column and value, (Z,) each."""
+    n = len(rows)
+    n_blocks = (len(ends) - 1) // max(n, 1)
+    for i in range(first, last):  # a row of the matrix is one piece of memory
         for b in range(n_blocks):
-            first, k = indptr[rows[i] * n_blocks + b], ends[b * n + i]
+            start, k = indptr[rows[i] * n_blocks + b], ends[b * n + i]
             for z in range(ends[b * n + i + 1] - k):
-                cell[k + z], col[k + z], value[k + z] = i, indices[first + z], values[first + z]
-    return cell, col, value, ends
+                cell[k + z], col[k + z], value[k + z] = i, indices[start + z], values[start + z]
 
 
 @any_order

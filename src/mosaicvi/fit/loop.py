@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -23,6 +24,7 @@ from mosaicvi.fit.optimizer import Optimizer
 from mosaicvi.nn.masks import MaskSampler
 from mosaicvi.nn.vae import Losses, MosaicVAE
 from mosaicvi.phases import phase
+from mosaicvi.workers import without_threads_of_torch
 
 BALANCE_EPOCHS = 3  # over which beta_modal="auto" is found
 WARM_UP_STEPS = 50
@@ -199,6 +201,19 @@ def fit(
     NonFiniteLossError
         Before the weights are touched, naming the modality.
     """
+    with without_threads_of_torch() if _at_hand(loader.group) else nullcontext():
+        return _fit(state, loader, config, listen, interrupted, checkpoint, names)
+
+
+def _fit(
+    state: FitState,
+    loader: MinibatchLoader,
+    config: FitConfig,
+    listen: Callable[[Report], None],
+    interrupted: Callable[[], bool],
+    checkpoint: Callable[[FitState, bool], None],
+    names: tuple[str, ...] | None,
+) -> bool:
     net, names = state.net, names or state.net.config.uni_block_names
     sampler = MaskSampler(net.config)
     train, valid = split(loader.n_cells, config.train_size, config.seed)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mosaicvi import device
 from mosaicvi.compiled import Floats, Ints, any_order, f32, floats_at
-from mosaicvi.nn.workers import in_shares, n_workers, share_of
+from mosaicvi.workers import in_shares, n_workers, share_of
 
 BETAS = (0.9, 0.99)  # a run has too few steps for AdamW's own 0.999
 CHUNK = 1024  # numbers that are added up in float32

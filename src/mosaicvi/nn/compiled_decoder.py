@@ -19,14 +19,13 @@ from mosaicvi import blas, device
 from mosaicvi.blas import product, product_of_transpose, product_with_transpose
 from mosaicvi.compiled import Floats, Ints, any_order, f32
 from mosaicvi.nn import kernels
-from mosaicvi.nn.count_kernels import log_factorial, rising
 from mosaicvi.nn.counts import SMALL_DISPERSION
 from mosaicvi.nn.kernels import Job as TileJob
 from mosaicvi.nn.kernels import Values, array, tile
 from mosaicvi.nn.layers import SLOPE
 from mosaicvi.nn.targets import Job
 from mosaicvi.nn.task import Task, values_of
-from mosaicvi.nn.workers import share_of
+from mosaicvi.workers import share_of
 
 TILE = 3 << 17  # entries of a tile, whose buffers together fit a core's second-level cache of 2 MiB
 LEAST_ROWS, MOST_ROWS = 8, 256  # of a tile
@@ -191,7 +190,15 @@ class _Part:
             library=job.rows.library.index_select(0, job.pick) if task.aware else None,
             alpha=alpha,
         )
-        self.values = _values(task, job, self.job.alpha)
+        sparse = job.rows.sparse
+        assert sparse is not None
+        self.values = Values(
+            pick=array(job.pick),
+            n=len(job.rows.cells),
+            ends=array(sparse.indptr),
+            col=array(sparse.col),
+            x=array(values_of(task, job)),
+        )
         given, last, features = task.given, task.given.last[0], job.rows.features
         ends = np.array([group.lo, *(hi for _, hi in group.spans)])
         if features is not None:
@@ -207,28 +214,6 @@ class _Part:
             last=array(last),
             ends=ends,
         )
-
-
-def _values(task: Task, job: Job, alpha: Floats) -> Values:
-    """The job's non-zeros with what depends on a count and its dispersion alone, once for all passes."""
-    sparse = job.rows.sparse
-    assert sparse is not None
-    x, nothing = array(values_of(task, job)), array(None)
-    constant = rise = d_rise = nothing
-    if task.head.dist != "Bernoulli":
-        constant = -log_factorial(x)
-    if task.given.alpha is not None:
-        rise, d_rise = rising(x, array(sparse.cell), array(sparse.col), array(task.code), alpha)
-    return Values(
-        pick=array(job.pick),
-        n=len(job.rows.cells),
-        ends=array(sparse.indptr),
-        col=array(sparse.col),
-        x=x,
-        constant=constant,
-        rise=rise,
-        d_rise=d_rise,
-    )
 
 
 # --- rows -----------------------------------------------------------------------------------------

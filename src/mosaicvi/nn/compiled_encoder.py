@@ -34,7 +34,7 @@ from mosaicvi.nn.compiled_stack import (
 )
 from mosaicvi.nn.first_layer import ALL, First, Seen, add_gradient, add_products
 from mosaicvi.nn.layers import SLOPE
-from mosaicvi.nn.workers import Sums, in_shares, share_of
+from mosaicvi.workers import Sums, in_shares, share_of
 
 
 class Rows(NamedTuple):

@@ -19,7 +19,7 @@ from mosaicvi import blas
 from mosaicvi.blas import product, product_of_transpose, product_with_transpose
 from mosaicvi.compiled import Floats, Ints, any_order, f32
 from mosaicvi.nn.layers import SLOPE
-from mosaicvi.nn.workers import Sums, in_shares, share_of
+from mosaicvi.workers import Sums, in_shares, share_of
 
 EPSILON = f32(1e-5)  # of the layer norm
 ROWS = 128  # of a tile

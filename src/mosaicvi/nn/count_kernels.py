@@ -11,64 +11,54 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mosaicvi.compiled import Floats, Ints, any_order, exp, f32, in_order, log, log1p
+from mosaicvi.compiled import Floats, any_order, exp, f32, in_order, log, log1p
 
 if TYPE_CHECKING:
     from mosaicvi.nn.kernels import Counts, Job
 
 TINY = f32(np.finfo(np.float32).tiny)
 FEW = 8  # counts up to this are summed term by term
-_LOG_FACTORIALS = np.array([math.lgamma(k + 1) for k in range(256)], np.float32)
+_LOG_FACTORIALS = np.array([math.lgamma(k + 1) for k in range(2048)], np.float32)
 
 
 @in_order
-def log_factorial(x: Floats) -> Floats:
-    """Logarithm of x!, or of gamma(x + 1) for what is no count, (Z,)."""
-    out = np.empty_like(x)
-    for z in range(len(x)):
-        k = int(x[z])
-        known = 0 <= k < len(_LOG_FACTORIALS) and x[z] == k
-        out[z] = _LOG_FACTORIALS[k] if known else math.lgamma(np.float64(x[z]) + 1)
-    return out
+def log_factorial(x: Any) -> Any:
+    """Logarithm of x!, or of gamma(x + 1) for what is no count."""
+    k = int(x)
+    if 0 <= k < len(_LOG_FACTORIALS) and x == k:
+        return _LOG_FACTORIALS[k]
+    return f32(math.lgamma(np.float64(x) + 1))
 
 
 @in_order
-def rising(x: Floats, cell: Ints, col: Ints, code: Ints, alpha: Floats) -> tuple[Floats, Floats]:
-    """`counts.rising_log` of the non-zeros, (Z,) each; both are 0 at x = 0 and x = 1.
-
-    `cell` and `col` say where each is, `code` the covariate row of each cell, `alpha` is (A, d).
-    """
-    out, d_out = np.zeros(len(x), np.float32), np.zeros(len(x), np.float32)
-    for z in range(len(x)):
-        if x[z] == f32(0) or x[z] == f32(1):
-            continue
-        v, a = np.float64(x[z]), np.float64(alpha[code[cell[z]], col[z]])
-        if v <= FEW and v == np.floor(v):  # term by term
-            product, d_product = 1.0, 0.0
-            for k in range(1, int(v)):
-                d_product = d_product * (1 + k * a) + k * product
-                product *= 1 + k * a
-            out[z] = log1p(f32(product - 1)) if product < 1e30 else np.log(product)
-            d_out[z] = d_product / product
-            continue
-        r = 1 / a
-        s, t = r + 5, v + r + 5
-        log_ratio = np.log1p(v / s)
-        product, slope = 1.0, 0.0
-        for k in range(5):
-            q = v / (r + k)
-            product *= q + 1
-            slope += q / (r + k + v)
-        w, y = 1 / (s * s), 1 / (t * t)
-        f = (t - 0.5) * log_ratio + v * np.log1p(5 * a) - v - np.log(product)
-        f += (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / t
-        f -= (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w / 1680))) / s
-        d_r = log_ratio - (t - 0.5) * v / (s * t) + slope
-        d_r += w * (1 / 12 - w * (1 / 120 - w * (1 / 252 - w / 240)))
-        d_r -= y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y / 240)))
-        out[z] = f
-        d_out[z] = -r * r * d_r + 5 * v / (1 + 5 * a)
-    return out, d_out
+def rising(x: Any, alpha: Any) -> tuple[Any, Any]:
+    """`counts.rising_log` of a value; both are 0 at x = 0 and x = 1."""
+    if x == f32(0) or x == f32(1):
+        return f32(0), f32(0)
+    v, a = np.float64(x), np.float64(alpha)
+    if v <= FEW and v == np.floor(v):  # term by term
+        product, d_product = 1.0, 0.0
+        for k in range(1, int(v)):
+            d_product = d_product * (1 + k * a) + k * product
+            product *= 1 + k * a
+        f = np.float64(log1p(f32(product - 1))) if product < 1e30 else np.log(product)
+        return f32(f), f32(d_product / product)
+    r = 1 / a
+    s, t = r + 5, v + r + 5
+    log_ratio = np.log1p(v / s)
+    product, slope = 1.0, 0.0
+    for k in range(5):
+        q = v / (r + k)
+        product *= q + 1
+        slope += q / (r + k + v)
+    w, y = 1 / (s * s), 1 / (t * t)
+    f = (t - 0.5) * log_ratio + v * np.log1p(5 * a) - v - np.log(product)
+    f += (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / t
+    f -= (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w / 1680))) / s
+    d_r = log_ratio - (t - 0.5) * v / (s * t) + slope
+    d_r += w * (1 / 12 - w * (1 / 120 - w * (1 / 252 - w / 240)))
+    d_r -= y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y / 240)))
+    return f32(f), f32(-r * r * d_r + 5 * v / (1 + 5 * a))
 
 
 # --- Poisson ------------------------------------------------------------------------------------
@@ -143,7 +133,7 @@ def poisson_softmax(o: Floats, first: int, nz: Counts, job: Job, value: Floats) 
     seen = np.zeros(r, np.float32)
     _exponentials(o, first, nz, job, rate, log_rate, log_m)
     for z in range(len(nz.x)):
-        value[nz.row[z]] += nz.x[z] * log_m[z] + nz.constant[z]
+        value[nz.row[z]] += nz.x[z] * log_m[z] - log_factorial(nz.x[z])
         seen[nz.row[z] - first] += nz.x[z]
     for i in range(r):
         library, w = job.library[first + i], job.weight[first + i]
@@ -202,15 +192,17 @@ def _at_counts(log_m: Floats, alpha: Floats, x: Floats, gain: Floats, value: Flo
 
 @any_order
 def _add_counts(
-    nz: Counts, job: Job, log_m: Floats, gain: Floats, of_counts: Floats, value: Floats, d_alpha: Floats
-) -> None:
+    nz: Counts, job: Job, log_m: Floats, alpha: Floats, gain: Floats, of_counts: Floats, value: Floats,
+    d_alpha: Floats,
+) -> None:  # fmt: skip
     """Add what the non-zeros give to the value of their rows and to the slope by dispersion."""
     for z in range(len(gain)):
         log_m[z] = exp(log_m[z]) * gain[z]
     for z in range(len(gain)):
         k = nz.row[z]
-        value[k] += of_counts[z] + nz.rise[z] + nz.constant[z]
-        d_alpha[job.code[k], nz.col[z]] -= job.weight[k] * (nz.d_rise[z] - log_m[z])
+        rise, d_rise = rising(nz.x[z], alpha[z])
+        value[k] += of_counts[z] + rise - log_factorial(nz.x[z])
+        d_alpha[job.code[k], nz.col[z]] -= job.weight[k] * (d_rise - log_m[z])
 
 
 @any_order
@@ -227,7 +219,7 @@ def nb_softmax(o: Floats, first: int, nz: Counts, job: Job, value: Floats, d_alp
     for z in range(n):
         a[z] = job.alpha[job.code[nz.row[z]], nz.col[z]]
     _at_counts(log_m, a, nz.x, gain, of_counts)
-    _add_counts(nz, job, log_m, gain, of_counts, value, d_alpha)
+    _add_counts(nz, job, log_m, a, gain, of_counts, value, d_alpha)
     for z in range(n):
         scores[nz.row[z] - first] -= gain[z]
     for i in range(r):
@@ -282,7 +274,7 @@ def nb_bounded(o: Floats, first: int, lo: int, nz: Counts, job: Job, value: Floa
     _at_counts(log_m, a, nz.x, gain, of_counts)
     for z in range(n):
         p[z] = (p[z] - p[z] * p[z]) * width[z] * gain[z] * exp(-log_m[z])  # what a count takes off
-    _add_counts(nz, job, log_m, gain, of_counts, value, d_alpha)
+    _add_counts(nz, job, log_m, a, gain, of_counts, value, d_alpha)
     for i in range(r):
         c, w = job.code[first + i], job.weight[first + i]
         alpha = job.alpha[c, lo : lo + d]

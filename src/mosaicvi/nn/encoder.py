@@ -22,6 +22,7 @@ from mosaicvi.nn.hidden_stack import HiddenStack
 from mosaicvi.nn.layers import Csr, PassBatchNorm, glorot_, leaky, make_linear, sparse_product
 from mosaicvi.nn.mask_embedding import MaskEmbedding
 from mosaicvi.nn.masks import View
+from mosaicvi.nn.products import linear
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,8 @@ def _dense_product(
 ) -> Tensor:
     """Values times weights by block, for every pass: (P * n_m, G, H)."""
     x = _visible_dense(rows, values, views, centre)
-    return torch.stack([x[:, lo:hi] @ weight[lo - group.lo : hi - group.lo] for lo, hi in group.spans], dim=1)
+    parts = [linear(x[:, lo:hi], weight[lo - group.lo : hi - group.lo].T) for lo, hi in group.spans]
+    return torch.stack(parts, dim=1)
 
 
 def _sparse_product(

@@ -20,7 +20,8 @@ from mosaicvi.compiled import Bools, Floats, Ints, any_order, f32
 from mosaicvi.data.minibatch import ModalityRows
 from mosaicvi.nn.groups import BlockGroup
 from mosaicvi.nn.masks import View, observed_view
-from mosaicvi.nn.workers import Sums, in_shares, share_of
+from mosaicvi.nn.products import linear
+from mosaicvi.workers import Sums, in_shares, share_of
 
 NONE, SOME, ALL = 0, 1, 2  # of what was measured of a cell, a pass sees
 
@@ -174,7 +175,8 @@ class First(NamedTuple):
 
 def first_layer(first: First, n_passes: int) -> Tensor:
     """The first layers side by side, before their LeakyReLU, (N, F)."""
-    h = first.rest @ first.mix if first.base is None else torch.addmm(first.base, first.rest, first.mix)
+    h = linear(first.rest, first.mix.T)
+    h = h if first.base is None else h + first.base
     if first.seen:
         h = _AddProducts.apply(h.float(), first.seen, n_passes, *first.values)  # type: ignore[no-untyped-call]
     return h

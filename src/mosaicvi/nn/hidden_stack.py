@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from mosaicvi import device
 from mosaicvi.nn.compiled_stack import hidden
 from mosaicvi.nn.layers import PassBatchNorm, leaky, make_linear
+from mosaicvi.nn.products import linear
 
 
 class HiddenStack(nn.Module):
@@ -46,8 +47,8 @@ class HiddenStack(nn.Module):
         """Map (P * B, n_in) to (P * B, n_out)."""
         if self._is_compiled(h):
             return hidden(h.float(), self.layers())
-        for linear, norm in zip(self.linear, self.norm, strict=True):
-            h = leaky(linear(h))
+        for layer, norm in zip(self.linear, self.norm, strict=True):
+            h = leaky(linear(h, *layer.parameters()))
             h = norm(h, n_passes) if isinstance(norm, PassBatchNorm) else norm(h)
         return h
 

@@ -81,8 +81,8 @@ class Values(NamedTuple):
         Cells.
     ends
         Where each block * n + cell begins, (G * n + 1,).
-    col, x, constant, rise, d_rise
-        Column, value, -log x!, f(x, a) and its derivative by a, (Z,) each.
+    col, x
+        Column and value, (Z,) each.
     """
 
     pick: Ints
@@ -90,20 +90,14 @@ class Values(NamedTuple):
     ends: Ints
     col: Ints
     x: Floats
-    constant: Floats
-    rise: Floats
-    d_rise: Floats
 
 
 class Counts(NamedTuple):
-    """The non-zero targets of a tile: row and column of the job, and their values, (z,) each."""
+    """The non-zero targets of a tile: row and column of the job, and value, (z,) each."""
 
     row: Ints
     col: Ints
     x: Floats
-    constant: Floats
-    rise: Floats
-    d_rise: Floats
 
 
 def job_of(
@@ -200,29 +194,15 @@ def _targets(values: Values, job: Job, rows: tuple[int, int], blocks: tuple[int,
     for b in range(blocks[0], blocks[1]):
         for i in range(rows[0], rows[1]):
             size += ends[b * n + values.pick[i] + 1] - ends[b * n + values.pick[i]]
-    row, col, at = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
+    row, col, x = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.float32)
     k = 0
     for b in range(blocks[0], blocks[1]):
         for i in range(rows[0], rows[1]):
             for z in range(ends[b * n + values.pick[i]], ends[b * n + values.pick[i] + 1]):
                 if job.of_wanted[i] < 0 or job.wanted[job.of_wanted[i], values.col[z]]:
-                    row[k], col[k], at[k] = i, values.col[z], z
+                    row[k], col[k], x[k] = i, values.col[z], values.x[z]
                     k += 1
-    at = at[:k]
-    return Counts(
-        row[:k],
-        col[:k],
-        values.x[at],
-        _of(values.constant, at),
-        _of(values.rise, at),
-        _of(values.d_rise, at),
-    )
-
-
-@any_order
-def _of(values: Floats, at: Ints) -> Floats:
-    """Values at some positions; none where there are none."""
-    return values[at] if len(values) else values
+    return Counts(row[:k], col[:k], x[:k])
 
 
 @any_order

@@ -22,7 +22,8 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows
 from mosaicvi.nn.layers import glorot_
 from mosaicvi.nn.masks import View
-from mosaicvi.nn.workers import Sums, in_shares, share_of
+from mosaicvi.nn.products import linear
+from mosaicvi.workers import Sums, in_shares, share_of
 
 FEW = 60  # distinct masks, each a bit of a number; more of all modalities are multiplied by a dense product
 ALL_SETS = 10  # masks, up to which sums are made for every set of them, whether it occurs or not
@@ -73,7 +74,7 @@ def _product(n_cells: int, rows: ModalityRows, views: list[View], weight: Tensor
         of_cell[rows.cells] = view.index + at  # 0, all hidden, for cells without the modality
         index.append(of_cell)
         at += len(view.table)
-    return functional.embedding(torch.cat(index), torch.cat(hidden).to(weight.dtype) @ weight)
+    return functional.embedding(torch.cat(index), linear(torch.cat(hidden).to(weight.dtype), weight.T))
 
 
 # --- at hand --------------------------------------------------------------------------------------

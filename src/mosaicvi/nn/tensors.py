@@ -19,10 +19,11 @@ from mosaicvi.nn.groups import narrowed
 from mosaicvi.nn.layers import SLOPE, leaky
 from mosaicvi.nn.likelihoods import TILE
 from mosaicvi.nn.masks import View
+from mosaicvi.nn.products import products
 from mosaicvi.nn.targets import Job
 from mosaicvi.nn.task import Given, Task, of_block, values_of
 from mosaicvi.nn.tile import Scratch, Tile
-from mosaicvi.nn.workers import share_of
+from mosaicvi.workers import share_of
 
 # entries of a tile whose buffers together fit a core's second-level cache of 2 MiB
 TILE_ENTRIES: dict[Distribution, int] = {
@@ -61,7 +62,7 @@ class Tensors:
         self.value = torch.zeros_like(task.weight)
         self.trunk = given.trunk.index_select(0, task.at)  # (R, W)
         self.inner = [  # before the LeakyReLU
-            self.trunk if w is None or b is None else torch.addmm(b, self.trunk, w.T)
+            self.trunk if w is None or b is None else products((self.trunk, w.T))[0].add_(b)
             for w, b in zip(given.weight, given.bias, strict=True)
         ]
         self.hidden = [h if w is None else leaky(h) for h, w in zip(self.inner, given.weight, strict=True)]
@@ -101,9 +102,11 @@ class Tensors:
             d.mul_(self.task.weight[:, None])
             skips.append(None if skip is None else torch.zeros_like(skip).index_add_(0, at, d))
             d_inner = d if w is None else torch.where(inner < 0, SLOPE * d, d)
-            weight.append(None if w is None else d_inner.T @ self.trunk)
+            if w is not None:
+                d, d_weight = products((d_inner, w), (d_inner.T, self.trunk))
+            weight.append(None if w is None else d_weight)
             bias.append(None if w is None else d_inner.sum(0))
-            trunk.index_add_(0, at, d_inner if w is None else d_inner @ w)
+            trunk.index_add_(0, at, d)
         return self.value, [trunk, total.alpha, total.pi, *weight, *bias, *skips, *total.last]
 
 

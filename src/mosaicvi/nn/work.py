@@ -14,7 +14,7 @@ from torch import Tensor
 from mosaicvi import device
 from mosaicvi.nn import compiled_decoder, tensors
 from mosaicvi.nn.task import Task
-from mosaicvi.nn.workers import in_shares, n_workers
+from mosaicvi.workers import in_shares, n_workers
 
 
 class Work(Protocol):

@@ -7,8 +7,9 @@ end, hundreds of times a step; here each core has tiles of its own and they wait
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from mosaicvi import blas
 from mosaicvi.compiled import Floats
 
 T = TypeVar("T")
+Share = Callable[[int, int], None]  # does what is worker k's of n
 MAX_WORKERS = 8  # more would wait for Python's lock
 
 
@@ -43,9 +45,29 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_POOL.forget)
 
 
+_CORES: list[int] = []  # of the workers, where torch has one thread
+
+
+@contextmanager
+def without_threads_of_torch() -> Iterator[None]:
+    """Leave the cores to the workers: other operations of torch use one thread.
+
+    Its threads wait for the next operation by turning in circles, for milliseconds, and workers that want
+    the same cores would start late.
+    """
+    threads = torch.get_num_threads()
+    _CORES.append(n_workers())
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        _CORES.pop()
+
+
 def n_workers() -> int:
     """How many can work side by side."""
-    return min(torch.get_num_threads(), MAX_WORKERS)
+    return _CORES[-1] if _CORES else min(torch.get_num_threads(), MAX_WORKERS)
 
 
 def share_of(n: int, k: int, n_shares: int) -> tuple[int, int]:
@@ -53,7 +75,7 @@ def share_of(n: int, k: int, n_shares: int) -> tuple[int, int]:
     return k * n // n_shares, (k + 1) * n // n_shares
 
 
-def in_shares(share: Callable[[int, int], None], n: int | None = None) -> None:
+def in_shares(share: Share, n: int | None = None) -> None:
     """Call share(k, n) for each of n workers k, or of as many as there are, side by side."""
     n = n or n_workers()
     with blas.alone():
