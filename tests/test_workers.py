@@ -1,0 +1,65 @@
+"""Threads of the workers, and torch's own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from mosaicvi import workers
+from mosaicvi.workers import in_shares, n_workers, share_of, without_threads_of_torch
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_torch_leaves_the_cores_to_the_workers_and_takes_them_back() -> None:
+    with pytest.raises(ValueError, match="inside"), without_threads_of_torch():
+        assert (torch.get_num_threads(), n_workers()) == (1, 3)
+        with without_threads_of_torch():
+            assert (torch.get_num_threads(), n_workers()) == (1, 3)
+        assert (torch.get_num_threads(), n_workers()) == (1, 3)
+        raise ValueError("inside")
+    assert (torch.get_num_threads(), n_workers()) == (3, 3)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("alone", [True, False])
+def test_every_worker_has_a_share_and_one_thread_of_torch(alone: bool) -> None:
+    seen: dict[int, tuple[int, int, int]] = {}
+    together = threading.Barrier(3, timeout=30)  # breaks if they were not at work at the same time
+
+    def share(k: int, n: int) -> None:
+        together.wait()
+        seen[k] = (*share_of(10, k, n), torch.get_num_threads())
+
+    if alone:
+        with without_threads_of_torch():
+            in_shares(share)
+    else:
+        in_shares(share)
+    assert seen == {0: (0, 3, 1), 1: (3, 6, 1), 2: (6, 10, 1)}
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_failure_of_a_worker_is_everyones() -> None:
+    def share(k: int, n: int) -> None:
+        if k == n - 1:
+            raise ValueError("the last one's")
+
+    with pytest.raises(ValueError, match="the last one's"):
+        in_shares(share)
+    assert torch.get_num_threads() == 3
+
+
+def test_there_are_never_more_than_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    assert n_workers() == workers.MAX_WORKERS
