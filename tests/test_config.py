@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import random_mudata
 
-from mosaicvi.config import NetworkConfig, Schedule, _likelihood_shares
+from mosaicvi.config import NetworkConfig, Schedule, _defaults
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
@@ -98,19 +98,40 @@ def test_the_seed_preset_is_the_published_network(mosaic: Mosaic) -> None:
         NetworkConfig.for_mosaic(mosaic, preset="sead")
 
 
+def defaults_for(*sizes: int, preset: str = "default", equal: bool = False) -> dict[str, Any]:
+    modalities: Any = [SimpleNamespace(n_features=n, block_sizes=(n,), likelihood="NB") for n in sizes]
+    return _defaults(modalities, preset, equal=equal)
+
+
 @pytest.mark.parametrize(
     ("sizes", "shares"),
     [
-        ((2000, 47), (0.2, 1.0)),
-        ((1000, 300), (0.384, 1.0)),
-        ((8192,), (0.2,)),
+        ((2000, 47), (0.15, 1.0)),
+        ((1000, 300), (0.3, 1.0)),
+        ((8192,), (0.15,)),
         ((1677, 25_734), (512 / 1677, 0.25)),
         ((9000, 400), (0.25, 1.0)),
     ],
 )
 def test_the_share_of_features_in_a_step(sizes: tuple[int, ...], shares: tuple[float, ...]) -> None:
-    modalities: Any = [SimpleNamespace(n_features=n) for n in sizes]
-    assert _likelihood_shares(modalities) == shares
+    assert defaults_for(*sizes)["likelihood_share"] == shares
+    assert defaults_for(*sizes, preset="seed")["likelihood_share"] == (1.0,) * len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "given", "encoder", "decoder"),
+    [
+        ((2000, 47, 30), {}, (128, 64, 32), (192, 128, 64)),
+        ((9000, 47, 30), {}, (128, 64, 32), (256, 128, 64)),
+        ((2000, 47), {"equal": True}, (192, 128), (192, 128)),
+        ((2000, 47), {"preset": "seed"}, (256, 128), (256, 128)),
+    ],
+)
+def test_widths_follow_the_number_of_features(
+    sizes: tuple[int, ...], given: dict[str, Any], encoder: tuple[int, ...], decoder: tuple[int, ...]
+) -> None:
+    found = defaults_for(*sizes, **given)
+    assert (found["dim_block_enc"], found["dim_block_dec"]) == (encoder, decoder)
 
 
 def test_scalars_and_mappings_are_spread(mosaic: Mosaic) -> None:

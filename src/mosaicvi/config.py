@@ -304,6 +304,7 @@ def check_names(parameters: Mapping[str, Any]) -> None:
 def _defaults(mods: Sequence[ModalityData], preset: str, *, equal: bool) -> dict[str, Any]:
     """What is filled in; `equal` widths on both sides, as a skip connection needs them."""
     seed = preset == "seed"
+    many = sum(m.n_features for m in mods) > MANY_FEATURES
     embed: list[int] = []
     enc: list[int] = []
     dec: list[int] = []
@@ -311,8 +312,9 @@ def _defaults(mods: Sequence[ModalityData], preset: str, *, equal: bool) -> dict
         for size in m.block_sizes:
             several = len(m.block_sizes) > 1
             embed.append((2 if seed else 1) if several else 32 if size > 500 else 16)
-            dec.append(16 if several else 256 if size > 500 else 128 if size > 30 else 64)
-            enc.append(dec[-1] if seed or several or equal else dec[-1] // 2)
+            width = 16 if several else 256 if size > 500 else 128 if size > 30 else 64
+            dec.append(width if seed or many else min(width, 192))
+            enc.append(dec[-1] if seed or several or equal else width // 2)
     return {
         "dim_block_embed": tuple(embed),
         "dim_block_enc": tuple(enc),
@@ -326,17 +328,16 @@ def _defaults(mods: Sequence[ModalityData], preset: str, *, equal: bool) -> dict
         "decode_mask": True,
         "unbiased_mmd": not seed,
         "library_aware": tuple(not seed and m.likelihood in COUNT_DISTRIBUTIONS for m in mods),
-        "likelihood_share": (1.0,) * len(mods) if seed else _likelihood_shares(mods),
+        "likelihood_share": (1.0,) * len(mods) if seed else _likelihood_shares(mods, many=many),
     }
 
 
-MANY_FEATURES = 8192  # more, and a minibatch has fewer cells
+MANY_FEATURES = 8192  # more: minibatches have fewer cells, and it takes a wider decoder
 
 
-def _likelihood_shares(mods: Sequence[ModalityData]) -> tuple[float, ...]:
-    """A quarter of the features but at least 512, or a fifth but at least 384 where minibatches are large."""
-    many = sum(m.n_features for m in mods) > MANY_FEATURES
-    usual, fewest = (0.25, 512) if many else (0.2, 384)
+def _likelihood_shares(mods: Sequence[ModalityData], *, many: bool) -> tuple[float, ...]:
+    """A quarter of the features but at least 512, or 15 % but at least 300 where minibatches are large."""
+    usual, fewest = (0.25, 512) if many else (0.15, 300)
     return tuple(max(usual, min(1.0, fewest / m.n_features)) for m in mods)
 
 
