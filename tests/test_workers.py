@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from mosaicvi import workers
 from mosaicvi.workers import in_shares, n_workers, share_of, without_threads_of_torch
-
-
-@pytest.fixture
-def three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("three_threads")
@@ -36,6 +29,58 @@ def test_torch_has_its_threads_back_after_a_failure() -> None:
     with contextlib.suppress(ValueError), without_threads_of_torch():
         raise ValueError
     assert (torch.get_num_threads(), n_workers()) == (3, 3)
+
+
+def in_a_new_thread(call: Callable[[], object]) -> object:
+    with ThreadPoolExecutor(1) as newcomer:
+        return newcomer.submit(call).result()
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_other_threads_keep_the_threads_they_have() -> None:
+    leave, inside = threading.Event(), threading.Event()
+
+    def other() -> tuple[int, int]:
+        with without_threads_of_torch():
+            inside.set()
+            assert leave.wait(30)
+        return torch.get_num_threads(), n_workers()
+
+    with ThreadPoolExecutor(1) as pool:
+        with without_threads_of_torch():
+            in_shares(lambda k, n: None)
+            found = pool.submit(other)
+            assert inside.wait(30)
+            assert in_a_new_thread(lambda: (torch.get_num_threads(), n_workers())) == (3, 3)
+        leave.set()
+        assert found.result() == (3, 3)
+    assert (torch.get_num_threads(), n_workers()) == (3, 3)
+    assert in_a_new_thread(torch.get_num_threads) == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_workers_of_one_thread_are_not_those_of_another() -> None:
+    def confined() -> int:
+        torch.set_num_threads(1)
+        return n_workers()
+
+    with without_threads_of_torch():
+        assert in_a_new_thread(confined) == 1
+        assert n_workers() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("inference", [True, False])
+def test_workers_may_write_to_what_inference_made(inference: bool) -> None:
+    with torch.inference_mode(inference):
+        out = torch.zeros(9, 2)
+
+        def share(k: int, n: int) -> None:
+            rows = slice(*share_of(9, k, n))
+            torch.mm(torch.ones(3, 1), torch.ones(1, 2), out=out[rows])
+
+        in_shares(share)
+        assert out.tolist() == [[1, 1]] * 9
 
 
 @pytest.mark.usefixtures("three_threads")

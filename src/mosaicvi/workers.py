@@ -7,6 +7,7 @@ end, hundreds of times a step; here each core has tiles of its own and they wait
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,29 +46,43 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_POOL.forget)
 
 
-_CORES: list[int] = []  # of the workers, where torch has one thread
+class _OfThisThread(threading.local):
+    """Workers of a thread that left its cores to them; 0 for as many as torch has threads."""
+
+    cores = 0
+
+
+_OF_THIS_THREAD = _OfThisThread()
 
 
 @contextmanager
 def without_threads_of_torch() -> Iterator[None]:
-    """Leave the cores to the workers: other operations of torch use one thread.
+    """Leave the cores to the workers: this thread's other operations of torch use no more threads.
 
-    Its threads wait for the next operation by turning in circles, for milliseconds, and workers that want
+    Torch's threads wait for the next operation by turning in circles, for milliseconds, and workers that want
     the same cores would start late.
     """
-    threads = torch.get_num_threads()
-    _CORES.append(n_workers())
-    torch.set_num_threads(1)
+    threads, cores = torch.get_num_threads(), _OF_THIS_THREAD.cores
+    _OF_THIS_THREAD.cores = n_workers()
+    _set_in_this_thread(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
-        _CORES.pop()
+        _set_in_this_thread(threads)
+        _OF_THIS_THREAD.cores = cores
+
+
+def _set_in_this_thread(n: int) -> None:
+    """Set torch's number of threads here; threads to come take what was last set anywhere, and still do."""
+    with ThreadPoolExecutor(1) as newcomer:  # has the number of threads to come
+        usual = newcomer.submit(torch.get_num_threads).result()
+        torch.set_num_threads(n)
+        newcomer.submit(torch.set_num_threads, usual).result()
 
 
 def n_workers() -> int:
-    """How many can work side by side."""
-    return _CORES[-1] if _CORES else min(torch.get_num_threads(), MAX_WORKERS)
+    """How many can work side by side for this thread."""
+    return _OF_THIS_THREAD.cores or min(torch.get_num_threads(), MAX_WORKERS)
 
 
 def share_of(n: int, k: int, n_shares: int) -> tuple[int, int]:
@@ -114,22 +129,26 @@ def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
         return [call() for call in calls]
     threads = torch.get_num_threads()
     each = max(1, threads // len(calls))
-    waiting = [_POOL.get().submit(_alone, call, each) for call in calls[1:]]
-    torch.set_num_threads(each)
+    inference = torch.is_inference_mode_enabled()
+    waiting = [_POOL.get().submit(_alone, call, each, inference) for call in calls[1:]]
+    if each != threads:
+        torch.set_num_threads(each)
     try:
         first = calls[0]()
     finally:
         try:
             failures = [w.exception() for w in waiting]  # wait even when this thread failed
         finally:
-            torch.set_num_threads(threads)
+            if each != threads:
+                torch.set_num_threads(threads)
     for failure in failures:
         if failure is not None:
             raise failure
     return [first, *(w.result() for w in waiting)]
 
 
-def _alone(call: Callable[[], T], threads: int) -> T:
-    torch.set_num_threads(threads)
-    with torch.no_grad():
+def _alone(call: Callable[[], T], threads: int, inference: bool) -> T:
+    if torch.get_num_threads() != threads:
+        _set_in_this_thread(threads)
+    with torch.inference_mode(inference), torch.no_grad():
         return call()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import fingerprint, random_mudata, truth
 
+from mosaicvi import workers
 from mosaicvi.data import minibatch as minibatch_module
 from mosaicvi.data.minibatch import MinibatchLoader, drawn_features, runs_of, shuffled, split, transformed
 from mosaicvi.data.mosaic import Mosaic, Setup
@@ -30,8 +31,18 @@ def mosaic_of(mdata: object, **setup: object) -> Mosaic:
     picks=st.lists(st.integers(0, 23), min_size=1, max_size=30),
     fractions=st.booleans(),
     panels=st.booleans(),
+    n_workers=st.sampled_from([1, 3]),
 )
-def test_slices_equal_the_dense_rows(seed: int, picks: list[int], fractions: bool, panels: bool) -> None:
+def test_slices_equal_the_dense_rows(
+    seed: int, picks: list[int], fractions: bool, panels: bool, n_workers: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minibatch_module, "WORTH_SHARING", 0)
+        patch.setattr(workers, "n_workers", lambda: n_workers)
+        _check_slices(seed, picks, fractions=fractions, panels=panels)
+
+
+def _check_slices(seed: int, picks: list[int], *, fractions: bool, panels: bool) -> None:
     mdata = random_mudata(seed, fractions=fractions, panels=panels)
     before = fingerprint(mdata)
     mosaic = mosaic_of(mdata)

@@ -39,6 +39,7 @@ from mosaicvi.fit.loop import (
 )
 from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.masks import MaskSampler
+from mosaicvi.workers import n_workers
 
 NAMES = ("rna", "adt", "atac")
 
@@ -274,6 +275,25 @@ def test_a_gradient_that_is_not_finite_touches_nothing() -> None:
     after = weights(state)
     for key, value in before.items():
         assert torch.equal(after[key], value), key
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize(("precision", "threads"), [("float32", 1), ("bf16", 3)])
+@pytest.mark.parametrize("fails", [True, False])
+def test_torch_leaves_the_cores_to_the_workers_while_it_trains(
+    precision: Any, threads: int, fails: bool
+) -> None:
+    seen = set()
+
+    def listen(report: Report) -> None:
+        seen.add((torch.get_num_threads(), n_workers()))
+        if fails:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(fresh(), LOADER, quick(max_epochs=1, precision=precision), listen=listen)
+    assert seen == {(threads, 3)}
+    assert (torch.get_num_threads(), n_workers()) == (3, 3)
 
 
 # --- early stopping -----------------------------------------------------------------------------

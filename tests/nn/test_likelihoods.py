@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.oracles import log_prob, log_rising, mean_of, nb_exact
 from torch import Tensor
 
-from mosaicvi.nn import counts, kernels, likelihoods
+from mosaicvi.nn import count_kernels, counts, kernels, likelihoods
 from mosaicvi.nn.counts import rising_log
 from mosaicvi.nn.likelihoods import TILE, dispersion, zero_inflation
 from mosaicvi.nn.masks import View
@@ -240,9 +240,21 @@ def test_the_rising_factor_is_its_sum() -> None:
     np.testing.assert_allclose(slope, exact, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("x", [0, 1, 2, 2.5, 0.3, 255, 256, 2047, 2047.5, 2048, 1e5, 1e8])
+def test_factors_of_a_count_in_compiled_loops(x: float) -> None:
+    found = np.array([count_kernels.rising(np.float32(x), np.float32(a)) for a in ALPHAS])
+    many = torch.full((len(ALPHAS),), np.float32(x), dtype=torch.float64)
+    f, slope = rising_log(many, torch.tensor(ALPHAS.astype(np.float32), dtype=torch.float64))
+    np.testing.assert_allclose(found[:, 0], f, rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(found[:, 1], slope, rtol=1e-5, atol=1e-6)
+    expected = scipy.special.gammaln(np.float32(x) + 1.0)
+    assert count_kernels.log_factorial(np.float32(x)) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("count", [0, 1, 2, 30, 1000, 100_000])
-def test_large_counts_and_extreme_dispersions_in_float32(alpha: float, count: int) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_large_counts_and_extreme_dispersions_in_float32(alpha: float, count: int, compiled: bool) -> None:
     means = np.array([1e-3, 0.5, 20, 1000, 9e4])
     x = np.full((1, 5), float(count))
     high = np.full(5, 1e5)
@@ -250,7 +262,7 @@ def test_large_counts_and_extreme_dispersions_in_float32(alpha: float, count: in
     got = evaluate(
         "NB", torch.tensor(o), torch.tensor(x, dtype=torch.float32), alpha=torch.full((1, 5), alpha),
         low=torch.zeros(5), high=torch.tensor(high, dtype=torch.float32), centre=torch.zeros(5),
-        target=None,
+        target=None, compiled=compiled,
     )  # fmt: skip
     mean = high / (1 + np.exp(-o.astype(np.float64)))
     a = float(np.float32(alpha))

@@ -10,6 +10,8 @@ from torch.nn import functional
 from mosaicvi.nn import products as module
 from mosaicvi.nn.products import linear, products
 
+pytestmark = pytest.mark.usefixtures("three_threads")
+
 
 def of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype)
@@ -53,3 +55,13 @@ def test_low_precision_is_left_to_torch() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
     assert linear(x, weight).dtype == torch.float32
+
+
+def test_nothing_is_multiplied_for_a_frozen_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(module, "products", lambda *pairs: asked.append(len(pairs)) or products(*pairs))
+    x, weight = of(3, 4).requires_grad_(), of(2, 4)
+    linear(x, weight).sum().backward()
+    assert asked == [1, 1]
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(3, 4))

@@ -27,6 +27,7 @@ from mosaicvi.data.transforms import Transform, apply
 from mosaicvi.workers import Share, in_shares, share_of
 
 MAX_DISTINCT = 1024  # rows of covariates kept as a table
+WORTH_SHARING = 1 << 16  # non-zeros, which one core gathers in the time of a hand-off
 ALIKE = 64  # features with similar totals, of which equal shares are drawn
 
 
@@ -346,9 +347,12 @@ class MinibatchLoader:
             for fill in fills:
                 fill(k, n_shares)
 
-        if fills:
-            in_shares(share)
         rows = tuple(r for r, _ in gathered)
+        n_values = sum(len(r.sparse.value) for r in rows if r.sparse is not None)
+        if n_values < WORTH_SHARING:
+            share(0, 1)
+        else:
+            in_shares(share)
         some = features or (None,) * len(rows)
         return Minibatch(
             index=at,

@@ -51,7 +51,7 @@ def gather(
 def narrowed(
     cell: Ints, col: Ints, value: Floats, ends: Ints, n: int, place: Ints
 ) -> tuple[Ints, Ints, Floats, Ints, Floats]:
-    """The non-zeros in some columns: as `gathered`, and the sum of each cell, (n,).
+    """The non-zeros in some columns, with their row pointers, and the sum of each cell, (n,).
 
     `place` is the new number of each column, -1 for those that are left out.
     """

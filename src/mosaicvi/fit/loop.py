@@ -201,7 +201,8 @@ def fit(
     NonFiniteLossError
         Before the weights are touched, naming the modality.
     """
-    with without_threads_of_torch() if _at_hand(loader.group) else nullcontext():
+    is_shared = _at_hand(loader.group) and config.precision == "float32"  # else torch has work of its own
+    with without_threads_of_torch() if is_shared else nullcontext():
         return _fit(state, loader, config, listen, interrupted, checkpoint, names)
 
 

@@ -1,7 +1,7 @@
 """Compiled likelihoods of counts: Poisson and negative binomial, as `counts` does them by tensors.
 
-Legend: r rows and d columns of a job, A covariate rows, Z non-zeros of a modality, z of a tile. A tile is
-`o`, whose first row and column in the job are `first` and `lo`; see `kernels` for what it is given.
+Legend: r rows and d columns of a job, A covariate rows, z non-zeros of a tile. A tile is `o`, whose first row
+and column in the job are `first` and `lo`; see `kernels` for what it is given.
 """
 
 from __future__ import annotations

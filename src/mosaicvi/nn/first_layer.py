@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mosaicvi import device
 from mosaicvi.compiled import Bools, Floats, Ints, any_order, f32
 from mosaicvi.data.minibatch import ModalityRows
 from mosaicvi.nn.groups import BlockGroup
@@ -175,8 +176,11 @@ class First(NamedTuple):
 
 def first_layer(first: First, n_passes: int) -> Tensor:
     """The first layers side by side, before their LeakyReLU, (N, F)."""
-    h = linear(first.rest, first.mix.T)
-    h = h if first.base is None else h + first.base
+    if first.base is not None and device.is_apart(first.rest):
+        h = torch.addmm(first.base, first.rest, first.mix)
+    else:
+        h = linear(first.rest, first.mix.T)
+        h = h if first.base is None else h + first.base
     if first.seen:
         h = _AddProducts.apply(h.float(), first.seen, n_passes, *first.values)  # type: ignore[no-untyped-call]
     return h

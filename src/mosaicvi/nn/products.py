@@ -1,6 +1,6 @@
 """Dense products whose rows the workers share, where the numbers are at hand.
 
-While they train, torch itself has one thread (`workers.without_threads_of_torch`).
+While a model trains, torch itself has one thread (`workers.without_threads_of_torch`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from mosaicvi import device
@@ -18,9 +19,9 @@ WORTH_SHARING = 1 << 23  # multiplications, which one core does in the time of s
 
 
 def products(*pairs: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Products a b of some pairs (n, m) and (m, p), without a history."""
+    """Products a b of some pairs (n, m) and (m, p), where no gradients are recorded."""
     size = sum(a.shape[0] * a.shape[1] * b.shape[1] for a, b in pairs)
-    if size < WORTH_SHARING or device.is_apart(pairs[0][0]):
+    if size < WORTH_SHARING or _is_left_to_torch(pairs[0][0]):
         return [a @ b for a, b in pairs]
     found = [a.new_empty(a.shape[0], b.shape[1]) for a, b in pairs]
 
@@ -35,10 +36,14 @@ def products(*pairs: tuple[Tensor, Tensor]) -> list[Tensor]:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Inputs (N, in) times weights (out, in), and a bias (out,): (N, out)."""
-    if device.is_apart(x) or torch.is_autocast_enabled(x.device.type):
+    if _is_left_to_torch(x):
         return functional.linear(x, weight, bias)
     out: Tensor = _Linear.apply(x, weight)  # type: ignore[no-untyped-call]
     return out if bias is None else out + bias
+
+
+def _is_left_to_torch(x: Tensor) -> bool:
+    return device.is_apart(x) or torch.is_autocast_enabled(x.device.type)
 
 
 class _Linear(torch.autograd.Function):
@@ -51,9 +56,10 @@ class _Linear(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        if not ctx.needs_input_grad[0]:
-            return None, products((grad.T, x))[0]
-        d_x, d_weight = products((grad, weight), (grad.T, x))
-        return d_x, d_weight
+        pairs = ((grad, weight), (grad.T, x))
+        wanted = [i for i in (0, 1) if ctx.needs_input_grad[i]]
+        found = dict(zip(wanted, products(*(pairs[i] for i in wanted)), strict=True))
+        return found.get(0), found.get(1)
