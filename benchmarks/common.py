@@ -76,6 +76,8 @@ def tasks(options: argparse.Namespace) -> list[str]:
     for task in asked:
         if task not in there:
             say(f"skipped {task}: no {task}.h5mu in {shown(options.data)}")
+    if not there:
+        raise SystemExit("nothing to run: name the folder of the real mosaics with --data DIR")
     return there
 
 

@@ -82,6 +82,8 @@ def test_real_data_that_are_not_there_are_skipped_and_named(
     options = argparse.Namespace(task=None, quick=False, data=tmp_path)
     assert common.tasks(options) == ["simulated"]
     assert "skipped reap" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"nothing to run: .*--data"):
+        common.tasks(argparse.Namespace(task=["reap"], quick=False, data=tmp_path))
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -126,6 +126,13 @@ def test_a_missing_batch_key_is_named(chain: MuData) -> None:
         describe(chain, batch_key="donor")
 
 
+def test_a_batch_of_each_cell_is_refused() -> None:
+    cells = AnnData(np.ones((1001, 2), np.float32))
+    cells.obs["barcode"] = [f"cell{i}" for i in range(1001)]
+    with pytest.raises(InputError, match=r"obs\['barcode'\] has 1,001 different values, more than 1,000"):
+        describe(cells, batch_key="barcode")
+
+
 def many_panels() -> MuData:
     names = [f"a_rather_long_dataset_name_{i}" for i in range(14)]
     mods = {

@@ -17,6 +17,7 @@ from mudata import MuData
 
 from mosaicvi import MosaicVI, pl
 from mosaicvi.data.describe import describe
+from mosaicvi.data.register import register
 from mosaicvi.datasets import SimulatedMosaic, simulated_mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.view import embedding as embedding_module
@@ -98,6 +99,20 @@ def test_mosaic_of_a_registered_mosaic_and_of_a_summary_is_the_same(simulated: S
     assert content[0] == content[1]
     assert sum(content[0].values()) == simulated.mdata.n_obs
     assert "A: " in layouts[0].sentence()
+
+
+def test_mosaic_of_cells_that_lack_a_modality_of_the_model(simulated: SimulatedMosaic) -> None:
+    known = MosaicVI.setup_mudata(simulated.mdata, batch_key="batch").registry
+    rna = simulated.mdata.mod["rna"]
+    cells = simulated.mdata[rna.obs_names]
+    alone = MuData({"rna": rna.copy()})
+    alone.obs["batch"] = cells.obs["batch"].to_numpy()
+    mosaic = register(alone, known.setup, registry=known)
+    layout = layout_of(mosaic)
+    assert sum(r.n_cells for r in layout.rows) == rna.n_obs
+    assert {tuple(r.measured) for r in layout.rows} == {("rna",)}
+    labels = [t.get_text() for t in pl.mosaic(mosaic).get_xticklabels()]
+    assert "rna\n40 features" in labels
 
 
 def test_mosaic_refuses_what_is_none() -> None:

@@ -212,17 +212,22 @@ def _label(value: object) -> str:
     return str(value)
 
 
+def check_categories(key: str, n: int) -> None:
+    """Raise `InputError` if a column has too many different values to be one of categories."""
+    if n > MAX_CATEGORIES:
+        raise InputError(
+            f"obs[{key!r}] has {n:,} different values, more than {MAX_CATEGORIES:,} categories; "
+            "name a column of batches, or numbers in continuous_covariate_keys."
+        )
+
+
 def _categorical(
     column: pd.Series[Any], key: str, known: tuple[str, ...] | None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     label = labels(column)
     if known is None:
         found = tuple(sorted(set(label)))
-        if len(found) > MAX_CATEGORIES:
-            raise InputError(
-                f"obs[{key!r}] has {len(found):,} different values, more than {MAX_CATEGORIES:,} categories; "
-                "name a column of batches, or numbers in continuous_covariate_keys."
-            )
+        check_categories(key, len(found))
         known = found
     code = np.asarray(pd.Index(known, dtype=object).get_indexer(pd.Index(label, dtype=object)), np.int64)
     if (code < 0).any():

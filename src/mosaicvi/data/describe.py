@@ -15,7 +15,7 @@ from mudata import MuData
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, shortest_path
 
-from mosaicvi.data.covariates import likely_batch
+from mosaicvi.data.covariates import check_categories, likely_batch
 from mosaicvi.data.parts import agreed
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mosaic
@@ -48,7 +48,7 @@ def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> Mosaic
     Raises
     ------
     InputError
-        There is no such column, or it does not say which cell has which panel.
+        There is no such column, it has too many values, or it does not say which cell has which panel.
     """
     mdata = to_mosaic(mdata)
     labels, groups = _label_cells(mdata, batch_key)
@@ -108,6 +108,8 @@ def _label_cells(mdata: MuData, batch_key: str | None) -> tuple[_Labels, list[Gr
     if batch_key is not None and column is None:
         raise InputError(problem("batch-key", column=batch_key, columns=listed(mdata.obs.columns, most=20)))
     batch = as_text(column)
+    if batch_key is not None:
+        check_categories(batch_key, batch.nunique())
     recorded = mdata.uns.get("mosaicvi")
     panel_key = recorded.get("panel_key") if isinstance(recorded, Mapping) else None
     panelled = any("measured" in adata.varm for adata in mdata.mod.values())

@@ -147,7 +147,7 @@ def _from_mosaic(data: Mosaic) -> Layout:
         inside[m.name] = kinds[:, order]
     key = data.registry.setup.batch_key
     names = data.registry.categories[key] if key else ("all",)
-    panel = [np.where(m.row_of_cell >= 0, m.panel_of_row[m.row_of_cell], -1) for m in data.modalities]
+    panel = [np.append(m.panel_of_row, -1)[m.row_of_cell] for m in data.modalities]  # row -1: has none
     kinds, count = np.unique(np.column_stack([data.batch, *panel]), axis=0, return_counts=True)
     rows = [
         Row(
