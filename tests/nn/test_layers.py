@@ -126,8 +126,8 @@ def test_the_compiled_stack_is_that_of_torch(seed: int, n: int, widths: tuple[in
             given_x = x.clone().requires_grad_()
             out = stack(given_x, 1)
             found.append([out, *torch.autograd.grad((out * weight).sum(), [given_x, *stack.parameters()])])
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    for a, b in zip(*found, strict=True):  # a row of nearly equal numbers is known to fewer digits
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * max(1.0, float(b.detach().abs().max())))
 
 
 def test_first_weights_are_glorots_and_the_generator_decides() -> None:
