@@ -349,10 +349,10 @@ class MinibatchLoader:
 
         rows = tuple(r for r, _ in gathered)
         n_values = sum(len(r.sparse.value) for r in rows if r.sparse is not None)
-        if n_values < WORTH_SHARING:
-            share(0, 1)
-        else:
+        if fills and n_values >= WORTH_SHARING:
             in_shares(share)
+        else:
+            share(0, 1)
         some = features or (None,) * len(rows)
         return Minibatch(
             index=at,
