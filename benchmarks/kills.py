@@ -24,7 +24,7 @@ import torch
 
 from mosaicvi import MosaicVI, datasets
 from mosaicvi.errors import MosaicWarning
-from mosaicvi.fit.state import flatten
+from mosaicvi.store.state import flatten
 
 EPOCHS = 3
 RESULT = "result"

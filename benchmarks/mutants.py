@@ -258,7 +258,7 @@ def join(header: str, body: bytes, *, length: int | None = None) -> bytes:
 
 
 def signed(content: dict[str, Any]) -> bytes:
-    from mosaicvi.fit.format import checksum
+    from mosaicvi.store.format import checksum
 
     content["checksum"] = checksum(content)
     return json.dumps(content).encode()

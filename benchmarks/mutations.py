@@ -38,7 +38,7 @@ class Counts:
 def save_sample(folder: Path) -> None:
     import torch
 
-    from mosaicvi.fit.format import save_bundle
+    from mosaicvi.store.format import save_bundle
 
     generator = torch.Generator().manual_seed(0)
     tensors = {
@@ -61,7 +61,7 @@ def save_sample(folder: Path) -> None:
 
 def work(folder: Path, n: int, seed: int) -> Counts:
     """Load `n` mutants of the sample, in `folder`."""
-    from mosaicvi.fit.format import load_bundle
+    from mosaicvi.store.format import load_bundle
 
     sample, mutant = folder / "sample", folder / "mutant"
     save_sample(sample)
@@ -99,7 +99,7 @@ def attempt(mutant: Path, whole: Any) -> str:
     import torch
 
     from mosaicvi.errors import ModelFileError
-    from mosaicvi.fit.format import load_bundle
+    from mosaicvi.store.format import load_bundle
 
     try:
         found = load_bundle(mutant, kind="model")

@@ -19,7 +19,7 @@ from scipy import sparse
 from mosaicvi import InputError, MosaicVI, MosaicWarning
 from mosaicvi.cli import run
 from mosaicvi.data.read import mudata_as_it_is, read, to_mosaic
-from mosaicvi.fit.format import checksum
+from mosaicvi.store.format import checksum
 
 
 def adata(n: int = 40, d: int = 12, seed: int = 0) -> AnnData:

@@ -26,7 +26,7 @@ import mosaicvi.model
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning
 from mosaicvi.data.read import read
 from mosaicvi.datasets import simulated_mosaic
-from mosaicvi.fit.format import checksum
+from mosaicvi.store.format import checksum
 
 SMALL: dict[str, Any] = {"dimensions": 16, "dim_latent": 4, "dim_block_enc": 8, "dim_block_dec": 8}
 

@@ -21,16 +21,16 @@ from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup
 from mosaicvi.data.query import as_the_model_knows
 from mosaicvi.data.register import register
+from mosaicvi.data.splits import Split, held_out
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_network
 from mosaicvi.fit.loop import FitConfig, FitState
-from mosaicvi.fit.saved import read_model, write_model
 from mosaicvi.fit.session import begin, default_batch_size, default_epochs, default_rate, run
-from mosaicvi.fit.splits import Split, held_out
 from mosaicvi.infer.impute import Scale, Wanted, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.store.saved import read_model, write_model
 
 PerModality = Mapping[str, str] | None
 

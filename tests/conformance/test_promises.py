@@ -28,11 +28,11 @@ from tests.builders import fingerprint, mudata_of, random_mudata
 
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning, NonFiniteLossError
 from mosaicvi.data.read import read
-from mosaicvi.files import atomic_path
 from mosaicvi.fit import progress as progress_module
-from mosaicvi.fit.checkpoint import CheckpointStore
-from mosaicvi.fit.format import load_bundle
 from mosaicvi.fit.loop import Report
+from mosaicvi.store.checkpoint import CheckpointStore
+from mosaicvi.store.files import atomic_path
+from mosaicvi.store.format import load_bundle
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {"dimensions": 12, "dim_latent": 3, "dim_block_enc": 6, "dim_block_dec": 6}
@@ -323,7 +323,7 @@ def test_absurd_sizes(saved: Path, tmp_path: Path) -> None:
 
 def test_newer_and_older_models(saved: Path, tmp_path: Path) -> None:
     """A model of a newer format is refused, and one of any older format loads."""
-    from mosaicvi.fit.format import checksum
+    from mosaicvi.store.format import checksum
 
     content = json.loads((saved / "model.json").read_text())
     content["format_version"] = 2

@@ -23,7 +23,7 @@ from mosaicvi.data.combine import combine
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
-from mosaicvi.fit.state import flatten, unflatten
+from mosaicvi.store.state import flatten, unflatten
 
 BATCH = Setup(batch_key="batch")
 

@@ -25,7 +25,6 @@ from mosaicvi.data.register import register
 from mosaicvi.errors import MosaicWarning, NonFiniteLossError
 from mosaicvi.fit import loop
 from mosaicvi.fit.build import build_network
-from mosaicvi.fit.checkpoint import CheckpointStore
 from mosaicvi.fit.loop import (
     BALANCE_EPOCHS,
     WARM_UP_STEPS,
@@ -37,8 +36,9 @@ from mosaicvi.fit.loop import (
     start,
     validate,
 )
-from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.masks import MaskSampler
+from mosaicvi.store.checkpoint import CheckpointStore
+from mosaicvi.store.state import flatten, unflatten
 from mosaicvi.workers import n_workers
 
 NAMES = ("rna", "adt", "atac")

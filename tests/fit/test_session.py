@@ -19,11 +19,11 @@ from tests.builders import random_mudata
 
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning, NonFiniteLossError
 from mosaicvi.fit import progress as progress_module
-from mosaicvi.fit.checkpoint import CheckpointStore
-from mosaicvi.fit.format import save_bundle
 from mosaicvi.fit.loop import FitConfig, Report
 from mosaicvi.fit.progress import listener
 from mosaicvi.fit.session import VISITS, default_batch_size, default_epochs, default_rate
+from mosaicvi.store.checkpoint import CheckpointStore
+from mosaicvi.store.format import save_bundle
 
 SMALL: dict[str, Any] = {"dimensions": 12, "dim_latent": 3, "dim_block_enc": 6, "dim_block_dec": 6}
 QUICK: dict[str, Any] = {"batch_size": 12, "train_size": 0.8, "progress": False}

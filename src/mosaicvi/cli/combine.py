@@ -15,7 +15,7 @@ from mosaicvi.cli.data import DATASET_KEY, H5MU, check_data_output, name_dataset
 from mosaicvi.cli.options import As, Data, Overwrite, Quiet, by_name, mapping, one_or_mapping
 from mosaicvi.cli.say import next_steps, note
 from mosaicvi.errors import InputError
-from mosaicvi.files import shown
+from mosaicvi.store.files import shown
 
 if TYPE_CHECKING:
     from mudata import MuData

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mosaicvi.cli.say import note
 from mosaicvi.errors import InputError
-from mosaicvi.files import atomic_path, check_output, shown
+from mosaicvi.store.files import atomic_path, check_output, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -22,7 +22,7 @@ from mosaicvi.cli.data import (
 )
 from mosaicvi.cli.options import AllowMissing, As, BatchSize, Data, Model, Overwrite, Quiet, one_or_mapping
 from mosaicvi.cli.say import note
-from mosaicvi.files import atomic_path, shown
+from mosaicvi.store.files import atomic_path, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,7 @@ def command(
     import numpy as np
     import pandas as pd
 
-    from mosaicvi.fit.format import load_document
+    from mosaicvi.store.format import load_document
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, ".csv"))
     load_document(model, kind="model")

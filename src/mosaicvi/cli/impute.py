@@ -15,7 +15,7 @@ from mosaicvi.cli.data import H5AD, H5MU, Loaded, check_data_output, load, load_
 from mosaicvi.cli.options import AllowMissing, As, BatchSize, Data, Model, Overwrite, Quiet, one_or_mapping
 from mosaicvi.cli.say import note, progress
 from mosaicvi.errors import InputError
-from mosaicvi.files import shown
+from mosaicvi.store.files import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,8 +69,8 @@ def command(
     `uns["mosaicvi"]["scale"]` what the values mean. They are written as they are computed, so that memory
     never holds more than one minibatch of them.
     """
-    from mosaicvi.fit.format import load_document
     from mosaicvi.infer.output import write_imputed
+    from mosaicvi.store.format import load_document
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
     load_document(model, kind="model")

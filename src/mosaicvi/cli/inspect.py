@@ -12,7 +12,7 @@ from rich.console import Console
 from mosaicvi.cli.data import DATASET_KEY, check_data_output, load, suggest_batch
 from mosaicvi.cli.options import As, Data, Overwrite, one_or_mapping
 from mosaicvi.cli.say import note
-from mosaicvi.files import atomic_path, shown
+from mosaicvi.store.files import atomic_path, shown
 
 PICTURES = (".png", ".pdf", ".svg")
 

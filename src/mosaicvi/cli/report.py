@@ -10,7 +10,7 @@ import typer
 from mosaicvi.cli.data import check_data_output, load, load_model
 from mosaicvi.cli.options import As, Data, Model, Overwrite, Quiet, one_or_mapping
 from mosaicvi.cli.say import note
-from mosaicvi.files import shown
+from mosaicvi.store.files import shown
 
 
 def command(
@@ -39,7 +39,7 @@ def command(
 
     It needs no network to be read.
     """
-    from mosaicvi.fit.format import load_document
+    from mosaicvi.store.format import load_document
     from mosaicvi.view.report import write_report
 
     check_data_output(output, overwrite=overwrite, suffixes=(".html",))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mosaicvi.errors import InputError
-from mosaicvi.files import shown
+from mosaicvi.store.files import shown
 
 NUMBER = (int, float)
 KINDS: dict[str, type | tuple[type, ...]] = {

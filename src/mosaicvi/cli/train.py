@@ -14,7 +14,7 @@ from mosaicvi.cli.options import As, Data, Overwrite, Quiet, command_again, mapp
 from mosaicvi.cli.say import next_steps, note
 from mosaicvi.cli.settings import Settings, read_settings
 from mosaicvi.errors import InputError
-from mosaicvi.files import shown
+from mosaicvi.store.files import shown
 
 if TYPE_CHECKING:
     from mosaicvi.data.mosaic import Mosaic
@@ -144,8 +144,8 @@ def command(
         [setup]
         layers = {rna = "counts"}
     """
-    from mosaicvi.fit.format import check_bundle_output
     from mosaicvi.fit.progress import IN_TERMINAL
+    from mosaicvi.store.format import check_bundle_output
 
     check_bundle_output(output, overwrite=overwrite)
     settings = read_settings(config)

@@ -14,9 +14,9 @@ from mosaicvi.data.simulate import SimulatedMosaic, simulated_mosaic
 from mosaicvi.demo.picture import draw
 from mosaicvi.demo.scores import DemoScores, render, score
 from mosaicvi.errors import InputError
-from mosaicvi.files import atomic_path, check_output, shown
-from mosaicvi.fit.format import check_bundle_output
 from mosaicvi.model import MosaicVI
+from mosaicvi.store.files import atomic_path, check_output, shown
+from mosaicvi.store.format import check_bundle_output
 from mosaicvi.view.umap import layout
 
 # The defaults are for many thousand cells. These few need more steps, and a narrower space that is pulled

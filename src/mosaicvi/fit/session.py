@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from mosaicvi._temporaries import sweep
 from mosaicvi.config import MANY_FEATURES
 from mosaicvi.data.minibatch import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.splits import names_digest
 from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
-from mosaicvi.files import atomic_path
-from mosaicvi.fit.checkpoint import CheckpointStore
 from mosaicvi.fit.loop import FitConfig, FitState, fit, start
 from mosaicvi.fit.progress import IN_TERMINAL, listener
 from mosaicvi.fit.signals import stop_requests
-from mosaicvi.fit.splits import names_digest
-from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.store.checkpoint import CheckpointStore
+from mosaicvi.store.files import atomic_path
+from mosaicvi.store.state import flatten, unflatten
+from mosaicvi.store.temporaries import sweep
 
 VISITS = 410_000  # to cells that train a mosaic of ordinary size well; many more begin to fit its noise
 MINIBATCH, LARGE_MINIBATCH = 512, 1280  # cells of a step, the second with few features, as it then is short

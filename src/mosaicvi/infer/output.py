@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.errors import InputError
-from mosaicvi.files import atomic_path, shown
 from mosaicvi.infer.impute import Scale
+from mosaicvi.store.files import atomic_path, shown
 
 Chunks = Iterable[tuple[slice, NDArray[np.float32]]]
 

@@ -23,8 +23,8 @@ from mosaicvi._version import __version__
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
-from mosaicvi.files import atomic_path, check_output
 from mosaicvi.fit.session import default_epochs
+from mosaicvi.store.files import atomic_path, check_output
 from mosaicvi.view import findings, payload
 from mosaicvi.view.cells import column, pattern_of, representation
 from mosaicvi.view.charts import accuracy_view, training_charts

@@ -12,11 +12,11 @@ import torch
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.mosaic import Registry
+from mosaicvi.data.splits import Split
 from mosaicvi.errors import ModelFileError
-from mosaicvi.fit.format import check_bundle_output, load_bundle, save_bundle
-from mosaicvi.fit.splits import Split
-from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.store.format import check_bundle_output, load_bundle, save_bundle
+from mosaicvi.store.state import flatten, unflatten
 
 
 def write_model(

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from mosaicvi import files
 from mosaicvi.errors import InputError, ModelFileError, MosaicWarning
-from mosaicvi.fit.checkpoint import CheckpointStore, flatten, unflatten
-from mosaicvi.fit.format import DOCUMENT, WEIGHTS, Bundle, save_bundle
+from mosaicvi.store import files
+from mosaicvi.store.checkpoint import CheckpointStore, flatten, unflatten
+from mosaicvi.store.format import DOCUMENT, WEIGHTS, Bundle, save_bundle
 
 NEEDS_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from mosaicvi.errors import ModelFileError
-from mosaicvi.fit.weights import is_finite, is_storable, is_tensor_name
+from mosaicvi.store.weights import is_finite, is_storable, is_tensor_name
 
 _TORCH_TYPES = {
     str(dtype).removeprefix("torch."): dtype

@@ -22,10 +22,10 @@ import torch
 
 from mosaicvi._version import __version__
 from mosaicvi.errors import ModelFileError
-from mosaicvi.files import atomic_directory, check_output_directory, find_directory, shown
-from mosaicvi.fit import strict_json
-from mosaicvi.fit.strict_json import JSON
-from mosaicvi.fit.weights import entry, read_weights, write_weights
+from mosaicvi.store import strict_json
+from mosaicvi.store.files import atomic_directory, check_output_directory, find_directory, shown
+from mosaicvi.store.strict_json import JSON
+from mosaicvi.store.weights import entry, read_weights, write_weights
 
 Kind: TypeAlias = Literal["model", "checkpoint"]
 

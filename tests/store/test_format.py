@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 
 from mosaicvi.errors import InputError, ModelFileError
-from mosaicvi.fit import format as fmt
-from mosaicvi.fit import weights
-from mosaicvi.fit.format import DOCUMENT, WEIGHTS, Bundle, load_bundle, save_bundle
+from mosaicvi.store import format as fmt
+from mosaicvi.store import weights
+from mosaicvi.store.format import DOCUMENT, WEIGHTS, Bundle, load_bundle, save_bundle
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = Path(__file__).parent / "data" / "model_v1"

@@ -12,8 +12,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from mosaicvi.fit import strict_json
-from mosaicvi.fit.strict_json import JSON
+from mosaicvi.store import strict_json
+from mosaicvi.store.strict_json import JSON
 
 DTYPES = {
     "BF16": torch.bfloat16,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mosaicvi.fit import strict_json
+from mosaicvi.store import strict_json
 
 
 @pytest.mark.parametrize(

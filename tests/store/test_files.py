@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mosaicvi import _temporaries, files
 from mosaicvi.errors import InputError
-from mosaicvi.files import (
+from mosaicvi.store import files, temporaries
+from mosaicvi.store.files import (
     atomic_directory,
     atomic_path,
     check_output,
@@ -22,7 +22,7 @@ from mosaicvi.files import (
     remove_directory,
 )
 
-SOURCE = str(Path(files.__file__).parents[1])
+SOURCE = str(Path(files.__file__).parents[2])
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -172,7 +172,7 @@ FILL = """
     import sys
     from pathlib import Path
     from mosaicvi.errors import InputError
-    from mosaicvi.files import atomic_directory, atomic_path
+    from mosaicvi.store.files import atomic_directory, atomic_path
     folder, way = Path(sys.argv[1]), sys.argv[2]
     try:
         if way == "folder":
@@ -376,7 +376,7 @@ def leftover(folder: Path, *, machine: str, pid: int, started: str) -> Path:
 
 
 def test_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    here, alive = _temporaries._machine(), str(_temporaries._started(os.getpid()) or 0)
+    here, alive = temporaries._machine(), str(temporaries._started(os.getpid()) or 0)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     gone = leftover(tmp_path, machine=here, pid=dead.pid, started="5")
@@ -392,14 +392,14 @@ def test_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     assert all(path.exists() for path in kept)
     week_ago = kept[1].stat().st_mtime - 8 * 24 * 3600
     os.utime(kept[1], (week_ago, week_ago))
-    _temporaries.sweep(tmp_path)
+    temporaries.sweep(tmp_path)
     assert [path.exists() for path in kept] == [True, False, True]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_a_leftover_of_an_earlier_process_with_the_same_number_is_removed(tmp_path: Path) -> None:
-    gone = leftover(tmp_path, machine=_temporaries._machine(), pid=os.getpid(), started="1")
-    _temporaries.sweep(tmp_path)
+    gone = leftover(tmp_path, machine=temporaries._machine(), pid=os.getpid(), started="1")
+    temporaries.sweep(tmp_path)
     assert not gone.exists()
 
 
@@ -409,7 +409,7 @@ def test_a_killed_writer_leaves_the_previous_file(tmp_path: Path) -> None:
     code = """
         import os, signal, sys
         from pathlib import Path
-        from mosaicvi.files import atomic_path
+        from mosaicvi.store.files import atomic_path
         with atomic_path(Path(sys.argv[1]), overwrite=True) as temporary:
             temporary.write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosaicvi.errors import ModelFileError
-from mosaicvi.fit import strict_json
-from mosaicvi.fit.format import load_bundle, save_bundle
-from mosaicvi.fit.state import _DECODERS, flatten, unflatten
+from mosaicvi.store import strict_json
+from mosaicvi.store.format import load_bundle, save_bundle
+from mosaicvi.store.state import _DECODERS, flatten, unflatten
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from mosaicvi.errors import InputError, ModelFileError, MosaicWarning
-from mosaicvi.files import explain_full_disk, find_directory, recover_directory, remove_directory, shown
-from mosaicvi.fit.format import Bundle, load_bundle, load_document, save_bundle
-from mosaicvi.fit.state import flatten, unflatten
-from mosaicvi.fit.strict_json import JSON
+from mosaicvi.store.files import explain_full_disk, find_directory, recover_directory, remove_directory, shown
+from mosaicvi.store.format import Bundle, load_bundle, load_document, save_bundle
+from mosaicvi.store.state import flatten, unflatten
+from mosaicvi.store.strict_json import JSON
 
 __all__ = ["CheckpointStore", "flatten", "unflatten"]
 

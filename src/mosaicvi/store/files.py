@@ -21,8 +21,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mosaicvi._temporaries import remove, sweep, temporary_name
 from mosaicvi.errors import InputError
+from mosaicvi.store.temporaries import remove, sweep, temporary_name
 
 _FULL = {
     errno.ENOSPC: "the disk is full",
