@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.tasks import like_for_like, registered, write_simulated
 from mosaicvi import Mosaic, MosaicVI
-from mosaicvi.data.minibatch import MinibatchLoader
+from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.fit.loop import FitConfig, FitState, Report, fit, start
 from mosaicvi.fit.session import default_batch_size, default_rate
 

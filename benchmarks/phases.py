@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.common import Table
 from benchmarks.ours import set_up
 from benchmarks.tasks import registered
-from mosaicvi.data.minibatch import MinibatchLoader
+from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.fit.loop import FitConfig, FitState, Report, fit
 from mosaicvi.nn import compiled_decoder, encoder, hidden_stack, mask_embedding
 from mosaicvi.nn.compiled_encoder import rows_of

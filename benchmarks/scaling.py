@@ -20,7 +20,7 @@ from benchmarks import common
 from benchmarks.common import Table, child_env, last_line, read_json, run, say
 
 if TYPE_CHECKING:
-    from mosaicvi.data.minibatch import MinibatchLoader
+    from mosaicvi.data.loader import MinibatchLoader
     from mosaicvi.fit.loop import FitConfig, FitState
 
 SIZES = (5_000, 10_000, 20_000, 50_000, 100_000, 200_000)

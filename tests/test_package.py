@@ -22,7 +22,7 @@ from mosaicvi import MosaicVI
 
 SOURCE = Path(mosaicvi.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
-STATIONS = ("data", "nn", "store", "fit", "infer", "view")
+STATIONS = ("data", "inspect", "nn", "store", "fit", "infer", "view")
 MUTABLE = {"FitState", "Part", "Parts", "Tile"}
 
 

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from mosaicvi import datasets, metrics, pl, tl
     from mosaicvi.config import NetworkConfig
     from mosaicvi.data.combine import combine
-    from mosaicvi.data.inspect import describe
     from mosaicvi.data.mosaic import Mosaic
     from mosaicvi.data.read import read, read_mosaic, to_mosaic
     from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, NonFiniteLossError
+    from mosaicvi.inspect.describe import describe
     from mosaicvi.model import MosaicVI
     from mosaicvi.schedule import Schedule
 
@@ -68,7 +68,7 @@ _HOMES = {
     "NonFiniteLossError": "errors",
     "Schedule": "schedule",
     "combine": "data.combine",
-    "describe": "data.inspect",
+    "describe": "inspect.describe",
     "read": "data.read",
     "read_mosaic": "data.read",
     "to_mosaic": "data.read",

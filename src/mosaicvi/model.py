@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from mosaicvi.arguments import check_network, check_training, number, pairs, whole
 from mosaicvi.config import Distribution, NetworkConfig, check_names
-from mosaicvi.data.minibatch import MinibatchLoader
+from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup
-from mosaicvi.data.query import as_the_model_knows
 from mosaicvi.data.register import register
+from mosaicvi.data.register.query import as_the_model_knows
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError, MosaicWarning

@@ -16,10 +16,10 @@ from mudata import MuData
 from scipy import io, sparse
 
 from mosaicvi.data.combine import combine
-from mosaicvi.data.inspect import describe
 from mosaicvi.data.problems import PROBLEMS, problem, table
 from mosaicvi.data.read import dataset_names, mudata_as_it_is, read
 from mosaicvi.errors import InputError
+from mosaicvi.inspect.describe import describe
 
 PAGE = Path(__file__).parents[2] / "docs" / "input-errors.md"
 

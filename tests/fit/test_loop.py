@@ -19,9 +19,10 @@ from tests.builders import random_mudata
 from torch import nn
 
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.minibatch import MinibatchLoader, shuffled, split
+from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
+from mosaicvi.data.sampling import shuffled, split
 from mosaicvi.errors import MosaicWarning, NonFiniteLossError
 from mosaicvi.fit import loop
 from mosaicvi.fit.build import build_network

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mosaicvi import device
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.minibatch import Minibatch, MinibatchLoader
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.minibatch import Minibatch
 from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.register import register
 from mosaicvi.errors import MosaicWarning

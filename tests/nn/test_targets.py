@@ -13,7 +13,8 @@ from tests.builders import random_mudata
 from tests.nn.test_vae import mosaic_of
 
 from mosaicvi import device
-from mosaicvi.data.minibatch import MinibatchLoader, ModalityRows
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.minibatch import ModalityRows
 from mosaicvi.nn.masks import ModalityMask, View, masked_views, observed_view
 from mosaicvi.nn.targets import Job, make_jobs
 

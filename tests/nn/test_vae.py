@@ -18,9 +18,11 @@ from torch import Tensor
 
 from mosaicvi import device
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.minibatch import Minibatch, MinibatchLoader, drawn_features, transformed
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.minibatch import Minibatch, transformed
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
+from mosaicvi.data.sampling import drawn_features
 from mosaicvi.errors import MosaicWarning
 from mosaicvi.fit.build import build_network
 from mosaicvi.nn.masks import MaskSampler, ModalityMask

@@ -7,8 +7,8 @@ import pytest
 import scipy.sparse as sp
 
 from mosaicvi import MosaicVI
-from mosaicvi.data.minibatch import split
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.sampling import split
 from mosaicvi.datasets import simulated_mosaic
 from mosaicvi.view import heldout
 from mosaicvi.view.heldout import MEAN, MODEL, NEIGHBOURS, hide_entries, hide_modality

@@ -16,10 +16,10 @@ from matplotlib.colors import to_hex, to_rgba
 from mudata import MuData
 
 from mosaicvi import MosaicVI, pl
-from mosaicvi.data.describe import describe
 from mosaicvi.data.register import register
 from mosaicvi.datasets import SimulatedMosaic, simulated_mosaic
 from mosaicvi.errors import InputError
+from mosaicvi.inspect.describe import describe
 from mosaicvi.view import embedding as embedding_module
 from mosaicvi.view.curves import balance, robust_limits
 from mosaicvi.view.embedding import mixing_ratios, point_size

@@ -69,7 +69,8 @@ def load(
     from anndata import AnnData
 
     from mosaicvi.data.combine import combine
-    from mosaicvi.data.read import mudata_as_it_is, names_modalities, read, to_mosaic
+    from mosaicvi.data.read import mudata_as_it_is, read, to_mosaic
+    from mosaicvi.data.read.modalities import names_modalities
 
     named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
     if len(named) > 1:
@@ -90,7 +91,7 @@ def load(
 
 def suggest_batch(data: AnnData | MuData, batch_key: str | None) -> None:
     """Name a column that looks like one of batches where none was given."""
-    from mosaicvi.data.covariates import likely_batch
+    from mosaicvi.data.register.covariates import likely_batch
 
     found = likely_batch(data) if batch_key is None else None
     if found is not None:

@@ -38,19 +38,21 @@ def command(
     mosaicvi inspect donor1.h5ad donor2.h5mu tenx_folder/ --plot mosaic.png
     mosaicvi inspect mosaic.h5mu --json | jq .warnings
     """
-    from mosaicvi.data import inspect
+    from mosaicvi.inspect.describe import describe
+    from mosaicvi.inspect.picture import plot as draw
+    from mosaicvi.inspect.tables import render
 
     if plot is not None:
         check_data_output(plot, overwrite=overwrite, suffixes=PICTURES)
     loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=as_json)
     key = DATASET_KEY if loaded.combined and batch_key is None else batch_key
-    summary = inspect.describe(loaded.as_mudata(), batch_key=key)
+    summary = describe(loaded.as_mudata(), batch_key=key)
     if as_json:
         typer.echo(json.dumps(summary.to_dict(), indent=1))
     else:
-        inspect.render(summary, Console())
+        render(summary, Console())
         suggest_batch(loaded.to_register, key)
     if plot is not None:
         with atomic_path(plot, overwrite=overwrite) as temporary:
-            inspect.plot(summary).savefig(temporary, dpi=150)
+            draw(summary).savefig(temporary, dpi=150)
         note(f"Wrote {shown(plot)}", quiet=as_json)

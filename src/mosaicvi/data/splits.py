@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicvi.data.minibatch import split
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.sampling import split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

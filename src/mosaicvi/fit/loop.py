@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mosaicvi.data.minibatch import MinibatchLoader, drawn_features, shuffled, split
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.sampling import drawn_features, shuffled, split
 from mosaicvi.errors import NonFiniteLossError
 from mosaicvi.fit.optimizer import Optimizer
 from mosaicvi.nn.masks import MaskSampler

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mosaicvi.config import MANY_FEATURES
-from mosaicvi.data.minibatch import MinibatchLoader
+from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.splits import names_digest
 from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError

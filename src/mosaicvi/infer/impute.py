@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mosaicvi.data.minibatch import Minibatch, MinibatchLoader
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.minibatch import Minibatch
 from mosaicvi.data.mosaic import Mosaic, Registry
 from mosaicvi.infer.decode import decoded
 from mosaicvi.infer.latent import encoded

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mosaicvi.data.minibatch import Minibatch, MinibatchLoader, transformed
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.minibatch import Minibatch, transformed
 from mosaicvi.nn.encoder import Encoded
 from mosaicvi.nn.masks import View, blind_view, observed_view
 from mosaicvi.nn.vae import MosaicVAE

@@ -12,10 +12,10 @@ from matplotlib.patches import Patch
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.describe import describe
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.data.summary import MosaicSummary
 from mosaicvi.errors import InputError
+from mosaicvi.inspect.describe import describe
+from mosaicvi.inspect.summary import MosaicSummary
 from mosaicvi.view.palette import FAINT, INK, modality_colors, short
 
 if TYPE_CHECKING:

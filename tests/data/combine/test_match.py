@@ -3,8 +3,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from mosaicvi.data.antibody import adt_key
-from mosaicvi.data.match import COLUMNS, match_features
+from mosaicvi.data.combine.antibody import adt_key
+from mosaicvi.data.combine.match import COLUMNS, match_features
 from mosaicvi.errors import InputError
 
 

@@ -13,18 +13,18 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.covariates import Covariates, condition_groups, obs_column, read_covariates
-from mosaicvi.data.features import chromosomes, find_features, read_blocks
-from mosaicvi.data.kinds import (
+from mosaicvi.data.mosaic import Features, ModalityData, Mosaic, Registry, Setup
+from mosaicvi.data.read.modalities import PROTEINS, feature_types, names_modalities, split_types
+from mosaicvi.data.register.covariates import Covariates, condition_groups, obs_column, read_covariates
+from mosaicvi.data.register.features import chromosomes, find_features, read_blocks
+from mosaicvi.data.register.kinds import (
     check_range,
     choose_likelihood,
     choose_transform,
     guessed_gaussian,
     looks_normalised,
 )
-from mosaicvi.data.mosaic import Features, ModalityData, Mosaic, Registry, Setup
-from mosaicvi.data.panels import panel_column, read_panels
-from mosaicvi.data.read import PROTEINS, feature_types, names_modalities, split_types
+from mosaicvi.data.register.panels import panel_column, read_panels
 from mosaicvi.data.values import check_finite, is_whole, keep_measured, read_values, scales
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 

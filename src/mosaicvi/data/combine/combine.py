@@ -14,12 +14,13 @@ from mudata import MuData
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mosaicvi.data.assemble import Join, Plan, assemble
-from mosaicvi.data.match import RULES
-from mosaicvi.data.parts import Parts, take_apart
+from mosaicvi.data.combine.assemble import Join, Plan, assemble
+from mosaicvi.data.combine.match import RULES
+from mosaicvi.data.combine.parts import Parts, take_apart
 from mosaicvi.data.problems import listed, problem
-from mosaicvi.data.read import Duplicates, read
-from mosaicvi.data.table import Orientation
+from mosaicvi.data.read import read
+from mosaicvi.data.read.files import Duplicates
+from mosaicvi.data.read.table import Orientation
 from mosaicvi.data.values import is_whole
 from mosaicvi.errors import InputError, MosaicWarning
 
@@ -71,8 +72,8 @@ def combine(
         Modality, or ``"<dataset>:<modality>"`` for one dataset → layer that is taken instead of ``X``.
     match
         Modality → one or several rules for names that are written differently, see
-        :func:`mosaicvi.data.match.match_features`. The values of peaks that become one (``"overlap"``) are
-        summed.
+        :func:`mosaicvi.data.combine.match.match_features`. The values of peaks that become one
+        (``"overlap"``) are summed.
     orientation, duplicates
         For paths, see :func:`mosaicvi.data.read.read`; orientation for all datasets, or by dataset.
     progress

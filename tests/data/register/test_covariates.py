@@ -1,4 +1,4 @@
-"""mosaicvi.data.covariates: which column is taken for one of batches."""
+"""mosaicvi.data.register.covariates: which column is taken for one of batches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from mosaicvi.data.covariates import likely_batch
+from mosaicvi.data.register.covariates import likely_batch
 
 
 def test_a_combined_mosaic_is_batched_by_its_datasets() -> None:

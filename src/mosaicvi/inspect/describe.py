@@ -15,12 +15,12 @@ from mudata import MuData
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, shortest_path
 
-from mosaicvi.data.covariates import check_categories, likely_batch
-from mosaicvi.data.parts import agreed
+from mosaicvi.data.combine.parts import agreed
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mosaic
-from mosaicvi.data.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
+from mosaicvi.data.register.covariates import check_categories, likely_batch
 from mosaicvi.errors import InputError, quoted
+from mosaicvi.inspect.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from mosaicvi.data.parts import Dense, Part, Values
+from mosaicvi.data.combine.parts import Dense, Part, Values
 
 Places = npt.NDArray[np.intp]
 

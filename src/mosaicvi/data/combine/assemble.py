@@ -16,10 +16,10 @@ from anndata import AnnData
 from mudata import MuData
 from rich.progress import Progress
 
-from mosaicvi.data.columns import join_columns, stack_columns
-from mosaicvi.data.fill import Places, fill
-from mosaicvi.data.match import match_features
-from mosaicvi.data.parts import Parts
+from mosaicvi.data.combine.columns import join_columns, stack_columns
+from mosaicvi.data.combine.fill import Places, fill
+from mosaicvi.data.combine.match import match_features
+from mosaicvi.data.combine.parts import Parts
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.errors import InputError, MosaicWarning

@@ -17,8 +17,8 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from mosaicvi.data.mosaic import Registry
-from mosaicvi.data.panels import measured_table
-from mosaicvi.data.register import modalities_of
+from mosaicvi.data.register.panels import measured_table
+from mosaicvi.data.register.register import modalities_of
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
 FEW = 0.2  # of a modality's features, below which to say so

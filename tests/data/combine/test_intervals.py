@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosaicvi.data.intervals import chromosome, parse_peaks, unify_peaks
+from mosaicvi.data.combine.intervals import chromosome, parse_peaks, unify_peaks
 
 
 @pytest.mark.parametrize(

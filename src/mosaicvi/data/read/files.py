@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import anndata
 import h5py
 import mudata
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.utils import make_index_unique
 from mudata import MuData
-from scipy import sparse
 
-from mosaicvi.data import tenx
 from mosaicvi.data.problems import listed, problem
-from mosaicvi.data.table import Orientation, read_table
+from mosaicvi.data.read import tenx
+from mosaicvi.data.read.modalities import mudata_as_it_is, to_mosaic
+from mosaicvi.data.read.table import Orientation, read_table
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
 Duplicates = Literal["error", "number"]
@@ -29,8 +27,6 @@ Named = TypeVar("Named", AnnData, MuData)
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".parquet", ".pq")
 HDF5 = (".h5mu", ".h5ad", ".h5")
-PROTEINS = "protein_expression"
-"""Where, in ``obsm``, an AnnData for scvi-tools keeps the counts of proteins beside its genes."""
 ZARR_MARKS = (".zgroup", ".zattrs", "zarr.json")
 CELL_RANGER = (
     "filtered_feature_bc_matrix",
@@ -38,16 +34,6 @@ CELL_RANGER = (
     "filtered_peak_bc_matrix",
     "outs",
 )
-
-
-@contextmanager
-def mudata_as_it_is() -> Iterator[None]:
-    """Keep MuData from copying columns between its levels and from its warnings about names, for a while."""
-    with mudata.set_options(pull_on_update=False), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
-        warnings.filterwarnings("ignore", message="Duplicated .*_names should not", category=UserWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning, module="mudata|anndata")
-        yield
 
 
 def read(
@@ -67,7 +53,7 @@ def read(
         The file or folder.
     orientation
         For tables: what the rows are. By default found out, see
-        :func:`mosaicvi.data.table.find_orientation`.
+        :func:`mosaicvi.data.read.table.find_orientation`.
     duplicates
         What to do with feature names that occur more than once: an error, or number them (``A``, ``A-1``)
         with a warning. 10x output always names such features by their ids, with a warning.
@@ -123,93 +109,6 @@ def read_mosaic(
     The MuData, its ``obs`` as stored.
     """
     return to_mosaic(read(path, orientation=orientation, duplicates=duplicates), modality=modality)
-
-
-def to_mosaic(data: AnnData | MuData, *, modality: str | None = None) -> MuData:
-    """An AnnData as a MuData; a MuData as it is.
-
-    Parameters
-    ----------
-    data
-        An AnnData is split where ``var["feature_types"]`` names several types; it is not copied otherwise.
-        Proteins in ``obsm["protein_expression"]`` become the modality ``"adt"``, where cells of nothing but
-        zeros count as not measured.
-    modality
-        The name of the one modality; by default after its feature type, or ``"rna"``.
-
-    Returns
-    -------
-    A MuData whose ``obs`` has the columns of the AnnData.
-
-    Raises
-    ------
-    MosaicWarning
-        A warning that proteins were found in ``obsm``.
-    """
-    if isinstance(data, MuData):
-        return data
-    parts = split_types(data, modality=modality)
-    with mudata_as_it_is():
-        mdata = MuData(parts)
-        mdata.obs = data.obs.copy()
-    mdata.uns.update(data.uns)
-    return mdata
-
-
-def names_modalities(data: AnnData) -> bool:
-    """Whether an AnnData says what its features are, or has proteins beside them."""
-    return "feature_types" in data.var or PROTEINS in data.obsm
-
-
-def split_types(data: AnnData, *, modality: str | None = None) -> dict[str, AnnData]:
-    """The modalities of an AnnData, see `to_mosaic`."""
-    parts = _by_type(data, modality)
-    proteins = _proteins(data) if "adt" not in parts else None
-    return parts if proteins is None else parts | {"adt": proteins}
-
-
-def feature_types(data: AnnData) -> list[str]:
-    """Names of the modalities that ``var["feature_types"]`` tells apart; none without it."""
-    return [] if "feature_types" not in data.var else list(dict.fromkeys(_type_of_each(data)))
-
-
-def _type_of_each(data: AnnData) -> pd.Index[str]:
-    types = data.var["feature_types"].astype(object).fillna("").to_numpy()
-    return pd.Index([tenx.modality_of(str(name)) for name in types])
-
-
-def _by_type(data: AnnData, modality: str | None) -> dict[str, AnnData]:
-    found = feature_types(data)
-    if len(found) <= 1:
-        return {modality or (found[0] if found else "rna"): data}
-    names = _type_of_each(data)
-    return {name: data[:, np.asarray(names == name)].copy() for name in found}
-
-
-def _proteins(data: AnnData) -> AnnData | None:
-    """Proteins beside the genes, without the cells that have only zeros, or None."""
-    table = data.obsm.get(PROTEINS)
-    if table is None:
-        return None
-    values = table.toarray() if sparse.issparse(table) else np.asarray(table)
-    if values.ndim != 2 or values.dtype.kind not in "biuf" or not values.any():
-        return None
-    named = table.columns if isinstance(table, pd.DataFrame) else data.uns.get("protein_names", ())
-    names = [str(n) for n in named] if len(named) == values.shape[1] else map(str, range(values.shape[1]))
-    measured = values.any(axis=1)
-    x = values[measured].astype(np.float32)
-    text = (
-        f"obsm[{PROTEINS!r}]: its {values.shape[1]:,} proteins are read as the modality 'adt'; "
-        "modalities=['rna'] leaves them out."
-    )
-    if not measured.all():
-        text += f" {int((~measured).sum()):,} cells with only zeros there count as not measured."
-    warnings.warn(text, MosaicWarning, stacklevel=4)
-    return AnnData(
-        x if np.isnan(x).any() else sparse.csr_matrix(x),
-        obs=pd.DataFrame(index=data.obs_names[measured]),
-        var=pd.DataFrame(index=list(names)),
-    )
 
 
 def dataset_names(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:

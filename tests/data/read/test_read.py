@@ -16,7 +16,7 @@ from mudata import MuData
 from scipy import io, sparse
 
 from mosaicvi.data.read import dataset_names, mudata_as_it_is, read, read_mosaic, to_mosaic
-from mosaicvi.data.table import find_orientation, read_table
+from mosaicvi.data.read.table import find_orientation, read_table
 from mosaicvi.errors import InputError, MosaicWarning
 
 X = np.array([[1, 0, 2, 0, 3], [0, 4, 0, 5, 0], [6, 0, 0, 0, 7]], np.float32)

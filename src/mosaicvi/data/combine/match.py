@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mosaicvi.data.antibody import adt_key
-from mosaicvi.data.intervals import unify_peaks
+from mosaicvi.data.combine.antibody import adt_key
+from mosaicvi.data.combine.intervals import unify_peaks
 from mosaicvi.data.problems import problem
 from mosaicvi.errors import InputError
 
@@ -57,8 +57,8 @@ def match_features(
     rules
         ``"ensembl"``: symbols against Ensembl ids, by the columns of ``var`` that hold the other one;
         ``"version"``: without ``.1`` at the end; ``"case"``: upper and lower case alike; ``"adt"``: without
-        the prefixes, clones and barcodes of antibodies, see :func:`mosaicvi.data.antibody.adt_key`;
-        ``"overlap"``: peaks that overlap are one, see :func:`mosaicvi.data.intervals.unify_peaks`.
+        the prefixes, clones and barcodes of antibodies, see :func:`mosaicvi.data.combine.antibody.adt_key`;
+        ``"overlap"``: peaks that overlap are one, see :func:`mosaicvi.data.combine.intervals.unify_peaks`.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.covariates import labels, likely_batch, obs_column
+from mosaicvi.data.register.covariates import labels, likely_batch, obs_column
 from mosaicvi.errors import InputError, quoted
 
 

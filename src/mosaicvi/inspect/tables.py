@@ -1,24 +1,16 @@
-"""A mosaic's summary as tables for a terminal and as a picture."""
+"""A mosaic's summary as tables for a terminal."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mosaicvi.data.describe import describe
-from mosaicvi.data.summary import ALL, MosaicSummary, Overlap
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-__all__ = ["MosaicSummary", "describe", "plot", "render"]
+from mosaicvi.inspect.summary import ALL, MosaicSummary
 
 MOST_ROWS = 12
 MOST_PANELS = 12
@@ -32,7 +24,7 @@ def render(summary: MosaicSummary, console: Console) -> None:
     Parameters
     ----------
     summary
-        What :func:`describe` found.
+        What `describe` found.
     console
         Where to print.
     """
@@ -157,74 +149,3 @@ def _bridge_table(summary: MosaicSummary) -> Table:
             how = Text("not connected", style="red")
         table.add_row(" – ".join(bridge.modalities), f"{bridge.n_cells:,}", how)
     return table
-
-
-def plot(summary: MosaicSummary) -> Figure:
-    """Draw who measured what, and each modality's panels as an UpSet plot.
-
-    Parameters
-    ----------
-    summary
-        What :func:`describe` found.
-
-    Returns
-    -------
-    A figure; save it with ``figure.savefig(path)``.
-    """
-    from matplotlib.figure import Figure
-
-    modalities = list(summary.panels)
-    heights = [
-        max(2.0, 0.3 * len(summary.groups)),
-        *(1.6 + 0.25 * len(summary.panels[m]) for m in modalities),
-    ]
-    figure = Figure(figsize=(8, sum(heights) + 0.8 * len(heights)), layout="constrained")
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    _plot_layout(parts[0].subplots(), summary)
-    for part, modality in zip(parts[1:], modalities, strict=True):
-        part.suptitle(f"Panels of {modality}", fontsize=10, x=0.01, ha="left")
-        bars, dots = part.subplots(
-            2, 1, sharex=True, height_ratios=[1.6, 0.25 * len(summary.panels[modality]) + 0.2]
-        )
-        overlaps = [overlap for overlap in summary.overlaps if overlap.modality == modality]
-        _plot_overlaps(bars, dots, overlaps[:20], summary.panels[modality])
-    return figure
-
-
-def _plot_layout(axes: Axes, summary: MosaicSummary) -> None:
-    """Groups × modalities, a filled cell where measured."""
-    names = [m.name for m in summary.modalities]
-    for y, group in enumerate(summary.groups):
-        for x, name in enumerate(names):
-            there = name in group.modalities
-            axes.barh(y, 0.94, left=x - 0.47, height=0.86, color=f"C{x}" if there else "0.93")
-        axes.text(len(names) - 0.4, y, f"{group.n_cells:,}", va="center", fontsize=8)
-    labels = [g.batch if g.panel in (g.batch, ALL) else f"{g.batch} · {g.panel}" for g in summary.groups]
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_xlim(-0.5, len(names) + 0.2)
-    axes.invert_yaxis()
-    axes.set_title(f"{summary.n_cells:,} cells: who measured what", fontsize=10, loc="left")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-
-
-def _plot_overlaps(bars: Axes, dots: Axes, overlaps: Sequence[Overlap], sizes: Mapping[str, int]) -> None:
-    x = range(len(overlaps))
-    drawn = bars.bar(x, [overlap.n_features for overlap in overlaps], color="0.25", width=0.6)
-    bars.bar_label(drawn, fmt="{:,.0f}", fontsize=7)
-    bars.set_ylabel("features", fontsize=8)
-    bars.set_xlim(-0.5, max(len(overlaps), 8) - 0.5)  # few bars stay narrow
-    bars.locator_params(axis="y", integer=True)
-    bars.spines[["top", "right"]].set_visible(False)
-    bars.tick_params(labelsize=7)
-    panels = list(sizes)
-    for i, overlap in enumerate(overlaps):
-        inside = [j for j, panel in enumerate(panels) if panel in overlap.panels]
-        dots.scatter([i] * len(panels), range(len(panels)), color="0.88", s=28)
-        dots.plot([i] * len(inside), inside, "o-", color="0.25", markersize=5)
-    dots.set_yticks(range(len(panels)), [f"{p} ({n:,})" for p, n in sizes.items()], fontsize=7)
-    dots.set_ylim(len(panels) - 0.5, -0.5)
-    dots.set_xticks([])
-    dots.spines[:].set_visible(False)
-    dots.tick_params(length=0)

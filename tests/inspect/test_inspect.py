@@ -12,10 +12,12 @@ from rich.console import Console
 from scipy import sparse
 
 from mosaicvi.data.combine import combine
-from mosaicvi.data.inspect import describe, plot, render
 from mosaicvi.data.read import mudata_as_it_is
-from mosaicvi.data.summary import Bridge, Group, Overlap
 from mosaicvi.errors import InputError
+from mosaicvi.inspect.describe import describe
+from mosaicvi.inspect.picture import plot
+from mosaicvi.inspect.summary import Bridge, Group, Overlap
+from mosaicvi.inspect.tables import render
 
 
 def part(x: object, cells: list[str], features: str) -> AnnData:

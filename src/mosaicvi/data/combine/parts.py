@@ -14,7 +14,8 @@ from mudata import MuData
 from scipy import sparse
 
 from mosaicvi.data.problems import listed, problem
-from mosaicvi.data.read import duplicate_cells, split_types
+from mosaicvi.data.read.files import duplicate_cells
+from mosaicvi.data.read.modalities import split_types
 
 Dense = npt.NDArray[np.float32]
 Values: TypeAlias = "sparse.csr_matrix | Dense"

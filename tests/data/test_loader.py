@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from tests.builders import fingerprint, random_mudata, truth
 
 from mosaicvi import workers
-from mosaicvi.data import minibatch as minibatch_module
-from mosaicvi.data.minibatch import MinibatchLoader, drawn_features, runs_of, shuffled, split, transformed
+from mosaicvi.data import loader as loader_module
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.minibatch import runs_of, transformed
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
+from mosaicvi.data.sampling import drawn_features, shuffled, split
 from mosaicvi.errors import MosaicWarning
 
 
@@ -37,7 +39,7 @@ def test_slices_equal_the_dense_rows(
     seed: int, picks: list[int], fractions: bool, panels: bool, n_workers: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minibatch_module, "WORTH_SHARING", 0)
+        patch.setattr(loader_module, "WORTH_SHARING", 0)
         patch.setattr(workers, "n_workers", lambda: n_workers)
         _check_slices(seed, picks, fractions=fractions, panels=panels)
 
@@ -137,8 +139,8 @@ def test_runs_of_some_rows_are_those_rows(seed: int, data: st.DataObject) -> Non
 def test_chunks_of_the_block_index_change_nothing() -> None:
     x = mosaic_of(random_mudata(1)).modality("atac").x
     ends = np.array([3, 7])
-    whole = minibatch_module._block_indptr(x, ends)
-    np.testing.assert_array_equal(minibatch_module._block_indptr(x, ends, chunk=2), whole)
+    whole = loader_module._block_indptr(x, ends)
+    np.testing.assert_array_equal(loader_module._block_indptr(x, ends, chunk=2), whole)
     block = (x.indices >= 3).astype(int) + 2 * np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
     np.testing.assert_array_equal(np.diff(whole), np.bincount(block, minlength=2 * x.shape[0]))
 
@@ -146,7 +148,7 @@ def test_chunks_of_the_block_index_change_nothing() -> None:
 def test_continuous_covariates_of_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     mosaic = mosaic_of(random_mudata(2), continuous_covariate_keys=("age",))
     whole = MinibatchLoader(mosaic).take(np.array([5, 3, 5]))
-    monkeypatch.setattr(minibatch_module, "MAX_DISTINCT", 4)
+    monkeypatch.setattr(loader_module, "MAX_DISTINCT", 4)
     apart = MinibatchLoader(mosaic).take(np.array([5, 3, 5]))
     np.testing.assert_array_equal(whole.covariates, mosaic.covariates[[5, 3, 5]])
     np.testing.assert_array_equal(apart.covariates, whole.covariates)

@@ -1,0 +1,7 @@
+"""Datasets of different features, modalities and cells -> one MuData that says what was measured."""
+
+from __future__ import annotations
+
+from mosaicvi.data.combine.combine import combine
+
+__all__ = ["combine"]

@@ -1,0 +1,1 @@
+"""Mosaic -> what it holds, before any training: numbers, tables, a picture."""
