@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "umap", None)  # compiling it takes longer than all of this
-        patch.setitem(sys.modules, "mosaicvi.view.report", None)
+        patch.setitem(sys.modules, "mosaicvi.report.page", None)
         assert run(["demo", "-o", str(folder), "--max-epochs", "2", "--n-cells", "200", "-q"]) == 0
     return folder
 

@@ -2,11 +2,15 @@
 
 The way the data go, station by station; each folder imports only from those before it:
 
-    data    files -> minibatches        combine, read, Mosaic, transforms, MinibatchLoader, simulate
-    nn      minibatch -> loss           masks, encoder, decoder, likelihoods, MosaicVAE
-    fit     loss -> trained weights     the loop, checkpoints, the file format
-    infer   weights -> answers          latent, imputed values
-    view    answers -> pictures         plots, report
+    config   what a network is           parameters, defaults, schedule
+    data     files -> minibatches        read, combine, register, loader, simulate
+    inspect  mosaic -> what it holds     numbers, tables, a picture, before any training
+    nn       minibatch -> loss           masks, encoder, decoder, likelihoods, MosaicVAE
+    store    what is written down        files, checkpoints, the format of a model
+    fit      loss -> trained weights     the loop, the session
+    infer    weights -> answers          latent, imputed values
+    view     answers -> pictures         plots
+    report   answers -> one page         findings, charts, HTML
 
 `model.MosaicVI` stands on top and calls them; `cli` is the same for the terminal.
 
@@ -28,14 +32,13 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 if TYPE_CHECKING:
     from mosaicvi import datasets, metrics, pl, tl
-    from mosaicvi.config import NetworkConfig
+    from mosaicvi.config import NetworkConfig, Schedule
     from mosaicvi.data.combine import combine
     from mosaicvi.data.mosaic import Mosaic
     from mosaicvi.data.read import read, read_mosaic, to_mosaic
     from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, NonFiniteLossError
     from mosaicvi.inspect.describe import describe
     from mosaicvi.model import MosaicVI
-    from mosaicvi.schedule import Schedule
 
 __all__ = [
     "InputError",
@@ -66,7 +69,7 @@ _HOMES = {
     "MosaicWarning": "errors",
     "NetworkConfig": "config",
     "NonFiniteLossError": "errors",
-    "Schedule": "schedule",
+    "Schedule": "config",
     "combine": "data.combine",
     "describe": "inspect.describe",
     "read": "data.read",

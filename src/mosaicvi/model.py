@@ -15,8 +15,8 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.arguments import check_network, check_training, number, pairs, whole
 from mosaicvi.config import Distribution, NetworkConfig, check_names
+from mosaicvi.config.arguments import check_network, check_training, number, pairs, whole
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup
 from mosaicvi.data.register import register

@@ -39,8 +39,8 @@ def command(
 
     It needs no network to be read.
     """
+    from mosaicvi.report.page import write_report
     from mosaicvi.store.format import load_document
-    from mosaicvi.view.report import write_report
 
     check_data_output(output, overwrite=overwrite, suffixes=(".html",))
     load_document(model, kind="model")

@@ -123,7 +123,7 @@ def _write_h5mu(mdata: MuData, path: Path, *, overwrite: bool) -> None:
 def _report(model: MosaicVI, mdata: MuData, path: Path, *, overwrite: bool) -> Path | None:
     """The report, if what it needs is installed."""
     try:
-        from mosaicvi.view.report import write_report
+        from mosaicvi.report.page import write_report
 
         return write_report(
             model, mdata, path, label_key="cell_type", overwrite=overwrite, command="mosaicvi demo"

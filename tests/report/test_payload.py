@@ -11,7 +11,7 @@ from anndata import AnnData
 from mosaicvi import MosaicVI
 from mosaicvi.datasets import simulated_mosaic
 from mosaicvi.errors import InputError
-from mosaicvi.view import payload
+from mosaicvi.report import payload
 from mosaicvi.view.palette import MISSING
 
 

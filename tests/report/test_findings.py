@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mosaicvi.view import findings
-from mosaicvi.view.heldout import MEAN, MODEL, NEIGHBOURS, Accuracy
-from mosaicvi.view.integration import Metric, Mixing, mixing_of
+from mosaicvi.report import findings
+from mosaicvi.report.heldout import MEAN, MODEL, NEIGHBOURS, Accuracy
+from mosaicvi.report.integration import Metric, Mixing, mixing_of
 
 
 def history(loss: list[float]) -> pd.DataFrame:

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from mosaicvi.view.heldout import MEAN, MODEL, NEIGHBOURS, Accuracy
-from mosaicvi.view.integration import FEWEST_OF_A_KIND, Metric, Mixing
+from mosaicvi.report.heldout import MEAN, MODEL, NEIGHBOURS, Accuracy
+from mosaicvi.report.integration import FEWEST_OF_A_KIND, Metric, Mixing
 
 APART = 0.4
 """A kind whose cells have less than this share of the foreign neighbours that chance gives lies apart."""

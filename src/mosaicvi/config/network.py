@@ -10,17 +10,14 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from mosaicvi.config.schedule import Schedule
+from mosaicvi.config.sizes import Distribution, ModalitySizes, MosaicSizes
 from mosaicvi.errors import InputError
-from mosaicvi.schedule import Schedule
 
-if TYPE_CHECKING:
-    from mosaicvi.data.mosaic import ModalityData, Mosaic
-
-Distribution = Literal["NB", "ZINB", "Poisson", "Bernoulli", "Gaussian"]
 DISTRIBUTIONS: tuple[Distribution, ...] = ("NB", "ZINB", "Poisson", "Bernoulli", "Gaussian")
 COUNT_DISTRIBUTIONS: frozenset[str] = frozenset({"NB", "ZINB", "Poisson"})
 PRESETS = ("default", "seed")
@@ -249,7 +246,7 @@ class NetworkConfig:
         return cls(**{name: _frozen(name, value) for name, value in values.items()})
 
     @classmethod
-    def for_mosaic(cls, mosaic: Mosaic, *, preset: str = "default", **parameters: Any) -> NetworkConfig:
+    def for_mosaic(cls, mosaic: MosaicSizes, *, preset: str = "default", **parameters: Any) -> NetworkConfig:
         """Fill in what the mosaic says and what the user left open.
 
         Parameters
@@ -301,7 +298,7 @@ def check_names(parameters: Mapping[str, Any]) -> None:
             raise InputError(f"Unknown parameter {name!r}; {hint}")
 
 
-def _defaults(mods: Sequence[ModalityData], preset: str, *, equal: bool) -> dict[str, Any]:
+def _defaults(mods: Sequence[ModalitySizes], preset: str, *, equal: bool) -> dict[str, Any]:
     """What is filled in; `equal` widths on both sides, as a skip connection needs them."""
     seed = preset == "seed"
     many = sum(m.n_features for m in mods) > MANY_FEATURES
@@ -335,7 +332,7 @@ def _defaults(mods: Sequence[ModalityData], preset: str, *, equal: bool) -> dict
 MANY_FEATURES = 8192  # more: minibatches have fewer cells, and it takes a wider decoder
 
 
-def _likelihood_shares(mods: Sequence[ModalityData], *, many: bool) -> tuple[float, ...]:
+def _likelihood_shares(mods: Sequence[ModalitySizes], *, many: bool) -> tuple[float, ...]:
     """A quarter of the features but at least 512, or 15 % but at least 300 where minibatches are large."""
     usual, fewest = (0.25, 512) if many else (0.15, 300)
     return tuple(max(usual, min(1.0, fewest / m.n_features)) for m in mods)

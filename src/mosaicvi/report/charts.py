@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mosaicvi.report.heldout import MEAN, METHODS, MODEL, NEIGHBOURS, Accuracy
+from mosaicvi.report.svg import Line, line_chart
 from mosaicvi.view.curves import balance, modalities_in, robust_limits
-from mosaicvi.view.heldout import MEAN, METHODS, MODEL, NEIGHBOURS, Accuracy
 from mosaicvi.view.palette import INK, OKABE_ITO, modality_colors
-from mosaicvi.view.svg import Line, line_chart
 
 NAMES = {MODEL: "mosaicvi", NEIGHBOURS: "similar cells", MEAN: "feature's mean"}
 COLORS = {MODEL: OKABE_ITO[0], NEIGHBOURS: OKABE_ITO[5], MEAN: "#8A8A8A"}

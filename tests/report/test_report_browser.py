@@ -83,7 +83,7 @@ def make_report(folder: Path) -> Path:
 
     from mosaicvi import MosaicVI
     from mosaicvi.datasets import simulated_mosaic
-    from mosaicvi.view.report import write_report
+    from mosaicvi.report.page import write_report
 
     pytest.importorskip("jinja2")
     mudata.set_options(pull_on_update=False)

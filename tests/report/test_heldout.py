@@ -10,8 +10,8 @@ from mosaicvi import MosaicVI
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.sampling import split
 from mosaicvi.datasets import simulated_mosaic
-from mosaicvi.view import heldout
-from mosaicvi.view.heldout import MEAN, MODEL, NEIGHBOURS, hide_entries, hide_modality
+from mosaicvi.report import heldout
+from mosaicvi.report.heldout import MEAN, MODEL, NEIGHBOURS, hide_entries, hide_modality
 
 
 @pytest.fixture(scope="module")

@@ -24,15 +24,15 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.session import default_epochs
+from mosaicvi.report import findings, payload
+from mosaicvi.report.charts import accuracy_view, training_charts
+from mosaicvi.report.heldout import Accuracy, K, hide_entries, hide_modality
+from mosaicvi.report.integration import Metric, Mixing, integration, mixing_of, pairing, sample
+from mosaicvi.report.svg import bar, mosaic_chart
 from mosaicvi.store.files import atomic_path, check_output
-from mosaicvi.view import findings, payload
 from mosaicvi.view.cells import column, pattern_of, representation
-from mosaicvi.view.charts import accuracy_view, training_charts
-from mosaicvi.view.heldout import Accuracy, K, hide_entries, hide_modality
-from mosaicvi.view.integration import Metric, Mixing, integration, mixing_of, pairing, sample
 from mosaicvi.view.mosaic_plot import layout_of
 from mosaicvi.view.palette import MISSING, OKABE_ITO, SEQUENTIAL
-from mosaicvi.view.svg import bar, mosaic_chart
 from mosaicvi.view.umap import HINT, layout
 
 if TYPE_CHECKING:

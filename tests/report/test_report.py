@@ -16,10 +16,10 @@ from mudata import MuData
 from mosaicvi import MosaicVI
 from mosaicvi.datasets import simulated_mosaic
 from mosaicvi.errors import InputError
-from mosaicvi.view import report as module
+from mosaicvi.report import page as module
+from mosaicvi.report.page import write_report
+from mosaicvi.report.svg import Line, line_chart, mosaic_chart
 from mosaicvi.view.mosaic_plot import layout_of
-from mosaicvi.view.report import write_report
-from mosaicvi.view.svg import Line, line_chart, mosaic_chart
 
 pytest.importorskip("jinja2")
 

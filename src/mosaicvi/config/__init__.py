@@ -1,0 +1,23 @@
+"""What a network is and how it is trained, checked before anything is built."""
+
+from __future__ import annotations
+
+from mosaicvi.config.network import (
+    COUNT_DISTRIBUTIONS,
+    DISTRIBUTIONS,
+    MANY_FEATURES,
+    NetworkConfig,
+    check_names,
+)
+from mosaicvi.config.schedule import Schedule
+from mosaicvi.config.sizes import Distribution
+
+__all__ = [
+    "COUNT_DISTRIBUTIONS",
+    "DISTRIBUTIONS",
+    "MANY_FEATURES",
+    "Distribution",
+    "NetworkConfig",
+    "Schedule",
+    "check_names",
+]
