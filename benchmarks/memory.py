@@ -36,7 +36,7 @@ def main() -> None:
         _add(table, "", "import", "", child)
         for task in common.tasks(options):
             data = task_folder(task, options, work) / f"{task}.h5mu"
-            for preset in options.preset or ("default", "seed"):
+            for preset in options.preset or ("default", "published"):
                 _train_and_impute(table, task, preset, data, options, work)
             _peers(table, task, data.parent, options, work)
     common.show("memory", [table], options)
@@ -47,7 +47,7 @@ def _options() -> argparse.Namespace:
     common.add_data(parser)
     peers.add_peers(parser)
     parser.add_argument("--epochs", type=int, help="of each training [5; 1 with --quick]")
-    parser.add_argument("--preset", choices=("default", "seed"), action="append", help="[both]")
+    parser.add_argument("--preset", choices=("default", "published"), action="append", help="[both]")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="for models and imputed files")
     options = parser.parse_args()
     if options.epochs is None:

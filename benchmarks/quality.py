@@ -23,7 +23,7 @@ Parameters = dict[str, Any]
 MISSING = (0.3, 0.6, 0.9)
 # Each row adds to the one before it. "hand", "aware" and "peaks" stand for what depends on the mosaic.
 ROWS: dict[str, Parameters] = {
-    "seed": {"preset": "seed", "beta_modal": "hand"},
+    "published": {"preset": "published", "beta_modal": "hand"},
     "balanced": {"beta_modal": "auto"},
     "library": {"library_aware": "aware"},
     "peaks": {"peaks": "counts"},
@@ -33,7 +33,7 @@ ROWS: dict[str, Parameters] = {
     "nomask": {"decode_mask": False, "gamma": 0.0},
 }
 MEANING = {
-    "seed": "seed",
+    "published": "published",
     "balanced": "+ weights of modalities balanced",
     "library": "+ library-aware counts",
     "peaks": "+ peaks as Poisson counts, library-aware",
@@ -102,7 +102,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--no-peptides", action="store_true", help="leave out the table of peptides")
     options = parser.parse_args()
     if options.variants is None:
-        options.variants = "seed,default" if options.quick else ",".join(MEANING)
+        options.variants = "published,default" if options.quick else ",".join(MEANING)
     if options.epochs is None and options.quick:
         options.epochs = 2
     if options.seeds is None:
@@ -147,7 +147,7 @@ def _for_mosaic(parameters: Parameters, mosaic: Any) -> tuple[Any, Parameters]:
     rest = dict(parameters)
     if rest.pop("peaks", None) == "counts":
         mosaic = _as_registered(mosaic)
-    elif rest.get("preset") == "seed":
+    elif rest.get("preset") == "published":
         mosaic = mosaic.as_published()
     aware = {m.name: m.likelihood in COUNT_DISTRIBUTIONS for m in mosaic.modalities}
     if rest.get("library_aware") == "aware":
@@ -158,7 +158,7 @@ def _for_mosaic(parameters: Parameters, mosaic: Any) -> tuple[Any, Parameters]:
 
 
 def _as_registered(mosaic: Any) -> Any:
-    """The mosaic with its likelihoods as the user's own word, which the seed's preset leaves alone."""
+    """The mosaic with its likelihoods as the user's own word, which the published preset leaves alone."""
     registry = mosaic.registry
     setup = dataclasses.replace(registry.setup, likelihoods=dict(registry.likelihoods))
     return dataclasses.replace(mosaic, registry=dataclasses.replace(registry, setup=setup))

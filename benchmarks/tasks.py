@@ -103,7 +103,7 @@ def like_for_like(mosaic: Mosaic) -> dict[str, Any]:
     width = {m.name: 16 if several[m.name] else 256 if m.n_features > 500 else 128 for m in mosaic.modalities}
     embed = {m.name: 2 if several[m.name] else 32 if m.n_features > 500 else 16 for m in mosaic.modalities}
     return {
-        "preset": "seed",
+        "preset": "published",
         "dim_block_embed": embed,
         "dim_block_enc": width,
         "dim_block_dec": width,

@@ -71,7 +71,7 @@ def test_scaling(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_quality(tmp_path: Path) -> None:
     run("quality", "--csv", tmp_path / "quality.csv")
-    assert [r["variant"] for r in rows(tmp_path / "quality.csv")] == ["seed", "our defaults"]
+    assert [r["variant"] for r in rows(tmp_path / "quality.csv")] == ["published", "our defaults"]
     assert {r["missing_%"] for r in rows(tmp_path / "quality-peptides.csv")} == {"30.0", "60.0", "90.0"}
     assert {r["seed"] for r in rows(tmp_path / "quality-runs.csv")} == {"0"}
 
@@ -226,7 +226,7 @@ def test_state_counts_shared_memory_once() -> None:
 
 def test_rows_of_the_quality_table_add_up() -> None:
     rows = quality._variants("seed,layer,nomask,default:dim_latent=8:gamma=0.1")
-    assert rows["seed"] == {"preset": "seed", "beta_modal": "hand"}
+    assert rows["published"] == {"preset": "published", "beta_modal": "hand"}
     assert rows["layer"]["norm"] == "layer"
     assert rows["layer"]["library_aware"] == "aware"
     assert "encode_covariates" not in rows["layer"]
@@ -241,7 +241,7 @@ def test_every_row_of_the_quality_table_is_a_network() -> None:
         read, rest = quality._for_mosaic(parameters, mosaic)
         config = MosaicVI(read, **rest).config
         likelihoods[name] = config.distributions, config.library_aware
-    assert likelihoods["seed"] == (("NB", "Bernoulli"), (False, False))
+    assert likelihoods["published"] == (("NB", "Bernoulli"), (False, False))
     assert likelihoods["library"] == (("NB", "Bernoulli"), (True, False))
     assert likelihoods["peaks"] == likelihoods["default"] == (("NB", "Poisson"), (True, True))
 

@@ -124,7 +124,7 @@ def test_train_is_what_the_api_does(folder: Path) -> None:
 def test_config_and_options(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(
-        "[network]\ndim_latent = 5\np_feat = 0.1\ngamma = {start = 1.0, decay = 0.5}\npreset = 'seed'\n"
+        "[network]\ndim_latent = 5\np_feat = 0.1\ngamma = {start = 1.0, decay = 0.5}\npreset = 'published'\n"
         "[train]\nmax_epochs = 9\nweight_decay = 0\nbatch_size = 64\n"
         "[setup]\nlayers = {rna = 'counts'}\nlikelihoods = {rna = 'Poisson'}\n"
     )

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from mosaicvi import InputError, MosaicVI, MosaicWarning
 from mosaicvi.cli import run
-from mosaicvi.data.read import mudata_as_it_is, read, to_mosaic
+from mosaicvi.data.read import mudata_as_it_is, read, to_mudata
 from mosaicvi.store.format import checksum
 
 
@@ -197,7 +197,7 @@ def problems(code: int, stderr: str) -> str:
 
 
 def train(data: AnnData | MuData, case: Case) -> None:
-    mosaic = MosaicVI.setup_mudata(to_mosaic(data), **case.setup)
+    mosaic = MosaicVI.setup_mudata(to_mudata(data), **case.setup)
     MosaicVI(mosaic, **case.network).train(1, batch_size=case.batch_size, progress=False)
 
 
@@ -357,7 +357,7 @@ def test_a_cell_of_zeros_is_allowed_with_a_warning(
     data = adata()
     data.X = sparse.csr_matrix(data.X.multiply(np.arange(40)[:, None] != 3), dtype=np.float32)
     with pytest.warns(MosaicWarning, match="'c3'"):
-        MosaicVI.setup_mudata(to_mosaic(data))
+        MosaicVI.setup_mudata(to_mudata(data))
     path = write(data, tmp_path)
     assert (
         run(["train", str(path), "-o", str(tmp_path / "m"), "--max-epochs", "1", "--batch-size", "16", "-q"])

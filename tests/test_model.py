@@ -400,7 +400,7 @@ def test_an_untrained_and_a_seed_model_are_saved_too(mdata: MuData, tmp_path: Pa
     set_up(mdata, likelihoods={"atac": "Bernoulli"})
     for name, model in {
         "plain": MosaicVI(mdata, **SMALL),
-        "seed": MosaicVI(mdata, preset="seed", **SMALL),
+        "published": MosaicVI(mdata, preset="published", **SMALL),
     }.items():
         model.save(tmp_path / name)
         loaded = MosaicVI.load(tmp_path / name, mdata)
@@ -665,10 +665,10 @@ def test_features_that_do_not_match(model: MosaicVI, mdata: MuData, tmp_path: Pa
         MosaicVI.load(tmp_path / "model", changed(mdata, "adt", lambda a: a[:, [0, 2, 3]].copy()))
 
 
-def test_the_seed_preset_reads_peaks_as_accessible_or_not(tmp_path: Path) -> None:
+def test_the_published_preset_reads_peaks_as_accessible_or_not(tmp_path: Path) -> None:
     data = random_mudata(3)
     set_up(data)
-    model = MosaicVI(data, preset="seed", **SMALL)
+    model = MosaicVI(data, preset="published", **SMALL)
     assert MosaicVI(data, **SMALL).config.distributions[2] == "Poisson"
     assert model.config.distributions[2] == "Bernoulli"
     assert model.mosaic.modality("atac").transform == "binarize"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mosaicvi.config import NetworkConfig, Schedule
     from mosaicvi.data.combine import combine
     from mosaicvi.data.mosaic import Mosaic
-    from mosaicvi.data.read import read, read_mosaic, to_mosaic
+    from mosaicvi.data.read import read, read_mudata, to_mudata
     from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, NonFiniteLossError
     from mosaicvi.inspect.describe import describe
     from mosaicvi.model import MosaicVI
@@ -56,9 +56,9 @@ __all__ = [
     "metrics",
     "pl",
     "read",
-    "read_mosaic",
+    "read_mudata",
     "tl",
-    "to_mosaic",
+    "to_mudata",
 ]
 
 _HOMES = {
@@ -73,8 +73,8 @@ _HOMES = {
     "combine": "data.combine",
     "describe": "inspect.describe",
     "read": "data.read",
-    "read_mosaic": "data.read",
-    "to_mosaic": "data.read",
+    "read_mudata": "data.read",
+    "to_mudata": "data.read",
 }
 _MODULES = frozenset({"datasets", "metrics", "pl", "tl"})
 

@@ -20,14 +20,14 @@ from mosaicvi.config.arguments import check_network, check_training, number, pai
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup
 from mosaicvi.data.register import register
-from mosaicvi.data.register.query import as_the_model_knows
+from mosaicvi.data.register.query import align_to_model
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_network
 from mosaicvi.fit.loop import FitConfig, FitState
 from mosaicvi.fit.session import begin, default_batch_size, default_epochs, default_rate, run
-from mosaicvi.infer.impute import Scale, Wanted, imputed, scale_of
+from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import read_model, write_model
@@ -47,7 +47,7 @@ class MosaicVI:
         A MuData or AnnData that was given to `setup_mudata` or `setup_anndata`, or the `Mosaic`
         which these return.
     preset
-        ``"default"``, or ``"seed"`` for the exact behaviour of the published implementation.
+        ``"default"``, or ``"published"`` for the exact behaviour of the published implementation.
     seed
         Decides the first weights.
     **parameters
@@ -72,7 +72,7 @@ class MosaicVI:
         self,
         data: MuData | AnnData | Mosaic,
         *,
-        preset: Literal["default", "seed"] = "default",
+        preset: Literal["default", "published"] = "default",
         seed: int = 0,
         **parameters: Any,
     ) -> None:
@@ -80,11 +80,11 @@ class MosaicVI:
         if mosaic is None:
             verb = "setup_mudata" if isinstance(data, MuData) else "setup_anndata"
             raise InputError(f"The data are not registered; call MosaicVI.{verb}(data, ...) first.")
-        if preset == "seed":
+        if preset == "published":
             mosaic = mosaic.as_published()
         seed = whole("seed", seed)
         config = _network_config(mosaic, preset, parameters)
-        self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "seed"))
+        self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "published"))
 
     def _take(self, mosaic: Mosaic, config: NetworkConfig, net: MosaicVAE) -> None:
         self.mosaic, self.config, self.net = mosaic, config, net
@@ -536,7 +536,7 @@ class MosaicVI:
             raise InputError(f"library: must be > 0, not {library!r}.")
         if n_samples is not None:
             whole("n_samples", n_samples, least=1)
-        wanted = Wanted(
+        wanted = ImputationRequest(
             m=m,
             scale=self.imputed_scale(modality, library=library),
             features=None if features is None else self._places(modality, features),
@@ -667,7 +667,7 @@ class MosaicVI:
         registry = (
             reference.registry if isinstance(reference, MosaicVI) else read_model(Path(reference)).registry
         )
-        return as_the_model_knows(data, registry)
+        return align_to_model(data, registry)
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.net.parameters())

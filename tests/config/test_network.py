@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import random_mudata
 
-from mosaicvi.config import NetworkConfig, Schedule, _defaults
+from mosaicvi.config import NetworkConfig, Schedule
+from mosaicvi.config.network import _defaults
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
@@ -89,13 +90,13 @@ def test_a_mosaic_fills_in_all_sizes(mosaic: Mosaic) -> None:
     assert (config.norm, config.encode_covariates, config.beta_modal) == ("layer", False, "auto")
 
 
-def test_the_seed_preset_is_the_published_network(mosaic: Mosaic) -> None:
-    config = NetworkConfig.for_mosaic(mosaic, preset="seed")
+def test_the_published_preset_is_the_published_network(mosaic: Mosaic) -> None:
+    config = NetworkConfig.for_mosaic(mosaic, preset="published")
     assert config.library_aware == (False, False, False)
     assert (config.norm, config.encode_covariates, config.decode_mask) == ("batch", True, True)
     assert config.beta_modal == (1.0, 1.0, 1.0)
-    with pytest.raises(InputError, match=r"preset: unknown 'sead'; use one of default, seed"):
-        NetworkConfig.for_mosaic(mosaic, preset="sead")
+    with pytest.raises(InputError, match=r"preset: unknown 'publish'; use one of default, published"):
+        NetworkConfig.for_mosaic(mosaic, preset="publish")
 
 
 def defaults_for(*sizes: int, preset: str = "default", equal: bool = False) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def defaults_for(*sizes: int, preset: str = "default", equal: bool = False) -> d
 )
 def test_the_share_of_features_in_a_step(sizes: tuple[int, ...], shares: tuple[float, ...]) -> None:
     assert defaults_for(*sizes)["likelihood_share"] == shares
-    assert defaults_for(*sizes, preset="seed")["likelihood_share"] == (1.0,) * len(sizes)
+    assert defaults_for(*sizes, preset="published")["likelihood_share"] == (1.0,) * len(sizes)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_the_share_of_features_in_a_step(sizes: tuple[int, ...], shares: tuple[f
         ((2000, 47, 30), {}, (128, 64, 32), (192, 128, 64)),
         ((9000, 47, 30), {}, (128, 64, 32), (256, 128, 64)),
         ((2000, 47), {"equal": True}, (192, 128), (192, 128)),
-        ((2000, 47), {"preset": "seed"}, (256, 128), (256, 128)),
+        ((2000, 47), {"preset": "published"}, (256, 128), (256, 128)),
     ],
 )
 def test_widths_follow_the_number_of_features(

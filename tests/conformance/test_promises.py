@@ -501,7 +501,7 @@ def hard_data(seed: int = 0) -> Any:
     return mudata_of({"rna": rna, "few": few, "peaks": peaks}, pd.DataFrame({"batch": batch}, index=cells))
 
 
-@pytest.mark.parametrize("preset", ["default", "seed"])
+@pytest.mark.parametrize("preset", ["default", "published"])
 @pytest.mark.parametrize("likelihood", ["NB", "ZINB", "Poisson", "Gaussian"])
 def test_hard_data(likelihood: str, preset: Any) -> None:
     """Counts up to a million, libraries from 0 to 1e7, batches of a single cell, constant features and a

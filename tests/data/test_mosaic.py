@@ -639,9 +639,9 @@ def test_the_mosaic_can_be_printed_and_weighed() -> None:
 
 def test_an_anndata_of_several_modalities_is_refused_or_told() -> None:
     adata = AnnData(np.ones((2, 2)), var=pd.DataFrame({"feature_types": ["Gene Expression", "Peaks"]}))
-    with pytest.raises(InputError, match=r"tells 'rna', 'atac' apart.*mosaicvi.to_mosaic"):
+    with pytest.raises(InputError, match=r"tells 'rna', 'atac' apart.*mosaicvi.to_mudata"):
         register(adata, Setup())
     adata.var["feature_types"] = "Gene Expression"
     adata.obsm["protein_expression"] = np.ones((2, 3))
-    with pytest.warns(MosaicWarning, match=r"obsm\['protein_expression'\] is not read.*mosaicvi.to_mosaic"):
+    with pytest.warns(MosaicWarning, match=r"obsm\['protein_expression'\] is not read.*mosaicvi.to_mudata"):
         assert [m.name for m in register(adata, Setup()).modalities] == ["rna"]

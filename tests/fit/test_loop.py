@@ -443,23 +443,23 @@ def test_a_config_is_frozen_and_keyword_only() -> None:
         FitConfig(3)  # type: ignore[call-arg, misc]
 
 
-# --- as on a device, where a look at a number is a wait ----------------------------------------------
+# --- as on a device, where reading a number means waiting ----------------------------------------------
 
 
-def test_terms_that_are_looked_at_later_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terms_that_are_read_later_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once, later = fresh(), fresh()
     fit(at_once, LOADER, quick())
-    monkeypatch.setattr(loop, "_at_hand", lambda value: False)
-    monkeypatch.setattr(loop, "LOOK_EVERY", 3)
+    monkeypatch.setattr(loop, "_on_cpu", lambda value: False)
+    monkeypatch.setattr(loop, "READ_EVERY", 3)
     seen: list[list[float]] = []
     fit(later, LOADER, quick(), listen=lambda r: seen.append(r.log_prob) if r.row is None else None)
     pd.testing.assert_frame_equal(at_once.history(), later.history(), rtol=1e-9)
     assert all(len(s) == len(NAMES) for s in seen)
-    assert not later.unseen
+    assert not later.pending
 
 
 def test_a_non_finite_step_on_a_device_changes_nothing_and_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_at_hand", lambda value: False)
+    monkeypatch.setattr(loop, "_on_cpu", lambda value: False)
     state = fresh(beta_modal=1.0)
     m = 1
     with torch.no_grad():

@@ -141,7 +141,7 @@ def test_cells_that_were_held_out_are_asked_about_also_after_loading(tmp_path: P
 
 def test_asked_and_taught_cells_are_apart() -> None:
     unseen = np.arange(300) % 3 == 0
-    asked, rest, apart = heldout._parted(np.arange(300), unseen, np.random.default_rng(0))
+    asked, rest, apart = heldout._split_cells(np.arange(300), unseen, np.random.default_rng(0))
     assert apart is True
     assert unseen[asked].all()
     assert not unseen[rest].any()

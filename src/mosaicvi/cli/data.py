@@ -43,9 +43,9 @@ class Loaded:
 
     def as_mudata(self) -> MuData:
         """The data as a MuData."""
-        from mosaicvi.data.read import to_mosaic
+        from mosaicvi.data.read import to_mudata
 
-        return to_mosaic(self.to_register)
+        return to_mudata(self.to_register)
 
 
 def load(
@@ -69,7 +69,7 @@ def load(
     from anndata import AnnData
 
     from mosaicvi.data.combine import combine
-    from mosaicvi.data.read import mudata_as_it_is, read, to_mosaic
+    from mosaicvi.data.read import mudata_as_it_is, read, to_mudata
     from mosaicvi.data.read.modalities import names_modalities
 
     named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
@@ -86,7 +86,7 @@ def load(
     if isinstance(data, AnnData) and modality is None and not names_modalities(data):
         return Loaded(original=data, to_register=data, combined=False)
     with mudata_as_it_is():
-        return Loaded(original=data, to_register=to_mosaic(data, modality=modality), combined=False)
+        return Loaded(original=data, to_register=to_mudata(data, modality=modality), combined=False)
 
 
 def suggest_batch(data: AnnData | MuData, batch_key: str | None) -> None:

@@ -25,7 +25,7 @@ class Preset(StrEnum):
     """Where parameters that are not given come from."""
 
     default = "default"
-    seed = "seed"
+    published = "published"
 
 
 class Accelerator(StrEnum):
@@ -61,7 +61,7 @@ def command(
         Path | None, typer.Option(metavar="FILE.toml", help="Any other parameter; see above.")
     ] = None,
     preset: Annotated[
-        Preset | None, typer.Option(help="`seed` is the exact behaviour of the published method.")
+        Preset | None, typer.Option(help="`published` is the exact behaviour of the published method.")
     ] = None,
     layer: Annotated[
         Pairs, typer.Option(metavar="[FILE:]MOD=LAYER", help="Layer with the values, such as rna=counts.")

@@ -20,7 +20,7 @@ from mosaicvi.errors import InputError
 
 DISTRIBUTIONS: tuple[Distribution, ...] = ("NB", "ZINB", "Poisson", "Bernoulli", "Gaussian")
 COUNT_DISTRIBUTIONS: frozenset[str] = frozenset({"NB", "ZINB", "Poisson"})
-PRESETS = ("default", "seed")
+PRESETS = ("default", "published")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,7 +254,7 @@ class NetworkConfig:
         mosaic
             The registered data.
         preset
-            ``"default"``, or ``"seed"`` for the behaviour of the published implementation.
+            ``"default"``, or ``"published"`` for the behaviour of the published implementation.
         **parameters
             Fields of this class. A scalar is repeated over blocks or modalities; ``beta_modal``, ``p_modal``,
             ``library_aware`` and ``likelihood_share`` may be a mapping from modality name.
@@ -300,7 +300,7 @@ def check_names(parameters: Mapping[str, Any]) -> None:
 
 def _defaults(mods: Sequence[ModalitySizes], preset: str, *, equal: bool) -> dict[str, Any]:
     """What is filled in; `equal` widths on both sides, as a skip connection needs them."""
-    seed = preset == "seed"
+    published = preset == "published"
     many = sum(m.n_features for m in mods) > MANY_FEATURES
     embed: list[int] = []
     enc: list[int] = []
@@ -308,24 +308,24 @@ def _defaults(mods: Sequence[ModalitySizes], preset: str, *, equal: bool) -> dic
     for m in mods:
         for size in m.block_sizes:
             several = len(m.block_sizes) > 1
-            embed.append((2 if seed else 1) if several else 32 if size > 500 else 16)
+            embed.append((2 if published else 1) if several else 32 if size > 500 else 16)
             width = 16 if several else 256 if size > 500 else 128 if size > 30 else 64
-            dec.append(width if seed or many else min(width, 192))
-            enc.append(dec[-1] if seed or several or equal else width // 2)
+            dec.append(width if published or many else min(width, 192))
+            enc.append(dec[-1] if published or several or equal else width // 2)
     return {
         "dim_block_embed": tuple(embed),
         "dim_block_enc": tuple(enc),
         "dim_block_dec": tuple(dec),
-        "dimensions": (256,) if seed else (128,),
+        "dimensions": (256,) if published else (128,),
         "dim_latent": 32,
-        "beta_kl": 2.0 if seed else 1.0,
-        "beta_modal": (1.0,) * len(mods) if seed else "auto",
-        "norm": "batch" if seed else "layer",
-        "encode_covariates": seed,
+        "beta_kl": 2.0 if published else 1.0,
+        "beta_modal": (1.0,) * len(mods) if published else "auto",
+        "norm": "batch" if published else "layer",
+        "encode_covariates": published,
         "decode_mask": True,
-        "unbiased_mmd": not seed,
-        "library_aware": tuple(not seed and m.likelihood in COUNT_DISTRIBUTIONS for m in mods),
-        "likelihood_share": (1.0,) * len(mods) if seed else _likelihood_shares(mods, many=many),
+        "unbiased_mmd": not published,
+        "library_aware": tuple(not published and m.likelihood in COUNT_DISTRIBUTIONS for m in mods),
+        "likelihood_share": (1.0,) * len(mods) if published else _likelihood_shares(mods, many=many),
     }
 
 

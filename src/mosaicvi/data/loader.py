@@ -29,7 +29,7 @@ MAX_DISTINCT = 1024  # rows of covariates kept as a table
 WORTH_SHARING = 1 << 16  # non-zeros, which one core gathers in the time of a hand-off
 
 
-class _Store:
+class _ModalityStore:
     """The rows of one modality as tensors on the device, ready to be gathered."""
 
     def __init__(self, data: ModalityData, device: torch.device) -> None:
@@ -58,11 +58,11 @@ class _Store:
 
     @cached_property
     def by_total(self) -> Ints:
-        """Features by their totals, (D_m,); only training asks."""
+        """Features ordered by their totals, (D_m,); only training needs it."""
         return np.argsort(np.asarray(self.x.sum(0)).ravel(), kind="stable")
 
     def gather(self, index: NDArray[np.int64]) -> tuple[ModalityRows, Share | None]:
-        """Rows of the cells at `index`, and the work that is left, if any, to fill in their non-zeros.
+        """Rows of the cells at `index`, and a function that fills in their non-zeros, if that is left to do.
 
         Shapes are found on the host, so that a device never waits.
         """
@@ -91,7 +91,7 @@ class _Store:
         return rows, fill
 
     def _to_fill(self, row: Ints) -> tuple[SparseRows, Share]:
-        """Memory for the non-zeros of some rows, at hand, and the work of filling it."""
+        """Memory on the host for the non-zeros of some rows, and a function that fills it."""
         matrix = self.indptr.numpy(), self.indices.numpy(), self.values.numpy()
         ends = runs.ends_of(matrix[0], row, self.n_blocks)
         cell, col = (np.empty(ends[-1], np.int64) for _ in range(2))
@@ -148,7 +148,7 @@ class MinibatchLoader:
     def __init__(self, mosaic: Mosaic, *, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.n_cells = mosaic.n_cells
-        self.stores = [_Store(m, self.device) for m in mosaic.modalities]
+        self.stores = [_ModalityStore(m, self.device) for m in mosaic.modalities]
         table, code = np.unique(mosaic.covariates, axis=0, return_inverse=True)
         if len(table) > MAX_DISTINCT:  # continuous covariates: each cell has its own
             table, code = mosaic.covariates, np.arange(self.n_cells)

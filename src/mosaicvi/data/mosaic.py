@@ -1,7 +1,7 @@
 """Mosaic: what was measured where, as `register` reads it from a MuData or AnnData.
 
 Shapes: n cells, n_m cells that have modality m, D_m features of it, P panels, C covariates.
-Columns are kept in block order; `Features.order` leads back to the user's order.
+Columns are kept in block order; `ModalityFeatures.order` leads back to the user's order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Setup:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Features:
+class ModalityFeatures:
     """The columns of one modality, as a model must find them again.
 
     Attributes
@@ -63,7 +63,7 @@ class Features:
     blocks
         Block names, in order.
     sizes
-        Features of each block.
+        ModalityFeatures of each block.
     """
 
     names: tuple[str, ...]
@@ -89,7 +89,7 @@ class Registry:
     """
 
     setup: Setup
-    features: Mapping[str, Features]
+    features: Mapping[str, ModalityFeatures]
     likelihoods: Mapping[str, Distribution]
     transforms: Mapping[str, Transform]
     whole: Mapping[str, bool]
@@ -109,7 +109,7 @@ class Registry:
         lists = ("categorical_covariate_keys", "continuous_covariate_keys", "modalities")
         said: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in d["setup"].items()}
         features = {
-            k: Features(
+            k: ModalityFeatures(
                 names=tuple(f["names"]),
                 order=np.asarray(f["order"], np.int64),
                 blocks=tuple(f["blocks"]),
@@ -149,7 +149,7 @@ class ModalityData:
     """
 
     name: str
-    features: Features
+    features: ModalityFeatures
     likelihood: Distribution
     transform: Transform
     x: sp.csr_matrix | NDArray[np.float32]
@@ -173,7 +173,7 @@ class ModalityData:
 
     @property
     def block_sizes(self) -> tuple[int, ...]:
-        """Features of each block."""
+        """ModalityFeatures of each block."""
         return self.features.sizes
 
 

@@ -1,4 +1,4 @@
-"""The matrix of one modality: read in block order, checked, and rid of what nobody measured.
+"""The matrix of one modality: read in block order, checked, and without values that were not measured.
 
 Legend: n_m rows, D_m features, P panels, Z non-zeros. A sparse matrix may be as large as memory allows,
 so that what is needed for each non-zero is done in chunks.

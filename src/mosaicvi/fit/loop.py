@@ -29,7 +29,7 @@ from mosaicvi.workers import without_threads_of_torch
 
 BALANCE_EPOCHS = 3  # over which beta_modal="auto" is found
 WARM_UP_STEPS = 50
-LOOK_EVERY = 20  # steps between looks at the losses on a device, each of which makes it wait
+READ_EVERY = 20  # steps between two readings of the losses on a device, which has to wait for each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class FitConfig:
     precision: Literal["float32", "bf16"] = "float32"
 
 
-PASSING = ("unseen", "log_prob")  # what is not saved of a state
+NOT_SAVED = ("pending", "log_prob")  # fields of a state
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -87,10 +87,10 @@ class FitState:
         Validation loss, epoch and weights of the best epoch.
     scale
         Running size of each modality's log-likelihood, for the balance.
-    unseen
-        Cells and terms of steps that were not looked at yet.
+    pending
+        Cells and terms of the steps whose terms are not in `sums` yet.
     log_prob
-        Of each modality, when last looked at.
+        Log-likelihood of each modality in the step that was read last.
     """
 
     net: MosaicVAE
@@ -106,7 +106,7 @@ class FitState:
     scale: list[float] = dataclasses.field(default_factory=list)
     steps_done: int = 0
     stopped_by: int | None = None
-    unseen: list[tuple[int, Tensor]] = dataclasses.field(default_factory=list)
+    pending: list[tuple[int, Tensor]] = dataclasses.field(default_factory=list)
     log_prob: list[float] = dataclasses.field(default_factory=list)
 
     def history(self) -> pd.DataFrame:
@@ -115,8 +115,8 @@ class FitState:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as nested tensors, numbers and strings."""
-        look(self)
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in PASSING}
+        add_pending_terms(self)
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in NOT_SAVED}
         return plain | {
             "net": dict(self.net.state_dict()),
             "beta_modal": list(self.net.beta_modal),
@@ -142,7 +142,7 @@ class FitState:
             "steps_done",
         ):
             setattr(self, name, saved[name])
-        self.unseen, self.log_prob = [], []
+        self.pending, self.log_prob = [], []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ def fit(
     NonFiniteLossError
         Before the weights are touched, naming the modality.
     """
-    is_shared = _at_hand(loader.group) and config.precision == "float32"  # else torch has work of its own
+    is_shared = _on_cpu(loader.group) and config.precision == "float32"  # else torch has work of its own
     with without_threads_of_torch() if is_shared else nullcontext():
         return _fit(state, loader, config, listen, interrupted, checkpoint, names)
 
@@ -240,7 +240,7 @@ def _fit(
             )
             checkpoint(state, False)
             if interrupted():
-                look(state)
+                add_pending_terms(state)
                 return False
         row = _finish_epoch(state, loader, sampler, valid, gamma, config, names)
         improved = _remember_best(state, row, config)
@@ -277,15 +277,15 @@ def _step(
     before = [(b, b.clone()) for b in net.statistics()]
     with torch.autocast(loader.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise)
-    if _at_hand(losses.total) and not math.isfinite(losses.total.item()):
+    if _on_cpu(losses.total) and not math.isfinite(losses.total.item()):
         _restore(before)
-        _blame(losses, names, cells)
+        _raise_non_finite(losses, names, cells)
     with phase("backward"):
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
     with phase("optimiser"):
         norm = optimizer.norm()
-        if not _at_hand(norm):  # what the step must not change is put back without a look
+        if not _on_cpu(norm):  # without reading it, put back what the step must not change
             for buffer, value in before:
                 buffer.copy_(torch.where(torch.isfinite(norm), buffer, value))
         elif not math.isfinite(norm.item()):
@@ -303,8 +303,8 @@ def features_of(
     return drawn_features([s.by_total for s in loader.stores], net.config.likelihood_share, seed)
 
 
-def _at_hand(value: Tensor) -> bool:
-    """Whether to look at a number costs nothing, which on a device it does."""
+def _on_cpu(value: Tensor) -> bool:
+    """Whether the value can be read without waiting for a device."""
     return value.device.type == "cpu"
 
 
@@ -321,7 +321,7 @@ def _rate(step: int, total_steps: int) -> float:
     return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _blame(losses: Losses, names: tuple[str, ...], cells: NDArray[np.int64]) -> NoReturn:
+def _raise_non_finite(losses: Losses, names: tuple[str, ...], cells: NDArray[np.int64]) -> NoReturn:
     bad = [n for n, v in zip(names, losses.log_prob.T, strict=True) if not bool(torch.isfinite(v).all())]
     term = "KL" if not bool(torch.isfinite(losses.kl)) else "MMD"
     what = f"loss of modality {bad[0]!r}" if bad else f"{term} term"
@@ -332,9 +332,11 @@ def _blame(losses: Losses, names: tuple[str, ...], cells: NDArray[np.int64]) -> 
 
 def _count(state: FitState, losses: Losses, norm: Tensor, config: FitConfig, n_cells: int) -> None:
     """Note a step's terms, and balance the modalities in the first epochs."""
-    state.unseen.append((n_cells, torch.cat([_terms(losses), norm[None], norm[None] > config.max_grad_norm])))
-    if _at_hand(norm) or len(state.unseen) >= LOOK_EVERY or not state.log_prob:
-        look(state)
+    state.pending.append(
+        (n_cells, torch.cat([_terms(losses), norm[None], norm[None] > config.max_grad_norm]))
+    )
+    if _on_cpu(norm) or len(state.pending) >= READ_EVERY or not state.log_prob:
+        add_pending_terms(state)
     if state.net.config.beta_modal == "auto" and state.epoch < BALANCE_EPOCHS:
         size = [abs(v) for v in losses.log_prob[0].tolist()]
         keep = min(0.95, state.steps_done / (state.steps_done + 1))
@@ -344,20 +346,20 @@ def _count(state: FitState, losses: Losses, norm: Tensor, config: FitConfig, n_c
             state.net.beta_modal = balanced(state.scale)
 
 
-def look(state: FitState) -> None:
-    """Add the terms that were not looked at yet to the epoch's sums.
+def add_pending_terms(state: FitState) -> None:
+    """Add the terms of the steps since the last reading to the epoch's sums.
 
     Raises
     ------
     NonFiniteLossError
         On a device, where a step with a non-finite loss changed nothing but could not stop there and then.
     """
-    if not state.unseen:
+    if not state.pending:
         return
     names = state.net.config.uni_block_names
     keys = [*_keys(names), "grad_norm", "clipped"]
-    lines = torch.stack([terms for _, terms in state.unseen]).tolist()
-    cells, state.unseen = [n for n, _ in state.unseen], []
+    lines = torch.stack([terms for _, terms in state.pending]).tolist()
+    cells, state.pending = [n for n, _ in state.pending], []
     for n, line in zip(cells, lines, strict=True):
         if all(map(math.isfinite, line)):
             for key, value in zip(keys, line, strict=True):
@@ -391,7 +393,7 @@ def _keys(names: tuple[str, ...]) -> list[str]:
 
 
 def _terms(losses: Losses) -> Tensor:
-    """The terms of a step, (3 + 3 M,), without a look at them."""
+    """The terms of a step, (3 + 3 M,), left on the device."""
     whole = torch.stack([losses.total.detach(), losses.kl, losses.mmd])
     return torch.cat([whole, losses.observed, losses.masked, losses.log_prob[0]])
 
@@ -405,7 +407,7 @@ def _finish_epoch(
     config: FitConfig,
     names: tuple[str, ...],
 ) -> dict[str, float]:
-    look(state)
+    add_pending_terms(state)
     n = state.sums.pop("cells", 1.0)
     row = {f"train_{k}" if k not in ("clipped", "grad_norm") else k: v / n for k, v in state.sums.items()}
     row |= {f"beta_{name}": b for name, b in zip(names, state.net.beta_modal, strict=True)}
@@ -437,7 +439,7 @@ def validate(
     net.eval()
     with torch.no_grad():
         size = config.batch_size
-        if _at_hand(loader.group):  # it goes tile by tile: parts may be larger than minibatches
+        if _on_cpu(loader.group):  # it goes tile by tile: parts may be larger than minibatches
             size = 5 * config.batch_size // 2
         for k, part in enumerate(np.array_split(cells, max(1, -(-len(cells) // size)))):
             minibatch = loader.take(part, features_of(net, loader, (config.seed, 3, k)))

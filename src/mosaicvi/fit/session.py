@@ -143,7 +143,7 @@ def _weights(net: MosaicVAE) -> dict[str, Any]:
 
 
 def _for_device(saved: dict[str, Any], config: FitConfig, device: torch.device) -> dict[str, Any]:
-    """A saved state whose generator can be taken up here: that of another kind of device begins anew."""
+    """A saved state whose generator works on this device; one of another kind of device is seeded anew."""
     generator = torch.Generator(device)
     try:
         generator.set_state(saved["generator"])

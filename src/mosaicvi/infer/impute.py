@@ -55,8 +55,8 @@ def scale_of(net: MosaicVAE, registry: Registry, m: int, library: float | None) 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Values to impute.
+class ImputationRequest:
+    """What to impute: features of one modality, on a scale.
 
     Attributes
     ----------
@@ -80,11 +80,11 @@ class Imputed:
     Attributes
     ----------
     rows
-        Which of the cells that were asked for.
+        Which of the requested cells these are.
     latent
         Mean of z, float32 (b, K).
     values
-        Of each that is wanted, float32 (b, d) in the order that was asked for.
+        Imputed values for each request, float32 (b, d), features in the requested order.
     """
 
     rows: slice
@@ -97,7 +97,7 @@ def imputed(
     loader: MinibatchLoader,
     mosaic: Mosaic,
     cells: NDArray[np.int64],
-    wanted: Sequence[Wanted],
+    wanted: Sequence[ImputationRequest],
     *,
     modalities: Collection[str] | None = None,
     n_samples: int | None = None,
@@ -140,7 +140,7 @@ def imputed(
         yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))
 
 
-def _places(mosaic: Mosaic, wanted: Wanted) -> NDArray[np.int64] | None:
+def _places(mosaic: Mosaic, wanted: ImputationRequest) -> NDArray[np.int64] | None:
     """Positions of the wanted features in the network's order; None where that is all of them as they are."""
     back = np.argsort(mosaic.modalities[wanted.m].features.order, kind="stable")
     if wanted.features is not None:
@@ -150,7 +150,7 @@ def _places(mosaic: Mosaic, wanted: Wanted) -> NDArray[np.int64] | None:
 
 def _averaged(
     net: MosaicVAE,
-    wanted: Wanted,
+    wanted: ImputationRequest,
     at: NDArray[np.int64] | None,
     q: Encoded,
     covariates: Tensor,

@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components, shortest_path
 
 from mosaicvi.data.combine.parts import agreed
 from mosaicvi.data.problems import listed, problem
-from mosaicvi.data.read import to_mosaic
+from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register.covariates import check_categories, likely_batch
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.inspect.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
@@ -50,7 +50,7 @@ def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> Mosaic
     InputError
         There is no such column, it has too many values, or it does not say which cell has which panel.
     """
-    mdata = to_mosaic(mdata)
+    mdata = to_mudata(mdata)
     labels, groups = _label_cells(mdata, batch_key)
     _check_panels(mdata, labels.panel, None if batch_key is not None else likely_batch(mdata))
     seen, notes = {}, []

@@ -3,7 +3,7 @@
 What was measured is hidden from the encoder, imputed, and compared with the truth; so are the mean of each
 feature, and the average over the nearest cells in what remains.
 
-Shapes: q cells asked about, d features scored.
+Shapes: q test cells, d features scored.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Accuracy:
     whole
         Whether the whole modality was hidden, or single entries.
     n_cells
-        Cells that were asked about.
+        Number of test cells.
     held_out
-        Whether they were kept out of training; None where that is not known.
+        Whether the test cells were held out from training; None where that is not known.
     features
         Names of those scored, the most variable ones.
     measure
@@ -96,7 +96,7 @@ def hide_modality(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) 
     if source is None:
         return None
     paired = np.flatnonzero((m.row_of_cell >= 0) & (source.row_of_cell >= 0))
-    asked, rest, unseen = _parted(paired, model.held_out(mosaic), np.random.default_rng([seed, 2]))
+    asked, rest, unseen = _split_cells(paired, model.held_out(mosaic), np.random.default_rng([seed, 2]))
     others = [o.name for o in mosaic.modalities if o.name != name]
     chosen = _scorable(m, m.row_of_cell[asked])
     if not len(chosen):
@@ -120,7 +120,7 @@ def hide_entries(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) -
     has = np.flatnonzero(m.row_of_cell >= 0)
     if len(has) < FEWEST_PAIRED:
         return None
-    asked, rest, unseen = _parted(has, model.held_out(mosaic), rng)
+    asked, rest, unseen = _split_cells(has, model.held_out(mosaic), rng)
     chosen = _scorable(m, m.row_of_cell[asked])
     if not len(chosen):
         return None
@@ -154,13 +154,13 @@ def _best_source(mosaic: Mosaic, m: ModalityData) -> ModalityData | None:
     return mosaic.modality(best) if best is not None and pairs[best] >= FEWEST_PAIRED else None
 
 
-def _parted(
+def _split_cells(
     cells: Ints, unseen: NDArray[np.bool_] | None, rng: np.random.Generator
 ) -> tuple[Ints, Ints, bool | None]:
-    """Cells to ask about, at most a third; cells to teach the baselines; whether the first are unseen.
+    """Test cells, at most a third; training cells of the baselines; whether the model never saw the former.
 
-    Where enough of the cells were kept out of training, these are asked about, and the baselines learn from
-    cells that the model learnt from as well.
+    Where enough cells were held out from training, they are the test cells, and the baselines are trained on
+    cells that the model was trained on.
     """
     order = rng.permutation(cells)
     n = min(MOST_CELLS, len(cells) // 3)

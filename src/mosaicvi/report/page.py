@@ -293,7 +293,7 @@ def _picture(
     mdata: MuData | AnnData,
     xy: NDArray[Any],
     first: dict[str, pd.Series],
-    chosen: Sequence[payload.Chosen],
+    chosen: Sequence[payload.ShownFeatures],
     values: Sequence[NDArray[np.float32]],
     *,
     limited: bool,

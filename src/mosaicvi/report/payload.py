@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
-from mosaicvi.infer.impute import Wanted, imputed
+from mosaicvi.infer.impute import ImputationRequest, imputed
 from mosaicvi.view.cells import column, column_names
 from mosaicvi.view.palette import MISSING, categories, column_colors, is_categorical
 
@@ -41,7 +41,7 @@ PROBE = 1_000  # cells from which the most variable features are found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ShownFeatures:
     """Features of a modality to show, most variable first, by their position among the imputed ones."""
 
     modality: str
@@ -138,7 +138,7 @@ def cell_names(cells: pd.Index, order: NDArray[np.int64]) -> str | None:
 
 def choose_features(
     model: MosaicVI, mosaic: Mosaic, features: Sequence[str] | None, *, seed: int = 0
-) -> list[Chosen]:
+) -> list[ShownFeatures]:
     """Features to show: those asked for, or the most variable imputed ones of each modality.
 
     Raises
@@ -155,11 +155,11 @@ def choose_features(
     for name, index in names.items():
         variance = _variance(model, mosaic, name, probe)
         best = np.argsort(-variance, kind="stable")[:most]
-        out.append(Chosen(modality=name, names=tuple(str(index[j]) for j in best), position=best))
+        out.append(ShownFeatures(modality=name, names=tuple(str(index[j]) for j in best), position=best))
     return out
 
 
-def _asked_for(names: Mapping[str, pd.Index], features: Sequence[str]) -> list[Chosen]:
+def _asked_for(names: Mapping[str, pd.Index], features: Sequence[str]) -> list[ShownFeatures]:
     found: dict[str, list[str]] = {m: [] for m in names}
     absent = []
     for feature in dict.fromkeys(str(f) for f in features):
@@ -179,7 +179,9 @@ def _asked_for(names: Mapping[str, pd.Index], features: Sequence[str]) -> list[C
             "or modality:feature"
         )
     return [
-        Chosen(modality=m, names=tuple(f), position=np.asarray(names[m].get_indexer(pd.Index(f)), np.int64))
+        ShownFeatures(
+            modality=m, names=tuple(f), position=np.asarray(names[m].get_indexer(pd.Index(f)), np.int64)
+        )
         for m, f in found.items()
         if f
     ]
@@ -196,12 +198,14 @@ def _variance(model: MosaicVI, mosaic: Mosaic, name: str, cells: NDArray[np.int6
 
 
 def answers(
-    model: MosaicVI, mosaic: Mosaic, chosen: Sequence[Chosen]
+    model: MosaicVI, mosaic: Mosaic, chosen: Sequence[ShownFeatures]
 ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
     """Latent of every cell, and the imputed values of the chosen features, in one pass over the cells."""
     names = model.config.uni_block_names
     wanted = [
-        Wanted(m=names.index(c.modality), scale=model.imputed_scale(c.modality), features=c.position)
+        ImputationRequest(
+            m=names.index(c.modality), scale=model.imputed_scale(c.modality), features=c.position
+        )
         for c in chosen
     ]
     z = np.empty((mosaic.n_cells, model.config.dim_latent), np.float32)
@@ -217,7 +221,7 @@ def answers(
 
 def imputed_features(
     model: MosaicVI,
-    chosen: Sequence[Chosen],
+    chosen: Sequence[ShownFeatures],
     values: Sequence[NDArray[np.float32]],
     order: NDArray[np.int64],
     budget: int,

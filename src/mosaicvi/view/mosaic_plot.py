@@ -60,7 +60,7 @@ class Layout:
         return sum(r.n_cells for r in self.rows if r.batch == batch)
 
     def sentence(self) -> str:
-        """What the picture shows, for who cannot see it."""
+        """The picture in words, for readers who cannot see it."""
         parts = []
         for batch in self.batches:
             rows = [r for r in self.rows if r.batch == batch]

@@ -15,7 +15,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import io, sparse
 
-from mosaicvi.data.read import dataset_names, mudata_as_it_is, read, read_mosaic, to_mosaic
+from mosaicvi.data.read import dataset_names, mudata_as_it_is, read, read_mudata, to_mudata
 from mosaicvi.data.read.table import find_orientation, read_table
 from mosaicvi.errors import InputError, MosaicWarning
 
@@ -109,7 +109,7 @@ def test_reading_leaves_the_options_of_mudata_alone(tmp_path: Path) -> None:
     before = mudata.set_options(pull_on_update=True)
     try:
         small().write_h5ad(tmp_path / "a.h5ad")
-        read_mosaic(tmp_path / "a.h5ad")
+        read_mudata(tmp_path / "a.h5ad")
         assert mudata._core.config.OPTIONS["pull_on_update"] is True
     finally:
         before.__exit__(None, None, None)
@@ -142,7 +142,7 @@ def test_10x_old_genes_and_peaks(tmp_path: Path) -> None:
         (folder / "barcodes.tsv").write_text("\n".join(BARCODES))
         (folder / name).write_text(text)
     assert list(read(tmp_path / "genes.tsv").var_names) == ["A", "B"]
-    assert list(read_mosaic(tmp_path / "peaks.bed")["atac"].var_names) == ["chr1:1-5", "chr2:3-9"]
+    assert list(read_mudata(tmp_path / "peaks.bed")["atac"].var_names) == ["chr1:1-5", "chr2:3-9"]
 
 
 def test_10x_h5_of_version_2(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_10x_h5_of_version_2(tmp_path: Path) -> None:
         group["barcodes"] = np.array(BARCODES, "S")
         group["genes"] = np.array(IDS, "S")
         group["gene_names"] = np.array(list("ABCDE"), "S")
-    got = read_mosaic(tmp_path / "old.h5")
+    got = read_mudata(tmp_path / "old.h5")
     assert list(got.mod) == ["rna"]
     np.testing.assert_array_equal(dense(got["rna"]), X)
 
@@ -233,15 +233,15 @@ def test_duplicated_features_are_an_error_or_numbered(tmp_path: Path) -> None:
 
 
 def test_one_modality_is_named(tmp_path: Path) -> None:
-    assert list(to_mosaic(small()).mod) == ["rna"]
-    assert list(to_mosaic(small(), modality="adt").mod) == ["adt"]
+    assert list(to_mudata(small()).mod) == ["rna"]
+    assert list(to_mudata(small(), modality="adt").mod) == ["adt"]
     with_types = small()
     with_types.var["feature_types"] = ["Antibody Capture"] * 5
-    assert list(to_mosaic(with_types).mod) == ["adt"]
+    assert list(to_mudata(with_types).mod) == ["adt"]
     with_types.var["feature_types"] = ["Peaks", None, "CRISPR Guide Capture", "Peaks", "Peaks"]
-    assert list(to_mosaic(with_types).mod) == ["atac", "rna", "crispr_guide_capture"]
-    assert list(to_mosaic(small()).obs) == ["donor"]
-    assert to_mosaic(mdata := small_mudata()) is mdata
+    assert list(to_mudata(with_types).mod) == ["atac", "rna", "crispr_guide_capture"]
+    assert list(to_mudata(small()).obs) == ["donor"]
+    assert to_mudata(mdata := small_mudata()) is mdata
 
 
 def test_names_of_datasets() -> None:
@@ -335,7 +335,7 @@ def test_proteins_beside_the_genes_are_a_modality(form: str) -> None:
     adata = with_proteins(forms[form])
     adata.uns["protein_names"] = ["CD3", "CD4"]
     with pytest.warns(MosaicWarning, match=r"its 2 proteins .* 'adt'.* 1 cells with only zeros"):
-        mdata = to_mosaic(adata)
+        mdata = to_mudata(adata)
     assert list(mdata.mod) == ["rna", "adt"]
     assert list(mdata.obs_names) == BARCODES
     assert list(mdata.obs["donor"]) == ["a", "a", "b"]
@@ -347,11 +347,11 @@ def test_proteins_beside_the_genes_are_a_modality(form: str) -> None:
 def test_proteins_with_missing_entries_stay_dense() -> None:
     adata = with_proteins(np.array([[3, np.nan], [0, 0], [np.nan, np.nan]]))
     with pytest.warns(MosaicWarning, match="adt"):
-        adt = to_mosaic(adata)["adt"]
+        adt = to_mudata(adata)["adt"]
     np.testing.assert_array_equal(adt.X, np.array([[3, np.nan], [np.nan, np.nan]], np.float32))
     assert list(adt.var_names) == ["0", "1"]
 
 
 def test_a_table_of_nothing_is_no_modality() -> None:
-    assert list(to_mosaic(with_proteins(np.zeros((3, 2)))).mod) == ["rna"]
-    assert list(to_mosaic(with_proteins(np.ones((3, 2))), modality="adt").mod) == ["adt"]
+    assert list(to_mudata(with_proteins(np.zeros((3, 2)))).mod) == ["rna"]
+    assert list(to_mudata(with_proteins(np.ones((3, 2))), modality="adt").mod) == ["adt"]

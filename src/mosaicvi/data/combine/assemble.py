@@ -43,7 +43,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features:
+class JoinedFeatures:
     """The features of one modality.
 
     Attributes
@@ -99,17 +99,17 @@ def assemble(datasets: Sequence[Parts], plan: Plan, bar: Progress) -> MuData:
     return mdata
 
 
-def _place_features(datasets: Sequence[Parts], modality: str, plan: Plan) -> Features:
+def _place_features(datasets: Sequence[Parts], modality: str, plan: Plan) -> JoinedFeatures:
     owners = {p.name: p.modalities[modality].var for p in datasets if modality in p.modalities}
     matching = match_features(owners, modality=modality, rules=plan.rules.get(modality, ()))
-    _warn_of_strangers(modality, matching.names)
+    _warn_of_datasets_without_common_names(modality, matching.names)
     union = dict.fromkeys(name for names in matching.names.values() for name in names)
     if plan.join == "inner":
         common = set.intersection(*(set(names) for names in matching.names.values()))
         union = dict.fromkeys(name for name in union if name in common)
     index = pd.Index(list(union), dtype=object)
     var = {name: table.set_axis(pd.Index(matching.names[name])) for name, table in owners.items()}
-    return Features(
+    return JoinedFeatures(
         index=index,
         places={name: index.get_indexer(pd.Index(names)) for name, names in matching.names.items()},
         var=join_columns(var, index),
@@ -117,12 +117,12 @@ def _place_features(datasets: Sequence[Parts], modality: str, plan: Plan) -> Fea
     )
 
 
-def _warn_of_strangers(modality: str, names: Mapping[str, Sequence[str]]) -> None:
+def _warn_of_datasets_without_common_names(modality: str, names: Mapping[str, Sequence[str]]) -> None:
     """Warn of datasets whose features have no name in common with any other dataset."""
     owners = Counter(name for own in names.values() for name in set(own))
-    strangers = {d: own for d, own in names.items() if all(owners[name] == 1 for name in own)}
-    if len(names) > 1 and strangers:
-        examples = "; ".join(f"{dataset} ({listed(own, most=3)})" for dataset, own in strangers.items())
+    alone = {d: own for d, own in names.items() if all(owners[name] == 1 for name in own)}
+    if len(names) > 1 and alone:
+        examples = "; ".join(f"{dataset} ({listed(own, most=3)})" for dataset, own in alone.items())
         warnings.warn(
             f"{modality}: the features of these datasets have no name in common with another dataset: "
             f"{examples}; if they are only written differently, use match",
@@ -167,7 +167,7 @@ def _panel_names(datasets: Sequence[Parts]) -> dict[str, dict[str, str]]:
 
 
 def _measured(
-    owners: Sequence[Parts], modality: str, features: Features, panels: Mapping[str, Mapping[str, str]]
+    owners: Sequence[Parts], modality: str, features: JoinedFeatures, panels: Mapping[str, Mapping[str, str]]
 ) -> pd.DataFrame:
     """Which panel measured which feature: features × all panels of the mosaic."""
     columns = [name for every in panels.values() for name in every.values()]

@@ -177,7 +177,7 @@ def _of(choice: Choice | Mapping[str, Choice] | None, dataset: str) -> Choice | 
 
 
 def _of_dataset(layers: Mapping[str, str], dataset: str | None, datasets: Iterable[str]) -> dict[str, str]:
-    """Modality → layer as said of one dataset, ``"<dataset>:<modality>"``; as said of all for None."""
+    """Modality → layer of one dataset, ``"<dataset>:<modality>"``; of all datasets for None."""
     found = {}
     for key, layer in layers.items():
         name = next((n for n in datasets if key.startswith(f"{n}:")), None)

@@ -89,7 +89,7 @@ def match_features(
 
 
 def _left_alone(modality: str, original: Names, names: Names) -> list[tuple[str, ...]]:
-    """Features of one dataset only; there are none to speak of with one dataset."""
+    """Features that only one of several datasets has."""
     if len(names) < 2:
         return []
     owners = Counter(name for every in names.values() for name in set(every))

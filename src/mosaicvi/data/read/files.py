@@ -18,7 +18,7 @@ from mudata import MuData
 
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import tenx
-from mosaicvi.data.read.modalities import mudata_as_it_is, to_mosaic
+from mosaicvi.data.read.modalities import mudata_as_it_is, to_mudata
 from mosaicvi.data.read.table import Orientation, read_table
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
@@ -88,14 +88,14 @@ def read(
     return _with_checked_names(path, data, duplicates)
 
 
-def read_mosaic(
+def read_mudata(
     path: str | os.PathLike[str],
     *,
     modality: str | None = None,
     orientation: Orientation | None = None,
     duplicates: Duplicates = "error",
 ) -> MuData:
-    """Read any file or folder as a MuData; see :func:`read` and :func:`to_mosaic`.
+    """Read any file or folder as a MuData; see :func:`read` and :func:`to_mudata`.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def read_mosaic(
     -------
     The MuData, its ``obs`` as stored.
     """
-    return to_mosaic(read(path, orientation=orientation, duplicates=duplicates), modality=modality)
+    return to_mudata(read(path, orientation=orientation, duplicates=duplicates), modality=modality)
 
 
 def dataset_names(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
@@ -182,7 +182,7 @@ def _read_hdf5(path: Path) -> AnnData | MuData:
 
 
 def _read_h5mu(path: Path) -> MuData:
-    """Read a MuData, which leaves out cells of no modality without a word; we do not."""
+    """Read a MuData; cells without any modality, which mudata drops silently, are an error."""
     data: MuData = mudata.read_h5mu(path)
     with h5py.File(path, "r") as file:
         names = file["obs"][file["obs"].attrs["_index"]].asstr()[:]

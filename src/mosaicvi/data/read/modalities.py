@@ -30,7 +30,7 @@ def mudata_as_it_is() -> Iterator[None]:
         yield
 
 
-def to_mosaic(data: AnnData | MuData, *, modality: str | None = None) -> MuData:
+def to_mudata(data: AnnData | MuData, *, modality: str | None = None) -> MuData:
     """An AnnData as a MuData; a MuData as it is.
 
     Parameters
@@ -67,7 +67,7 @@ def names_modalities(data: AnnData) -> bool:
 
 
 def split_types(data: AnnData, *, modality: str | None = None) -> dict[str, AnnData]:
-    """The modalities of an AnnData, see `to_mosaic`."""
+    """The modalities of an AnnData, see `to_mudata`."""
     parts = _by_type(data, modality)
     proteins = _proteins(data) if "adt" not in parts else None
     return parts if proteins is None else parts | {"adt": proteins}

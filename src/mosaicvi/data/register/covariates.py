@@ -124,7 +124,7 @@ def complete_column(data: MuData | AnnData, key: str, argument: str) -> pd.Serie
 
 
 def obs_column(data: MuData | AnnData, key: str) -> pd.Series[Any] | None:
-    """A column of obs by cell, with NaN where nobody says; None if there is no such column.
+    """A column of obs by cell, with NaN where it has no value; None if there is no such column.
 
     In a MuData it may be a column of the whole, of its modalities, or of both: what the whole does
     not say, they may. A modality's column is matched by ``obs_names``.

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from mosaicvi.data.mosaic import Features
+from mosaicvi.data.mosaic import ModalityFeatures
 from mosaicvi.errors import InputError, quoted
 
 _PEAK = re.compile(r"^(?P<chrom>[^:_-]+(?:[_.][^:-]+)?)[:_-]\d+[_-]\d+$")
@@ -24,7 +24,7 @@ def chromosomes(names: pd.Index[str]) -> list[str] | None:
     return [f["chrom"] if f else "other" for f in found]
 
 
-def read_blocks(name: str, a: AnnData, key: str | None) -> Features:
+def read_blocks(name: str, a: AnnData, key: str | None) -> ModalityFeatures:
     """One block per value of the user's `key`, a column of var, else per chromosome, else one for all.
 
     Blocks follow one another as they first appear, so that features already sorted by block stay
@@ -48,7 +48,7 @@ def read_blocks(name: str, a: AnnData, key: str | None) -> Features:
         label = list(a.var[key].astype(str))
     code, blocks = pd.factorize(np.array(label, dtype=object))
     order = np.argsort(code, kind="stable").astype(np.int64)
-    return Features(
+    return ModalityFeatures(
         names=tuple(str(v) for v in a.var_names[order]),
         order=order,
         blocks=tuple(str(b) for b in blocks),
@@ -56,7 +56,7 @@ def read_blocks(name: str, a: AnnData, key: str | None) -> Features:
     )
 
 
-def find_features(name: str, names: pd.Index[str], features: Features) -> NDArray[np.int64]:
+def find_features(name: str, names: pd.Index[str], features: ModalityFeatures) -> NDArray[np.int64]:
     """Where the model's features are among `names`, (D_m,).
 
     Raises

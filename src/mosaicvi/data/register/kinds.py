@@ -21,7 +21,7 @@ USUALLY_COUNTS = frozenset({"rna", "gex", "adt", "atac"})
 def choose_likelihood(
     name: str, a: AnnData, x: Matrix, whole: bool, peaks: bool, setup: Setup
 ) -> Distribution:
-    """What the user said, else by the values: NB for counts, Poisson for counts of peaks, Bernoulli for peaks
+    """The user's choice, else by the values: NB for counts, Poisson for counts of peaks, Bernoulli for peaks
     that are 0 or 1, Gaussian for dense fractions.
 
     Parameters
@@ -35,7 +35,7 @@ def choose_likelihood(
     peaks
         Whether its features are named by chromosome.
     setup
-        What the user said.
+        The user's choices.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def no_count(values: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def guessed_gaussian(name: str, a: AnnData, x: Matrix) -> list[str]:
-    """What to say of negative values where one would expect counts, which may be z-scores."""
+    """A note on negative values where counts are expected: they may be z-scores."""
     layers = [k for k, v in a.layers.items() if isinstance(v, np.ndarray | sp.csr_matrix) and is_whole(v)]
     if not any_value(x, lambda v: v < 0) or not (layers or name.lower() in USUALLY_COUNTS):
         return []
@@ -95,7 +95,7 @@ def looks_normalised(name: str, a: AnnData) -> str:
 
 
 def choose_transform(name: str, likelihood: Distribution, whole: bool, setup: Setup) -> Transform:
-    """What the user said, else what suits the likelihood; `InputError` if it is unknown."""
+    """The user's choice, else what suits the likelihood; `InputError` if it is unknown."""
     said = setup.transforms.get(name)
     if said is not None:
         if said not in TRANSFORMS:

@@ -16,7 +16,7 @@ from mosaicvi.errors import InputError, quoted
 
 
 def panel_column(data: MuData | AnnData, said: str | None, batch_key: str | None) -> str | None:
-    """Name of the obs column with each cell's panel: as said, else as `combine` noted, else the batch."""
+    """Name of the obs column of panels: the user's choice, else what `combine` noted, else the batch."""
     if said is not None:
         return said
     note = data.uns.get("mosaicvi", {})

@@ -1,4 +1,4 @@
-"""New data that measured other features than a model knows, made to fit the model.
+"""Align new data, which measured other features, to the features of a model.
 
 Legend: n cells, D_m features of the model.
 """
@@ -21,10 +21,10 @@ from mosaicvi.data.register.panels import measured_table
 from mosaicvi.data.register.register import modalities_of
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
-FEW = 0.2  # of a modality's features, below which to say so
+FEW = 0.2  # share of a modality's features below which a warning is given
 
 
-def as_the_model_knows(data: MuData | AnnData, registry: Registry) -> MuData | AnnData:
+def align_to_model(data: MuData | AnnData, registry: Registry) -> MuData | AnnData:
     """A copy with the model's features: those that `data` lack are marked as not measured, others left out.
 
     Raises

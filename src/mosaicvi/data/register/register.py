@@ -13,7 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.mosaic import Features, ModalityData, Mosaic, Registry, Setup
+from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
 from mosaicvi.data.read.modalities import PROTEINS, feature_types, names_modalities, split_types
 from mosaicvi.data.register.covariates import Covariates, condition_groups, obs_column, read_covariates
 from mosaicvi.data.register.features import chromosomes, find_features, read_blocks
@@ -57,7 +57,7 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     wanted = tuple(registry.features) if registry else setup.modalities or tuple(mods)
     cells = pd.Index(data.obs_names)
     problems = [] if registry else _unknown(mods, wanted, setup)
-    problems += _twice("obs_names", cells, "make them unique, for example with obs_names_make_unique()")
+    problems += _duplicates("obs_names", cells, "make them unique, for example with obs_names_make_unique()")
     if problems:
         raise InputError(problems)
     if not any(name in mods for name in wanted):
@@ -67,7 +67,7 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     # where the batches are missing, that panels cannot be told by them would only confuse
     no_batch = panel_key is not None and panel_key == setup.batch_key and obs_column(data, panel_key) is None
     read: list[ModalityData] = []
-    notes = _unread(data) if registry is None else []
+    notes = _unread_proteins(data) if registry is None else []
     for name in wanted:
         if name not in mods:
             assert registry is not None
@@ -86,7 +86,7 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     except InputError as error:
         problems += error.problems
     if len(read) == len(wanted):
-        problems += _orphans(cells, read)
+        problems += _cells_without_modality(cells, read)
     if problems or covariates is None:
         raise InputError(problems)
     for note in notes:
@@ -107,13 +107,13 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
 # --- the whole ----------------------------------------------------------------------------------
 
 
-def _unread(data: MuData | AnnData) -> list[str]:
-    """What to say of proteins that are beside the features of an AnnData."""
+def _unread_proteins(data: MuData | AnnData) -> list[str]:
+    """A note on proteins in ``obsm`` of an AnnData, which are not read."""
     if not isinstance(data, AnnData) or PROTEINS not in data.obsm:
         return []
     return [
         f"obsm[{PROTEINS!r}] is not read; to have its proteins as a modality, "
-        "mdata = mosaicvi.to_mosaic(adata); MosaicVI.setup_mudata(mdata, ...)."
+        "mdata = mosaicvi.to_mudata(adata); MosaicVI.setup_mudata(mdata, ...)."
     ]
 
 
@@ -125,7 +125,7 @@ def modalities_of(data: MuData | AnnData, setup: Setup, registry: Registry | Non
             if len(types) > 1:
                 raise InputError(
                     f"var['feature_types'] tells {quoted(types)} apart; setup_anndata takes one modality: "
-                    "mdata = mosaicvi.to_mosaic(adata); MosaicVI.setup_mudata(mdata, ...)."
+                    "mdata = mosaicvi.to_mudata(adata); MosaicVI.setup_mudata(mdata, ...)."
                 )
             return {setup.modalities[0] if setup.modalities else "rna": data}
         parts = split_types(data) if names_modalities(data) else {}
@@ -156,12 +156,12 @@ def _unknown(mods: Mapping[str, AnnData], wanted: Iterable[str], setup: Setup) -
     return problems
 
 
-def _twice(what: str, names: pd.Index[str], remedy: str) -> list[str]:
+def _duplicates(what: str, names: pd.Index[str], remedy: str) -> list[str]:
     twice = names[names.duplicated()].unique()
     return [f"{what}: {quoted(twice)} occur more than once; {remedy}."] if len(twice) else []
 
 
-def _orphans(cells: pd.Index[str], mods: Sequence[ModalityData]) -> list[str]:
+def _cells_without_modality(cells: pd.Index[str], mods: Sequence[ModalityData]) -> list[str]:
     has = np.any([m.row_of_cell >= 0 for m in mods], axis=0)
     if has.all():
         return []
@@ -208,7 +208,7 @@ def _read(
     panel_key: str | None,
     registry: Registry | None,
 ) -> tuple[ModalityData, list[str]]:
-    """A modality, and what the user should know about it."""
+    """A modality, and notes for the user about it."""
     _check_names(name, a, cells)
     peaks = False
     if registry is None:
@@ -264,8 +264,10 @@ def _check_names(name: str, a: AnnData, cells: pd.Index[str]) -> None:
         )
     if a.n_vars == 0:
         raise InputError(f"Modality {name!r} has no features; leave it out.")
-    problems = _twice(f"{name}: var_names", a.var_names, "make them unique with var_names_make_unique()")
-    problems += _twice(f"{name}: obs_names", a.obs_names, "make them unique with obs_names_make_unique()")
+    problems = _duplicates(f"{name}: var_names", a.var_names, "make them unique with var_names_make_unique()")
+    problems += _duplicates(
+        f"{name}: obs_names", a.obs_names, "make them unique with obs_names_make_unique()"
+    )
     if not problems and not a.obs_names.isin(cells).all():
         strange = a.obs_names[~a.obs_names.isin(cells)]
         problems.append(
@@ -317,7 +319,7 @@ def _without(m: ModalityData, empty: NDArray[np.bool_]) -> ModalityData:
 
 def _absent(name: str, n_cells: int, registry: Registry) -> ModalityData:
     """A modality that no cell of the data has."""
-    features: Features = registry.features[name]
+    features: ModalityFeatures = registry.features[name]
     shape = (0, len(features.names))
     dense = registry.likelihoods[name] == "Gaussian"
     return ModalityData(
