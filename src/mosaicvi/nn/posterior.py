@@ -42,7 +42,7 @@ def draw_and_compare(
 
 
 def diagonal_kl(mean_1: Tensor, log_var_1: Tensor, mean_0: Tensor, log_var_0: Tensor) -> Tensor:
-    """KL(N_1 || N_0) of diagonal Gaussians, summed over latent, mean over cells, clipped as in the spec.
+    """KL(N_1 || N_0) of diagonal Gaussians, summed over latent, mean over cells, clipped (docs/model.md).
 
     Parameters
     ----------

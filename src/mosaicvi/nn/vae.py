@@ -1,4 +1,4 @@
-"""MosaicVAE: F(in, out) of a minibatch and the terms of the loss (spec, "Loss of a mini-batch").
+"""MosaicVAE: F(in, out) of a minibatch and the terms of the loss (docs/model.md, "What is minimised").
 
 Legend: P passes (observed, masked, and reverse when `beta_reverse` > 0), B cells, M modalities,
 n_m cells with modality m, D_m its features, K latent.
