@@ -11,6 +11,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,7 @@ from mosaicvi import MosaicVI
 SOURCE = Path(mosaicvi.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 STATIONS = ("config", "data", "inspect", "nn", "store", "fit", "infer", "view", "report")
+ROOMS_OF_DATA = ("read", "combine", "register", "minibatch", "loader")
 MUTABLE = {"FitState", "Part", "Parts", "Tile"}
 
 
@@ -161,7 +163,11 @@ def imports(path: Path) -> Iterator[str]:
         if id(node) in for_types:
             continue
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mosaicvi"):
-            yield str(node.module)
+            # a package is named only where it is not one of its files that is imported
+            folder = SOURCE.parent.joinpath(*str(node.module).split("."))
+            for alias in node.names:
+                is_file = (folder / f"{alias.name}.py").exists() or (folder / alias.name).is_dir()
+                yield f"{node.module}.{alias.name}" if is_file else str(node.module)
         elif isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.startswith("mosaicvi"))
 
@@ -173,6 +179,21 @@ def test_a_station_imports_only_from_those_before_it(station: str) -> None:
         for name in imports(path):
             part = name.split(".")[1] if "." in name else ""
             assert part not in (*later, "model", "demo", "cli"), f"{path.name} of {station} imports {name}"
+
+
+@pytest.mark.parametrize("room", ROOMS_OF_DATA)
+def test_a_room_of_data_imports_only_from_those_before_it(room: str) -> None:
+    later = tuple(f"mosaicvi.data.{r}" for r in ROOMS_OF_DATA[ROOMS_OF_DATA.index(room) + 1 :])
+    here = SOURCE / "data" / room
+    for path in sorted(here.rglob("*.py")) or [here.with_suffix(".py")]:
+        found = [name for name in imports(path) if later and name.startswith(later)]
+        assert not found, f"{path.name} of data.{room} imports {found}"
+
+
+def test_no_two_files_import_each_other() -> None:
+    files = {".".join(p.relative_to(SOURCE.parent).with_suffix("").parts): p for p in FILES}
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    TopologicalSorter({name: files.keys() & set(imports(path)) for name, path in files.items()}).prepare()
 
 
 # --- nothing unsafe, nothing global -------------------------------------------------------------

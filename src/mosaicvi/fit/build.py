@@ -62,7 +62,7 @@ def build_network(mosaic: Mosaic, config: NetworkConfig, *, seed: int, guess: bo
 def bounds(mosaic: Mosaic, config: NetworkConfig) -> list[Bounds]:
     """`mean_vals`, `min_vals` and `max_vals` of each modality, (D_m,) each, in block order.
 
-    What the user gave wins; else they come from measured values only (docs/model.md, "Likelihoods"), as the
+    What the user gave wins; else they come from measured values only (docs/parameters.md, "min_vals"), as the
     likelihood sees them: transformed, or raw where it is library-aware.
 
     Raises
