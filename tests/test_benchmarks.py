@@ -225,7 +225,7 @@ def test_state_counts_shared_memory_once() -> None:
 
 
 def test_rows_of_the_quality_table_add_up() -> None:
-    rows = quality._variants("seed,layer,nomask,default:dim_latent=8:gamma=0.1")
+    rows = quality._variants("published,layer,nomask,default:dim_latent=8:gamma=0.1")
     assert rows["published"] == {"preset": "published", "beta_modal": "hand"}
     assert rows["layer"]["norm"] == "layer"
     assert rows["layer"]["library_aware"] == "aware"

@@ -334,7 +334,7 @@ def test_newer_and_older_models(saved: Path, tmp_path: Path) -> None:
     (folder / "weights.safetensors").write_bytes((saved / "weights.safetensors").read_bytes())
     with pytest.raises(ModelFileError, match="newer mosaicvi"):
         load_bundle(folder, kind="model")
-    sample = ROOT / "tests" / "fit" / "data" / "model_v1"
+    sample = ROOT / "tests" / "store" / "data" / "model_v1"
     assert load_bundle(sample, kind="model").tensors
 
 

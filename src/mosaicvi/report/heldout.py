@@ -36,7 +36,7 @@ MOST_FEATURES = 1_000
 FEWEST_PAIRED = 40
 FEWEST_POSITIVE = 10
 SHARE_HIDDEN = 0.2
-K = 20
+N_NEIGHBOURS = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -267,13 +267,13 @@ def _of_neighbours(
     """Averages over the nearest of the remaining cells; None where the source is not made of counts."""
     near, far = source.row_of_cell[rest], source.row_of_cell[asked]
     common = np.flatnonzero(source.panels[np.unique(source.panel_of_row[np.r_[near, far]])].all(0))
-    if not source.whole or len(common) < 2 or len(rest) < K:
+    if not source.whole or len(common) < 2 or len(rest) < N_NEIGHBOURS:
         return None
     query = source.x[far] if query is None else query
     target = np.where(np.isnan(training), 0, training)
     known = (~np.isnan(training)).astype(np.float64)
     both = knn_baseline(
-        source.x[near][:, common], np.hstack([target, known]), query[:, common], k=K, seed=seed
+        source.x[near][:, common], np.hstack([target, known]), query[:, common], k=N_NEIGHBOURS, seed=seed
     )
     total, weight = np.hsplit(both, 2)
     mean = mean_baseline(training, len(asked))

@@ -26,7 +26,7 @@ from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.session import default_epochs
 from mosaicvi.report import findings, payload
 from mosaicvi.report.charts import accuracy_view, training_charts
-from mosaicvi.report.heldout import Accuracy, K, hide_entries, hide_modality
+from mosaicvi.report.heldout import N_NEIGHBOURS, Accuracy, hide_entries, hide_modality
 from mosaicvi.report.integration import Metric, Mixing, integration, mixing_of, pairing, sample
 from mosaicvi.report.svg import bar, mosaic_chart
 from mosaicvi.store.files import atomic_path, check_output
@@ -119,7 +119,7 @@ def write_report(
         "js": _asset("scatter.js"),
         "sections": SECTIONS,
         "labelled": label_key is not None,
-        "k": K,
+        "k": N_NEIGHBOURS,
     }
     page = jinja.get_template("report.html.j2").render(context)
     with atomic_path(output, overwrite=overwrite) as temporary:
