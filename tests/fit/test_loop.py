@@ -22,6 +22,7 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import MinibatchLoader, shuffled, split
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
+from mosaicvi.engine.threads import n_workers
 from mosaicvi.errors import MosaicWarning, NonFiniteLossError
 from mosaicvi.fit import loop
 from mosaicvi.fit.build import build_network
@@ -39,7 +40,6 @@ from mosaicvi.fit.loop import (
 )
 from mosaicvi.fit.state import flatten, unflatten
 from mosaicvi.nn.masks import MaskSampler
-from mosaicvi.workers import n_workers
 
 NAMES = ("rna", "adt", "atac")
 
@@ -448,7 +448,7 @@ def test_a_config_is_frozen_and_keyword_only() -> None:
 def test_terms_that_are_looked_at_later_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once, later = fresh(), fresh()
     fit(at_once, LOADER, quick())
-    monkeypatch.setattr(loop, "_at_hand", lambda value: False)
+    monkeypatch.setattr(loop, "would_wait", lambda value: True)
     monkeypatch.setattr(loop, "LOOK_EVERY", 3)
     seen: list[list[float]] = []
     fit(later, LOADER, quick(), listen=lambda r: seen.append(r.log_prob) if r.row is None else None)
@@ -458,7 +458,7 @@ def test_terms_that_are_looked_at_later_are_the_same(monkeypatch: pytest.MonkeyP
 
 
 def test_a_non_finite_step_on_a_device_changes_nothing_and_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_at_hand", lambda value: False)
+    monkeypatch.setattr(loop, "would_wait", lambda value: True)
     state = fresh(beta_modal=1.0)
     m = 1
     with torch.no_grad():

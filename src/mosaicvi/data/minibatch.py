@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi import device
-from mosaicvi.compiled import Floats, Ints
 from mosaicvi.data import runs
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.transforms import Transform, apply
-from mosaicvi.workers import Share, in_shares, share_of
+from mosaicvi.engine.jit import Floats, Ints
+from mosaicvi.engine.threads import Share, in_shares, share_of
 
 MAX_DISTINCT = 1024  # rows of covariates kept as a table
 WORTH_SHARING = 1 << 16  # non-zeros, which one core gathers in the time of a hand-off
@@ -191,7 +191,7 @@ class _Store:
         cells, row = torch.from_numpy(has).to(self.device), torch.from_numpy(host_row).to(self.device)
         sparse: SparseRows | None = None
         fill: Share | None = None
-        if self.dense is None and device.is_apart(row):
+        if self.dense is None and device.would_wait(row):
             sparse = self._runs(row, int(self.row_length[host_row].sum()))
         elif self.dense is None:
             sparse, fill = self._to_fill(host_row)
@@ -244,7 +244,7 @@ def _sparse_rows(cell: Ints, col: Ints, value: Floats, indptr: Ints) -> SparseRo
 
 def _narrowed(sparse: SparseRows, n: int, place: Tensor) -> tuple[SparseRows, Tensor]:
     """The non-zeros in columns whose new place is not -1, and the sum of each of the n cells."""
-    if not device.is_apart(sparse.col):
+    if not device.would_wait(sparse.col):
         cell, col, value = sparse.cell.numpy(), sparse.col.numpy(), sparse.value.numpy()
         cell, col, value, ends, sums = runs.narrowed(
             cell, col, value, sparse.indptr.numpy(), n, place.numpy()

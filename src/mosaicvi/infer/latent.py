@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mosaicvi.data.minibatch import Minibatch, MinibatchLoader, transformed
-from mosaicvi.nn.encoder import Encoded
+from mosaicvi.data.minibatch import Minibatch, MinibatchLoader
+from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.masks import View, blind_view, observed_view
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -21,7 +21,7 @@ def encoded(
     *,
     modalities: Collection[str] | None,
     batch_size: int,
-) -> Iterator[tuple[slice, Minibatch, Encoded]]:
+) -> Iterator[tuple[slice, Minibatch, Posterior]]:
     """Minibatches of cells with their posterior; a cell's is a function of that cell alone.
 
     Parameters
@@ -46,7 +46,7 @@ def encoded(
             for name, rows in zip(names, minibatch.rows, strict=True)
         ]
         with torch.no_grad():
-            q = net.encode(minibatch, [transformed(r) for r in minibatch.rows], [views])
+            q = net.encode(minibatch, [views])
         yield slice(start, start + minibatch.n_cells), minibatch, q
 
 
