@@ -19,6 +19,10 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from mosaicvi.nn.compiled_encoder import rows_of
+from mosaicvi.nn.first_layer import ALL, SOME, First
+from mosaicvi.nn.targets import Job
+from mosaicvi.nn.task import Task
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -28,10 +32,6 @@ from benchmarks.tasks import registered
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.fit.loop import FitConfig, FitState, Report, fit
 from mosaicvi.nn import compiled_decoder, encoder, hidden_stack, mask_embedding
-from mosaicvi.nn.compiled_encoder import rows_of
-from mosaicvi.nn.first_layer import ALL, SOME, First
-from mosaicvi.nn.targets import Job
-from mosaicvi.nn.task import Task
 
 PHASES = ("slice", "mask", "encode", "decode", "likelihood", "backward", "optimiser")
 COMPILED = ("encode", "decode", "likelihood", "backward")  # with products that torch does not see

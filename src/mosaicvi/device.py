@@ -1,10 +1,10 @@
-"""Where numbers are: at hand, or on a device that works while the host goes on."""
+"""Where tensors are: in the host's memory, or on a device that works while the host goes on."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 
-def is_apart(tensor: Tensor) -> bool:
+def would_wait(tensor: Tensor) -> bool:
     """Whether to look at a number of the tensor, or to ask how many there are, would make the host wait."""
     return tensor.device.type != "cpu"

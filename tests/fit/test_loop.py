@@ -23,6 +23,7 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.data.sampling import shuffled, split
+from mosaicvi.engine.threads import n_workers
 from mosaicvi.errors import MosaicWarning, NonFiniteLossError
 from mosaicvi.fit import loop
 from mosaicvi.fit.build import build_network
@@ -40,7 +41,6 @@ from mosaicvi.fit.loop import (
 from mosaicvi.nn.masks import MaskSampler
 from mosaicvi.store.checkpoint import CheckpointStore
 from mosaicvi.store.state import flatten, unflatten
-from mosaicvi.workers import n_workers
 
 NAMES = ("rna", "adt", "atac")
 
@@ -449,7 +449,7 @@ def test_a_config_is_frozen_and_keyword_only() -> None:
 def test_terms_that_are_read_later_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once, later = fresh(), fresh()
     fit(at_once, LOADER, quick())
-    monkeypatch.setattr(loop, "_on_cpu", lambda value: False)
+    monkeypatch.setattr(loop, "would_wait", lambda value: True)
     monkeypatch.setattr(loop, "READ_EVERY", 3)
     seen: list[list[float]] = []
     fit(later, LOADER, quick(), listen=lambda r: seen.append(r.log_prob) if r.row is None else None)
@@ -459,7 +459,7 @@ def test_terms_that_are_read_later_are_the_same(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_non_finite_step_on_a_device_changes_nothing_and_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_on_cpu", lambda value: False)
+    monkeypatch.setattr(loop, "would_wait", lambda value: True)
     state = fresh(beta_modal=1.0)
     m = 1
     with torch.no_grad():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mosaicvi import device
-from mosaicvi.fit.optimizer import BETAS, CHUNK, Optimizer, gradient_norm
+from mosaicvi.engine.optimizer import CHUNK
+from mosaicvi.fit.optimizer import BETAS, Optimizer, gradient_norm
 
 
 @settings(max_examples=30, deadline=None)
@@ -25,7 +25,7 @@ def test_the_norm_is_that_of_torch(sizes: list[int], seed: int) -> None:
     expected = math.sqrt(sum(float(g.double().square().sum()) for g in grads))
     assert float(gradient_norm(grads)) == pytest.approx(expected, rel=1e-6)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "is_apart", lambda tensor: True)
+        patch.setenv("MOSAICVI_ENGINE", "torch")
         assert float(gradient_norm(grads)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -40,10 +40,10 @@ def parameters(seed: int) -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 5), (2000,), ())]
 
 
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("mode", ["compiled", "torch"])
 @pytest.mark.parametrize("limit", [0.5, 1e6])
-def test_updates_are_those_of_torch(apart: bool, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "is_apart", lambda tensor: apart)
+def test_updates_are_those_of_torch(mode: str, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOSAICVI_ENGINE", mode)
     mine, others, generator = parameters(0), parameters(0), torch.Generator().manual_seed(1)
     own = Optimizer(mine, lr=1.0, weight_decay=0.1)
     reference = torch.optim.AdamW(others, lr=1.0, betas=BETAS, weight_decay=0.1)
@@ -64,9 +64,9 @@ def test_updates_are_those_of_torch(apart: bool, limit: float, monkeypatch: pyte
             torch.testing.assert_close(own.state[p][name], reference.state[q][name], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_a_length_that_is_not_finite_changes_nothing(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "is_apart", lambda tensor: apart)
+@pytest.mark.parametrize("mode", ["compiled", "torch"])
+def test_a_length_that_is_not_finite_changes_nothing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOSAICVI_ENGINE", mode)
     (p,) = some = [nn.Parameter(torch.ones(3))]
     p.grad = torch.tensor([1.0, math.inf, 1.0])
     own = Optimizer(some, lr=0.1, weight_decay=0.1)

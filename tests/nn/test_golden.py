@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, transformed
+from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows
+from mosaicvi.likelihoods.base import Bounds
 from mosaicvi.nn.masks import ModalityMask
 from mosaicvi.nn.vae import Losses, MosaicVAE
 
@@ -89,7 +90,10 @@ def masks_of(config: NetworkConfig, z: dict[str, np.ndarray]) -> tuple[ModalityM
 def network(spec: dict[str, Any], config: NetworkConfig, z: dict[str, np.ndarray]) -> MosaicVAE:
     cuts = np.cumsum(config.dim_input_arr)[:-1]
     vals = [np.split(z[k].astype(np.float32), cuts) for k in ("mean_vals", "min_vals", "max_vals")]
-    bounds = [tuple(torch.from_numpy(v[m]) for v in vals) for m in range(len(config.dim_input_arr))]
+    bounds = [
+        Bounds(**{k: torch.from_numpy(v[m]) for k, v in zip(("centre", "low", "high"), vals, strict=True)})
+        for m in range(len(config.dim_input_arr))
+    ]
     n_cov = z["batches"].shape[1]
     net = MosaicVAE(config, n_cov, bounds, torch.Generator().manual_seed(0))
     w = {k.removeprefix("weights/"): torch.from_numpy(v) for k, v in z.items() if k.startswith("weights/")}
@@ -154,9 +158,7 @@ def test_every_pass_and_every_loss_term(case: str, mode: str) -> None:
     net = network(spec, config, z).train(mode == "train")
     minibatch, masks = minibatch_of(config, z), masks_of(config, z)
     losses: Losses = net(minibatch, masks, gamma=spec.get("gamma", 0.0), noise=None)
-    q = net.encode(
-        minibatch, [transformed(r) for r in minibatch.rows], [p.seen for p in net._passes(minibatch, masks)]
-    )
+    q = net.encode(minibatch, [p.seen for p in net.passes(minibatch, masks)])
     n = minibatch.n_cells
     names = ["obs", "masked", "reverse"][: net.n_passes()]
     for p, name in enumerate(names):
@@ -168,7 +170,7 @@ def test_every_pass_and_every_loss_term(case: str, mode: str) -> None:
             for m in config.uni_block_names
         ]
         close(losses.log_prob[p], np.array(per_modality, np.float32))
-    terms = torch.cat([losses.observed, losses.masked, losses.kl[None], losses.mmd[None]])
+    terms = torch.cat([losses.terms[name].reshape(-1) for name in ("observed", "masked", "kl", "mmd")])
     close(terms, z[f"expected/{mode}.losses"])
     close(losses.total, z[f"expected/{mode}.losses"].sum())
 
@@ -180,11 +182,11 @@ def test_latent_and_imputation(case: str) -> None:
     net = network(spec, config, z).eval()
     minibatch, masks = minibatch_of(config, z), masks_of(config, z)
     with torch.no_grad():
-        observed = net._passes(minibatch, masks)[0].seen
-        q = net.encode(minibatch, [transformed(r) for r in minibatch.rows], [observed])
+        observed = net.passes(minibatch, masks)[0].seen
+        q = net.encode(minibatch, [observed])
         close(q.mean, z["expected/eval.z"])
         parts = [
-            net.imputed_mean(m, q.mean, q.embedding, minibatch.covariates, library=None, blocks=q.blocks)
+            net.imputed_mean(m, q.mean, q, minibatch.covariates, library=None)
             for m in range(len(minibatch.rows))
         ]
     close(torch.cat(parts, 1), z["expected/eval.recon"])

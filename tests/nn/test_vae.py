@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from mosaicvi import device
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.minibatch import Minibatch, transformed
+from mosaicvi.data.minibatch import Minibatch
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.data.sampling import drawn_features
@@ -27,6 +27,15 @@ from mosaicvi.errors import MosaicWarning
 from mosaicvi.fit.build import build_network
 from mosaicvi.nn.masks import MaskSampler, ModalityMask
 from mosaicvi.nn.vae import MosaicVAE
+
+
+@pytest.fixture(params=["torch", "compiled"], autouse=True, scope="module")
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything by the definition and by the compiled engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOSAICVI_ENGINE", request.param if request.param == "torch" else "auto")
+        yield
+
 
 SMALL: dict[str, Any] = {"dimensions": (7, 5), "dim_latent": 3, "dim_block_embed": 2, "dim_block_enc": 4}
 SMALL["dim_block_dec"] = 4
@@ -72,7 +81,7 @@ def compare(
     minibatch = MinibatchLoader(mosaic).take(every if cells is None else cells, features)
     masks = masks or MaskSampler(net.config).draw(minibatch, generator)
     noise = torch.randn(net.n_passes() * minibatch.n_cells, net.config.dim_latent, generator=generator)
-    oracle = DenseVAE(net.config, net.state_dict(), net.beta_modal)
+    oracle = DenseVAE(net.config, net.state_dict(), net.beta_modal.tolist())
     expected = oracle.loss(minibatch, dense_masks(masks, minibatch), noise, gamma=gamma, training=training)
     expected["total"].backward()
     net.train(training).zero_grad()
@@ -80,7 +89,8 @@ def compare(
         losses = net(minibatch, masks, gamma=gamma, noise=noise)
     losses.total.backward()
     for key, value in expected.items():
-        actual = getattr(losses, key).detach().double()
+        of_all = {"total": losses.total.detach(), "log_prob": losses.log_prob} | losses.terms
+        actual = of_all[key].double()
         torch.testing.assert_close(
             actual,
             value.detach(),
@@ -163,7 +173,7 @@ def test_on_a_device_the_engine_is_the_same(likelihood: str, monkeypatch: pytest
     """What is done where a look at a number is a wait, done here."""
     mdata = random_mudata(14, n_cells=40, n_genes=20)
     mosaic = mosaic_of(mdata, likelihoods={"rna": likelihood, "adt": "NB", "atac": "Poisson"})
-    monkeypatch.setattr(device, "is_apart", lambda tensor: True)
+    monkeypatch.setattr(device, "would_wait", lambda tensor: True)
     orders = [np.arange(m.n_features) for m in mosaic.modalities]
     for seed, features in enumerate([None, drawn_features(orders, [0.5, 1.0, 0.5], [3])]):
         for norm, skip in (("layer", False), ("batch", True)):
@@ -189,7 +199,7 @@ def test_half_the_precision_is_near(
     """Products in bfloat16, which has 8 bits: likelihoods and the KL term stay in float32."""
     mosaic = mosaic_of(random_mudata(15, n_cells=40, fractions=fractions), likelihoods={"rna": "ZINB"})
     if apart:
-        monkeypatch.setattr(device, "is_apart", lambda tensor: True)
+        monkeypatch.setattr(device, "would_wait", lambda tensor: True)
     net = network(mosaic, 1, norm=norm, skip_conn=skip_conn, library_aware=False)
     # a norm over 40 cells makes its gradient of small differences
     compare(mosaic, net, seed=1, rtol=1e-2 if norm == "layer" else 3e-2, half=True)
@@ -223,13 +233,12 @@ def test_widths_of_zero_have_no_sub_network() -> None:
 
 
 def test_many_rows_and_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mosaicvi.nn import compiled_decoder, tensors
+    from mosaicvi.engine import decoder
 
     mdata = random_mudata(9, n_cells=150, n_genes=70)
     mosaic = mosaic_of(mdata, likelihoods={"atac": "Poisson"})
     for entries in (1, 64, 500):
-        monkeypatch.setattr(compiled_decoder, "TILE", entries)
-        monkeypatch.setattr(tensors, "TILE_ENTRIES", dict.fromkeys(tensors.TILE_ENTRIES, entries))
+        monkeypatch.setattr(decoder, "TILE", entries)
         for aware in (True, False):
             compare(mosaic, network(mosaic, 4, library_aware=aware), seed=4)
 
@@ -314,8 +323,8 @@ def test_losses_but_the_total_carry_no_gradient() -> None:
     minibatch = MinibatchLoader(mosaic).take(np.arange(24))
     masks = MaskSampler(net.config).draw(minibatch, torch.Generator().manual_seed(0))
     losses = net(minibatch, masks, gamma=0.1, noise=None)
-    for f in dataclasses.fields(losses):
-        assert getattr(losses, f.name).requires_grad == (f.name == "total")
+    assert losses.total.requires_grad
+    assert not any(term.requires_grad for term in [losses.log_prob, *losses.terms.values()])
 
 
 def test_without_gradients_the_loss_is_the_same() -> None:
@@ -338,29 +347,21 @@ def test_encoding_and_imputing_are_those_of_the_dense_network() -> None:
         net = network(mosaic, seed, library_aware=(aware, False, aware)).eval()
         minibatch = MinibatchLoader(mosaic).take(np.arange(24))
         seen = [measured_of(minibatch, m) for m in range(3)]
-        oracle = DenseVAE(net.config, net.state_dict(), net.beta_modal)
+        oracle = DenseVAE(net.config, net.state_dict(), net.beta_modal.tolist())
         expected = oracle.run(minibatch, seen, seen, None, training=False)
         from mosaicvi.nn.masks import observed_view
 
         with torch.no_grad():
             views = [[observed_view(r) for r in minibatch.rows]]
-            q = net.encode(minibatch, [transformed(r) for r in minibatch.rows], views)
+            q = net.encode(minibatch, views)
             torch.testing.assert_close(q.mean.double(), expected.mean.detach(), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(q.log_var.double(), expected.log_var.detach(), rtol=1e-4, atol=1e-5)
             for m, rows in enumerate(minibatch.rows):
                 library = panel = None
                 if net.config.library_aware[m]:
                     library = spread(rows.library[:, None], rows, 24)
-                    panel = seen[m].to(torch.float32)
-                mean = net.imputed_mean(
-                    m,
-                    q.mean,
-                    q.embedding,
-                    minibatch.covariates,
-                    library=library,
-                    panel=panel,
-                    blocks=q.blocks,
-                )
+                    panel = seen[m]
+                mean = net.imputed_mean(m, q.mean, q, minibatch.covariates, library=library, panel=panel)
                 pi = oracle.pi(m)
                 want = expected.likelihood_mean[m] * (1 - pi if pi is not None else 1)
                 at = seen[m]

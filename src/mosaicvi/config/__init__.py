@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from mosaicvi.config.network import (
-    COUNT_DISTRIBUTIONS,
-    DISTRIBUTIONS,
     MANY_FEATURES,
     NetworkConfig,
     check_names,
@@ -13,8 +11,6 @@ from mosaicvi.config.schedule import Schedule
 from mosaicvi.config.sizes import Distribution
 
 __all__ = [
-    "COUNT_DISTRIBUTIONS",
-    "DISTRIBUTIONS",
     "MANY_FEATURES",
     "Distribution",
     "NetworkConfig",

@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mosaicvi import likelihoods
 from mosaicvi.config.schedule import Schedule
 from mosaicvi.config.sizes import Distribution, ModalitySizes, MosaicSizes
 from mosaicvi.errors import InputError
 
-DISTRIBUTIONS: tuple[Distribution, ...] = ("NB", "ZINB", "Poisson", "Bernoulli", "Gaussian")
-COUNT_DISTRIBUTIONS: frozenset[str] = frozenset({"NB", "ZINB", "Poisson"})
 PRESETS = ("default", "published")
 
 
@@ -37,7 +36,7 @@ class NetworkConfig:
     dim_block
         Features per block, in order; sums to the number of all features.
     dist_block
-        Likelihood per block: NB, ZINB, Poisson, Bernoulli or Gaussian.
+        Likelihood per block, by its name in `mosaicvi.likelihoods`.
     dim_block_embed
         Width of the mask's embedding per block.
     dim_block_enc, dim_block_dec
@@ -146,10 +145,7 @@ class NetworkConfig:
         if len(set(self.uni_block_names)) != len(self.uni_block_names):
             raise InputError(f"uni_block_names: a name occurs twice in {self.uni_block_names!r}.")
         for dist in self.dist_block:
-            if dist not in DISTRIBUTIONS:
-                raise InputError(
-                    f"dist_block: unknown distribution {dist!r}; use one of {', '.join(DISTRIBUTIONS)}."
-                )
+            likelihoods.get(dist, argument="dist_block")
         order = [n for i, n in enumerate(self.block_names) if i == 0 or self.block_names[i - 1] != n]
         if tuple(order) != self.uni_block_names:
             raise InputError(
@@ -172,9 +168,10 @@ class NetworkConfig:
         for name, dist, aware in zip(
             self.uni_block_names, self.distributions, self.library_aware, strict=True
         ):
-            if aware and dist not in COUNT_DISTRIBUTIONS:
+            if aware and not likelihoods.get(dist).counts:
+                *others, last = (n for n in likelihoods.names() if likelihoods.get(n).counts)
                 raise InputError(
-                    f"library_aware: {name!r} is {dist}; only NB, ZINB and Poisson have a library."
+                    f"library_aware: {name!r} is {dist}; only {', '.join(others)} and {last} have a library."
                 )
 
     def _check_numbers(self) -> None:
@@ -324,7 +321,7 @@ def _defaults(mods: Sequence[ModalitySizes], preset: str, *, equal: bool) -> dic
         "encode_covariates": published,
         "decode_mask": True,
         "unbiased_mmd": not published,
-        "library_aware": tuple(not published and m.likelihood in COUNT_DISTRIBUTIONS for m in mods),
+        "library_aware": tuple(not published and likelihoods.get(m.likelihood).counts for m in mods),
         "likelihood_share": (1.0,) * len(mods) if published else _likelihood_shares(mods, many=many),
     }
 

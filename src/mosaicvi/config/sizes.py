@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
-Distribution = Literal["NB", "ZINB", "Poisson", "Bernoulli", "Gaussian"]
+Distribution = str  # the name of a likelihood
 
 
 class ModalitySizes(Protocol):

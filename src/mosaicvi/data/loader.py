@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi import device
-from mosaicvi.compiled import Ints
 from mosaicvi.data import runs
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, runs_at, sparse_rows
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.transforms import Transform
-from mosaicvi.workers import Share, in_shares, share_of
+from mosaicvi.engine.jit import Ints
+from mosaicvi.engine.threads import Share, in_shares, share_of
 
 MAX_DISTINCT = 1024  # rows of covariates kept as a table
 
@@ -72,7 +72,7 @@ class _ModalityStore:
         cells, row = torch.from_numpy(has).to(self.device), torch.from_numpy(host_row).to(self.device)
         sparse: SparseRows | None = None
         fill: Share | None = None
-        if self.dense is None and device.is_apart(row):
+        if self.dense is None and device.would_wait(row):
             sparse = self._runs(row, int(self.row_length[host_row].sum()))
         elif self.dense is None:
             sparse, fill = self._to_fill(host_row)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi import device
-from mosaicvi.compiled import Floats, Ints
 from mosaicvi.data import runs
 from mosaicvi.data.transforms import Transform, apply
+from mosaicvi.engine.jit import Floats, Ints
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def sparse_rows(cell: Ints, col: Ints, value: Floats, indptr: Ints) -> SparseRow
 
 def _narrowed(sparse: SparseRows, n: int, place: Tensor) -> tuple[SparseRows, Tensor]:
     """The non-zeros in columns whose new place is not -1, and the sum of each of the n cells."""
-    if not device.is_apart(sparse.col):
+    if not device.would_wait(sparse.col):
         cell, col, value = sparse.cell.numpy(), sparse.col.numpy(), sparse.value.numpy()
         cell, col, value, ends, sums = runs.narrowed(
             cell, col, value, sparse.indptr.numpy(), n, place.numpy()

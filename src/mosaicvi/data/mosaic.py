@@ -15,6 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from mosaicvi import likelihoods
 from mosaicvi.config import Distribution
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError
@@ -215,8 +216,8 @@ class Mosaic:
         """The mosaic as the published implementation reads it: peaks are accessible or not by default."""
         said = self.registry.setup.likelihoods
         mods = tuple(
-            dataclasses.replace(m, likelihood="Bernoulli", transform="binarize", scale=np.ones_like(m.scale))
-            if m.likelihood == "Poisson" and m.name not in said
+            dataclasses.replace(m, likelihood=other, transform="binarize", scale=np.ones_like(m.scale))
+            if (other := likelihoods.get(m.likelihood).published_as) and m.name not in said
             else m
             for m in self.modalities
         )

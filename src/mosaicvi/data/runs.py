@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicvi.compiled import Floats, Ints, any_order
+from mosaicvi.engine.jit import Floats, Ints, any_order
 
 Columns = NDArray[Any]  # int32 or int64, as the user's matrix has them
 

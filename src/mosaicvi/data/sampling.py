@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicvi.compiled import Ints
 from mosaicvi.data import runs
+from mosaicvi.engine.jit import Ints
 
 ALIKE = 64  # features with similar totals, of which equal shares are drawn
 

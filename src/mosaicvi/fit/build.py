@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,16 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from mosaicvi.config import COUNT_DISTRIBUTIONS, NetworkConfig
+from mosaicvi import likelihoods
+from mosaicvi.config import NetworkConfig
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.transforms import apply
 from mosaicvi.errors import InputError
+from mosaicvi.likelihoods import Summary
+from mosaicvi.likelihoods.base import Bounds
 from mosaicvi.nn.vae import MosaicVAE
 
-Bounds = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-NAMES = ("mean_vals", "min_vals", "max_vals")
-EDGE = 1e-7  # Bernoulli bounds stay this far from 0 and 1
+NAMES = {"centre": "mean_vals", "low": "min_vals", "high": "max_vals"}  # as the user knows them
 COLUMNS = 256  # of a dense matrix, looked at together
 
 
@@ -47,20 +49,33 @@ def build_network(mosaic: Mosaic, config: NetworkConfig, *, seed: int, guess: bo
                 f"with a library needs raw counts; name their layer, layers={{{data.name!r}: ...}}, "
                 "or set library_aware=False."
             )
+    pairs = zip(mosaic.modalities, config.library_aware, strict=True)
+    seen = [summary(data, raw=aware) for data, aware in pairs]
     generator = torch.Generator().manual_seed(seed)
-    net = MosaicVAE(config, mosaic.covariates.shape[1], bounds(mosaic, config), generator)
+    net = MosaicVAE(config, mosaic.covariates.shape[1], bounds(mosaic, config, seen), generator)
     if guess:
         with torch.no_grad():
-            for m, data in enumerate(mosaic.modalities):
-                _guess_output(net, m, data)
+            for m, of_modality in enumerate(seen):
+                _begin_at_mean(net, m, of_modality)
     return net
+
+
+def _begin_at_mean(net: MosaicVAE, m: int, seen: Summary) -> None:
+    """Set the output bias so that the first prediction is each feature's mean over those who measured it."""
+    aware = net.config.library_aware[m]
+    first = net.decoder.families[m].first_output(seen, library_aware=aware)
+    if first is None:
+        return
+    for i in net.decoder.of_modality(m):
+        g = net.decoder.groups[i]
+        net.decoder.last[i][-1].copy_(torch.from_numpy(first[g.lo : g.hi].astype(np.float32)))
 
 
 # --- bounds -------------------------------------------------------------------------------------
 
 
-def bounds(mosaic: Mosaic, config: NetworkConfig) -> list[Bounds]:
-    """`mean_vals`, `min_vals` and `max_vals` of each modality, (D_m,) each, in block order.
+def bounds(mosaic: Mosaic, config: NetworkConfig, seen: Sequence[Summary]) -> list[Bounds]:
+    """Centre and bounds of each modality's mean, (D,) each, in block order.
 
     What the user gave wins; else they come from measured values only (docs/parameters.md, "min_vals"), as the
     likelihood sees them: transformed, or raw where it is library-aware.
@@ -72,31 +87,33 @@ def bounds(mosaic: Mosaic, config: NetworkConfig) -> list[Bounds]:
     """
     out: list[Bounds] = []
     at = block = 0
-    for m, (data, aware) in enumerate(zip(mosaic.modalities, config.library_aware, strict=True)):
-        values = []
-        for name, found in zip(NAMES, _bounds_of(data, aware), strict=True):
+    for m, (data, of_modality) in enumerate(zip(mosaic.modalities, seen, strict=True)):
+        family = likelihoods.get(data.likelihood)
+        found = family.bounds(of_modality)
+        values = {}
+        for field, name in NAMES.items():
             given = getattr(config, name)
-            values.append(found if given is None else _given(given, config, data, at, block))
-        centre, low, high = values
-        if data.likelihood == "Bernoulli":
-            low, high = np.clip(low, EDGE, 1 - EDGE), np.clip(high, EDGE, 1 - EDGE)
-        if data.likelihood in COUNT_DISTRIBUTIONS and (low < 0).any():
-            bad = data.features.names[int(np.argmax(low < 0))]
-            raise InputError(f"min_vals: below 0 for {bad!r} of {data.name!r}, which is {data.likelihood}.")
-        if not (low <= high).all():
-            bad = data.features.names[int(np.argmax(low > high))]
-            raise InputError(f"min_vals: larger than max_vals for {bad!r} of {data.name!r}.")
-        centre_t, low_t, high_t = (torch.from_numpy(v.astype(np.float32)) for v in (centre, low, high))
-        out.append((centre_t, low_t, high_t))
+            values[field] = getattr(found, field) if given is None else _given(given, config, data, at, block)
+        chosen = family.possible(Bounds(**values))
+        if family.counts:
+            _refuse("min_vals: below 0 for", data, chosen.low < 0, f", which is {data.likelihood}")
+        _refuse("min_vals: larger than max_vals for", data, ~(chosen.low <= chosen.high))
+        arrays = {field: getattr(chosen, field).astype(np.float32) for field in NAMES}
+        out.append(Bounds(**{field: torch.from_numpy(value) for field, value in arrays.items()}))
         at += config.dim_input_arr[m]
         block += len(data.block_sizes)
     return out
 
 
+def _refuse(what: str, data: ModalityData, bad: NDArray[np.bool_], why: str = "") -> None:
+    if bad.any():
+        raise InputError(f"{what} {data.features.names[int(np.argmax(bad))]!r} of {data.name!r}{why}.")
+
+
 def _given(
     given: tuple[float, ...], config: NetworkConfig, data: ModalityData, at: int, block: int
 ) -> NDArray[np.float64]:
-    """A user's value, one per block, or one per feature in the user's order, as (D_m,)."""
+    """A user's value, one per block, or one per feature in the user's order, as (D,)."""
     values = np.asarray(given, np.float64)
     if len(values) == 1:
         return np.full(data.n_features, values[0])
@@ -105,69 +122,64 @@ def _given(
     return values[at : at + data.n_features][data.features.order]
 
 
-def _bounds_of(data: ModalityData, aware: bool) -> tuple[NDArray[np.float64], ...]:
-    zero, one = np.zeros(data.n_features), np.ones(data.n_features)
-    if data.likelihood == "Bernoulli":
-        return zero, one * 1e-5, one * (1 - 1e-5)
-    if isinstance(data.x, np.ndarray):
-        return _moments(data, data.x)
-    value, col = _seen(data, raw=aware)
-    ends = np.cumsum(data.block_sizes)
-    top = np.zeros(len(ends))
-    np.maximum.at(top, np.searchsorted(ends, col, side="right"), value)
-    return zero, zero, np.repeat(np.maximum(top, 1e-6), data.block_sizes)
+# --- what was measured ----------------------------------------------------------------------------
 
 
-def _moments(data: ModalityData, x: NDArray[np.float32]) -> tuple[NDArray[np.float64], ...]:
-    """Mean of each column, and the reach of its values and of three standard deviations around it."""
+def summary(data: ModalityData, *, raw: bool) -> Summary:
+    """Measured values of each feature, as the encoder sees them or `raw`."""
+    n_measured = _over_measured(data, np.ones(data.n_cells))
+    of_values = _of_dense if isinstance(data.x, np.ndarray) else _of_sparse
+    total, mean, sd, least, most = of_values(data, n_measured, raw=raw)
+    starts = np.cumsum([0, *data.block_sizes[:-1]])
+    return Summary(
+        total=total,
+        n_measured=n_measured,
+        exposure=_over_measured(data, data.library),
+        mean=mean,
+        sd=sd,
+        least=least,
+        most=most,
+        most_of_block=np.repeat(np.maximum.reduceat(most, starts), data.block_sizes),
+    )
+
+
+def _of_dense(data: ModalityData, n_measured: NDArray[np.float64], *, raw: bool) -> NDArray[np.float64]:
+    """Total, mean, standard deviation, least and most of each column, (5, D)."""
     scale = torch.from_numpy(data.scale)[:, None]
-    out = np.empty((3, data.n_features))
+    out = np.empty((5, data.n_features))
     for first in range(0, data.n_features, COLUMNS):
         cols = slice(first, first + COLUMNS)
-        seen = apply(data.transform, torch.from_numpy(x[:, cols]), scale).double().numpy()
+        x = torch.from_numpy(data.x[:, cols])
+        seen = (x if raw else apply(data.transform, x, scale)).double().numpy()
         if data.entry_measured is not None:
             measured = data.entry_measured[:, cols]
         else:
             measured = data.panels[:, cols][data.panel_of_row]
-        mean = seen.mean(0, where=measured)
-        sd = seen.std(0, where=measured)
+        mean, sd = seen.mean(0, where=measured), seen.std(0, where=measured)
         least = seen.min(0, where=measured, initial=np.inf)
-        most = seen.max(0, where=measured, initial=-np.inf)
-        out[:, cols] = mean, np.minimum(least, mean - 3 * sd), np.maximum(most, mean + 3 * sd)
-    return tuple(out)
+        out[:, cols] = mean * n_measured[cols], mean, sd, least, seen.max(0, where=measured, initial=-np.inf)
+    return out
 
 
-def _seen(data: ModalityData, *, raw: bool) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Non-zero values as the likelihood sees them, and the column of each."""
+def _of_sparse(data: ModalityData, n_measured: NDArray[np.float64], *, raw: bool) -> NDArray[np.float64]:
+    """The same of sparse values, of which those that are left out are 0."""
     x: sp.csr_matrix = data.x
-    if raw:
-        return x.data, x.indices
-    scale = torch.from_numpy(np.repeat(data.scale, np.diff(x.indptr)))
-    return apply(data.transform, torch.from_numpy(x.data), scale).numpy(), x.indices
-
-
-# --- a first guess ------------------------------------------------------------------------------
-
-
-def _guess_output(net: MosaicVAE, m: int, data: ModalityData) -> None:
-    """Set the output bias so that the first prediction is each feature's mean over those who measured it."""
-    aware = net.config.library_aware[m]
-    if not (aware or data.likelihood == "Bernoulli"):
-        return
-    value, col = _seen(data, raw=aware)
-    total = np.bincount(col, weights=value, minlength=data.n_features) + 0.5
-    if aware:
-        guess = np.log(total / np.maximum(_over_measured(data, data.library), 1.0))
-    else:
-        p = total / (_over_measured(data, np.ones(data.n_cells)) + 1)
-        guess = np.log(p) - np.log1p(-p)
-    for i in net.decoder.of_modality(m):
-        g = net.decoder.groups[i]
-        net.decoder.last[i][-1].copy_(torch.from_numpy(guess[g.lo : g.hi].astype(np.float32)))
+    value, col = x.data, x.indices
+    if not raw:
+        scale = torch.from_numpy(np.repeat(data.scale, np.diff(x.indptr)))
+        value = apply(data.transform, torch.from_numpy(value), scale).numpy()
+    d, n = data.n_features, np.maximum(n_measured, 1)
+    total = np.bincount(col, weights=value, minlength=d)
+    mean, square = total / n, np.bincount(col, weights=np.square(value), minlength=d) / n
+    has_zeros = np.bincount(col, minlength=d) < n_measured
+    least, most = np.where(has_zeros, 0.0, np.inf), np.where(has_zeros, 0.0, -np.inf)
+    np.minimum.at(least, col, value)
+    np.maximum.at(most, col, value)
+    return np.stack([total, mean, np.sqrt(np.maximum(square - mean * mean, 0)), least, most])
 
 
 def _over_measured(data: ModalityData, weight: NDArray[Any]) -> NDArray[np.float64]:
-    """Sum of a weight over the rows that measured each feature, (D_m,)."""
+    """Sum of a weight over the rows that measured each feature, (D,)."""
     if data.entry_measured is not None:
         parts = range(0, data.n_features, COLUMNS)
         return np.concatenate([weight @ data.entry_measured[:, i : i + COLUMNS] for i in parts])

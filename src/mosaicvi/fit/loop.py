@@ -17,15 +17,18 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.profiler import record_function
 
+from mosaicvi import engine
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.sampling import drawn_features, shuffled, split
+from mosaicvi.device import would_wait
+from mosaicvi.engine.threads import without_threads_of_torch
 from mosaicvi.errors import NonFiniteLossError
 from mosaicvi.fit.optimizer import Optimizer
+from mosaicvi.nn.losses import Losses
 from mosaicvi.nn.masks import MaskSampler
-from mosaicvi.nn.vae import Losses, MosaicVAE
-from mosaicvi.phases import phase
-from mosaicvi.workers import without_threads_of_torch
+from mosaicvi.nn.vae import MosaicVAE
 
 BALANCE_EPOCHS = 3  # over which beta_modal="auto" is found
 WARM_UP_STEPS = 50
@@ -106,7 +109,7 @@ class FitState:
     scale: list[float] = dataclasses.field(default_factory=list)
     steps_done: int = 0
     stopped_by: int | None = None
-    pending: list[tuple[int, Tensor]] = dataclasses.field(default_factory=list)
+    pending: list[tuple[int, dict[str, Tensor]]] = dataclasses.field(default_factory=list)
     log_prob: list[float] = dataclasses.field(default_factory=list)
 
     def history(self) -> pd.DataFrame:
@@ -119,7 +122,7 @@ class FitState:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in NOT_SAVED}
         return plain | {
             "net": dict(self.net.state_dict()),
-            "beta_modal": list(self.net.beta_modal),
+            "beta_modal": self.net.beta_modal.tolist(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
         }
@@ -127,7 +130,7 @@ class FitState:
     def load_dict(self, saved: dict[str, Any]) -> None:
         """Go back to what `to_dict` described."""
         self.net.load_state_dict(saved["net"])
-        self.net.beta_modal = list(saved["beta_modal"])
+        self.net.set_beta_modal(saved["beta_modal"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"])
         for name in (
@@ -202,8 +205,12 @@ def fit(
     NonFiniteLossError
         Before the weights are touched, naming the modality.
     """
-    is_shared = _on_cpu(loader.group) and config.precision == "float32"  # else torch has work of its own
-    with without_threads_of_torch() if is_shared else nullcontext():
+    is_shared = engine.serves(
+        device=loader.device.type,
+        likelihoods=state.net.config.distributions,
+        mixed_precision=config.precision != "float32",
+    )
+    with without_threads_of_torch() if is_shared else nullcontext():  # else torch has work of its own
         return _fit(state, loader, config, listen, interrupted, checkpoint, names)
 
 
@@ -267,9 +274,9 @@ def _step(
 ) -> tuple[Losses, Tensor]:
     """One update; returns the terms of the loss and the gradient's norm."""
     net, optimizer = state.net, state.optimizer
-    with phase("slice"):
+    with record_function("slice"):
         minibatch = loader.take(cells, features_of(net, loader, (config.seed, 2, state.steps_done)))
-    with phase("mask"):
+    with record_function("mask"):
         masks = sampler.draw(minibatch, state.generator)
     noise = torch.randn(
         net.n_passes() * len(cells), net.config.dim_latent, generator=state.generator, device=loader.device
@@ -277,15 +284,15 @@ def _step(
     before = [(b, b.clone()) for b in net.statistics()]
     with torch.autocast(loader.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise)
-    if _on_cpu(losses.total) and not math.isfinite(losses.total.item()):
+    if not would_wait(losses.total) and not math.isfinite(losses.total.item()):
         _restore(before)
         _raise_non_finite(losses, names, cells)
-    with phase("backward"):
+    with record_function("backward"):
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
-    with phase("optimiser"):
+    with record_function("optimiser"):
         norm = optimizer.norm()
-        if not _on_cpu(norm):  # without reading it, put back what the step must not change
+        if would_wait(norm):  # without reading it, put back what the step must not change
             for buffer, value in before:
                 buffer.copy_(torch.where(torch.isfinite(norm), buffer, value))
         elif not math.isfinite(norm.item()):
@@ -293,7 +300,7 @@ def _step(
             raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
         rate = config.lr * _rate(state.steps_done, total_steps)
         optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
-    return dataclasses.replace(losses, total=losses.total.detach()), norm  # without what the way back held
+    return dataclasses.replace(losses, total=losses.total.detach()), norm  # without what backward held
 
 
 def features_of(
@@ -301,11 +308,6 @@ def features_of(
 ) -> list[NDArray[np.int64] | None]:
     """Features of each modality whose likelihood a step computes; a function of the data and the seed."""
     return drawn_features([s.by_total for s in loader.stores], net.config.likelihood_share, seed)
-
-
-def _on_cpu(value: Tensor) -> bool:
-    """Whether the value can be read without waiting for a device."""
-    return value.device.type == "cpu"
 
 
 def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
@@ -323,8 +325,8 @@ def _rate(step: int, total_steps: int) -> float:
 
 def _raise_non_finite(losses: Losses, names: tuple[str, ...], cells: NDArray[np.int64]) -> NoReturn:
     bad = [n for n, v in zip(names, losses.log_prob.T, strict=True) if not bool(torch.isfinite(v).all())]
-    term = "KL" if not bool(torch.isfinite(losses.kl)) else "MMD"
-    what = f"loss of modality {bad[0]!r}" if bad else f"{term} term"
+    terms = [name for name, term in losses.terms.items() if not bool(torch.isfinite(term).all())]
+    what = f"loss of modality {bad[0]!r}" if bad else f"{terms[0].upper()} term"
     raise NonFiniteLossError(
         f"the {what} is not finite", modality=bad[0] if bad else None, cells=cells.tolist()
     )
@@ -332,10 +334,10 @@ def _raise_non_finite(losses: Losses, names: tuple[str, ...], cells: NDArray[np.
 
 def _count(state: FitState, losses: Losses, norm: Tensor, config: FitConfig, n_cells: int) -> None:
     """Note a step's terms, and balance the modalities in the first epochs."""
-    state.pending.append(
-        (n_cells, torch.cat([_terms(losses), norm[None], norm[None] > config.max_grad_norm]))
-    )
-    if _on_cpu(norm) or len(state.pending) >= READ_EVERY or not state.log_prob:
+    terms = losses.by_name(state.net.config.uni_block_names)
+    terms |= {"grad_norm": norm, "clipped": (norm > config.max_grad_norm).to(norm.dtype)}
+    state.pending.append((n_cells, terms))
+    if not would_wait(norm) or len(state.pending) >= READ_EVERY or not state.log_prob:
         add_pending_terms(state)
     if state.net.config.beta_modal == "auto" and state.epoch < BALANCE_EPOCHS:
         size = [abs(v) for v in losses.log_prob[0].tolist()]
@@ -343,7 +345,7 @@ def _count(state: FitState, losses: Losses, norm: Tensor, config: FitConfig, n_c
         old = state.scale or size
         if all(map(math.isfinite, size)):
             state.scale = [keep * a + (1 - keep) * b for a, b in zip(old, size, strict=True)]
-            state.net.beta_modal = balanced(state.scale)
+            state.net.set_beta_modal(balanced(state.scale))
 
 
 def add_pending_terms(state: FitState) -> None:
@@ -357,8 +359,8 @@ def add_pending_terms(state: FitState) -> None:
     if not state.pending:
         return
     names = state.net.config.uni_block_names
-    keys = [*_keys(names), "grad_norm", "clipped"]
-    lines = torch.stack([terms for _, terms in state.pending]).tolist()
+    keys = list(state.pending[0][1])
+    lines = torch.stack([torch.stack(list(terms.values())) for _, terms in state.pending]).tolist()
     cells, state.pending = [n for n, _ in state.pending], []
     for n, line in zip(cells, lines, strict=True):
         if all(map(math.isfinite, line)):
@@ -386,18 +388,6 @@ def balanced(scale: list[float]) -> list[float]:
     return [v / sum(inverse) for v in inverse]
 
 
-def _keys(names: tuple[str, ...]) -> list[str]:
-    """Names of the terms that `_terms` returns."""
-    per_modality = [f"{kind}_{n}" for kind in ("observed", "masked", "log_prob") for n in names]
-    return ["loss", "kl", "mmd", *per_modality]
-
-
-def _terms(losses: Losses) -> Tensor:
-    """The terms of a step, (3 + 3 M,), left on the device."""
-    whole = torch.stack([losses.total.detach(), losses.kl, losses.mmd])
-    return torch.cat([whole, losses.observed, losses.masked, losses.log_prob[0]])
-
-
 def _finish_epoch(
     state: FitState,
     loader: MinibatchLoader,
@@ -410,7 +400,7 @@ def _finish_epoch(
     add_pending_terms(state)
     n = state.sums.pop("cells", 1.0)
     row = {f"train_{k}" if k not in ("clipped", "grad_norm") else k: v / n for k, v in state.sums.items()}
-    row |= {f"beta_{name}": b for name, b in zip(names, state.net.beta_modal, strict=True)}
+    row |= {f"beta_{name}": b for name, b in zip(names, state.net.beta_modal.tolist(), strict=True)}
     row["balanced"] = float(state.net.config.beta_modal == "auto" and state.epoch == BALANCE_EPOCHS - 1)
     row |= {"gamma": gamma, "lr": float(state.optimizer.param_groups[0]["lr"])}
     if len(valid):
@@ -435,22 +425,22 @@ def validate(
 ) -> dict[str, float]:
     """Terms of the loss on held-out cells; masks, features and noise are the same in every epoch."""
     generator = torch.Generator(loader.device).manual_seed(config.seed + 1)
-    sums: Tensor | None = None
+    sums: dict[str, Tensor] = {}
     net.eval()
     with torch.no_grad():
         size = config.batch_size
-        if _on_cpu(loader.group):  # it goes tile by tile: parts may be larger than minibatches
+        if not would_wait(loader.group):  # it goes tile by tile: parts may be larger than minibatches
             size = 5 * config.batch_size // 2
         for k, part in enumerate(np.array_split(cells, max(1, -(-len(cells) // size)))):
             minibatch = loader.take(part, features_of(net, loader, (config.seed, 3, k)))
             masks = sampler.draw(minibatch, generator)
             shape = (net.n_passes() * len(part), net.config.dim_latent)
             noise = torch.randn(shape, generator=generator, device=loader.device)
-            terms = _terms(net(minibatch, masks, gamma=gamma, noise=noise)).double() * len(part) / len(cells)
-            sums = terms if sums is None else sums + terms
+            losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise)
+            for name, value in losses.by_name(names).items():
+                sums[name] = sums.get(name, 0) + value.double() * len(part) / len(cells)
     net.train()
-    assert sums is not None
-    return dict(zip(_keys(names), sums.tolist(), strict=True))
+    return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
 
 
 def _remember_best(state: FitState, row: dict[str, float], config: FitConfig) -> bool:

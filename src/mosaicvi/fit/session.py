@@ -139,7 +139,7 @@ def run(
 
 
 def _weights(net: MosaicVAE) -> dict[str, Any]:
-    return {"net": net.state_dict(), "beta_modal": net.beta_modal}
+    return {"net": net.state_dict(), "beta_modal": net.beta_modal.tolist()}
 
 
 def _for_device(saved: dict[str, Any], config: FitConfig, device: torch.device) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mosaicvi.data.minibatch import Minibatch
 from mosaicvi.data.mosaic import Mosaic, Registry
 from mosaicvi.infer.decode import decoded
 from mosaicvi.infer.latent import encoded
-from mosaicvi.nn.encoder import Encoded
+from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.vae import MosaicVAE
 
 
@@ -47,11 +47,11 @@ class Scale:
 def scale_of(net: MosaicVAE, registry: Registry, m: int, library: float | None) -> Scale:
     """Scale of modality m's imputed values, at a `library` or at the median library seen in training."""
     name = net.config.uni_block_names[m]
-    if net.config.library_aware[m]:
-        return Scale(kind="counts", library=registry.median_library[name] if library is None else library)
-    if net.config.distributions[m] == "Bernoulli":
-        return Scale(kind="probability")
-    return Scale(kind="log1p_cp10k" if registry.transforms[name] == "log1p_cp10k" else "value")
+    aware = net.config.library_aware[m]
+    kind = net.decoder.families[m].scale(library_aware=aware, transform=registry.transforms[name])
+    if not aware:
+        return Scale(kind=kind)
+    return Scale(kind=kind, library=registry.median_library[name] if library is None else library)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ def _averaged(
     net: MosaicVAE,
     wanted: ImputationRequest,
     at: NDArray[np.int64] | None,
-    q: Encoded,
+    q: Posterior,
     covariates: Tensor,
     noise: Tensor | None,
 ) -> Tensor:

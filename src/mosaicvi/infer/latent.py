@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.minibatch import Minibatch, transformed
-from mosaicvi.nn.encoder import Encoded
+from mosaicvi.data.minibatch import Minibatch
+from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.masks import View, blind_view, observed_view
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -22,7 +22,7 @@ def encoded(
     *,
     modalities: Collection[str] | None,
     batch_size: int,
-) -> Iterator[tuple[slice, Minibatch, Encoded]]:
+) -> Iterator[tuple[slice, Minibatch, Posterior]]:
     """Minibatches of cells with their posterior; a cell's is a function of that cell alone.
 
     Parameters
@@ -47,7 +47,7 @@ def encoded(
             for name, rows in zip(names, minibatch.rows, strict=True)
         ]
         with torch.no_grad():
-            q = net.encode(minibatch, [transformed(r) for r in minibatch.rows], [views])
+            q = net.encode(minibatch, [views])
         yield slice(start, start + minibatch.n_cells), minibatch, q
 
 

@@ -1,1 +1,1 @@
-"""Minibatch -> loss."""
+"""The published model in plain torch; in order: masks, blocks, encoder, decoder, losses, vae."""

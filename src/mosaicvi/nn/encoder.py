@@ -1,7 +1,7 @@
 """Encoder: what a pass may see of each cell -> mean and log variance of its latent.
 
-Legend: P passes, B cells, n_m cells with modality m, D_m its features, G blocks of a group,
-H = `dim_block_enc`, E = `dim_block_embed`, C covariates, K latent.
+Legend: P passes, B cells, N = P * B rows, n cells with a modality, D its features, T distinct choices of
+them, G blocks of a group, H `dim_block_enc`, E `dim_block_embed`, C covariates, K latent.
 """
 
 from __future__ import annotations
@@ -12,31 +12,25 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from mosaicvi import device
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.minibatch import Minibatch, ModalityRows
-from mosaicvi.nn.compiled_encoder import encode
-from mosaicvi.nn.first_layer import First, Seen, first_layer, mix_of, seen_of
-from mosaicvi.nn.groups import BlockGroup, block_groups
-from mosaicvi.nn.hidden_stack import HiddenStack
-from mosaicvi.nn.layers import Csr, PassBatchNorm, glorot_, leaky, make_linear, sparse_product
-from mosaicvi.nn.mask_embedding import MaskEmbedding
+from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
+from mosaicvi.nn.blocks import BlockGroup, block_groups
+from mosaicvi.nn.layers import HiddenStack, PassBatchNorm, glorot_, leaky, make_linear
 from mosaicvi.nn.masks import View
-from mosaicvi.nn.products import linear
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """Posterior of P * B rows, and what the decoder may share.
+class Posterior:
+    """q(z | what is visible) of N rows, and what the decoder shares with the encoder.
 
     Attributes
     ----------
     mean, log_var
-        (P * B, K).
+        (N, K).
     embedding
-        The mask's embedding (P * B, sum of E).
+        The mask's embedding (N, sum of E).
     blocks
-        h_b of each group (P * B, G, H), for the skip connection; empty without one.
+        h_b of each group (N, G * H), for the skip connection; empty without one.
     """
 
     mean: Tensor
@@ -45,8 +39,43 @@ class Encoded:
     blocks: list[Tensor]
 
 
+class MaskEmbedding(nn.Module):
+    """e = tanh(W (1 - visible) + b).
+
+    Parameters
+    ----------
+    config
+        The network's parameters.
+    generator
+        Decides the first weights.
+    """
+
+    def __init__(self, config: NetworkConfig, generator: Generator) -> None:
+        super().__init__()
+        n, width = sum(config.dim_block), sum(config.dim_block_embed)
+        self.weight = nn.ParameterList([nn.Parameter(torch.empty(d, width)) for d in config.dim_input_arr])
+        for w in self.weight:
+            glorot_(w, n, width, generator)
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, minibatch: Minibatch, views: list[list[View]]) -> Tensor:
+        """Embedding (N, sum of E); ``views[p][m]`` is what pass p sees of modality m."""
+        total = self.bias.expand(len(views) * minibatch.n_cells, -1)
+        for m, (rows, weight) in enumerate(zip(minibatch.rows, self.weight, strict=True)):
+            everything = torch.ones(1, len(weight), dtype=torch.bool, device=weight.device)
+            hidden_td, index_n, start = [everything], [], 1
+            for view in (v[m] for v in views):
+                of_cell_b = torch.zeros_like(minibatch.index)  # 0: cells without the modality hide all
+                index_n.append(of_cell_b.index_copy(0, rows.cells, view.index + start))
+                hidden_td.append(~view.table)
+                start += len(view.table)
+            products = torch.cat(hidden_td).to(weight.dtype) @ weight
+            total = total + functional.embedding(torch.cat(index_n), products)
+        return torch.tanh(total)
+
+
 class BlockLayer(nn.Module):
-    """Weights of h_b = LeakyReLU(W_b [x_b ; e_b ; c]) for the blocks of a group."""
+    """h_b = LeakyReLU(W_b [x_b ; e_b ; c]) of the blocks of a group."""
 
     covariate: nn.Parameter
 
@@ -65,11 +94,12 @@ class BlockLayer(nn.Module):
             if n_covariates:
                 glorot_(self.covariate[:, b * g.enc : (b + 1) * g.enc], fan_in, g.enc, generator)
 
-    def of_embedding(self) -> Tensor:
-        """Weights of all e_b as one matrix, with zeros between the blocks, (G * E, G * H)."""
+    def forward(self, product: Tensor, embedding: Tensor, covariates: Tensor | None) -> Tensor:
+        """Output (N, G * H), of the products of the values (N, G * H), e of all blocks, and c (N, C)."""
         g = self.group
-        spread = torch.diag_embed(self.embed.permute(1, 2, 0))  # (E, H, G, G)
-        return spread.permute(2, 0, 3, 1).reshape(g.n_blocks * g.embed, g.n_blocks * g.enc)
+        e_nge = embedding[:, g.embed_columns].reshape(-1, g.n_blocks, g.embed)
+        h = product + torch.einsum("nge,geh->ngh", e_nge, self.embed).flatten(1)
+        return leaky(h if covariates is None else h + covariates @ self.covariate)
 
 
 class Encoder(nn.Module):
@@ -104,188 +134,130 @@ class Encoder(nn.Module):
         self.log_var = make_linear(self.hidden.n_out, config.dim_latent, generator)
 
     def forward(
-        self,
-        minibatch: Minibatch,
-        values: list[Tensor],
-        views: list[list[View]],
-        centres: list[Tensor | None],
-    ) -> Encoded:
+        self, minibatch: Minibatch, views: list[list[View]], centres: list[Tensor | None]
+    ) -> Posterior:
         """Encode a minibatch as each pass sees it.
 
         Parameters
         ----------
         minibatch
             B cells.
-        values
-            Transformed values of each modality, as `encoder_values` returns them.
         views
             ``views[p][m]``: what pass p sees of modality m.
         centres
-            `mean_vals` of each modality, (D_m,), or None for zero.
+            `mean_vals` of each modality, (D,), or None for zero.
         """
         n_passes = len(views)
         embedding = self.embedding(minibatch, views)
         covariates = minibatch.covariates.repeat(n_passes, 1) if self.n_seen else None
-        first = self._first(minibatch, values, views, centres, embedding, covariates)
-        if first is not None and self._is_compiled(embedding):
-            both = zip(self.mean.parameters(), self.log_var.parameters(), strict=True)
-            last = [p for pair in both for p in pair]
-            mean, log_var = encode(first, self.hidden.layers(), last, n_passes)
-            mean = self.mean_norm(mean, n_passes)
-            return Encoded(mean=mean, log_var=log_var, embedding=embedding, blocks=[])
-        layered = embedding[:, :0] if first is None else leaky(first_layer(first, n_passes))
-        widths = [g.n_blocks * g.enc for g in self.groups if g.enc]
-        h_b, parts = iter(torch.split_with_sizes(layered, widths, 1)), []
-        for g in self.groups:
-            m = g.modality
-            given = minibatch, values[m], [v[m] for v in views], centres[m], embedding, covariates
-            parts.append(next(h_b) if g.enc else _raw(g, *given))
-        h = self.hidden(layered if all(g.enc for g in self.groups) else torch.cat(parts, 1), n_passes)
-        return Encoded(
-            mean=self.mean_norm(self.mean(h), n_passes),
-            log_var=self.log_var(h),
+        shown = [
+            Shown(rows, transformed(rows), [v[m] for v in views], centres[m], minibatch.n_cells)
+            for m, rows in enumerate(minibatch.rows)
+        ]
+        parts = [
+            layer(shown[g.modality].times(layer.value, g), embedding, covariates)
+            if isinstance(layer, BlockLayer)
+            else side_by_side(shown[g.modality].dense(), embedding, covariates, g)
+            for layer, g in zip(self.block, self.groups, strict=True)
+        ]
+        h = self.hidden(torch.cat(parts, 1), n_passes)
+        mean = self.mean_norm(self.mean(h), n_passes)
+        return Posterior(
+            mean=mean,
+            log_var=self.log_var(h).to(mean.dtype),
             embedding=embedding,
-            blocks=[
-                p.view(-1, g.n_blocks, g.enc) if g.enc else p for p, g in zip(parts, self.groups, strict=True)
-            ],
+            blocks=parts if self.config.skip_conn else [],
         )
 
-    def _is_compiled(self, embedding: Tensor) -> bool:
-        """Whether the layers after the first are compiled as well."""
-        c = self.config
-        plain = c.norm == "layer" and not c.skip_conn and all(g.enc for g in self.groups)
-        return plain and embedding.dtype == torch.float32 and not device.is_apart(embedding)
 
-    def _first(
-        self,
-        minibatch: Minibatch,
-        values: list[Tensor],
-        views: list[list[View]],
-        centres: list[Tensor | None],
-        embedding: Tensor,
-        covariates: Tensor | None,
-    ) -> First | None:
-        """What the first layers are made of; None without a sub-network."""
-        layers = [layer for layer in self.block if isinstance(layer, BlockLayer)]
-        if not layers:
-            return None
-        total = sum(layer.group.n_blocks * layer.group.enc for layer in layers)
-        seen: list[Seen] = []
-        weights: list[Tensor] = []
-        at = 0
-        base: Tensor | None = None
-        for layer in layers:
-            g, m = layer.group, layer.group.modality
-            given = minibatch.rows[m], values[m], [v[m] for v in views]
-            width = g.n_blocks * g.enc
-            sparse = given[0].sparse is not None and centres[m] is None
-            if sparse and not device.is_apart(embedding):
-                seen.append(seen_of(g, at, *given, minibatch.n_cells))
-                weights.append(layer.value)
-            else:
-                product = (
-                    _sparse_product(g, layer.value, *given)
-                    if sparse
-                    else _dense_product(g, layer.value, *given, centres[m])
-                )
-                product = _to_cells(product, given[0].cells, len(views), minibatch.n_cells)
-                wide = functional.pad(product.flatten(1).float(), (at, total - at - width))
-                base = wide if base is None else base + wide
-            at += width
-        if len(layers) == len(self.groups):
-            rest = [embedding]
-        else:
-            spans = [(g.embed_at, g.n_blocks * g.embed) for g in (layer.group for layer in layers)]
-            rest = [embedding[:, first : first + width] for first, width in spans]
-        rest += [] if covariates is None else [covariates]
-        given_rest = rest[0] if len(rest) == 1 else torch.cat(rest, 1)
-        return First(rest=given_rest, mix=self._mix(layers), base=base, seen=seen, values=weights)
+class Shown:
+    """x̃ = where(visible, x - centre, 0) of a modality, in every pass.
 
-    def _mix(self, layers: list[BlockLayer]) -> Tensor:
-        """Weights of [e ; c] of all first layers as one matrix."""
-        of_covariates: list[Tensor] = [layer.covariate for layer in layers] if self.n_seen else []
-        if not device.is_apart(layers[0].embed) and layers[0].embed.dtype == torch.float32:
-            return mix_of([layer.embed for layer in layers], of_covariates)
-        mix: Tensor = torch.block_diag(*[layer.of_embedding() for layer in layers])  # type: ignore[no-untyped-call]
-        return torch.cat([mix, torch.cat(of_covariates, 1)]) if of_covariates else mix
+    Parameters
+    ----------
+    rows, values
+        The modality, and its transformed values.
+    views
+        What each pass sees.
+    centre
+        (D,), or None for zero: then non-zeros suffice.
+    n_cells
+        B.
+    """
 
+    def __init__(
+        self, rows: ModalityRows, values: Tensor, views: list[View], centre: Tensor | None, n_cells: int
+    ) -> None:
+        self.rows, self.values, self.views, self.centre = rows, values, views, centre
+        self.n_cells = n_cells
 
-def _dense_product(
-    group: BlockGroup,
-    weight: Tensor,
-    rows: ModalityRows,
-    values: Tensor,
-    views: list[View],
-    centre: Tensor | None,
-) -> Tensor:
-    """Values times weights by block, for every pass: (P * n_m, G, H)."""
-    x = _visible_dense(rows, values, views, centre)
-    parts = [linear(x[:, lo:hi], weight[lo - group.lo : hi - group.lo].T) for lo, hi in group.spans]
-    return torch.stack(parts, dim=1)
+    def times(self, weight: Tensor, group: BlockGroup) -> Tensor:
+        """Products with the weights of a group's blocks (D_g, H): (N, G * H)."""
+        if self.rows.sparse is not None and self.centre is None:
+            return self._sparse_times(weight, group)
+        x = self.dense()
+        return torch.cat([x[:, lo:hi] @ weight[lo - group.lo : hi - group.lo] for lo, hi in group.spans], 1)
+
+    def dense(self) -> Tensor:
+        """All values, (N, D)."""
+        n_features = self.views[0].table.shape[1]
+        x_nd = densified(self.rows, self.values, n_features)
+        x_nd = x_nd if self.centre is None else x_nd - self.centre
+        return self._to_cells(
+            torch.stack([torch.where(v.table[v.index], x_nd, torch.zeros_like(x_nd)) for v in self.views])
+        )
+
+    def _sparse_times(self, weight: Tensor, group: BlockGroup) -> Tensor:
+        """Hidden values count as zeros: to leave them out, a device would wait for their number."""
+        sparse, n, n_blocks = self.rows.sparse, self.rows.cells.shape[0], group.n_blocks
+        assert sparse is not None
+        col, cell, values, ends = sparse.col, sparse.cell, self.values, sparse.indptr
+        if n == 0:
+            shape = len(self.views) * self.n_cells, n_blocks * group.enc
+            return weight.new_zeros(shape) + weight[:0].sum()  # so that the gradient is zero, not None
+        if n_blocks * n != len(ends) - 1:  # the group's blocks are one run of the non-zeros
+            ends = ends[group.first * n : (group.first + n_blocks) * n + 1]
+            run = slice(int(ends[0]), int(ends[-1]))
+            col, cell, values, ends = col[run], cell[run], values[run], ends - ends[0]
+        seen = [values if v.full else values * v.table[v.index[cell], col] for v in self.views]
+        starts = [ends[:-1] + p * col.shape[0] for p in range(len(seen))]
+        out = functional.embedding_bag(
+            (col - group.lo).repeat(len(seen)),
+            weight,
+            torch.cat(starts),
+            mode="sum",
+            per_sample_weights=torch.cat(seen).to(weight.dtype),
+        )
+        return self._to_cells(out.view(len(seen), n_blocks, n, group.enc).transpose(1, 2).flatten(2))
+
+    def _to_cells(self, of_rows: Tensor) -> Tensor:
+        """Rows (P, n, ...) as (N, ...), zero for cells without the modality."""
+        if of_rows.shape[1] != self.n_cells:
+            every = of_rows.new_zeros(of_rows.shape[0], self.n_cells, *of_rows.shape[2:])
+            of_rows = every.index_copy(1, self.rows.cells, of_rows)
+        return of_rows.flatten(0, 1)
 
 
-def _sparse_product(
-    group: BlockGroup, weight: Tensor, rows: ModalityRows, values: Tensor, views: list[View]
-) -> Tensor:
-    """The same on a device, hidden values as zeros: without them it would wait for their number."""
-    assert rows.sparse is not None
-    n, g = len(rows.cells), group.n_blocks
-    if n == 0 or len(weight) == 0:
-        nothing = weight[:0].sum()  # so that the gradient is zero, not None
-        return weight.new_zeros(len(views) * n, g, group.enc) + nothing
-    col, cell, ends = rows.sparse.col, rows.sparse.cell, rows.sparse.indptr
-    every_row = torch.arange(len(ends) - 1, device=ends.device) - group.first * n
-    row = torch.repeat_interleave(every_row, ends.diff(), output_size=len(col))
-    if g != (len(ends) - 1) // n:  # the group's blocks are one run of the non-zeros
-        run = ends[[group.first * n, (group.first + g) * n]].tolist()
-        row, col, cell, values = (v[slice(*run)] for v in (row, col, cell, values))
-    seen = [values if v.full else values * v.table[v.index[cell], col] for v in views]
-    every = torch.cat([row + p * g * n for p in range(len(views))])
-    matrix = Csr.of_rows(every, (col - group.lo).repeat(len(views)), torch.cat(seen), len(views) * g * n)
-    return sparse_product(matrix, weight).view(len(views), g, n, group.enc).transpose(1, 2).flatten(0, 1)
-
-
-def _to_cells(out: Tensor, cells: Tensor, n_passes: int, n_cells: int) -> Tensor:
-    """Spread rows (P * n_m, ...) over cells (P * B, ...), zero for cells without the modality."""
-    if len(cells) == n_cells:
-        return out
-    shape = (n_passes, n_cells, *out.shape[1:])
-    spread = out.new_zeros(shape).index_copy(1, cells, out.view(n_passes, len(cells), *out.shape[1:]))
-    return spread.flatten(0, 1)
-
-
-def _visible_dense(rows: ModalityRows, values: Tensor, views: list[View], centre: Tensor | None) -> Tensor:
-    """where(visible, x - centre, 0) of every pass, dense (P * n_m, D_m)."""
-    x = densified(rows, values, views[0].table.shape[1])
-    x = x if centre is None else x - centre
-    return torch.cat([torch.where(v.table[v.index], x, torch.zeros_like(x)) for v in views])
+def raw_values(rows: ModalityRows) -> Tensor:
+    """Values as they were read: non-zeros (Z,), or dense (n, D)."""
+    found = rows.dense if rows.sparse is None else rows.sparse.value
+    assert found is not None
+    return found
 
 
 def densified(rows: ModalityRows, values: Tensor, n_features: int) -> Tensor:
-    """Values as a dense (n_m, D_m)."""
+    """Values as a dense (n, D)."""
     if rows.sparse is None:
         return values
-    n = len(rows.cells)
-    dense = values.new_zeros(n * n_features)
-    dense[rows.sparse.cell * n_features + rows.sparse.col] = values
-    return dense.view(n, n_features)
+    n = rows.cells.shape[0]
+    at = rows.sparse.cell * n_features + rows.sparse.col
+    return values.new_zeros(n * n_features).index_add_(0, at, values).view(n, n_features)
 
 
-def _raw(
-    group: BlockGroup,
-    minibatch: Minibatch,
-    values: Tensor,
-    views: list[View],
-    centre: Tensor | None,
-    embedding: Tensor,
-    covariates: Tensor | None,
-) -> Tensor:
+def side_by_side(x: Tensor, embedding: Tensor, covariates: Tensor | None, group: BlockGroup) -> Tensor:
     """[x_b ; e_b ; c] of a group without a sub-network, concatenated over its blocks."""
-    rows = minibatch.rows[group.modality]
-    x = _to_cells(_visible_dense(rows, values, views, centre), rows.cells, len(views), minibatch.n_cells)
+    e_b = embedding[:, group.embed_columns].chunk(group.n_blocks, 1)
     parts = []
-    for b, (lo, hi) in enumerate(group.spans):
-        at = group.embed_at + b * group.embed
-        parts += [x[:, lo:hi], embedding[:, at : at + group.embed]]
-        parts += [] if covariates is None else [covariates]
+    for (lo, hi), e in zip(group.spans, e_b, strict=True):
+        parts += [x[:, lo:hi], e] if covariates is None else [x[:, lo:hi], e, covariates]
     return torch.cat(parts, 1)

@@ -1,59 +1,38 @@
 """MosaicVAE: F(in, out) of a minibatch and the terms of the loss (docs/model.md, "What is minimised").
 
-Legend: P passes (observed, masked, and reverse when `beta_reverse` > 0), B cells, M modalities,
-n_m cells with modality m, D_m its features, K latent.
+Legend: P passes (observed, masked, and reverse when `beta_reverse` > 0), B cells, N = P * B rows, M
+modalities, D features of a modality, K latent.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
+from torch.profiler import record_function
 
+from mosaicvi import engine
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
-from mosaicvi.nn.decoder import Context, Decoder
-from mosaicvi.nn.decoder import loss as likelihood_loss
-from mosaicvi.nn.encoder import Encoded, Encoder
+from mosaicvi.data.minibatch import Minibatch, ModalityRows
+from mosaicvi.likelihoods import Parameters
+from mosaicvi.likelihoods.base import Bounds
+from mosaicvi.nn import losses
+from mosaicvi.nn.decoder import Decoder, Head
+from mosaicvi.nn.encoder import Encoder, Posterior
 from mosaicvi.nn.layers import PassBatchNorm
-from mosaicvi.nn.likelihoods import mean as likelihood_mean
+from mosaicvi.nn.losses import Losses
 from mosaicvi.nn.masks import ModalityMask, View, masked_views, observed_view
-from mosaicvi.nn.mmd import mmd
-from mosaicvi.nn.posterior import draw_and_compare
-from mosaicvi.nn.targets import make_jobs
-from mosaicvi.nn.task import Head
-from mosaicvi.phases import phase
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Losses:
-    """Terms of the loss of a minibatch; all but `total` are detached.
-
-    Attributes
-    ----------
-    total
-        What is minimised, 0-d.
-    observed, masked
-        Weighted negative log-likelihood of each modality, (M,).
-    log_prob
-        Plain log-likelihood, mean over cells, of each pass and modality, (P, M).
-    kl, mmd
-        Weighted terms, 0-d.
-    """
-
-    total: Tensor
-    observed: Tensor
-    masked: Tensor
-    log_prob: Tensor
-    kl: Tensor
-    mmd: Tensor
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Pass:
+class Pass:
     """One F(in, out): what is seen and what must be predicted, by modality, and its weight."""
 
     seen: list[View]
@@ -71,47 +50,29 @@ class MosaicVAE(nn.Module):
     n_covariates
         Number of covariates, C.
     bounds
-        For each modality its `mean_vals`, `min_vals` and `max_vals`, (D_m,) each.
+        Of each modality's mean, (D,) each.
     generator
         Decides the first weights.
     """
 
+    beta_modal: Tensor
+
     def __init__(
-        self,
-        config: NetworkConfig,
-        n_covariates: int,
-        bounds: list[tuple[Tensor, Tensor, Tensor]],
-        generator: Generator,
+        self, config: NetworkConfig, n_covariates: int, bounds: list[Bounds], generator: Generator
     ) -> None:
         super().__init__()
         self.config = config
         self.n_covariates = n_covariates
         self.encoder = Encoder(config, n_covariates, generator)
         self.decoder = Decoder(config, n_covariates, generator)
-        m = len(config.uni_block_names)
-        self.beta_modal: list[float] = [1.0] * m if config.beta_modal == "auto" else list(config.beta_modal)
-        self.centred = [bool(c.any()) for c, _, _ in bounds]
-        self._norms = [m for m in self.modules() if isinstance(m, PassBatchNorm)]
-        for i, values in enumerate(bounds):
-            for name, value in zip(("centre", "low", "high"), values, strict=True):
-                self.register_buffer(f"{name}_{i}", value.clone().float())
-
-    def statistics(self) -> list[Tensor]:
-        """What training changes without a gradient: running statistics of the norms."""
-        return [b for norm in self._norms for b in norm.buffers()]
-
-    def head(self, m: int, features: NDArray[np.int64] | None = None) -> Head:
-        """Constants of modality m's likelihood, with the bounds of some features, ascending, or of all."""
-        groups = tuple(g for g in self.decoder.groups if g.modality == m)
-        low, high, centre = (self.get_buffer(f"{name}_{m}") for name in ("low", "high", "centre"))
-        head = Head(dist=self.config.distributions[m], groups=groups, low=low, high=high, centre=centre)
-        return head.only(features)
-
-    def encode(self, minibatch: Minibatch, values: list[Tensor], views: list[list[View]]) -> Encoded:
-        """Posterior of every pass; ``views[p][m]`` is what pass p sees of modality m."""
-        centres = [self.get_buffer(f"centre_{m}") if c else None for m, c in enumerate(self.centred)]
-        encoded: Encoded = self.encoder(minibatch, values, views, centres)
-        return encoded
+        n = len(config.uni_block_names)
+        beta = (1.0,) * n if config.beta_modal == "auto" else config.beta_modal
+        self.register_buffer("beta_modal", torch.tensor(beta, dtype=torch.float32), persistent=False)
+        self._norms = [module for module in self.modules() if isinstance(module, PassBatchNorm)]
+        self._is_centred = [bool(torch.as_tensor(b.centre).any()) for b in bounds]
+        for m, of_modality in enumerate(bounds):
+            for name in ("centre", "low", "high"):
+                self.register_buffer(f"{name}_{m}", getattr(of_modality, name).clone().float())
 
     def forward(
         self, minibatch: Minibatch, masks: tuple[ModalityMask, ...], *, gamma: float, noise: Tensor | None
@@ -127,132 +88,182 @@ class MosaicVAE(nn.Module):
         gamma
             Weight of the MMD term in this epoch.
         noise
-            Standard normal numbers (P * B, K); None for z at its mean.
+            Standard normal numbers (N, K); None for z at its mean.
         """
-        passes = self._passes(minibatch, masks)
-        values = [transformed(r) for r in minibatch.rows]
-        with phase("encode"):
-            q = self.encode(minibatch, values, [p.seen for p in passes])
-        with phase("decode"):
-            still = torch.zeros_like(q.mean) if noise is None else noise
-            z, kl = draw_and_compare(q.mean, q.log_var, still, self._kl_weights())
-            h = self.decoder.trunk(z, q.embedding, minibatch.covariates.repeat(len(passes), 1), len(passes))
+        c, passes = self.config, self.passes(minibatch, masks)
+        n = minibatch.n_cells
         # a drawn feature stands for this many
-        each = [
-            d / t.panels.shape[1] for d, t in zip(self.config.dim_input_arr, minibatch.targets, strict=True)
-        ]
-        context = self._context(minibatch, passes, h, q, each)
-        tasks = []
-        with phase("decode"):
-            for m, rows in enumerate(minibatch.targets):
-                wanted = [_of_features(p.wanted[m], rows) for p in passes]
-                jobs = make_jobs(rows, wanted, softmax=self.config.library_aware[m])
-                tasks.append(self.decoder.task(self.head(m, rows.features), m, rows, jobs, context))
-        with phase("likelihood"):
-            total, log_prob = likelihood_loss(tasks)
-        mmd = self._mmd(q, minibatch, gamma)
-        whole = total + kl if gamma <= 0 else total + kl + mmd
-        ll = log_prob * log_prob.new_tensor(each) / minibatch.n_cells  # (P, M)
-        beta = ll.new_tensor(self.beta_modal)
-        weight = ll.new_tensor([p.weight for p in passes])[:, None]
-        terms = -(weight * beta * ll)
+        each = [d / t.panels.shape[1] for d, t in zip(c.dim_input_arr, minibatch.targets, strict=True)]
+        weight_pm = self.beta_modal.new_tensor([p.weight for p in passes])[:, None] * self.beta_modal
+        with record_function("encode"):
+            q = self.encode(minibatch, [p.seen for p in passes])
+        with record_function("decode"):
+            z, kl = self._sample_and_kl(q, noise)
+            h = self.shared_layers(z, q, minibatch.covariates.repeat(len(passes), 1), len(passes))
+        with record_function("likelihood"):
+            per_cell = h.new_tensor(each) / n
+            log_prob_pm = per_cell * self._log_prob(minibatch, h, q, passes, weight_pm * per_cell)
+        observed, *masked = -(weight_pm * log_prob_pm)
+        terms = {
+            "kl": kl,
+            "mmd": self._mmd(q.mean[:n], minibatch.group, gamma),
+            "observed": observed,
+            "masked": torch.stack(masked).sum(0),
+        }
         return Losses(
-            total=whole,
-            observed=terms[0],
-            masked=terms[1:].sum(0),
-            log_prob=ll,
-            kl=kl.detach(),
-            mmd=mmd.detach(),
+            total=torch.stack([term.sum() for term in terms.values()]).sum(),
+            terms={name: term.detach() for name, term in terms.items()},
+            log_prob=log_prob_pm.detach(),
         )
 
-    def _context(
-        self, minibatch: Minibatch, passes: list[_Pass], h: Tensor, q: Encoded, each: list[float]
-    ) -> Context:
-        return Context(
-            hidden=h,
-            blocks=q.blocks,
-            n_cells=minibatch.n_cells,
-            weights=h.new_tensor([p.weight / minibatch.n_cells for p in passes]),
-            beta=h.new_tensor([b * e for b, e in zip(self.beta_modal, each, strict=True)]),
-            covariate_table=minibatch.covariate_table,
-            covariate_code=minibatch.covariate_code,
+    # --- its steps: compiled where the engine serves, else by the definition -------------------------
+
+    def compiled(self) -> ModuleType | None:
+        """The same steps by the compiled engine, where it serves this network now."""
+        weight = self.encoder.mean.weight
+        serves = engine.serves(
+            device=weight.device.type,
+            dtype=weight.dtype,
+            likelihoods=self.config.distributions,
+            mixed_precision=torch.is_autocast_enabled(weight.device.type),
         )
+        if not serves:
+            return None
+        from mosaicvi.nn import compiled
+
+        return compiled
+
+    def encode(self, minibatch: Minibatch, views: list[list[View]]) -> Posterior:
+        """Posterior of every pass; ``views[p][m]`` is what pass p sees of modality m."""
+        centres = [self.bounds(m).centre if c else None for m, c in enumerate(self._is_centred)]
+        fast = self.compiled()
+        encode = partial(fast.encode, self.encoder) if fast else self.encoder
+        q: Posterior = encode(minibatch, views, centres)
+        return q
+
+    def shared_layers(self, z: Tensor, q: Posterior, covariates: Tensor, n_passes: int) -> Tensor:
+        """Rows of the decoder's last shared layer, (N, W)."""
+        given, stack = self.decoder.shared(z, q.embedding, covariates), self.decoder.hidden
+        fast = self.compiled()
+        h: Tensor = fast.hidden(stack, given, n_passes) if fast else stack(given, n_passes)
+        return h.to(z.dtype)
+
+    def _sample_and_kl(self, q: Posterior, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        c = self.config
+        weights = [c.beta_kl * (1 - c.beta_reverse), c.beta_kl * c.beta_reverse][: self.n_passes() - 1]
+        noise = torch.zeros_like(q.mean) if noise is None else noise
+        found: tuple[Tensor, Tensor] = (self.compiled() or losses).sample_and_kl(
+            q.mean, q.log_var, noise, weights
+        )
+        return found
+
+    def _log_prob(
+        self, minibatch: Minibatch, h: Tensor, q: Posterior, passes: list[Pass], weight_pm: Tensor
+    ) -> Tensor:
+        """Sum of the log-likelihood of each pass and modality, (P, M), whose weight in the loss is given."""
+        skip = [b.to(h.dtype) for b in q.blocks]
+        targets = [
+            (self.head(m, rows.features), [of_features(p.wanted[m], rows) for p in passes])
+            for m, rows in enumerate(minibatch.targets)
+        ]
+        fast = self.compiled()
+        if fast:
+            found: Tensor = fast.log_prob(self.decoder, minibatch, h, skip, targets, weight_pm)
+            return found
+        with torch.autocast(h.device.type, enabled=False):  # in float32 whatever the precision
+            columns = [
+                self.decoder.log_prob(head, minibatch, m, h, skip, wanted)
+                for m, (head, wanted) in enumerate(targets)
+            ]
+        return torch.stack(columns, 1)
+
+    def _mmd(self, mean: Tensor, group: Tensor, gamma: float) -> Tensor:
+        if gamma <= 0:
+            return mean.new_zeros(())
+        found: Tensor = (self.compiled() or losses).mmd(mean, group, unbiased=self.config.unbiased_mmd)
+        return gamma * found
+
+    def set_beta_modal(self, weights: Sequence[float]) -> None:
+        """Weigh the modalities' likelihoods anew."""
+        self.beta_modal.copy_(torch.tensor(weights))
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def statistics(self) -> list[Tensor]:
+        """What training changes without a gradient: running statistics of the norms."""
+        return [b for norm in self._norms for b in norm.buffers()]
+
+    def bounds(self, m: int) -> Bounds:
+        """Centre and bounds of modality m's mean."""
+        centre, low, high = (self.get_buffer(f"{name}_{m}") for name in ("centre", "low", "high"))
+        return Bounds(centre=centre, low=low, high=high)
+
+    def head(self, m: int, features: NDArray[np.int64] | None = None) -> Head:
+        """Head of modality m, for some features, ascending, or for all."""
+        return self.decoder.head(m, self.bounds(m), features)
 
     def n_passes(self) -> int:
         """Passes of a step: observed and masked, and reverse when `beta_reverse` > 0."""
         return 3 if self.config.beta_reverse > 0 else 2
 
-    def _passes(self, minibatch: Minibatch, masks: tuple[ModalityMask, ...]) -> list[_Pass]:
+    def passes(self, minibatch: Minibatch, masks: tuple[ModalityMask, ...]) -> list[Pass]:
+        """What each pass sees and must predict."""
         c = self.config
         observed = [observed_view(r) for r in minibatch.rows]
         both = [masked_views(o, k) for o, k in zip(observed, masks, strict=True)]
         visible, masked = [b[0] for b in both], [b[1] for b in both]
         passes = [
-            _Pass(seen=observed, wanted=observed, weight=1 - c.beta_unobs),
-            _Pass(seen=visible, wanted=masked, weight=c.beta_unobs * (1 - c.beta_reverse)),
+            Pass(seen=observed, wanted=observed, weight=1 - c.beta_unobs),
+            Pass(seen=visible, wanted=masked, weight=c.beta_unobs * (1 - c.beta_reverse)),
         ]
         if c.beta_reverse > 0:
-            passes.append(_Pass(seen=masked, wanted=visible, weight=c.beta_unobs * c.beta_reverse))
+            passes.append(Pass(seen=masked, wanted=visible, weight=c.beta_unobs * c.beta_reverse))
         return passes
 
-    def _kl_weights(self) -> list[float]:
-        """Of KL of q given a partial view from q given everything measured, for each pass after the first."""
-        c = self.config
-        weights = [c.beta_kl * (1 - c.beta_reverse), c.beta_kl * c.beta_reverse]
-        return weights[: self.n_passes() - 1]
+    # --- answers ----------------------------------------------------------------------------------
 
-    def _mmd(self, q: Encoded, minibatch: Minibatch, gamma: float) -> Tensor:
-        mean = q.mean[: minibatch.n_cells]
-        if gamma <= 0:
-            return mean.new_zeros(())
-        return gamma * mmd(mean, minibatch.group, unbiased=self.config.unbiased_mmd)
-
-    def imputed_mean(
+    def parameters_of(
         self,
         m: int,
         z: Tensor,
-        embedding: Tensor,
+        q: Posterior,
         covariates: Tensor,
         *,
         library: Tensor | None,
         panel: Tensor | None = None,
-        blocks: list[Tensor] | None = None,
-    ) -> Tensor:
-        """Mean of modality m's likelihood for R rows, dense (R, D_m).
+        features: NDArray[np.int64] | None = None,
+    ) -> Parameters:
+        """Parameters of modality m's likelihood for R rows, (R, d) each but the inflation, (d,).
 
         Parameters
         ----------
         m
             Position of the modality.
-        z, embedding, covariates
-            Latent (R, K), mask's embedding (R, sum of E) and covariates (R, C).
+        z, q, covariates
+            Latent (R, K), the posterior that it is of, and covariates (R, C).
         library
             (R, 1) where the modality is library-aware.
         panel
-            1 for the features that the library was summed over, (R, D_m); None for all.
-        blocks
-            The encoder's block output, for the skip connection.
+            Features that the library was summed over, boolean (R, D); None for all.
+        features
+            Positions of features, ascending; None for all.
         """
-        h = self.decoder.trunk(z, embedding, covariates, 1)
-        skip = self.config.skip_conn and blocks is not None
-        hidden = [
-            self.decoder.block_hidden(i, h, blocks[i] if skip and blocks is not None else None)
-            for i in self.decoder.of_modality(m)
-        ]
-        head = self.head(m)
-        return likelihood_mean(
-            head.dist,
-            self.decoder.output(m, hidden),
-            low=head.low,
-            high=head.high,
-            centre=head.centre,
-            library=library,
-            panel=panel,
-            pi=self.decoder.pi(m),
-        )
+        h = self.shared_layers(z, q, covariates, 1)
+        # a softmax is over all features, of which some are kept
+        head = self.head(m, None if library is not None else features)
+        location = head.location(self.decoder.output(head, h, q.blocks), library, panel)
+        if library is not None and features is not None:
+            location = location[:, torch.from_numpy(features).to(location.device)]
+            head = self.head(m, features)
+        return Parameters(location=location, dispersion=head.alpha(covariates), inflation=head.pi())
+
+    def imputed_mean(self, m: int, z: Tensor, q: Posterior, covariates: Tensor, **rest: Any) -> Tensor:
+        """Mean of modality m's likelihood for R rows, dense (R, d); arguments as `parameters_of`."""
+        parameters = self.parameters_of(m, z, q, covariates, **rest)
+        return self.decoder.families[m].mean(parameters)
 
 
-def _of_features(view: View, rows: ModalityRows) -> View:
+def of_features(view: View, rows: ModalityRows) -> View:
     """The view of the features that the rows hold."""
     if rows.features is None:
         return view

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from mosaicvi import likelihoods
 from mosaicvi.baselines import knn_baseline, mean_baseline
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.values import scales
@@ -294,7 +295,9 @@ def _scored(
     whole: bool,
     held_out: bool | None,
 ) -> Accuracy:
-    binary = scale.kind == "probability" or (m.likelihood == "Poisson" and len(m.block_sizes) > 1)
+    binary = likelihoods.get(m.likelihood).of_peaks and (
+        scale.kind == "probability" or len(m.block_sizes) > 1
+    )
     if scale.kind in ("counts", "log1p_cp10k"):
         truth = np.log1p(truth)
         guesses = {k: None if g is None else np.log1p(np.maximum(g, 0)) for k, g in guesses.items()}

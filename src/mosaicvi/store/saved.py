@@ -14,6 +14,7 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.data.mosaic import Registry
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import ModelFileError
+from mosaicvi.likelihoods.base import Bounds
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.format import check_bundle_output, load_bundle, save_bundle
 from mosaicvi.store.state import flatten, unflatten
@@ -47,7 +48,7 @@ def write_model(
     check_bundle_output(folder, overwrite=overwrite)
     state: dict[str, Any] = {
         "net": {k: v.cpu() for k, v in net.state_dict().items()},
-        "beta_modal": list(net.beta_modal),
+        "beta_modal": net.beta_modal.tolist(),
         "config": net.config.to_dict(),
         "registry": registry.to_dict(),
         "history": history,
@@ -118,10 +119,12 @@ def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]
     weights = state["net"]
     n_covariates = sum(map(len, registry.categories.values())) + len(registry.centre)
     n_covariates += registry.setup.batch_key is None
-    names = ("centre", "low", "high")
-    bounds = [tuple(weights[f"{name}_{m}"] for name in names) for m in range(len(config.dim_input_arr))]
-    for size, values in zip(config.dim_input_arr, bounds, strict=True):
-        if any(v.shape != (size,) for v in values):
+    bounds = [
+        Bounds(centre=weights[f"centre_{m}"], low=weights[f"low_{m}"], high=weights[f"high_{m}"])
+        for m in range(len(config.dim_input_arr))
+    ]
+    for size, of_modality in zip(config.dim_input_arr, bounds, strict=True):
+        if any(v.shape != (size,) for v in (of_modality.centre, of_modality.low, of_modality.high)):
             raise ValueError("the bounds are not one per feature")
     with torch.device("meta"):
         shell = MosaicVAE(config, n_covariates, bounds, torch.Generator())
@@ -135,5 +138,5 @@ def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]
     beta = [float(b) for b in state["beta_modal"]]
     if len(beta) != len(config.dim_input_arr) or not all(b >= 0 for b in beta):
         raise ValueError("beta_modal is not one weight per modality")
-    net.beta_modal = beta
+    net.set_beta_modal(beta)
     return net

@@ -7,11 +7,13 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from mosaicvi.config import COUNT_DISTRIBUTIONS, DISTRIBUTIONS, Distribution
+from mosaicvi import likelihoods
+from mosaicvi.config import Distribution
 from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.transforms import TRANSFORMS, Transform
 from mosaicvi.data.values import Matrix, any_value, first_value, is_whole, share
 from mosaicvi.errors import InputError, quoted
+from mosaicvi.likelihoods import FOR_FRACTIONS, Evidence
 
 FEW = 0.05  # share of the non-zero values up to which fractions among counts are an error
 MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
@@ -21,8 +23,7 @@ USUALLY_COUNTS = frozenset({"rna", "gex", "adt", "atac"})
 def choose_likelihood(
     name: str, a: AnnData, x: Matrix, whole: bool, peaks: bool, setup: Setup
 ) -> Distribution:
-    """The user's choice, else by the values: NB for counts, Poisson for counts of peaks, Bernoulli for peaks
-    that are 0 or 1, Gaussian for dense fractions.
+    """The user's choice, else the family that recognises the values.
 
     Parameters
     ----------
@@ -45,24 +46,27 @@ def choose_likelihood(
     """
     said = setup.likelihoods.get(name)
     if said is not None:
-        if said not in DISTRIBUTIONS:
+        if said not in likelihoods.names():
             raise InputError(
-                f"likelihoods: unknown {said!r} for {name!r}; use one of {', '.join(DISTRIBUTIONS)}."
+                f"likelihoods: unknown {said!r} for {name!r}; use one of {', '.join(likelihoods.names())}."
             )
         return said
-    if whole:
-        if not peaks:
-            return "NB"
-        return "Poisson" if any_value(x, lambda v: v > 1) else "Bernoulli"
+    if not whole:
+        _check_fractions(name, a, x)
+    evidence = Evidence(whole=whole, peaks=peaks, any_above_one=lambda: any_value(x, lambda v: v > 1))
+    return likelihoods.choose(evidence).name
+
+
+def _check_fractions(name: str, a: AnnData, x: Matrix) -> None:
+    """Raise `InputError` for fractions that look like counts gone wrong."""
     if 0 < share(x, no_count) < FEW:
         raise InputError(
             f"{name}: {first_value(a.obs_names, x, no_count)} is no count, though all but a few values are; "
             "correct it (NaN in a dense matrix means not measured), "
-            f"or set likelihoods={{{name!r}: 'Gaussian'}}."
+            f"or set likelihoods={{{name!r}: {FOR_FRACTIONS!r}}}."
         )
     if not any_value(x, lambda v: v < 0) and (not isinstance(x, np.ndarray) or (x == 0).mean() > MANY_ZEROS):
         raise InputError(looks_normalised(name, a))
-    return "Gaussian"
 
 
 def no_count(values: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -78,9 +82,9 @@ def guessed_gaussian(name: str, a: AnnData, x: Matrix) -> list[str]:
         return []
     where = f"layers={{{name!r}: {layers[0] if layers else '...'!r}}}"
     return [
-        f"Modality {name!r}: values are fractional and below 0, so they are modelled as Gaussian. "
+        f"Modality {name!r}: values are fractional and below 0, so they are modelled as {FOR_FRACTIONS}. "
         f"Raw counts are better where there are any: {where}. "
-        f"likelihoods={{{name!r}: 'Gaussian'}} says that this is meant."
+        f"likelihoods={{{name!r}: {FOR_FRACTIONS!r}}} says that this is meant."
     ]
 
 
@@ -90,7 +94,7 @@ def looks_normalised(name: str, a: AnnData) -> str:
     return (
         f"{name}: values are fractional, so they look normalised already, but counts are needed; "
         f"name the layer of raw counts, layers={{{name!r}: ...}}{layers}, "
-        f"or set likelihoods={{{name!r}: 'Gaussian'}}."
+        f"or set likelihoods={{{name!r}: {FOR_FRACTIONS!r}}}."
     )
 
 
@@ -103,24 +107,25 @@ def choose_transform(name: str, likelihood: Distribution, whole: bool, setup: Se
                 f"transforms: unknown {said!r} for {name!r}; use one of {', '.join(TRANSFORMS)}."
             )
         return said
-    if likelihood == "Bernoulli":
-        return "binarize"
-    return "log1p_cp10k" if likelihood in COUNT_DISTRIBUTIONS and whole else "none"
+    chosen = likelihoods.get(likelihood).transform(whole=whole)
+    return next(transform for transform in TRANSFORMS if transform == chosen)
 
 
 def check_range(name: str, a: AnnData, x: Matrix, likelihood: Distribution, transform: Transform) -> None:
     """Raise `InputError` for values which the likelihood or the transform cannot have."""
-    if likelihood == "Bernoulli" and transform in ("log1p_cp10k", "clr"):
-        raise InputError(f"transforms: {name!r} is Bernoulli, which needs 'binarize', not {transform!r}.")
-    user = likelihood if likelihood != "Gaussian" else transform
+    family = likelihoods.get(likelihood)
+    if family.binary and transform in ("log1p_cp10k", "clr"):
+        raise InputError(f"transforms: {name!r} is {likelihood}, which needs 'binarize', not {transform!r}.")
+    user = likelihood if family.least >= 0 else transform
     if user not in ("none", "binarize") and any_value(x, lambda v: v < 0):
         raise InputError(
             f"{name}: {first_value(a.obs_names, x, lambda v: v < 0)} is negative, which {user} cannot be; "
             f"name the layer of raw counts, layers={{{name!r}: ...}}, "
-            f"or set likelihoods={{{name!r}: 'Gaussian'}} with transforms={{{name!r}: 'none'}}."
+            f"or set likelihoods={{{name!r}: {FOR_FRACTIONS!r}}} with transforms={{{name!r}: 'none'}}."
         )
-    if likelihood == "Bernoulli" and transform == "none" and any_value(x, lambda v: v > 1):
+    if transform == "none" and any_value(x, lambda v: v > family.most):
+        remedy = f"set transforms={{{name!r}: 'binarize'}}" if family.binary else "choose another likelihood"
         raise InputError(
-            f"{name}: {first_value(a.obs_names, x, lambda v: v > 1)} is above 1, which Bernoulli cannot be; "
-            f"set transforms={{{name!r}: 'binarize'}}."
+            f"{name}: {first_value(a.obs_names, x, lambda v: v > family.most)} is above {family.most:g}, "
+            f"which {likelihood} cannot be; {remedy}."
         )

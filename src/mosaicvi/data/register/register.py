@@ -13,6 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
+from mosaicvi import likelihoods
 from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
 from mosaicvi.data.read.modalities import PROTEINS, feature_types, names_modalities, split_types
 from mosaicvi.data.register.covariates import Covariates, condition_groups, obs_column, read_covariates
@@ -226,11 +227,11 @@ def _read(
         transform = choose_transform(name, likelihood, whole, setup)
     else:
         likelihood, transform = registry.likelihoods[name], registry.transforms[name]
-        if registry.whole[name] and not whole and likelihood != "Gaussian":
+        if registry.whole[name] and not whole and likelihoods.get(likelihood).whole:
             raise InputError(looks_normalised(name, a))
     check_range(name, a, x, likelihood, transform)
     panels, panel_of_row = read_panels(name, a, data, order, panel_key)
-    x, entry, n_outside = keep_measured(x, panels, panel_of_row, dense=likelihood == "Gaussian")
+    x, entry, n_outside = keep_measured(x, panels, panel_of_row, dense=not likelihoods.get(likelihood).whole)
     n_measured = panels.sum(1)[panel_of_row] if entry is None else entry.sum(1)
     if registry is None:
         _check_measured(name, a.var_names[order], panels, entry)
@@ -251,7 +252,7 @@ def _read(
     )
     empty = (library == 0) & (n_measured > 0) if registry is None else np.zeros(a.n_obs, bool)
     notes = _notes(modality, a.obs_names[empty], n_outside)
-    if registry is None and likelihood == "Gaussian" and name not in setup.likelihoods:
+    if registry is None and not likelihoods.get(likelihood).whole and name not in setup.likelihoods:
         notes += guessed_gaussian(name, a, modality.x)
     return (modality if (n_measured > 0).all() else _without(modality, n_measured == 0)), notes
 
@@ -293,7 +294,7 @@ def _notes(m: ModalityData, empty: pd.Index[str], n_outside: int) -> list[str]:
             f"Modality {m.name!r}: {n_outside:,} values stand where varm['measured'] says that nothing was "
             "measured; they are left out."
         )
-    if m.likelihood != "Gaussian" and len(empty):
+    if likelihoods.get(m.likelihood).whole and len(empty):
         notes.append(
             f"Modality {m.name!r}: {len(empty):,} cells have only zeros (such as {quoted(empty)}); "
             "they teach nothing."
@@ -321,7 +322,7 @@ def _absent(name: str, n_cells: int, registry: Registry) -> ModalityData:
     """A modality that no cell of the data has."""
     features: ModalityFeatures = registry.features[name]
     shape = (0, len(features.names))
-    dense = registry.likelihoods[name] == "Gaussian"
+    dense = not likelihoods.get(registry.likelihoods[name]).whole
     return ModalityData(
         name=name,
         features=features,
