@@ -26,7 +26,7 @@ from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_network
 from mosaicvi.fit.loop import FitConfig, FitState
-from mosaicvi.fit.session import begin, default_batch_size, default_epochs, default_rate, run
+from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.nn.vae import MosaicVAE
@@ -228,7 +228,7 @@ class MosaicVI:
         batch_size: int | None = None,
         train_size: float = 0.9,
         early_stopping: bool = False,
-        patience: int = 20,
+        patience: int | None = None,
         seed: int = 0,
         accelerator: Literal["auto", "cpu", "gpu"] = "auto",
         devices: int | Literal["auto"] = "auto",
@@ -245,8 +245,8 @@ class MosaicVI:
         Parameters
         ----------
         max_epochs
-            Epochs; where None, as many as visit 410,000 cells, between 20 and 400. A trained model is trained
-            for as many more.
+            Epochs; where None, training goes on until the loss on held-out cells has stopped falling, and
+            keeps the best weights. A trained model is trained for as many more.
         lr, weight_decay
             Of AdamW; the rate rises over the first steps and falls along a cosine. Where None 0.004 for
             minibatches of 512 cells, and in proportion to the root of their size for others.
@@ -255,8 +255,12 @@ class MosaicVI:
             the cells at most.
         train_size
             Share of the cells to train on; the rest validate.
-        early_stopping, patience
-            Stop when the validation loss has not fallen for `patience` epochs, and keep the best weights.
+        early_stopping
+            With `max_epochs`: stop before when the validation loss has not fallen for `patience` epochs, and
+            keep the best weights.
+        patience
+            Epochs without a lower validation loss; where None 20, or without `max_epochs` as many as suit the
+            number of steps.
         seed
             Decides the split, the order of cells, the masks and the noise.
         accelerator, devices
@@ -313,8 +317,11 @@ class MosaicVI:
         )
         if settings["lr"] is None:
             settings["lr"] = default_rate(settings["batch_size"])
-        epochs = default_epochs(self.mosaic.n_cells) if max_epochs is None else int(max_epochs)
-        config = FitConfig(max_epochs=epochs + len(self._rows), precision=precision, **settings)
+        epochs = max_epochs
+        if epochs is None:
+            epochs = epochs_if_blind(self.mosaic.n_cells, settings["batch_size"], settings["train_size"])
+        in_all = None if epochs is None else int(epochs) + len(self._rows)
+        config = FitConfig(max_epochs=in_all, precision=precision, **settings)
         loader = self._loader_on(accelerator, devices)
         self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
         split = Split.of(self.mosaic, config.train_size, config.seed)

@@ -77,6 +77,7 @@ def test_training_arguments(data: MuData, name: str) -> None:
     fine = {
         "max_epochs": {"None"},
         "batch_size": {"None"},
+        "patience": {"None"},
         "early_stopping": {"True"},
         "resume": {"True"},
         "progress": {"None", "True"},

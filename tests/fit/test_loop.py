@@ -25,11 +25,11 @@ from mosaicvi.data.register import register
 from mosaicvi.data.sampling import shuffled, split
 from mosaicvi.engine.threads import n_workers
 from mosaicvi.errors import MosaicWarning, NonFiniteLossError
-from mosaicvi.fit import loop
+from mosaicvi.fit import ending, loop
 from mosaicvi.fit.build import build_network
+from mosaicvi.fit.ending import WARM_UP_STEPS
 from mosaicvi.fit.loop import (
     BALANCE_EPOCHS,
-    WARM_UP_STEPS,
     FitConfig,
     FitState,
     Report,
@@ -323,11 +323,70 @@ def test_without_early_stopping_the_last_weights_stay() -> None:
     assert_same(weights(state), kept[-1])
 
 
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_patience_begins_when_the_balance_is_found(patience: int) -> None:
+    config = quick(max_epochs=30, early_stopping=True, patience=patience, lr=1e-4)
+    state = fresh(fit_config=config, beta_modal="auto")
+    fit(state, LOADER, config)
+    assert len(state.rows) > BALANCE_EPOCHS + patience
+
+
+# --- until the held-out loss has stopped falling ---------------------------------------------------
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "LEAST_STEPS": 12,
+        "PATIENT_STEPS": 8,
+        "PATIENT_EPOCHS": 2,
+        "LEAST_FALL_STEPS": 8,
+    }.items():
+        monkeypatch.setattr(ending, name, value)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_without_a_number_of_epochs_the_rate_falls_from_the_best_weights() -> None:
+    config = quick(max_epochs=None, lr=0.3)
+    state, kept, rates = fresh(fit_config=config), [], []
+
+    def listen(report: Report) -> None:
+        if report.row is None:
+            rates.append(state.optimizer.param_groups[0]["lr"])
+        else:
+            kept.append(weights(state))
+
+    assert fit(state, LOADER, config, listen=listen)
+    losses = [r["validation_loss"] for r in state.rows]
+    begin, end = state.ending.fall_epoch, state.ending.last_epoch
+    assert 3 <= begin < end == len(losses)
+    assert_same(kept[begin - 1], kept[int(np.argmin(losses[:begin]))])  # back at the best before the fall
+    assert_same(
+        weights(state), kept[int(np.argmin(losses))] if np.argmin(losses) >= begin else kept[begin - 1]
+    )
+    steady = rates[: 4 * begin]
+    assert steady == [pytest.approx(0.3 * min(1, (s + 1) / WARM_UP_STEPS)) for s in range(len(steady))]
+    assert rates[-1] < 0.3 * rates[4 * begin]
+    assert all(row["keeps_best"] == 1 for row in state.rows)
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize("steps", [5, 20, 33])
+def test_resuming_without_a_number_of_epochs_continues_to_the_bit(steps: int) -> None:
+    config = quick(max_epochs=None, lr=0.3)
+    whole, part, resumed = (fresh(seed, config) for seed in (1, 1, 77))
+    assert fit(whole, LOADER, config)
+    assert not fit(part, LOADER, config, interrupted=stop_after(steps))
+    resumed.load_dict(unflatten(*_copied(part.to_dict())))
+    assert fit(resumed, LOADER, config)
+    assert_same_state(resumed, whole)
+
+
 # --- the balance of modalities ------------------------------------------------------------------
 
 
 def test_the_balance_is_found_in_the_first_epochs_and_stays() -> None:
-    state = fresh()
+    state = fresh(beta_modal="auto")
     fit(state, LOADER, quick(max_epochs=BALANCE_EPOCHS + 2))
     history = state.history()
     betas = history[[f"beta_{m}" for m in NAMES]].to_numpy()

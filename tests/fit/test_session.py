@@ -21,7 +21,13 @@ from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning, NonFin
 from mosaicvi.fit import progress as progress_module
 from mosaicvi.fit.loop import FitConfig, Report
 from mosaicvi.fit.progress import listener
-from mosaicvi.fit.session import VISITS, default_batch_size, default_epochs, default_rate
+from mosaicvi.fit.session import (
+    BLIND_STEPS,
+    default_batch_size,
+    default_rate,
+    epochs_if_blind,
+    fewest_epochs,
+)
 from mosaicvi.store.checkpoint import CheckpointStore
 from mosaicvi.store.format import save_bundle
 
@@ -240,12 +246,15 @@ def test_history_is_kept_when_training_breaks_off(tmp_path: Path, monkeypatch: p
 # --- what is said -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cells", "expected"), [(1, 400), (100, 400), (10_000, 41), (10**6, 20)])
-def test_epochs_by_default_visit_about_as_many_cells(cells: int, expected: int) -> None:
-    epochs = default_epochs(cells)
-    assert epochs == expected
-    if 20 < epochs < 400:
-        assert epochs * cells == pytest.approx(VISITS, rel=0.05)
+def test_without_held_out_cells_the_number_of_steps_is_given() -> None:
+    assert epochs_if_blind(1000, 100, 0.9) is None
+    assert epochs_if_blind(1000, 100, 1.0) == BLIND_STEPS // 10
+    assert epochs_if_blind(4, 2, 0.9) == BLIND_STEPS // 2  # rounding leaves none
+
+
+def test_what_counts_as_short_is_a_number_of_steps() -> None:
+    assert fewest_epochs(600, 50) == 59  # of 6 steps
+    assert fewest_epochs(1280 * 350, 50) == 1
 
 
 @pytest.mark.parametrize(
@@ -270,7 +279,7 @@ def test_the_rate_by_default_follows_the_minibatch() -> None:
 
 
 def _report(epoch: int, row: dict[str, float] | None = None) -> Report:
-    return Report(epoch=epoch, step=1, n_steps=2, n_cells=10, log_prob=[-1.5, -20.25], row=row)
+    return Report(epoch=epoch, step=1, n_steps=2, n_cells=10, log_prob=[-1.5, -20.25], last_epoch=7, row=row)
 
 
 @pytest.mark.parametrize("progress", [None, True])

@@ -19,13 +19,19 @@ def history(loss: list[float]) -> pd.DataFrame:
         ([], 100, "The model was not trained."),
         ([10.0, np.nan], 2, "The loss is not a number in some epochs."),
         (list(np.linspace(100, 50, 20)), 20, "The loss was still falling when training ended."),
-        ([50.0] * 20, 100, "Training was short."),
+        ([50.0] * 20, 50, "Training was short."),
         ([100.0, 60, *np.linspace(50, 60, 18)], 20, "The model may have learned its cells by heart."),
     ],
 )
 def test_training_that_is_not_done_is_named(loss: list[float], usual: int, title: str) -> None:
     table = history(loss) if loss else pd.DataFrame()
     assert [f.title for f in findings.training(table, usual)] == [title]
+
+
+def test_cells_learned_by_heart_are_no_worry_where_the_best_weights_were_kept() -> None:
+    table = history([100.0, 60, *np.linspace(50, 60, 18)])
+    assert len(findings.training(table, 20)) == 1
+    assert findings.training(table.assign(keeps_best=1.0), 20) == []
 
 
 def test_settled_training_is_silent() -> None:

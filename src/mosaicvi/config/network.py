@@ -99,7 +99,7 @@ class NetworkConfig:
     beta_unobs: float = 0.5
     beta_reverse: float = 0.0
     beta_kl: float = 2.0
-    beta_modal: tuple[float, ...] | Literal["auto"] = "auto"
+    beta_modal: tuple[float, ...] | Literal["auto"] = ()
     skip_conn: bool = False
     p_feat: float = 0.2
     p_modal: tuple[float, ...] = ()
@@ -118,6 +118,8 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         n_mod, n_blk = len(self.uni_block_names), len(self.dim_block)
         _fill = object.__setattr__
+        if self.beta_modal == ():
+            _fill(self, "beta_modal", (1.0,) * n_mod)
         if not self.p_modal:
             _fill(self, "p_modal", (1.0 / n_mod,) * n_mod)
         if not self.library_aware:
@@ -316,7 +318,7 @@ def _defaults(mods: Sequence[ModalitySizes], preset: str, *, equal: bool) -> dic
         "dimensions": (256,) if published else (128,),
         "dim_latent": 32,
         "beta_kl": 2.0 if published else 1.0,
-        "beta_modal": (1.0,) * len(mods) if published else "auto",
+        "beta_modal": (1.0,) * len(mods),
         "norm": "batch" if published else "layer",
         "encode_covariates": published,
         "decode_mask": True,

@@ -25,13 +25,14 @@ from mosaicvi.data.sampling import drawn_features, shuffled, split
 from mosaicvi.device import would_wait
 from mosaicvi.engine.threads import without_threads_of_torch
 from mosaicvi.errors import NonFiniteLossError
+from mosaicvi.fit.ending import Ending, rate_share
 from mosaicvi.fit.optimizer import Optimizer
 from mosaicvi.nn.losses import Losses
 from mosaicvi.nn.masks import MaskSampler
 from mosaicvi.nn.vae import MosaicVAE
 
+PATIENCE = 20  # epochs without a lower loss before early stopping
 BALANCE_EPOCHS = 3  # over which beta_modal="auto" is found
-WARM_UP_STEPS = 50
 READ_EVERY = 20  # steps between two readings of the losses on a device, which has to wait for each
 
 
@@ -42,15 +43,17 @@ class FitConfig:
     Parameters
     ----------
     max_epochs
-        Epochs to reach in all.
+        Epochs to reach in all; None until the held-out loss has stopped falling.
     lr, weight_decay
         Of AdamW.
     batch_size
         Cells of a minibatch.
     train_size
         Share of the cells that train; the rest validate.
-    early_stopping, patience
+    early_stopping
         Stop when the validation loss has not fallen for `patience` epochs, and go back to the best weights.
+    patience
+        None for 20, or without `max_epochs` for a number that suits the steps of an epoch.
     seed
         Decides the split, the order, the masks and the noise.
     max_grad_norm
@@ -59,13 +62,13 @@ class FitConfig:
         ``"float32"``, or ``"bf16"`` for the dense layers.
     """
 
-    max_epochs: int
+    max_epochs: int | None
     lr: float = 4e-3
     weight_decay: float = 1e-4
     batch_size: int = 512
     train_size: float = 0.9
     early_stopping: bool = False
-    patience: int = 20
+    patience: int | None = None
     seed: int = 0
     max_grad_norm: float = 1e4
     precision: Literal["float32", "bf16"] = "float32"
@@ -88,6 +91,8 @@ class FitState:
         History, one row an epoch.
     best
         Validation loss, epoch and weights of the best epoch.
+    ending
+        Where a run without a number of epochs stands.
     scale
         Running size of each modality's log-likelihood, for the balance.
     pending
@@ -106,6 +111,7 @@ class FitState:
     best_loss: float = math.inf
     best_epoch: int = -1
     best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    ending: Ending = dataclasses.field(default_factory=Ending)
     scale: list[float] = dataclasses.field(default_factory=list)
     steps_done: int = 0
     stopped_by: int | None = None
@@ -122,6 +128,7 @@ class FitState:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in NOT_SAVED}
         return plain | {
             "net": dict(self.net.state_dict()),
+            "ending": dataclasses.asdict(self.ending),
             "beta_modal": self.net.beta_modal.tolist(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -145,18 +152,20 @@ class FitState:
             "steps_done",
         ):
             setattr(self, name, saved[name])
+        self.ending = Ending(**saved["ending"]) if "ending" in saved else Ending(first_epoch=self.epoch)
         self.pending, self.log_prob = [], []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a listener is told after a step or an epoch."""
+    """What a listener is told after a step or an epoch; `last_epoch` is the last one, once that is known."""
 
     epoch: int
     step: int
     n_steps: int
     n_cells: int
     log_prob: list[float]
+    last_epoch: int | None = None
     row: dict[str, float] | None = None
 
 
@@ -177,7 +186,7 @@ def fit(
     checkpoint: Callable[[FitState, bool], None] = lambda state, is_best: None,
     names: tuple[str, ...] | None = None,
 ) -> bool:
-    """Train until `max_epochs`, a stop, or an interruption.
+    """Train until `max_epochs`, the held-out loss has stopped falling, a stop, or an interruption.
 
     Parameters
     ----------
@@ -226,13 +235,14 @@ def _fit(
     net, names = state.net, names or state.net.config.uni_block_names
     sampler = MaskSampler(net.config)
     train, valid = split(loader.n_cells, config.train_size, config.seed)
-    total_steps = config.max_epochs * max(1, -(-len(train) // config.batch_size))
-    while state.epoch < config.max_epochs and not _out_of_patience(state, config):
+    steps_per_epoch = max(1, -(-len(train) // config.batch_size))
+    while not _is_over(state, config):
+        last_epoch = config.max_epochs or (state.ending.last_epoch if state.ending.is_falling else None)
         gamma = net.config.gamma(state.epoch)
         minibatches = shuffled(train, config.batch_size, config.seed, state.epoch)
         net.train()
         for cells in minibatches[state.step :]:
-            losses, norm = _step(state, loader, sampler, cells, gamma, config, total_steps, names)
+            losses, norm = _step(state, loader, sampler, cells, gamma, config, steps_per_epoch, names)
             _count(state, losses, norm, config, len(cells))
             state.step += 1
             state.steps_done += 1
@@ -243,6 +253,7 @@ def _fit(
                     n_steps=len(minibatches),
                     n_cells=len(cells),
                     log_prob=state.log_prob,
+                    last_epoch=last_epoch,
                 )
             )
             checkpoint(state, False)
@@ -251,15 +262,51 @@ def _fit(
                 return False
         row = _finish_epoch(state, loader, sampler, valid, gamma, config, names)
         improved = _remember_best(state, row, config)
-        listen(Report(epoch=state.epoch, step=0, n_steps=len(minibatches), n_cells=0, log_prob=[], row=row))
+        if config.max_epochs is None:
+            _see_whether_flat(state, config, steps_per_epoch)
+        listen(
+            Report(
+                epoch=state.epoch,
+                step=0,
+                n_steps=len(minibatches),
+                n_cells=0,
+                log_prob=[],
+                last_epoch=last_epoch,
+                row=row,
+            )
+        )
         checkpoint(state, improved)
-    if config.early_stopping and state.best:
+    if _keeps_best(config) and state.best:
         net.load_state_dict(state.best)
     return True
 
 
-def _out_of_patience(state: FitState, config: FitConfig) -> bool:
-    return config.early_stopping and state.epoch - 1 - state.best_epoch >= config.patience
+def _keeps_best(config: FitConfig) -> bool:
+    """Whether training ends with the weights of the lowest validation loss."""
+    return config.early_stopping or config.max_epochs is None
+
+
+def _is_over(state: FitState, config: FitConfig) -> bool:
+    if config.max_epochs is None:
+        return state.ending.is_falling and state.epoch >= state.ending.last_epoch
+    patience = PATIENCE if config.patience is None else config.patience
+    out_of_patience = config.early_stopping and state.epoch - 1 - state.best_epoch >= patience
+    return state.epoch >= config.max_epochs or out_of_patience
+
+
+def _see_whether_flat(state: FitState, config: FitConfig, steps_per_epoch: int) -> None:
+    """Let the rate fall, from the best weights, once the validation loss has stopped falling."""
+    losses = [row["validation_loss"] for row in state.rows[state.ending.first_epoch :]]
+    moving = max(0, BALANCE_EPOCHS - state.ending.first_epoch) if state.net.config.beta_modal == "auto" else 0
+    begins_to_fall = state.ending.after_epoch(
+        losses[moving:],
+        epoch=state.epoch,
+        steps_done=state.steps_done,
+        steps_per_epoch=steps_per_epoch,
+        patience=config.patience,
+    )
+    if begins_to_fall and state.best:
+        state.net.load_state_dict(state.best)
 
 
 def _step(
@@ -269,7 +316,7 @@ def _step(
     cells: NDArray[np.int64],
     gamma: float,
     config: FitConfig,
-    total_steps: int,
+    steps_per_epoch: int,
     names: tuple[str, ...],
 ) -> tuple[Losses, Tensor]:
     """One update; returns the terms of the loss and the gradient's norm."""
@@ -298,7 +345,7 @@ def _step(
         elif not math.isfinite(norm.item()):
             _restore(before)
             raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
-        rate = config.lr * _rate(state.steps_done, total_steps)
+        rate = config.lr * rate_share(state.steps_done, _progress(state, config, steps_per_epoch))
         optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
     return dataclasses.replace(losses, total=losses.total.detach()), norm  # without what backward held
 
@@ -316,11 +363,12 @@ def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
         buffer.copy_(value)
 
 
-def _rate(step: int, total_steps: int) -> float:
-    """Share of the learning rate: a short rise, then half a cosine down to a hundredth."""
-    rise = min(1.0, (step + 1) / WARM_UP_STEPS)
-    progress = min(1.0, step / max(1, total_steps))
-    return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+def _progress(state: FitState, config: FitConfig, steps_per_epoch: int) -> float:
+    """How far the fall of the learning rate has come, from 0 to 1."""
+    if config.max_epochs is not None:
+        return state.steps_done / (config.max_epochs * steps_per_epoch)
+    ending = state.ending
+    return (state.steps_done - ending.fall_at) / ending.fall_steps if ending.is_falling else 0.0
 
 
 def _raise_non_finite(losses: Losses, names: tuple[str, ...], cells: NDArray[np.int64]) -> NoReturn:
@@ -402,6 +450,7 @@ def _finish_epoch(
     row = {f"train_{k}" if k not in ("clipped", "grad_norm") else k: v / n for k, v in state.sums.items()}
     row |= {f"beta_{name}": b for name, b in zip(names, state.net.beta_modal.tolist(), strict=True)}
     row["balanced"] = float(state.net.config.beta_modal == "auto" and state.epoch == BALANCE_EPOCHS - 1)
+    row["keeps_best"] = float(_keeps_best(config))
     row |= {"gamma": gamma, "lr": float(state.optimizer.param_groups[0]["lr"])}
     if len(valid):
         row |= {
@@ -446,10 +495,11 @@ def validate(
 def _remember_best(state: FitState, row: dict[str, float], config: FitConfig) -> bool:
     loss = row.get("validation_loss", math.inf)
     if state.epoch <= BALANCE_EPOCHS and state.net.config.beta_modal == "auto":
-        return False  # the weights of the terms still move
+        state.best_epoch = state.epoch - 1  # the weights of the terms still move: patience begins later
+        return False
     if not loss < state.best_loss:
         return False
     state.best_loss, state.best_epoch = loss, state.epoch - 1
-    if config.early_stopping:
+    if _keeps_best(config):
         state.best = {k: v.clone() for k, v in state.net.state_dict().items()}
     return True

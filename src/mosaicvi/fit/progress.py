@@ -70,7 +70,7 @@ class _Bar:
         self.meter = _Meter(config, names)
         self.console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[of]}"),
+            TextColumn("epoch {task.fields[where]}"),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -85,9 +85,8 @@ class _Bar:
         self.console.print(text, highlight=False)
 
     def begin(self, state: FitState) -> None:
-        self.task = self.bar.add_task(
-            "train", total=float(self.of), epoch=state.epoch, of=self.of, words=FIRST
-        )
+        where = _where(state.epoch, self.of)
+        self.task = self.bar.add_task("train", total=self.of, where=where, words=FIRST)
         self.bar.update(self.task, completed=float(state.epoch))
         self.bar.start()
 
@@ -97,7 +96,8 @@ class _Bar:
             _announce(report, self.meter.names, self.bar.console.print)
             return
         at = report.epoch + report.step / report.n_steps
-        self.bar.update(self.task, completed=at, epoch=report.epoch + 1, words=self.meter.words(report))
+        where, words = _where(report.epoch + 1, report.last_epoch), self.meter.words(report)
+        self.bar.update(self.task, completed=at, total=report.last_epoch, where=where, words=words)
 
     def end(self, state: FitState, message: str) -> None:
         self.bar.stop()
@@ -110,7 +110,8 @@ class _Lines:
         self.last, self.of = time.monotonic(), config.max_epochs
 
     def begin(self, state: FitState) -> None:
-        self.say(f"training from epoch {state.epoch + 1} to {self.of}: {FIRST}")
+        end = "until the held-out loss stops falling" if self.of is None else f"to {self.of}"
+        self.say(f"training from epoch {state.epoch + 1} {end}: {FIRST}")
 
     def report(self, report: Report) -> None:
         self.meter.add(report)
@@ -118,13 +119,17 @@ class _Lines:
             _announce(report, self.meter.names, self.say)
         elif time.monotonic() - self.last >= LINE_EVERY:
             self.last = time.monotonic()
-            self.say(f"epoch {report.epoch + 1}/{self.of} · {self.meter.words(report)}")
+            self.say(f"epoch {_where(report.epoch + 1, report.last_epoch)} · {self.meter.words(report)}")
 
     def end(self, state: FitState, message: str) -> None:
         self.say(message)
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+def _where(epoch: int, last: int | None) -> str:
+    return f"{epoch}" if last is None else f"{epoch}/{last}"
 
 
 class _Silent:

@@ -18,6 +18,7 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.splits import names_digest
 from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
+from mosaicvi.fit.ending import LEAST_FALL_STEPS, LEAST_STEPS, Ending
 from mosaicvi.fit.loop import FitConfig, FitState, fit, start
 from mosaicvi.fit.progress import IN_TERMINAL, listener
 from mosaicvi.fit.signals import stop_requests
@@ -27,20 +28,27 @@ from mosaicvi.store.files import atomic_path
 from mosaicvi.store.state import flatten, unflatten
 from mosaicvi.store.temporaries import sweep
 
-VISITS = 410_000  # to cells that train a mosaic of ordinary size well; many more begin to fit its noise
+BLIND_STEPS = 1500  # of a run that has no held-out cells to tell it when to end
 MINIBATCH, LARGE_MINIBATCH = 512, 1280  # cells of a step, the second with few features, as it then is short
-LEAST_STEPS = 6  # of an epoch over all cells
+FEWEST_MINIBATCHES = 6  # of an epoch over all cells
 
 
-def default_epochs(n_cells: int) -> int:
-    """Epochs that visit about `VISITS` cells, between 20 and 400."""
-    return int(min(400, max(20, math.ceil(VISITS / max(1, n_cells)))))
+def epochs_if_blind(n_cells: int, batch_size: int, train_size: float) -> int | None:
+    """Epochs where no cell is held out, which could tell when to end; None where some are."""
+    n_train = max(1, round(train_size * n_cells))
+    return None if n_train < n_cells else math.ceil(BLIND_STEPS / math.ceil(n_cells / batch_size))
+
+
+def fewest_epochs(n_cells: int, n_features: int) -> int:
+    """Epochs below which training was short, at the default minibatch."""
+    steps_per_epoch = math.ceil(n_cells / default_batch_size(n_cells, n_features))
+    return math.ceil((LEAST_STEPS + LEAST_FALL_STEPS) / steps_per_epoch)
 
 
 def default_batch_size(n_cells: int, n_features: int) -> int:
     """Cells of a minibatch: 512, or 1,280 with few features, or a sixth of the cells where there are few."""
     size = MINIBATCH if n_features > MANY_FEATURES else LARGE_MINIBATCH
-    return min(size, max(2, n_cells // LEAST_STEPS))
+    return min(size, max(2, n_cells // FEWEST_MINIBATCHES))
 
 
 def default_rate(batch_size: int) -> float:
@@ -85,6 +93,7 @@ def begin(
     if not state.best:
         state.best_loss = math.inf
     state.best_epoch = state.epoch - 1  # patience begins anew
+    state.ending = Ending(first_epoch=state.epoch)
     return state
 
 
@@ -162,7 +171,7 @@ def _take_up(state: FitState, saved: dict[str, Any], where: str) -> None:
 
 def _check(config: FitConfig, mosaic: Mosaic) -> None:
     problems = []
-    if config.max_epochs < 1:
+    if config.max_epochs is not None and config.max_epochs < 1:
         problems.append(f"max_epochs: at least 1, not {config.max_epochs!r}.")
     if config.batch_size < 1:
         problems.append(f"batch_size: at least 1, not {config.batch_size!r}.")
@@ -176,7 +185,7 @@ def _check(config: FitConfig, mosaic: Mosaic) -> None:
         problems.append(
             f"early_stopping: train_size={config.train_size!r} leaves no cells to validate; lower it."
         )
-    if config.early_stopping and config.patience < 1:
+    if config.patience is not None and config.patience < 1:
         problems.append(f"patience: at least 1, not {config.patience!r}.")
     if not config.max_grad_norm > 0:
         problems.append(f"max_grad_norm: must be > 0, not {config.max_grad_norm!r}.")

@@ -27,7 +27,7 @@ class Finding:
     text: str
 
 
-def training(history: pd.DataFrame, default_epochs: int) -> list[Finding]:
+def training(history: pd.DataFrame, fewest_epochs: int) -> list[Finding]:
     """Whether the model was trained enough, and not too much."""
     n = len(history)
     if n == 0:
@@ -63,21 +63,28 @@ def training(history: pd.DataFrame, default_epochs: int) -> list[Finding]:
                 f"The {word} loss had not settled: {seen}. Train for more epochs before you judge the rest.",
             )
         )
-    elif n < default_epochs // 2:
+    elif n < fewest_epochs:
         out.append(
             _warn(
                 "Training was short.",
-                f"{n} epochs, where {default_epochs} are usual for so many cells. A flat loss does not mean "
-                "that it is done: the learning rate always falls towards zero in the last epochs.",
+                f"{n} epochs, where at least {fewest_epochs} are usual for so many cells. A flat loss does "
+                "not mean that it is done: the learning rate always falls towards zero in the last epochs.",
             )
         )
     best = int(np.argmin(loss))
-    if word == "validation" and best < n - max(3, n // 5) and loss[-1] > loss[best] + 0.01 * abs(loss[best]):
+    kept_best = "keeps_best" in history and history["keeps_best"].iloc[-1] == 1
+    if (
+        not kept_best
+        and word == "validation"
+        and best < n - max(3, n // 5)
+        and loss[-1] > loss[best] + 0.01 * abs(loss[best])
+    ):
         out.append(
             _warn(
                 "The model may have learned its cells by heart.",
                 f"The validation loss was lowest in epoch {best + 1} and rose by "
-                f"{(loss[-1] - loss[best]) / abs(loss[best]):.1%} since. Train with early_stopping.",
+                f"{(loss[-1] - loss[best]) / abs(loss[best]):.1%} since. Train without a number of epochs, "
+                "or with early_stopping.",
             )
         )
     return out

@@ -23,7 +23,7 @@ from mosaicvi._version import __version__
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
-from mosaicvi.fit.session import default_epochs
+from mosaicvi.fit.session import fewest_epochs
 from mosaicvi.report import findings, payload
 from mosaicvi.report.charts import accuracy_view, training_charts
 from mosaicvi.report.heldout import N_NEIGHBOURS, Accuracy, hide_entries, hide_modality
@@ -231,7 +231,9 @@ def _scores(
     tests, untestable = _tests(model, mosaic, seed)
     history = model.history
     words = [
-        *findings.training(history, default_epochs(mosaic.n_cells)),
+        *findings.training(
+            history, fewest_epochs(mosaic.n_cells, sum(m.n_features for m in mosaic.modalities))
+        ),
         *findings.mixing("Batch", by_batch),
         *findings.mixing("Set of modalities", by_pattern),
         *findings.pairs(paired),
