@@ -29,6 +29,8 @@ from mosaicvi.fit.loop import FitConfig, FitState
 from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
+from mosaicvi.infer.readout import ReadOut, fit_readout, read_readout
+from mosaicvi.infer.readout.scales import scale_of_counts
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import read_model, write_model
 
@@ -85,6 +87,7 @@ class MosaicVI:
         seed = whole("seed", seed)
         config = _network_config(mosaic, preset, parameters)
         self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "published"))
+        self._reads_out = preset != "published"
 
     def _take(self, mosaic: Mosaic, config: NetworkConfig, net: MosaicVAE) -> None:
         self.mosaic, self.config, self.net = mosaic, config, net
@@ -93,6 +96,8 @@ class MosaicVI:
         self._saved_rows: list[dict[str, float]] = []
         self._saved_fit: dict[str, Any] | None = None
         self._splits: list[Split] = []
+        self._reads_out = True  # or the decoder alone imputes, as the published method does
+        self._readout: ReadOut | None = None
 
     # --- registering ----------------------------------------------------------------------------
 
@@ -324,6 +329,7 @@ class MosaicVI:
         config = FitConfig(max_epochs=in_all, precision=precision, **settings)
         loader = self._loader_on(accelerator, devices)
         self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
+        self._readout = None
         split = Split.of(self.mosaic, config.train_size, config.seed)
         if split not in self._splits:
             self._splits.append(split)
@@ -469,6 +475,7 @@ class MosaicVI:
         features: Sequence[str] | None = None,
         indices: Sequence[int] | NDArray[Any] | None = None,
         n_samples: int | None = None,
+        scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
         library: float | None = None,
         modalities: Collection[str] | None = None,
         batch_size: int = 512,
@@ -488,8 +495,13 @@ class MosaicVI:
             Positions of cells, or a boolean per cell; all where None.
         n_samples
             Draws of z to average over; the mean of z is decoded where None.
+        scale
+            What the values are expected values of: ``"counts"`` or ``"log1p_cp10k"`` for counts, else
+            ``"value"`` or ``"probability"``; the first that the modality has where None. The logarithm of
+            an expected count is not the expected logarithm, by which cells are usually compared.
         library
-            For counts: the library that each cell is given; the median of the training data where None.
+            For counts: the library that each cell is given. Where None the median of the training data, or
+            for counts that are seen as centred log ratios the depth that these imply.
         modalities
             What the encoder may see; all that was measured where None.
         batch_size
@@ -500,6 +512,12 @@ class MosaicVI:
         Returns
         -------
         DataFrame (cells, features), float32; ``attrs["scale"]`` says what the values mean.
+
+        Notes
+        -----
+        Counts other than peaks are read out of the decoder, the latent and the measured values together,
+        with weights that cells decide which were held out from training (stacked regressions; Breiman,
+        Machine Learning 1996). The published preset takes the decoder's values.
         """
         mosaic, _ = self._data(mdata)
         cells = _positions(indices, mosaic)
@@ -512,6 +530,7 @@ class MosaicVI:
             features=features,
             indices=cells,
             n_samples=n_samples,
+            scale=scale,
             library=library,
             modalities=modalities,
             batch_size=batch_size,
@@ -520,7 +539,7 @@ class MosaicVI:
         for at, values in stream:
             out[at] = values
         frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=names, copy=False)
-        frame.attrs["scale"] = str(self.imputed_scale(modality, library=library))
+        frame.attrs["scale"] = str(self.imputed_scale(modality, scale=scale, library=library))
         return frame
 
     def iter_imputed_values(
@@ -531,6 +550,7 @@ class MosaicVI:
         features: Sequence[str] | None = None,
         indices: Sequence[int] | NDArray[Any] | None = None,
         n_samples: int | None = None,
+        scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
         library: float | None = None,
         modalities: Collection[str] | None = None,
         batch_size: int = 512,
@@ -545,7 +565,7 @@ class MosaicVI:
             whole("n_samples", n_samples, least=1)
         wanted = ImputationRequest(
             m=m,
-            scale=self.imputed_scale(modality, library=library),
+            scale=self.imputed_scale(modality, scale=scale, library=library),
             features=None if features is None else self._places(modality, features),
         )
         stream = imputed(
@@ -555,6 +575,7 @@ class MosaicVI:
             _positions(indices, mosaic),
             [wanted],
             modalities=self._seen(modalities),
+            readout=self.readout(),
             n_samples=n_samples,
             batch_size=_batch_size(batch_size),
             seed=seed,
@@ -567,9 +588,21 @@ class MosaicVI:
         names: pd.Index[str] = pd.Index(features.names)
         return names[np.argsort(features.order, kind="stable")]
 
-    def imputed_scale(self, modality: str, *, library: float | None = None) -> Scale:
-        """What imputed values of a modality mean."""
-        return scale_of(self.net, self.registry, self._position(modality), library)
+    def imputed_scale(
+        self, modality: str, *, scale: str | None = None, library: float | None = None
+    ) -> Scale:
+        """What imputed values of a modality mean; arguments as `get_imputed_values`."""
+        m = self._position(modality)
+        reads_out = self._reads_out and self.is_trained
+        compared = scale_of_counts(self.mosaic.modalities[m]) if reads_out else None
+        return scale_of(self.net, self.registry, m, kind=scale, library=library, compared=compared)
+
+    def readout(self) -> ReadOut | None:
+        """How counts are read out, fitted when it is first needed; None where the decoder alone imputes."""
+        if self._readout is None and self._reads_out and self.is_trained:
+            _, loader = self._data(None)
+            self._readout = fit_readout(self.net, loader, self.mosaic, held_out=self.held_out())
+        return self._readout
 
     def _places(self, modality: str, features: Sequence[str]) -> NDArray[np.int64]:
         """Positions of features among `imputed_features`."""
@@ -607,6 +640,7 @@ class MosaicVI:
         overwrite
             Replace a model that is there.
         """
+        readout = self.readout()
         write_model(
             Path(dir_path),
             net=self.net,
@@ -614,6 +648,7 @@ class MosaicVI:
             history=self.history,
             splits=self._splits,
             fit=self._saved_fit if self._state is None else self._state.to_dict(),
+            readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
             overwrite=overwrite,
         )
 
@@ -642,6 +677,9 @@ class MosaicVI:
         model._saved_rows = saved.rows
         model._saved_fit = saved.fit
         model._splits = list(saved.splits)
+        model._reads_out = saved.readout is not None
+        if saved.readout:
+            model._readout = read_readout(saved.readout, saved.config, Path(dir_path))
         return model
 
     @staticmethod

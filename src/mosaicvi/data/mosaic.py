@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
 from mosaicvi.config import Distribution
-from mosaicvi.data.transforms import Transform
+from mosaicvi.data.transforms import Transform, cell_scale
 from mosaicvi.errors import InputError
 
 
@@ -213,20 +213,28 @@ class Mosaic:
         raise InputError(f"No modality {name!r}; the model has {', '.join(m.name for m in self.modalities)}.")
 
     def as_published(self) -> Mosaic:
-        """The mosaic as the published implementation reads it: peaks are accessible or not by default."""
-        said = self.registry.setup.likelihoods
-        mods = tuple(
-            dataclasses.replace(m, likelihood=other, transform="binarize", scale=np.ones_like(m.scale))
-            if (other := likelihoods.get(m.likelihood).published_as) and m.name not in said
-            else m
-            for m in self.modalities
-        )
+        """The mosaic as the published implementation reads it: peaks are accessible or not by default, and
+        all other counts are seen per 10,000.
+        """
+        mods = tuple(self._published(m) for m in self.modalities)
         registry = dataclasses.replace(
             self.registry,
             likelihoods={m.name: m.likelihood for m in mods},
             transforms={m.name: m.transform for m in mods},
         )
         return dataclasses.replace(self, modalities=mods, registry=registry)
+
+    def _published(self, m: ModalityData) -> ModalityData:
+        setup = self.registry.setup
+        binary = likelihoods.get(m.likelihood).published_as
+        if binary and m.name not in setup.likelihoods:
+            return dataclasses.replace(
+                m, likelihood=binary, transform="binarize", scale=np.ones_like(m.scale)
+            )
+        if m.transform == "clr" and m.name not in setup.transforms:
+            scale = cell_scale("log1p_cp10k", m.library.astype(np.float64), np.zeros(m.n_cells))
+            return dataclasses.replace(m, transform="log1p_cp10k", scale=scale)
+        return m
 
     def nbytes(self) -> int:
         """Bytes of the values and of what is kept beside them for each cell."""

@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.minibatch import Minibatch
 from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.errors import InputError
+from mosaicvi.infer.covariates import covariates_for, measuring_batches
 from mosaicvi.infer.decode import decoded
 from mosaicvi.infer.latent import encoded
+from mosaicvi.infer.readout import ReadOut
+from mosaicvi.infer.readout.scales import Kind, on_asked_scale, on_scale
+from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -38,20 +42,52 @@ class Scale:
         if self.kind == "counts" and self.library is not None:
             return f"expected counts at a library of {self.library:g}"
         return {
-            "counts": "expected counts at each cell's own library",
+            "counts": "expected counts at the depth that the cell's centred log ratios imply",
             "probability": "probability of being accessible",
-            "log1p_cp10k": "log(1 + counts per 10,000)",
+            "log1p_cp10k": "expected log(1 + counts per 10,000)",
         }.get(self.kind, "the scale of the input")
 
 
-def scale_of(net: MosaicVAE, registry: Registry, m: int, library: float | None) -> Scale:
-    """Scale of modality m's imputed values, at a `library` or at the median library seen in training."""
+def scale_of(
+    net: MosaicVAE,
+    registry: Registry,
+    m: int,
+    *,
+    kind: str | None,
+    library: float | None,
+    compared: Kind | None,
+) -> Scale:
+    """Scale of modality m's imputed values.
+
+    Parameters
+    ----------
+    net, registry, m
+        The network, its data, and the position of the modality.
+    kind
+        What was asked for; the modality's own scale where None.
+    library
+        Library of counts; where None that which the ratios imply, or the median seen in training.
+    compared
+        The scale on which the read-out compares the modality; None without one.
+
+    Raises
+    ------
+    InputError
+        The modality has no values on that scale.
+    """
     name = net.config.uni_block_names[m]
     aware = net.config.library_aware[m]
-    kind = net.decoder.families[m].scale(library_aware=aware, transform=registry.transforms[name])
-    if not aware:
-        return Scale(kind=kind)
-    return Scale(kind=kind, library=registry.median_library[name] if library is None else library)
+    own = net.decoder.families[m].scale(library_aware=aware, transform=registry.transforms[name])
+    possible = ("counts", "log1p_cp10k") if own == "counts" else (own,)
+    if kind is not None and kind not in possible:
+        raise InputError(
+            f"scale: {name} has no values on the scale {kind!r}; use {' or '.join(map(repr, possible))}."
+        )
+    if (kind or own) != "counts":
+        return Scale(kind=kind or own)
+    if library is None and compared != "clr":
+        library = registry.median_library[name]
+    return Scale(kind="counts", library=library)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +136,7 @@ def imputed(
     wanted: Sequence[ImputationRequest],
     *,
     modalities: Collection[str] | None = None,
+    readout: ReadOut | None = None,
     n_samples: int | None = None,
     batch_size: int = 512,
     seed: int = 0,
@@ -116,6 +153,8 @@ def imputed(
         Which values.
     modalities
         What the encoder may see; None for all.
+    readout
+        How counts are read out; None for the decoder alone.
     n_samples
         Draws of z to average over; None decodes the mean of z. Every cell is given the same draws of
         the noise, so that its answer is its own.
@@ -128,15 +167,27 @@ def imputed(
     if n_samples is not None:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(n_samples, net.config.dim_latent, generator=generator).to(loader.device)
-    own = [_own_covariates(mosaic, w.m) for w in wanted]
+    own = [measuring_batches(mosaic, w.m) for w in wanted]
     places = [_places(mosaic, w) for w in wanted]
+    code, views = shown_of_cells(mosaic)
+    views = [view.only(modalities) for view in views]
     for rows, minibatch, q in encoded(net, loader, cells, modalities=modalities, batch_size=batch_size):
         values = []
         with torch.no_grad():
             for w, measured, at in zip(wanted, own, places, strict=True):
-                covariates = _covariates(minibatch, measured, mosaic)
-                value = _averaged(net, w, at, q, covariates, noise)
-                values.append(value.cpu().numpy())
+                covariates = covariates_for(minibatch, measured)
+                compared = None if readout is None else readout.scale_of(mosaic.modalities[w.m].name)
+                if readout is None or compared is None or (compared != "clr" and w.scale.kind == "counts"):
+                    values.append(_of_decoder(net, mosaic, w, at, q, covariates, noise))
+                    continue
+                library = mosaic.registry.median_library[mosaic.modalities[w.m].name]
+                rate = _averaged(net, w.m, None, q, covariates, noise, library).double().cpu().numpy()
+                some = cells[rows]
+                known = readout(
+                    mosaic, w.m, some, [views[i] for i in code[some]], q.mean.double().cpu().numpy(), rate
+                )
+                found = on_asked_scale(known, compared, w.scale.kind, w.scale.library)
+                values.append(np.ascontiguousarray(found if at is None else found[:, at], np.float32))
         yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))
 
 
@@ -148,48 +199,45 @@ def _places(mosaic: Mosaic, wanted: ImputationRequest) -> NDArray[np.int64] | No
     return None if np.array_equal(back, np.arange(len(back))) else back
 
 
-def _averaged(
+def _of_decoder(
     net: MosaicVAE,
+    mosaic: Mosaic,
     wanted: ImputationRequest,
     at: NDArray[np.int64] | None,
     q: Posterior,
     covariates: Tensor,
     noise: Tensor | None,
+) -> NDArray[np.float32]:
+    """The decoder's values, (b, d) in the order that was asked for."""
+    library = wanted.scale.library
+    if net.config.library_aware[wanted.m] and library is None:
+        library = mosaic.registry.median_library[mosaic.modalities[wanted.m].name]
+    is_log = wanted.scale.kind == "log1p_cp10k" and net.config.library_aware[wanted.m]
+    some = at if wanted.features is not None and not is_log else None
+    found = _averaged(net, wanted.m, some, q, covariates, noise, library).cpu().numpy()
+    if is_log:  # without a read-out: the logarithm of the expected counts
+        found = on_scale(found.astype(np.float64), "log1p_cp10k").astype(np.float32)
+    value: NDArray[np.float32] = found if at is None or some is not None else found[:, at]
+    return value
+
+
+def _averaged(
+    net: MosaicVAE,
+    m: int,
+    features: NDArray[np.int64] | None,
+    q: Posterior,
+    covariates: Tensor,
+    noise: Tensor | None,
+    total: float | None,
 ) -> Tensor:
     """Mean over draws of z, added up on the fly; (b, d)."""
-    library = (
-        None if wanted.scale.library is None else q.mean.new_full((len(q.mean), 1), wanted.scale.library)
-    )
-    some = at if wanted.features is not None else None
+    library = None if total is None else q.mean.new_full((len(q.mean), 1), total)
     draws = [None] if noise is None else list(noise)
     sd = torch.exp(0.5 * q.log_var)
-    total: Tensor | None = None
+    added: Tensor | None = None
     for eps in draws:
         z = q.mean if eps is None else q.mean + sd * eps
-        value = decoded(net, wanted.m, z, q, covariates, library=library, features=some)
-        total = value if total is None else total.add_(value)
-    assert total is not None
-    total.div_(len(draws))
-    return total if at is None or some is not None else total[:, torch.from_numpy(at).to(total.device)]
-
-
-def _own_covariates(mosaic: Mosaic, m: int) -> NDArray[np.bool_] | None:
-    """Which batches measured modality m; None when all did."""
-    key = mosaic.registry.setup.batch_key
-    if key is None:
-        return None
-    names = mosaic.registry.categories[key]
-    measured = np.isin(names, mosaic.registry.measured_in[mosaic.modalities[m].name])
-    return None if measured.all() else measured
-
-
-def _covariates(minibatch: Minibatch, measured: NDArray[np.bool_] | None, mosaic: Mosaic) -> Tensor:
-    """Covariates of each cell; batches that never measured the modality get the mean of those that did."""
-    c = minibatch.covariates
-    if measured is None:
-        return c
-    known = torch.from_numpy(measured).to(c.device)
-    n = len(known)
-    mean = known.to(c.dtype) / known.sum()
-    inside = (c[:, :n] * known).sum(1, keepdim=True) > 0
-    return torch.cat([torch.where(inside, c[:, :n], mean), c[:, n:]], 1)
+        value = decoded(net, m, z, q, covariates, library=library, features=features)
+        added = value if added is None else added.add_(value)
+    assert added is not None
+    return added.div_(len(draws))

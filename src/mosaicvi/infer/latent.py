@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ def encoded(
     loader: MinibatchLoader,
     cells: NDArray[np.int64],
     *,
-    modalities: Collection[str] | None,
+    modalities: Collection[str] | None = None,
+    shown: Mapping[str, NDArray[np.bool_]] | None = None,
     batch_size: int,
 ) -> Iterator[tuple[slice, Minibatch, Posterior]]:
     """Minibatches of cells with their posterior; a cell's is a function of that cell alone.
@@ -35,6 +37,8 @@ def encoded(
         Positions in the mosaic, (n,).
     modalities
         What the encoder may see; None for all.
+    shown
+        The same by features: a mask (D_m,) of each modality of which something may be seen.
     batch_size
         Cells at a time; it does not change the answers.
     """
@@ -42,10 +46,17 @@ def encoded(
     net.eval()
     for start in range(0, len(cells), batch_size):
         minibatch = loader.take(cells[start : start + batch_size])
-        views: list[View] = [
-            observed_view(rows) if modalities is None or name in modalities else blind_view(rows)
-            for name, rows in zip(names, minibatch.rows, strict=True)
-        ]
+        views: list[View] = []
+        for name, rows in zip(names, minibatch.rows, strict=True):
+            mask = None if shown is None else shown.get(name)
+            is_blind = (modalities is not None and name not in modalities) or (
+                shown is not None and mask is None
+            )
+            view = blind_view(rows) if is_blind else observed_view(rows)
+            if mask is not None and not mask.all():
+                table = view.table & torch.from_numpy(mask).to(view.table.device)
+                view = dataclasses.replace(view, table=table, full=False)
+            views.append(view)
         with torch.no_grad():
             q = net.encode(minibatch, [views])
         yield slice(start, start + minibatch.n_cells), minibatch, q

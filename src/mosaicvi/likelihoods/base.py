@@ -147,8 +147,8 @@ class Family(ABC):
         """Whether such values are of this family where the user names none."""
         return False
 
-    def transform(self, *, whole: bool) -> str:
-        """What the encoder sees by default of values that are `whole` numbers or not."""
+    def transform(self, *, whole: bool, filled: bool = False) -> str:
+        """What the encoder sees by default, of whole numbers or not, most of which are above 0 or not."""
         return "none"
 
     def scale(self, *, library_aware: bool, transform: str) -> str:

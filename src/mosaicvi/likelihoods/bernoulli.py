@@ -25,7 +25,7 @@ class Bernoulli(Family):
         """Peaks that are 0 or 1."""
         return evidence.whole and evidence.peaks and not evidence.any_above_one()
 
-    def transform(self, *, whole: bool) -> str:
+    def transform(self, *, whole: bool, filled: bool = False) -> str:
         """Whether a value is above 0."""
         return "binarize"
 

@@ -21,9 +21,15 @@ class Counts(Family):
 
     whole, least = True, 0.0
 
-    def transform(self, *, whole: bool) -> str:
-        """Counts per 10,000 on a logarithmic scale, unless they are so already."""
-        return "log1p_cp10k" if whole else "none"
+    def transform(self, *, whole: bool, filled: bool = False) -> str:
+        """Counts per 10,000 on a logarithmic scale, or centred log ratios, unless they are so already.
+
+        Ratios to the geometric mean need counts that are mostly above 0, such as those of proteins, of which
+        a few abundant ones would decide on the total.
+        """
+        if not whole:
+            return "none"
+        return "clr" if filled else "log1p_cp10k"
 
     def bounds(self, seen: Summary) -> Bounds:
         """From 0 to the largest value of the block."""

@@ -212,7 +212,9 @@ def answers(
     values = [np.empty((mosaic.n_cells, len(c.names)), np.float32) for c in chosen]
     loader = MinibatchLoader(mosaic, device=next(model.net.parameters()).device)
     cells = np.arange(mosaic.n_cells)
-    for part in imputed(model.net, loader, mosaic, cells, wanted, batch_size=CELLS_AT_A_TIME):
+    for part in imputed(
+        model.net, loader, mosaic, cells, wanted, readout=model.readout(), batch_size=CELLS_AT_A_TIME
+    ):
         z[part.rows] = part.latent
         for out, value in zip(values, part.values, strict=True):
             out[part.rows] = value

@@ -28,6 +28,7 @@ def write_model(
     history: pd.DataFrame,
     splits: Sequence[Split],
     fit: Mapping[str, Any] | None,
+    readout: Mapping[str, Any] | None,
     overwrite: bool,
 ) -> None:
     """Write a model, whole or not at all.
@@ -42,6 +43,8 @@ def write_model(
         How it was trained.
     fit
         The state of its training, to go on from, of which the weights are left out; None if there is none.
+    readout
+        How counts are read out, as plain values and arrays; None for a model whose decoder alone imputes.
     overwrite
         Replace a model that is there.
     """
@@ -53,6 +56,7 @@ def write_model(
         "registry": registry.to_dict(),
         "history": history,
         "splits": [dataclasses.asdict(s) for s in splits],
+        "readout": readout,
         "fit": None if fit is None else {**fit, "net": None, "best": {}},
     }
     save_bundle(folder, *flatten(state), kind="model", overwrite=overwrite)
@@ -68,6 +72,7 @@ class Saved:
     rows: list[dict[str, float]]
     fit: dict[str, Any] | None
     splits: tuple[Split, ...]
+    readout: Mapping[str, Any] | None
 
 
 def read_model(folder: Path) -> Saved:
@@ -87,7 +92,15 @@ def read_model(folder: Path) -> Saved:
         net = _network(config, registry, state)
         rows = [{str(k): float(v) for k, v in row.items()} for row in state["history"].to_dict("records")]
         splits = tuple(Split.from_dict(s) for s in state.get("splits", ()))
-        return Saved(config=config, registry=registry, net=net, rows=rows, fit=state["fit"], splits=splits)
+        return Saved(
+            config=config,
+            registry=registry,
+            net=net,
+            rows=rows,
+            fit=state["fit"],
+            splits=splits,
+            readout=state.get("readout"),
+        )
     except ModelFileError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:

@@ -17,6 +17,7 @@ from mosaicvi.likelihoods import FOR_FRACTIONS, Evidence
 
 FEW = 0.05  # share of the non-zero values up to which fractions among counts are an error
 MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
+FILLED = 0.5  # share of counts above 0 from which ratios to their geometric mean make sense
 USUALLY_COUNTS = frozenset({"rna", "gex", "adt", "atac"})
 
 
@@ -98,8 +99,20 @@ def looks_normalised(name: str, a: AnnData) -> str:
     )
 
 
-def choose_transform(name: str, likelihood: Distribution, whole: bool, setup: Setup) -> Transform:
-    """The user's choice, else what suits the likelihood; `InputError` if it is unknown."""
+def choose_transform(
+    name: str, likelihood: Distribution, whole: bool, filled: bool, setup: Setup
+) -> Transform:
+    """The user's choice, else what suits the likelihood; `InputError` if it is unknown.
+
+    Parameters
+    ----------
+    name, likelihood
+        The modality.
+    whole, filled
+        Whether its values are whole numbers >= 0, and whether most of them are above 0.
+    setup
+        What the user said.
+    """
     said = setup.transforms.get(name)
     if said is not None:
         if said not in TRANSFORMS:
@@ -107,8 +120,16 @@ def choose_transform(name: str, likelihood: Distribution, whole: bool, setup: Se
                 f"transforms: unknown {said!r} for {name!r}; use one of {', '.join(TRANSFORMS)}."
             )
         return said
-    chosen = likelihoods.get(likelihood).transform(whole=whole)
+    chosen = likelihoods.get(likelihood).transform(whole=whole, filled=filled)
     return next(transform for transform in TRANSFORMS if transform == chosen)
+
+
+def is_filled(x: Matrix, panels: NDArray[np.bool_], panel_of_row: NDArray[np.int64]) -> bool:
+    """Whether more than half of the measured values are above 0."""
+    n_measured = float(panels.sum(1)[panel_of_row].sum())
+    if isinstance(x, np.ndarray):
+        return bool((x > 0).sum() > FILLED * max(n_measured - float(np.isnan(x).sum()), 1.0))
+    return bool((x.data > 0).sum() > FILLED * max(n_measured, 1.0))
 
 
 def check_range(name: str, a: AnnData, x: Matrix, likelihood: Distribution, transform: Transform) -> None:

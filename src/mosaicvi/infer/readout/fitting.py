@@ -1,0 +1,284 @@
+"""Fit the read-out of a trained model on the cells that it was trained with.
+
+For each set of things that can be seen of a cell, and each modality of which some are hidden then, reference
+cells that measured them are shown to the model in the same way.
+
+Legend: n reference cells, D features of a modality, g of a group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.mosaic import ModalityData, Mosaic
+from mosaicvi.infer.covariates import covariates_for, measuring_batches
+from mosaicvi.infer.decode import decoded
+from mosaicvi.infer.latent import encoded
+from mosaicvi.infer.readout.predictors import Floats, Projection
+from mosaicvi.infer.readout.readout import Group, Known, Part, ReadOut
+from mosaicvi.infer.readout.regression import Linear, Nearest, stacking_weights
+from mosaicvi.infer.readout.scales import Kind, completed, dense_counts, on_scale, scale_of_counts
+from mosaicvi.infer.readout.views import Shown, shown_of_cells
+from mosaicvi.nn.vae import MosaicVAE
+
+MOST_REFERENCES, MOST_VALUES = 4000, 20_000_000  # cells, and values of a modality of theirs
+MOST_NEAR_VALUES = 2_000_000  # values that are kept for the nearest cells
+FEWEST_REFERENCES, FEWEST_HELD_OUT = 50, 20
+HELD_OUT_SHARE = 5  # one in so many references decides on weights where too few were held out from training
+FEW = 60  # values of the decoder that need no principal components
+N_DECODED = 30
+MOST_VIEWS = 64
+BATCH_SIZE = 1024
+
+
+def fit_readout(
+    net: MosaicVAE,
+    loader: MinibatchLoader,
+    mosaic: Mosaic,
+    *,
+    held_out: NDArray[np.bool_] | None,
+    seed: int = 0,
+) -> ReadOut:
+    """The read-out of a model.
+
+    Parameters
+    ----------
+    net, loader, mosaic
+        The trained network and its data.
+    held_out
+        Cells that no training saw, (n,), which decide on the weights; None where that is not known.
+    seed
+        Decides which cells are references.
+    """
+    kinds = {data.name: scale_of_counts(data) for data in mosaic.modalities}
+    code, views = shown_of_cells(mosaic)
+    cells_of = {view: np.flatnonzero(code == i) for i, view in enumerate(views)}
+    for view in views:  # what remains of a cell when a modality is hidden to see how well it is imputed
+        for name in view.features:
+            less = view.only([other for other in view.features if other != name])
+            if less.of:
+                cells_of.setdefault(less, np.zeros(0, np.int64))
+    held = np.zeros(mosaic.n_cells, bool) if held_out is None else held_out
+    parts: dict[tuple[Shown, str], Part] = {}
+    for view, cells in list(cells_of.items())[:MOST_VIEWS]:
+        for data in mosaic.modalities:
+            kind = kinds[data.name]
+            if kind is not None:
+                part = _fit_part(net, loader, mosaic, data, kind, kinds, view, cells, held, seed)
+                if part is not None:
+                    parts[view, data.name] = part
+    return ReadOut(parts=parts, scales={name: kind for name, kind in kinds.items() if kind is not None})
+
+
+def _fit_part(
+    net: MosaicVAE,
+    loader: MinibatchLoader,
+    mosaic: Mosaic,
+    data: ModalityData,
+    kind: Kind,
+    kinds: Mapping[str, Kind | None],
+    view: Shown,
+    cells: NDArray[np.int64],
+    held: NDArray[np.bool_],
+    seed: int,
+) -> Part | None:
+    """How one modality is read out of cells of one view; None where too few cells can teach it."""
+    shown = view.features
+    own = shown.get(data.name, np.zeros(data.n_features, bool))
+    others = [name for name in shown if name != data.name]
+    references = _references(mosaic, data, others, own, seed)
+    if len(references) < FEWEST_REFERENCES:
+        return None
+    library = mosaic.registry.median_library[data.name]
+    seeing = {name: mask for name, mask in shown.items() if name != data.name or own.any()}
+    z, rate = _seen(net, loader, mosaic, references, data, seeing, library)
+    row = data.row_of_cell[references]
+    measured = data.panels[data.panel_of_row[row]]
+    truth = on_scale(completed(dense_counts(data, row), measured, rate), kind)
+    part = Part(
+        kind=kind,
+        library=library,
+        latent_spread=float(max(z.std(), 1e-6)),
+        projections={
+            name: _projection(mosaic.modality(name), shown[name], kinds[name] or "", seed) for name in others
+        },
+        own=own,
+        own_spread=1.0,
+        batch_centres=np.zeros((0, 0)),
+        shown_line=Linear(weight=np.ones(data.n_features), intercept=np.zeros(data.n_features)),
+        groups=(),
+    )
+    is_partial = bool(own.any() and not own.all())
+    if is_partial:
+        part = _centred(part, net, loader, mosaic, data, seeing, references, rate, cells, seed)
+    known = part.known(mosaic, data.name, references, z, rate)
+    line = _line_by_feature(known.decoded, truth, measured)
+    hidden = np.flatnonzero(~own)
+    groups = _groups(known, truth, measured, hidden, held[references], seed)
+    return dataclasses.replace(part, shown_line=line, groups=groups)
+
+
+def _references(
+    mosaic: Mosaic, data: ModalityData, others: list[str], own: NDArray[np.bool_], seed: int
+) -> NDArray[np.int64]:
+    """Cells that measured what is hidden and have all that is shown, or where they are few some of it."""
+    has = data.row_of_cell >= 0
+    if data.entry_measured is not None:
+        return np.zeros(0, np.int64)
+    if not own.all():
+        teaches: NDArray[np.bool_] = np.any(data.panels & ~own, axis=1)
+        has &= teaches[data.panel_of_row[data.row_of_cell]]
+    shown = np.array([mosaic.modality(name).row_of_cell >= 0 for name in others]).reshape(len(others), -1)
+    if own.any():
+        overlaps: NDArray[np.bool_] = np.any(data.panels & own, axis=1)
+        shares = overlaps[data.panel_of_row[data.row_of_cell]]
+        shown = np.concatenate([shown, shares[None]])
+    enough = np.flatnonzero(has & shown.all(0))
+    if len(enough) < FEWEST_REFERENCES:
+        enough = np.flatnonzero(has & shown.any(0))
+    most = min(MOST_REFERENCES, max(FEWEST_REFERENCES, MOST_VALUES // data.n_features))
+    chosen = np.random.default_rng(seed).permutation(len(enough))[:most]
+    return np.sort(enough[chosen])
+
+
+def _seen(
+    net: MosaicVAE,
+    loader: MinibatchLoader,
+    mosaic: Mosaic,
+    cells: NDArray[np.int64],
+    data: ModalityData,
+    shown: Mapping[str, NDArray[np.bool_]],
+    library: float,
+) -> tuple[Floats, Floats]:
+    """Latent (n, K) of cells of which this is shown, and the decoder's counts at the library, (n, D)."""
+    m = [one.name for one in mosaic.modalities].index(data.name)
+    measuring = measuring_batches(mosaic, m)
+    z = np.empty((len(cells), net.config.dim_latent))
+    rate = np.empty((len(cells), data.n_features))
+    for at, minibatch, q in encoded(net, loader, cells, shown=shown, batch_size=BATCH_SIZE):
+        with torch.no_grad():
+            total = q.mean.new_full((len(q.mean), 1), library) if net.config.library_aware[m] else None
+            covariates = covariates_for(minibatch, measuring)
+            value = decoded(net, m, q.mean, q, covariates, library=total, features=None)
+        z[at], rate[at] = q.mean.double().cpu().numpy(), value.double().cpu().numpy()
+    return z, rate
+
+
+def _projection(data: ModalityData, shown: NDArray[np.bool_], kind: str, seed: int) -> Projection:
+    rows = np.random.default_rng(seed).permutation(data.n_cells)[: 2 * MOST_REFERENCES]
+    return Projection.fit(data, np.sort(rows), shown, kind)
+
+
+def _centred(
+    part: Part,
+    net: MosaicVAE,
+    loader: MinibatchLoader,
+    mosaic: Mosaic,
+    data: ModalityData,
+    shown: Mapping[str, NDArray[np.bool_]],
+    references: NDArray[np.int64],
+    rate: Floats,
+    cells: NDArray[np.int64],
+    seed: int,
+) -> Part:
+    """The part with the mean coordinates of each batch: panels differ by laboratory, and so do levels."""
+    known = part.coordinates(mosaic, data.name, references, rate)
+    part = dataclasses.replace(part, own_spread=float(max(np.sqrt(known.var(0).sum()), 1e-6)))
+    asked = np.sort(np.random.default_rng(seed).permutation(cells)[:MOST_REFERENCES])
+    everyone, rates = references, rate
+    if len(asked):
+        _, of_asked = _seen(net, loader, mosaic, asked, data, shown, part.library)
+        everyone, rates = np.concatenate([references, asked]), np.concatenate([rate, of_asked])
+    found = part.coordinates(mosaic, data.name, everyone, rates)
+    batch = mosaic.batch[everyone]
+    centres = np.full((int(mosaic.batch.max()) + 2, found.shape[1]), np.nan)
+    for b in np.unique(batch):
+        centres[b] = found[batch == b].mean(0)
+    centres[-1] = found.mean(0)
+    return dataclasses.replace(part, batch_centres=centres)
+
+
+def _line_by_feature(decoded_nd: Floats, truth_nd: Floats, measured_nd: NDArray[np.bool_]) -> Linear:
+    """A line from the decoder's values to the true ones, for each feature over those who measured it."""
+    d = decoded_nd.shape[1]
+    line = Linear(weight=np.ones(d), intercept=np.zeros(d))
+    for pattern in np.unique(measured_nd.T, axis=0):
+        which = np.flatnonzero((pattern == measured_nd.T).all(1))
+        if pattern.sum() >= FEWEST_REFERENCES:
+            found = Linear.by_feature(decoded_nd[pattern][:, which], truth_nd[pattern][:, which])
+            line.weight[which], line.intercept[which] = found.weight, found.intercept
+    return line
+
+
+def _groups(
+    known: Known,
+    truth: Floats,
+    measured: NDArray[np.bool_],
+    hidden: NDArray[np.int64],
+    held: NDArray[np.bool_],
+    seed: int,
+) -> tuple[Group, ...]:
+    """The hidden features by who measured them."""
+    out = []
+    for pattern in np.unique(measured[:, hidden].T, axis=0):
+        features = hidden[(pattern == measured[:, hidden].T).all(1)]
+        if pattern.sum() < FEWEST_REFERENCES:
+            continue
+        rest = pattern & held
+        if rest.sum() < FEWEST_HELD_OUT:
+            order = np.random.default_rng(seed).permutation(np.flatnonzero(pattern))
+            rest = np.zeros(len(pattern), bool)
+            rest[order[: max(1, len(order) // HELD_OUT_SHARE)]] = True
+        out.append(_group(known, truth, features, pattern & ~rest, rest))
+    return tuple(out)
+
+
+def _group(
+    known: Known, truth: Floats, features: NDArray[np.int64], fit: NDArray[np.bool_], rest: NDArray[np.bool_]
+) -> Group:
+    y = truth[fit][:, features]
+    here, there = _of(known, fit), _of(known, rest)
+    centre = here.decoded.mean(0)
+    axes = _axes(here.decoded - centre)
+    near = y.size <= MOST_NEAR_VALUES
+    group = Group(
+        features=features,
+        centre=centre,
+        axes=axes,
+        decoder=Linear.by_feature(here.decoded[:, features], y),
+        ridge_latent=Linear.ridge(np.concatenate([here.z, (here.decoded - centre) @ axes], 1), y),
+        ridge_measured=Linear.ridge(here.measured, y),
+        near_latent=_nearest(here.z, y) if near else None,
+        near_measured=_nearest(here.measured, y) if near else None,
+        weights=np.zeros(0),
+        mean=y.mean(0),
+    )
+    weights = stacking_weights(group.ways(there), truth[rest][:, features], group.mean)
+    return dataclasses.replace(group, weights=weights)
+
+
+def _of(known: Known, which: NDArray[np.bool_]) -> Known:
+    return Known(z=known.z[which], decoded=known.decoded[which], measured=known.measured[which])
+
+
+def _axes(decoded_nd: Floats) -> Floats:
+    """Principal axes of the decoder's values, scaled to a variance of 1 in all, (D, p')."""
+    d = decoded_nd.shape[1]
+    if d <= FEW:
+        axes = np.eye(d)
+    else:
+        k = min(N_DECODED, d, len(decoded_nd) - 1)
+        axes = PCA(k, svd_solver="randomized", random_state=0).fit(decoded_nd).components_.T
+    spread = np.sqrt(max((decoded_nd @ axes).var(0).sum(), 1e-12))
+    return np.asarray(axes / spread * np.sqrt(axes.shape[1]))
+
+
+def _nearest(place: Floats, value: Floats) -> Nearest:
+    return Nearest(place=place.astype(np.float32), value=value.astype(np.float32))

@@ -1,0 +1,224 @@
+"""The fitted read-out of a model: from what is known of cells to values on the scale of comparison.
+
+Legend: b cells, K latent, D features of the modality, p coordinates of the other measured values, g features
+of a group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.infer.readout.predictors import Projection
+from mosaicvi.infer.readout.regression import Linear, Nearest
+from mosaicvi.infer.readout.scales import Kind, completed, dense_counts, on_scale
+from mosaicvi.infer.readout.views import Shown
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of some cells of which a modality is to be imputed.
+
+    Attributes
+    ----------
+    z
+        Latent, (b, K).
+    decoded
+        The decoder's value of each feature on the scale of comparison, (b, D).
+    measured
+        Coordinates of the other measured values, (b, p).
+    """
+
+    z: Floats
+    decoded: Floats
+    measured: Floats
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Features that the same reference cells measured, and the ways to their values.
+
+    Attributes
+    ----------
+    features
+        Positions (g,).
+    centre, axes
+        Principal components of the decoder's values, (D,) and (D, p').
+    decoder, ridge_latent, ridge_measured
+        Lines of the decoder's values; regressions on the latent with the decoder's values, and on the
+        measured values.
+    near_latent, near_measured
+        Nearest cells in the latent and in the measured values; None where keeping them costs too much.
+    weights
+        Of the ways that there are, in this order.
+    mean
+        Mean value of each feature, (g,).
+    """
+
+    features: NDArray[np.int64]
+    centre: Floats
+    axes: Floats
+    decoder: Linear
+    ridge_latent: Linear
+    ridge_measured: Linear
+    near_latent: Nearest | None
+    near_measured: Nearest | None
+    weights: Floats
+    mean: Floats
+
+    def ways(self, known: Known) -> list[Floats]:
+        """The value that each way leads to, (b, g) each."""
+        out = [
+            self.decoder(known.decoded[:, self.features]),
+            self.ridge_latent(self.latent_and_decoded(known)),
+            self.ridge_measured(known.measured),
+        ]
+        if self.near_latent is not None and self.near_measured is not None:
+            out += [self.near_latent(known.z), self.near_measured(known.measured)]
+        return out
+
+    def latent_and_decoded(self, known: Known) -> Floats:
+        """Predictors of `ridge_latent`, (b, K + p')."""
+        return np.concatenate([known.z, (known.decoded - self.centre) @ self.axes], 1)
+
+    def __call__(self, known: Known) -> Floats:
+        """Values (b, g)."""
+        total = np.zeros((len(known.z), len(self.features)))
+        for weight, way in zip(self.weights, self.ways(known), strict=True):
+            total += weight * (way - self.mean)
+        return self.mean + total
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """How a modality is read out of cells of which the same is shown.
+
+    Attributes
+    ----------
+    kind
+        Scale of comparison.
+    library
+        Total of the decoder's counts.
+    latent_spread
+        What the latent is divided by.
+    projections
+        Coordinates of each other modality that is shown.
+    own
+        Features of the modality itself that are shown, boolean (D,); none where it is hidden.
+    own_spread
+        What their values are divided by.
+    batch_centres
+        Where some are shown: mean coordinates of each batch, (B, p), and of all as last row, with NaN for
+        batches without such cells; else empty.
+    shown_line
+        Lines of the decoder's values of all features.
+    groups
+        How hidden features are read out.
+    """
+
+    kind: Kind
+    library: float
+    latent_spread: float
+    projections: Mapping[str, Projection]
+    own: NDArray[np.bool_]
+    own_spread: float
+    batch_centres: Floats
+    shown_line: Linear
+    groups: tuple[Group, ...]
+
+    def known(self, mosaic: Mosaic, name: str, cells: NDArray[np.int64], z: Floats, rate: Floats) -> Known:
+        """What is known of cells, from their latent and the decoder's counts at `library`, (b, D)."""
+        measured = self.coordinates(mosaic, name, cells, rate)
+        if len(self.batch_centres):
+            batch = np.minimum(mosaic.batch[cells], len(self.batch_centres) - 1)
+            centre = self.batch_centres[batch]
+            measured = measured - np.where(np.isnan(centre), self.batch_centres[-1], centre)
+        return Known(z=z / self.latent_spread, decoded=on_scale(rate, self.kind), measured=measured)
+
+    def coordinates(self, mosaic: Mosaic, name: str, cells: NDArray[np.int64], rate: Floats) -> Floats:
+        """Coordinates of the measured values before batches are centred, (b, p)."""
+        parts = []
+        for other, projection in self.projections.items():
+            data = mosaic.modality(other)
+            row = data.row_of_cell[cells]
+            found = projection(data, np.maximum(row, 0)) if data.n_cells else np.zeros((len(cells), 0))
+            parts.append(np.where(row[:, None] >= 0, found, 0.0))
+        if self.own.any():
+            data = mosaic.modality(name)
+            row = data.row_of_cell[cells]
+            seen = data.panels[data.panel_of_row[row]] & self.own
+            whole = completed(dense_counts(data, row), seen, rate)
+            parts.append(on_scale(whole, self.kind)[:, self.own] / self.own_spread)
+        return np.concatenate(parts, 1) if parts else np.zeros((len(cells), 0))
+
+    def __call__(self, known: Known) -> Floats:
+        """Values of all features on the scale of comparison, (b, D)."""
+        out = self.shown_line(known.decoded)
+        for group in self.groups:
+            out[:, group.features] = group(known)
+        return out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadOut:
+    """The parts of a model, by what is shown of a cell and what is imputed."""
+
+    parts: Mapping[tuple[Shown, str], Part]
+    scales: Mapping[str, Kind]
+
+    def scale_of(self, modality: str) -> Kind | None:
+        """The scale on which a modality is compared; None for one that the decoder alone imputes."""
+        return self.scales.get(modality)
+
+    def __call__(
+        self,
+        mosaic: Mosaic,
+        m: int,
+        cells: NDArray[np.int64],
+        views: Sequence[Shown],
+        z: Floats,
+        rate: Floats,
+    ) -> Floats:
+        """Values of modality m on its scale of comparison, (b, D).
+
+        Parameters
+        ----------
+        mosaic, m, cells
+            The data, the position of the modality, and the cells (b,).
+        views
+            What is shown of each cell.
+        z, rate
+            Latent (b, K), and the decoder's counts at the median library, (b, D).
+        """
+        name = mosaic.modalities[m].name
+        out = on_scale(rate, self.scales[name])  # where nothing better is known
+        for view in dict.fromkeys(views):
+            part = self.parts.get((view, name))
+            if part is not None:
+                of_view = np.array([view == other for other in views])
+                known = part.known(mosaic, name, cells[of_view], z[of_view], rate[of_view])
+                out[of_view] = part(known)
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values and arrays; `read_readout` reads it back."""
+        return {
+            "scales": dict(self.scales),
+            "parts": [
+                {"shown": {k: v.copy() for k, v in shown.features.items()}, "modality": name, **_plain(part)}
+                for (shown, name), part in self.parts.items()
+            ],
+        }
+
+
+def _plain(part: Part) -> dict[str, Any]:
+    found: dict[str, Any] = dataclasses.asdict(part)
+    found["groups"] = list(found["groups"])
+    return found

@@ -1,0 +1,59 @@
+"""What can be seen of a cell: which modalities, and which of their features."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicvi.data.mosaic import Mosaic
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Features that can be seen, boolean (D_m,) of each modality of which any can.
+
+    The name of each comes first, so that two are equal if they show the same.
+    """
+
+    of: tuple[tuple[str, bytes], ...]
+
+    @classmethod
+    def make(cls, features: dict[str, NDArray[np.bool_]]) -> Shown:
+        """From a mask of each modality."""
+        return cls(of=tuple((name, mask.tobytes()) for name, mask in features.items() if mask.any()))
+
+    @property
+    def features(self) -> dict[str, NDArray[np.bool_]]:
+        """Mask of each modality of which something is shown."""
+        return {name: np.frombuffer(mask, bool) for name, mask in self.of}
+
+    def only(self, modalities: Collection[str] | None) -> Shown:
+        """The same with some modalities out of sight."""
+        if modalities is None:
+            return self
+        return Shown(of=tuple(pair for pair in self.of if pair[0] in modalities))
+
+
+def shown_of_cells(mosaic: Mosaic) -> tuple[NDArray[np.int64], list[Shown]]:
+    """What is shown of each cell, as a position (n,) in a list without repetitions.
+
+    Single entries that are missing count as shown.
+    """
+    columns = []
+    for data in mosaic.modalities:
+        row = data.row_of_cell
+        panel = np.zeros(len(row), np.int64) if data.entry_measured is not None else data.panel_of_row[row]
+        columns.append(np.where(row >= 0, panel, -1))
+    distinct, code = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
+    views = []
+    for line in distinct.tolist():
+        masks = {}
+        for data, panel in zip(mosaic.modalities, line, strict=True):
+            if panel >= 0:
+                whole = np.ones(data.n_features, bool)
+                masks[data.name] = whole if data.entry_measured is not None else data.panels[panel]
+        views.append(Shown.make(masks))
+    return code.reshape(-1), views
