@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
 from mosaicvi.engine import decoder as engine_decoder
@@ -26,7 +25,7 @@ from mosaicvi.engine.likelihoods import Values, array, kind_of, likelihood_of
 from mosaicvi.nn import losses
 from mosaicvi.nn.blocks import BlockGroup
 from mosaicvi.nn.decoder import Decoder, Head
-from mosaicvi.nn.encoder import BlockLayer, Encoder, Posterior, Shown, raw_values, side_by_side
+from mosaicvi.nn.encoder import BlockLayer, Encoder, Posterior, Shown, densified, raw_values, side_by_side
 from mosaicvi.nn.layers import HiddenStack, PassBatchNorm, leaky
 from mosaicvi.nn.masks import View, observed_view
 
@@ -149,51 +148,58 @@ def _first_layer(
     if not layers:
         return None
     widths = [layer.group.n_blocks * layer.group.enc for layer in layers]
-    nonzeros: list[rows.Nonzeros] = []
-    values: list[Tensor] = []
-    base: Tensor | None = None
-    for layer, width, right in zip(layers, widths, itertools.accumulate(widths), strict=True):
-        one, left = shown[layer.group.modality], right - width
-        if one.rows.sparse is not None and one.centre is None:
-            nonzeros.append(_nonzeros(one, layer.group, left))
-            values.append(layer.value)
-            continue
-        x, g = one.dense(), layer.group
-        dense = [products.linear(x[:, lo:hi], layer.value[lo - g.lo : hi - g.lo].T) for lo, hi in g.spans]
-        wide = functional.pad(torch.cat(dense, 1), (left, sum(widths) - right))
-        base = wide if base is None else base + wide
-    rest = (
-        [e] if len(layers) == len(encoder.groups) else [e[:, layer.group.embed_columns] for layer in layers]
-    )
+    starts = itertools.accumulate(widths, initial=0)
+    of_all = len(layers) == len(encoder.groups)
+    rest = [e] if of_all else [e[:, layer.group.embed_columns] for layer in layers]
     rest += [] if covariates is None else [covariates]
     of_covariates: list[Tensor] = [layer.covariate for layer in layers] if encoder.n_seen else []
     return rows.FirstLayer(
         rest=rest[0] if len(rest) == 1 else torch.cat(rest, 1),
         mix=rows.mix_of([layer.embed for layer in layers], of_covariates),
-        base=base,
-        nonzeros=nonzeros,
-        values=values,
+        shown=[
+            _values_of(shown[layer.group.modality], layer.group, at)
+            for layer, at in zip(layers, starts, strict=False)
+        ],
+        weights=[layer.value for layer in layers],
     )
 
 
-def _nonzeros(shown: Shown, group: BlockGroup, at: int) -> rows.Nonzeros:
-    """Non-zeros of a group whose columns begin at `at`, and what the passes see of them."""
+def _values_of(shown: Shown, group: BlockGroup, at: int) -> rows.Nonzeros | rows.Dense:
+    """Values of a group whose columns begin at `at`, and what the passes see of them."""
     given, sparse = shown.rows, shown.rows.sparse
-    assert sparse is not None
     n = given.cells.shape[0]
     everything = observed_view(given)
     measured = everything.n_chosen[everything.index.numpy()]
-    how, index, tables, start = [], [], [everything.table.numpy()[:0]], 0
+    how, choices, tables, start = [], [], [everything.table.numpy()[:0]], 0
     for view in shown.views:
-        table, choice = view.table.numpy(), view.index.numpy()
-        count = measured if view.full else view.n_chosen[choice]
+        index = view.index.numpy()
+        if view.full:
+            how.append(np.full(n, rows.ALL))
+            choices.append(np.full(n, -1))
+            continue
+        count = view.n_chosen[index]
         how.append(np.where(count == measured, rows.ALL, np.where(count > 0, rows.SOME, rows.NONE)))
-        index.append(choice + start)
-        if not view.full:
-            tables.append(table)
-            start += len(table)
+        choices.append(index + start)
+        tables.append(view.table.numpy())
+        start += len(tables[-1])
     row = np.full(shown.n_cells, -1)
     row[given.cells.numpy()] = np.arange(n)
+    how_pn, table, choice = np.stack(how).astype(np.int8), np.concatenate(tables), np.stack(choices)
+    if sparse is None or shown.centre is not None:
+        dense = densified(given, shown.values, table.shape[1])
+        return rows.Dense(
+            routine=gemm.routine(),
+            at=at,
+            lo=group.lo,
+            width=group.enc,
+            row=row,
+            ends=np.cumsum([0, *group.sizes]),
+            value=array(dense),
+            centre=array(dense.new_zeros(dense.shape[1]) if shown.centre is None else shown.centre),
+            how=how_pn,
+            table=table,
+            choice=choice,
+        )
     return rows.Nonzeros(
         at=at,
         lo=group.lo,
@@ -203,9 +209,9 @@ def _nonzeros(shown: Shown, group: BlockGroup, at: int) -> rows.Nonzeros:
         ends=sparse.indptr[group.first * n : (group.first + group.n_blocks) * n + 1].numpy(),
         col=sparse.col.numpy() - group.lo if group.lo else sparse.col.numpy(),
         value=shown.values.detach().numpy(),
-        how=np.stack(how).astype(np.int8),
-        table=np.concatenate(tables),
-        choice=np.stack(index),
+        how=how_pn,
+        table=table,
+        choice=choice,
     )
 
 
