@@ -315,7 +315,7 @@ def _add_sparse_gradient(
 
 # --- dense values ---------------------------------------------------------------------------------
 
-ROWS = 128  # that are multiplied together
+ROWS = 256  # that are multiplied together
 
 
 @any_order
