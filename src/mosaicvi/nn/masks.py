@@ -45,7 +45,7 @@ class ModalityMask:
 
 
 class MaskSampler:
-    """Draws the mask of a minibatch (spec, "Drawing the mask").
+    """Draws the mask of a minibatch.
 
     Per cell: with probability 1/2 no feature is masked, else each with `p_feat`. With several
     modalities one is drawn from `p_modal` and masked whole if the cell measured another. With one,
