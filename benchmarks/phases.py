@@ -19,10 +19,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from mosaicvi.nn.compiled_encoder import rows_of
-from mosaicvi.nn.first_layer import ALL, SOME, First
-from mosaicvi.nn.targets import Job
-from mosaicvi.nn.task import Task
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -30,8 +26,8 @@ from benchmarks.common import Table
 from benchmarks.ours import set_up
 from benchmarks.tasks import registered
 from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.engine import decoder, embedding, encoder, rows, stack
 from mosaicvi.fit.loop import FitConfig, FitState, Report, fit
-from mosaicvi.nn import compiled_decoder, encoder, hidden_stack, mask_embedding
 
 PHASES = ("slice", "mask", "encode", "decode", "likelihood", "backward", "optimiser")
 COMPILED = ("encode", "decode", "likelihood", "backward")  # with products that torch does not see
@@ -143,7 +139,7 @@ def _operations(
     torch.set_num_threads(1)  # products of other threads are not recorded
     try:
         with (
-            _counters(state) as counts,
+            _counters() as counts,
             profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded,
         ):
             advance(state, loader, config, COUNTED)
@@ -160,23 +156,21 @@ def _operations(
 
 
 @contextlib.contextmanager
-def _counters(state: FitState) -> Iterator[dict[str, float]]:
+def _counters() -> Iterator[dict[str, float]]:
     """Count what is compiled, by phase, and the outputs with a target."""
     counts = dict.fromkeys((*COMPILED, "outputs"), 0.0)
-    encode, first_layer, task = encoder.encode, encoder.first_layer, state.net.decoder.task
-    hidden, add_features = hidden_stack.hidden, mask_embedding._add_features
-    compiled = compiled_decoder.Compiled
+    encode, first_layer, hidden = encoder.encode, rows.first_layer, stack.hidden
+    add_features, log_prob = embedding._add_features, decoder.log_prob
 
     def counted_encode(
-        first: First, hidden: Sequence[Tensor], last: Sequence[Tensor], n_passes: int
+        first: rows.FirstLayer, layers: Sequence[Tensor], last: Sequence[Tensor], n_passes: int
     ) -> tuple[Tensor, Tensor]:
-        n_cells = len(first.rest) // n_passes
-        rows = rows_of(first.seen, n_passes, n_cells, all_sparse=first.base is None)
-        weights = first.mix.numel() + sum(w.numel() for w in (*hidden, *last) if w.ndim == 2)
-        once = 2 * len(rows.source) * weights + _sparse_operations(first)
+        distinct = encoder.rows_of(first.shown, n_passes, len(first.rest) // n_passes)
+        weights = first.mix.numel() + sum(w.numel() for w in (*layers, *last) if w.ndim == 2)
+        once = 2 * len(distinct.source) * weights + _operations_of_values(first)
         counts["encode"] += once
-        counts["backward"] += 2 * once - _sparse_operations(first)
-        return encode(first, hidden, last, n_passes)
+        counts["backward"] += 2 * once - _operations_of_values(first)
+        return encode(first, layers, last, n_passes)
 
     def counted_hidden(x: Tensor, layers: Sequence[Tensor]) -> Tensor:
         once = 2 * len(x) * sum(w.numel() for w in layers if w.ndim == 2)
@@ -188,42 +182,42 @@ def _counters(state: FitState) -> Iterator[dict[str, float]]:
         counts["encode"] += (last - first) * weight.shape[1]  # additions; what comes back is a copy
         add_features(of, weight, first, last, out)
 
-    def counted_first_layer(first: First, n_passes: int) -> Tensor:
-        counts["encode"] += _sparse_operations(first)
-        counts["backward"] += _sparse_operations(first)
+    def counted_first_layer(first: rows.FirstLayer, n_passes: int) -> Tensor:
+        counts["encode"] += _operations_of_values(first)
+        counts["backward"] += _operations_of_values(first)
         return first_layer(first, n_passes)
 
-    def counted_compiled(one: Task, n: int, *, want: bool) -> compiled_decoder.Compiled:
-        work = compiled(one, n, want=want)
-        for part in work.parts:
-            weights = part.layers.inner.size + part.layers.last.size
-            counts["likelihood"] += 3 * 2 * part.n_rows * weights  # there, and back to rows and weights
-        return work
-
-    def counted_task(head: Any, m: int, rows: Any, jobs: list[Job], context: Any) -> Task:
-        counts["outputs"] += sum(job.n_rows * job.rows.panels.shape[1] for job in jobs)
-        return task(head, m, rows, jobs, context)
+    def counted_log_prob(modalities: list[decoder.Modality], weight: Tensor) -> Tensor:
+        for part in (part for modality in modalities for part in modality.parts):
+            weights, n_rows = part.layers.inner.size + part.layers.last.size, len(part.layers.at)
+            counts["likelihood"] += 3 * 2 * n_rows * weights  # there, and back to rows and weights
+            counts["outputs"] += n_rows * part.layers.ends[-1]
+        return log_prob(modalities, weight)
 
     with (
         patch.object(encoder, "encode", counted_encode),
-        patch.object(encoder, "first_layer", counted_first_layer),
-        patch.object(hidden_stack, "hidden", counted_hidden),
-        patch.object(mask_embedding, "_add_features", counted_features),
-        patch.object(compiled_decoder, "Compiled", counted_compiled),
-        patch.object(state.net.decoder, "task", counted_task),
+        patch.object(rows, "first_layer", counted_first_layer),
+        patch.object(stack, "hidden", counted_hidden),
+        patch.object(embedding, "_add_features", counted_features),
+        patch.object(decoder, "log_prob", counted_log_prob),
     ):
         yield counts
 
 
-def _sparse_operations(first: First) -> float:
-    """Twice the multiplications of sparse values, each once for all passes that see all of a cell."""
+def _operations_of_values(first: rows.FirstLayer) -> float:
+    """Twice the multiplications of values, a non-zero's once for all passes that see all of a cell."""
     total = 0.0
-    for one in first.seen:
+    for one in first.shown:
+        if isinstance(one, rows.Dense):
+            total += 2 * one.width * float((one.how != rows.NONE).sum()) * one.ends[-1]
+            continue
         blocks = np.diff(one.ends).reshape(-1, max(one.n, 1))
         nonzeros = blocks.sum(0) if one.n else np.zeros(0)
-        whole = nonzeros[(one.how == ALL).any(0)].sum()
+        whole = nonzeros[(one.how == rows.ALL).any(0)].sum()
         shares = one.table.mean(1) if len(one.table) else np.zeros(1)
-        some = sum((nonzeros * shares[c])[h == SOME].sum() for h, c in zip(one.how, one.choice, strict=True))
+        some = sum(
+            (nonzeros * shares[c])[h == rows.SOME].sum() for h, c in zip(one.how, one.choice, strict=True)
+        )
         total += 2 * one.width * float(whole + some)
     return total
 
@@ -233,7 +227,7 @@ def _phase_of_dense(event: Any) -> str | None:
     parent = event.cpu_parent
     phase = None
     while parent is not None:
-        if parent.name in PRODUCTS or parent.name.startswith("_SparseProduct"):
+        if parent.name in PRODUCTS or parent.name.startswith("aten::embedding_bag"):
             return None
         if parent.name in PHASES:
             phase = parent.name

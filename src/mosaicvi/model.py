@@ -718,7 +718,8 @@ class MosaicVI:
         n = sum(p.numel() for p in self.net.parameters())
         trained = f"trained for {len(self._rows)} epochs" if self.is_trained else "not trained"
         return (
-            f"MosaicVI with {n:,} weights, latent width {self.config.dim_latent}, {trained}\n{self.mosaic!r}"
+            f"MosaicVI with {n:,} weights, latent width {self.config.dim_latent}, {trained}, "
+            f"engine {self.net.engine()}\n{self.mosaic!r}"
         )
 
 

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import fingerprint, random_mudata, truth
 
-from mosaicvi import workers
 from mosaicvi.data import loader as loader_module
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.minibatch import runs_of, transformed
+from mosaicvi.data.minibatch import transformed
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.data.sampling import drawn_features, shuffled, split
+from mosaicvi.engine import threads as workers
 from mosaicvi.errors import MosaicWarning
 
 
@@ -118,22 +118,6 @@ def test_clr_in_a_minibatch() -> None:
         has = data.row_of_cell >= 0
         expected = _transformed("clr", x[has], measured[has])
         np.testing.assert_allclose(_dense(own, transformed(own), data.n_features), expected, rtol=1e-5)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), data=st.data())
-def test_runs_of_some_rows_are_those_rows(seed: int, data: st.DataObject) -> None:
-    rows = MinibatchLoader(mosaic_of(random_mudata(seed))).take(np.arange(24)).rows[2]
-    n = len(rows.cells)
-    picks = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=n + 3)), dtype=np.int64)
-    assert rows.sparse is not None
-    row, position = runs_of(rows.sparse, torch.from_numpy(picks), n)
-    values = torch.arange(1.0, len(rows.sparse.value) + 1)
-    dense = _dense(rows, values, 7)[picks]
-    out = np.zeros_like(dense)
-    out[row.numpy() % max(len(picks), 1), rows.sparse.col[position].numpy()] = values[position]
-    np.testing.assert_array_equal(out, dense)
-    assert (row.diff() >= 0).all()
 
 
 def test_chunks_of_the_block_index_change_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Likelihoods: values and gradients against torch.distributions, scipy and sums written out."""
+"""Likelihoods, compiled and defined: values and gradients against torch.distributions, scipy and sums."""
 
 from __future__ import annotations
 
@@ -12,84 +12,88 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mosaicvi.nn.counts import rising_log
-from mosaicvi.nn.likelihoods import TILE, dispersion, zero_inflation
-from mosaicvi.nn.tile import Scratch, Tile
 from tests.oracles import log_prob, log_rising, mean_of, nb_exact
 from torch import Tensor
 
-from mosaicvi.nn import count_kernels, counts, kernels, likelihoods
-from mosaicvi.nn.masks import View
+from mosaicvi import likelihoods
+from mosaicvi.engine import counts as count_kernels
+from mosaicvi.engine import likelihoods as kernels
+from mosaicvi.likelihoods import Parameters
+from mosaicvi.likelihoods.base import Bounds
+from mosaicvi.likelihoods.nb import rising_log
+from mosaicvi.nn.decoder import MIN_DISPERSION, Head
 
 COUNTS = ("NB", "ZINB", "Poisson")
 DISTRIBUTIONS = (*COUNTS, "Bernoulli", "Gaussian")
 
 
-def evaluate(
-    dist: str, o: Tensor, x: Tensor, *, alpha: Tensor | None = None, target: Tensor | None = None,
-    panel: Tensor | None = None, compiled: bool = False, **rest: Any,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Log-likelihood of each row and all gradients; the only place that knows how a tile is filled.
-
-    `x`, `alpha`, `target` and `panel` are dense (r, d).
-    """
-    every = torch.arange(len(o))
-    counted = x if target is None else x * target
-    row, col = counted.nonzero(as_tuple=True)
-    values = x[row, col]
-    fields: dict[str, Any] = {"row": row, "col": col, "x": values, "constant": -torch.lgamma(values + 1)}
-    fields |= {"code": every, "weight": torch.ones_like(o[:, 0])}  # each row has its own dispersion
-    for name, mask in (("wanted", target), ("measured", panel)):
-        fields[name] = None if mask is None else View(table=mask > 0, index=every)
-    if dist in ("NB", "ZINB"):
-        assert alpha is not None
-        fields["rise"], fields["d_rise"] = counts.rising(values, alpha[row, col])
-        fields["small"] = bool(alpha.min() < counts.SMALL_DISPERSION)
-    if dist == "Gaussian":
-        fields["dense"] = x
+def evaluate(dist: str, o: Tensor, x: Tensor, *, compiled: bool = False, **rest: Any) -> dict[str, Tensor]:
+    """Log-likelihood of each row and all gradients; `x`, `alpha`, `target` and `panel` are dense (r, d)."""
     rest = {k: v for k, v in rest.items() if v is not None}
-    if compiled:
-        return by_kernel(dist, o.clone(), alpha, fields, rest)
-    tile = Tile(o=o.clone(), scratch=Scratch(o), alpha=alpha, **fields, **rest)
-    result = TILE[dist](tile)  # type: ignore[index]
-    out = {"value": result.value, "o": -tile.o}
-    if result.d_alpha is not None:
-        out["alpha"] = -result.d_alpha
-    if result.d_pi is not None:
-        out["pi"] = -result.d_pi
-    return out
+    return by_kernel(dist, o.clone(), x, **rest) if compiled else by_definition(dist, o, x, **rest)
+
+
+def by_definition(
+    dist: str, o: Tensor, x: Tensor, *, low: Tensor, high: Tensor, centre: Tensor,
+    alpha: Tensor | None = None, target: Tensor | None = None, panel: Tensor | None = None,
+    pi: Tensor | None = None, library: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """By the family, with gradients by autograd."""
+    inputs = {
+        k: v.clone().requires_grad_() for k, v in (("o", o), ("alpha", alpha), ("pi", pi)) if v is not None
+    }
+    family = likelihoods.get(dist)
+    head = Head(
+        m=0, features=None, family=family, library_aware=library is not None, max_disp=6.0, dispersion=None,
+        inflation=None, bounds=Bounds(centre=centre, low=low, high=high),
+    )  # fmt: skip
+    wanted = torch.ones_like(o, dtype=torch.bool) if target is None else target > 0
+    location = head.location(inputs["o"], library, None if panel is None else panel > 0)
+    location = torch.where(wanted, location, torch.zeros_like(location))
+    parameters = Parameters(location=location, dispersion=inputs.get("alpha"), inflation=inputs.get("pi"))
+    entries = family.log_prob(x, parameters)
+    value = torch.where(wanted, entries, torch.zeros_like(entries)).sum(1)
+    grads = torch.autograd.grad(value.sum(), list(inputs.values()), allow_unused=True)
+    found = {"value": value.detach()}
+    return found | {
+        k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(inputs.items(), grads, strict=True)
+    }
 
 
 def by_kernel(
-    dist: Any, o: Tensor, alpha: Tensor | None, fields: dict[str, Any], rest: dict[str, Any]
-) -> dict[str, Tensor]:
-    """The same by the compiled likelihoods; blocks of one and of the other columns change nothing."""
-    rest = {k: v for k, v in rest.items() if k not in ("centre", "pi")}
-    fields = {k: v for k, v in fields.items() if k not in ("constant", "rise", "d_rise")}
-    library = rest.pop("library", None)
-    nonzeros = {k: fields.pop(k, None) for k in ("row", "col", "x")}
-    job = kernels.job_of(
-        dist, alpha=alpha, library=None if library is None else library[:, 0],
-        **({"small": False} | fields | rest),
-    )  # fmt: skip
+    dist: str, o: Tensor, x: Tensor, *, low: Tensor, high: Tensor, centre: Tensor,
+    alpha: Tensor | None = None, target: Tensor | None = None, panel: Tensor | None = None,
+    pi: Tensor | None = None, library: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """By the compiled likelihoods; blocks of one and of the other columns change nothing."""
     r, d = o.shape
+    every, whole = torch.arange(r), library is not None
+    kind = kernels.kind_of(dist, library_aware=whole)
+    part = kernels.likelihood_of(
+        kind, low=low, high=high, centre=centre, code=every, weight=torch.ones(r), alpha=alpha, pi=pi,
+        wanted=None if target is None else (target > 0, every),
+        measured=None if panel is None or not whole else (panel > 0, every),
+        library=None if library is None else library[:, 0],
+    )  # fmt: skip
+    row, col = (x if target is None else x * target).nonzero(as_tuple=True)
     first = max(1, d // 3)  # columns of the first block
-    run = (nonzeros["col"] >= first).long() * r + nonzeros["row"]
+    run = (col >= first).long() * r + row
     order = torch.argsort(run, stable=True)
-    arrays = {k: kernels.array(None if v is None else v[order]) for k, v in nonzeros.items() if k != "row"}
-    ends = np.concatenate([[0], np.cumsum(np.bincount(run, minlength=2 * r))])
-    values = kernels.Values(pick=np.arange(r), n=r, ends=ends, **arrays)
-    value, d_alpha = np.zeros(r, np.float32), np.zeros(job.alpha.shape, np.float32)
-    kind = kernels.kind_of(dist, aware=library is not None)
-    assert kind is not None
-    whole = library is not None
+    values = kernels.Values(
+        pick=np.arange(r), n=r, ends=np.concatenate([[0], np.cumsum(np.bincount(run, minlength=2 * r))]),
+        col=kernels.array(col[order]), x=kernels.array(x[row, col][order]),
+        dense=kernels.array(x if dist == "Gaussian" else None, 2),
+    )  # fmt: skip
+    value = np.zeros(r, np.float32)
+    slopes = kernels.Slopes(np.zeros(part.alpha.shape, np.float32), np.zeros(part.pi.shape, np.float32))
     for lo, hi, blocks in [(0, d, (0, 2))] if whole else [(0, first, (0, 1)), (first, d, (1, 2))]:
-        part = np.ascontiguousarray(o.numpy()[:, lo:hi])
+        tile = np.ascontiguousarray(o.numpy()[:, lo:hi])
         if hi > lo:
-            kernels.tile(kind, part, 0, lo, blocks, values, job, value, d_alpha)
-        o[:, lo:hi] = torch.from_numpy(part)
-    out = {"value": torch.from_numpy(value), "o": -o}
-    return out | ({"alpha": -torch.from_numpy(d_alpha)} if dist == "NB" else {})
+            kernels.tile(kind, tile, 0, lo, blocks, values, part, value, slopes)
+        o[:, lo:hi] = torch.from_numpy(tile)
+    found = {"value": torch.from_numpy(value), "o": -o}
+    found |= {} if alpha is None else {"alpha": -torch.from_numpy(slopes.alpha)}
+    return found | ({} if pi is None else {"pi": -torch.from_numpy(slopes.pi)})
 
 
 def oracle(
@@ -170,7 +174,6 @@ def test_values_and_gradients(
     dist: str, seed: int, aware: bool, masked: bool, panels: bool, d: int, compiled: bool
 ) -> None:
     aware = aware and dist in COUNTS
-    compiled = compiled and (dist in ("NB", "Bernoulli") or (dist == "Poisson" and aware))
     arguments = draw(dist, seed, aware=aware, masked=masked, panels=panels, d=d)
     close(evaluate(dist, **arguments, compiled=compiled), oracle(dist, **arguments))
 
@@ -274,7 +277,8 @@ def test_large_counts_and_extreme_dispersions_in_float32(alpha: float, count: in
 
 
 @pytest.mark.parametrize("alpha", [1e-8, 1e-5, 9e-4, 2e-3])
-def test_the_slope_by_dispersion_does_not_cancel(alpha: float) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_slope_by_dispersion_does_not_cancel(alpha: float, compiled: bool) -> None:
     x = np.array([[0.0, 0, 3, 40, 1000]])
     high, o = np.full(5, 2000.0), np.array([[-6.0, -2, -4, -3, 0]])
     to = lambda v: torch.tensor(v, dtype=torch.float32)  # noqa: E731
@@ -286,6 +290,7 @@ def test_the_slope_by_dispersion_does_not_cancel(alpha: float) -> None:
         low=torch.zeros(5),
         high=to(high),
         centre=torch.zeros(5),
+        compiled=compiled,
     )
     mean = high / (1 + np.exp(-o))
     a = float(np.float32(alpha))
@@ -301,26 +306,32 @@ def test_the_slope_by_dispersion_does_not_cancel(alpha: float) -> None:
     np.testing.assert_array_less(np.abs(got["alpha"].numpy() - expected), 3e-4 * size + 1e-4)
 
 
-def test_without_dispersion_nb_is_poisson() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_without_dispersion_nb_is_poisson(compiled: bool) -> None:
     g = torch.Generator().manual_seed(0)
     mean = 30 * torch.rand(50, 8, generator=g)
     x = torch.poisson(mean, generator=g)
     ends = {"low": torch.zeros(8), "high": torch.full((8,), 40.0), "centre": torch.zeros(8)}
-    nb = evaluate("NB", torch.log(mean / (40 - mean)), x, alpha=torch.full((50, 8), 1e-8), **ends)["value"]
-    poisson = evaluate("Poisson", torch.log(mean), x, **ends)["value"]
+    nb = evaluate(
+        "NB", torch.log(mean / (40 - mean)), x, alpha=torch.full((50, 8), 1e-8), **ends, compiled=compiled
+    )["value"]
+    poisson = evaluate("Poisson", torch.log(mean), x, **ends, compiled=compiled)["value"]
     torch.testing.assert_close(nb, poisson, rtol=1e-4, atol=1e-3)
     library = x.sum(1, keepdim=True)
-    nb = evaluate("NB", torch.log(mean), x, alpha=torch.full((50, 8), 1e-8), library=library, **ends)
-    poisson = evaluate("Poisson", torch.log(mean), x, library=library, **ends)
+    nb = evaluate(
+        "NB", torch.log(mean), x, alpha=torch.full((50, 8), 1e-8), library=library, **ends, compiled=compiled
+    )
+    poisson = evaluate("Poisson", torch.log(mean), x, library=library, **ends, compiled=compiled)
     torch.testing.assert_close(nb["value"], poisson["value"], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(nb["o"], poisson["o"], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("logit", [-1000.0, -60.0, -12.0, 0.0, 12.0, 60.0, 1000.0])
-def test_bernoulli_at_its_bounds(logit: float) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_bernoulli_at_its_bounds(logit: float, compiled: bool) -> None:
     low, high = torch.full((3,), 1e-5), torch.full((3,), 1 - 1e-5)
     o, x = torch.full((2, 3), logit), torch.tensor([[0.0, 1, 0], [1, 1, 0]])
-    got = evaluate("Bernoulli", o, x, low=low, high=high, centre=torch.zeros(3))
+    got = evaluate("Bernoulli", o, x, low=low, high=high, centre=torch.zeros(3), compiled=compiled)
     p = np.clip(1 / (1 + np.exp(-np.float64(max(logit, -700)))), 1e-5, 1 - 1e-5)
     expected = scipy.stats.bernoulli.logpmf(x.numpy(), p).sum(1)
     np.testing.assert_allclose(got["value"], expected, rtol=3e-3)  # 1 - 1e-5 has five digits in float32
@@ -329,10 +340,13 @@ def test_bernoulli_at_its_bounds(logit: float) -> None:
 
 
 @pytest.mark.parametrize("dist", ["Poisson", "Gaussian"])
-def test_the_mean_stays_within_its_bounds_and_has_no_gradient_there(dist: str) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_mean_stays_within_its_bounds_and_has_no_gradient_there(dist: str, compiled: bool) -> None:
     o, x = torch.tensor([[-1e4, -50.0, 0.5, 50.0, 1e4]]), torch.tensor([[0.0, 1, 2, 3, 4]])
     low, high = torch.full((5,), 0.5), torch.full((5,), 9.0)
-    got = evaluate(dist, o, x, alpha=torch.ones(1, 5), low=low, high=high, centre=torch.zeros(5))
+    got = evaluate(
+        dist, o, x, alpha=torch.ones(1, 5), low=low, high=high, centre=torch.zeros(5), compiled=compiled
+    )
     assert torch.isfinite(got["value"]).all()
     assert got["o"][0, [0, 1, 3, 4]].tolist() == [0, 0, 0, 0]
     assert got["o"][0, 2] != 0
@@ -341,16 +355,17 @@ def test_the_mean_stays_within_its_bounds_and_has_no_gradient_there(dist: str) -
 @pytest.mark.parametrize("shift", [-1000.0, -200.0, -90.0, -30.0, 30.0, 59.0, 61.0, 200.0, 1000.0])
 @pytest.mark.parametrize("dist", COUNTS)
 @pytest.mark.parametrize("panels", [True, False])
-def test_a_softmax_does_not_see_a_common_shift(dist: str, shift: float, panels: bool) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_softmax_does_not_see_a_common_shift(dist: str, shift: float, panels: bool, compiled: bool) -> None:
     arguments = draw(dist, 3, aware=True, masked=False, panels=panels)
-    expected = evaluate(dist, **arguments)
-    moved = evaluate(dist, **(arguments | {"o": arguments["o"] + shift}))
+    expected = evaluate(dist, **arguments, compiled=compiled)
+    moved = evaluate(dist, **(arguments | {"o": arguments["o"] + shift}), compiled=compiled)
     for key, value in moved.items():
         torch.testing.assert_close(
             value, expected[key], rtol=2e-3, atol=2e-3, msg=lambda t, key=key: f"{key}: {t}"
         )
     rows = shift * torch.arange(len(arguments["o"]))[:, None] / len(arguments["o"])
-    apart = evaluate(dist, **(arguments | {"o": arguments["o"] + rows}))
+    apart = evaluate(dist, **(arguments | {"o": arguments["o"] + rows}), compiled=compiled)
     for key, value in apart.items():
         torch.testing.assert_close(
             value, expected[key], rtol=2e-3, atol=2e-3, msg=lambda t, key=key: f"{key}: {t}"
@@ -358,18 +373,24 @@ def test_a_softmax_does_not_see_a_common_shift(dist: str, shift: float, panels: 
 
 
 @pytest.mark.parametrize("dist", COUNTS)
-def test_features_outside_the_panel_do_not_drown_those_inside(dist: str) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_features_outside_the_panel_do_not_drown_those_inside(dist: str, compiled: bool) -> None:
     arguments = draw(dist, 3, aware=True, masked=False, panels=True)
-    expected = evaluate(dist, **arguments)
+    expected = evaluate(dist, **arguments, compiled=compiled)
     inside = arguments["panel"] > 0
-    got = evaluate(dist, **(arguments | {"o": torch.where(inside, arguments["o"], torch.full((), 300.0))}))
+    got = evaluate(
+        dist,
+        **(arguments | {"o": torch.where(inside, arguments["o"], torch.full((), 300.0))}),
+        compiled=compiled,
+    )
     torch.testing.assert_close(got["value"], expected["value"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(got["o"][inside], expected["o"][inside], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dist", COUNTS)
 @pytest.mark.parametrize("aware", [True, False])
-def test_a_million_counts_and_empty_cells_are_finite(dist: str, aware: bool) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_million_counts_and_empty_cells_are_finite(dist: str, aware: bool, compiled: bool) -> None:
     x = torch.tensor([[0.0, 0, 0], [1e6, 0, 3], [1e6, 9e6, 1], [0, 0, 1]])
     arguments: dict[str, Any] = {
         "o": torch.tensor([[0.0, 5, -5], [-40, 20, 0], [60, -60, 0], [0, 0, 0]]),
@@ -381,14 +402,16 @@ def test_a_million_counts_and_empty_cells_are_finite(dist: str, aware: bool) -> 
         arguments["pi"] = torch.tensor([1e-3, 0.5, 1 - 1e-3])
     if aware:
         arguments["library"] = x.sum(1, keepdim=True)
-    for value in evaluate(dist, **arguments).values():
+    for value in evaluate(dist, **arguments, compiled=compiled).values():
         assert torch.isfinite(value).all()
 
 
-def test_gaussian_of_the_smallest_deviation_is_finite() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_gaussian_of_the_smallest_deviation_is_finite(compiled: bool) -> None:
     got = evaluate(
         "Gaussian", torch.zeros(1, 3), torch.tensor([[0.0, 1.0, -50.0]]), alpha=torch.full((1, 3), 1e-8),
         low=torch.full((3,), -9.0), high=torch.full((3,), 9.0), centre=torch.zeros(3),
+        compiled=compiled,
     )  # fmt: skip
     assert torch.isfinite(got["value"]).all()
     assert torch.isfinite(got["o"]).all()
@@ -398,14 +421,20 @@ def test_gaussian_of_the_smallest_deviation_is_finite() -> None:
 # --- parts --------------------------------------------------------------------------------------
 
 
+def head_of(dist: str, **rest: Any) -> Head:
+    plain = dict.fromkeys(("features", "dispersion", "inflation"))
+    bounds = Bounds(**{k: rest.pop(k, torch.zeros(1)) for k in ("centre", "low", "high")})
+    defaults = {"m": 0, "library_aware": False, "max_disp": 6.0, "bounds": bounds}
+    return Head(family=likelihoods.get(dist), **(plain | defaults | rest))  # type: ignore[arg-type]
+
+
 def test_dispersion_is_clipped_and_lets_gradients_through() -> None:
     kernel = torch.tensor([[-200.0, -3.0, 0.0, 5.0, 50.0]], requires_grad=True)
     covariates = torch.tensor([[1.0], [0.5]])
-    alpha = dispersion(covariates, kernel, 6.0)
+    alpha = head_of("NB", dispersion=kernel).alpha(covariates)
+    assert alpha is not None
     raw = np.log1p(np.exp(np.minimum(covariates.numpy() * kernel.detach().numpy(), 30)))
-    np.testing.assert_allclose(
-        alpha.detach(), np.clip(raw, likelihoods.MIN_DISPERSION, 6), rtol=1e-5, atol=1e-8
-    )
+    np.testing.assert_allclose(alpha.detach(), np.clip(raw, MIN_DISPERSION, 6), rtol=1e-5, atol=1e-8)
     alpha.sum().backward()
     expected = (covariates.numpy() * scipy.special.expit(covariates.numpy() * kernel.detach().numpy())).sum(0)
     assert kernel.grad is not None
@@ -413,7 +442,8 @@ def test_dispersion_is_clipped_and_lets_gradients_through() -> None:
 
 
 def test_zero_inflation_stays_between_its_bounds() -> None:
-    pi = zero_inflation(torch.tensor([-100.0, -2, 0, 2, 100]))
+    pi = head_of("ZINB", inflation=torch.tensor([-100.0, -2, 0, 2, 100])).pi()
+    assert pi is not None
     np.testing.assert_allclose(
         pi, [1e-3, 1 / (1 + math.e**2), 0.5, 1 / (1 + math.e**-2), 1 - 1e-3], rtol=1e-5
     )
@@ -424,11 +454,10 @@ def test_zero_inflation_stays_between_its_bounds() -> None:
 @pytest.mark.parametrize("panels", [True, False])
 def test_means(dist: str, aware: bool, panels: bool) -> None:
     a = draw(dist, 5, aware=aware and dist in COUNTS, masked=False, panels=panels)
-    got = likelihoods.mean(
-        dist, a["o"], low=a["low"], high=a["high"], centre=a["centre"], library=a.get("library"),
-        panel=a.get("panel"), pi=a.get("pi"),
-    )  # type: ignore[arg-type]  # fmt: skip
     panel = a.get("panel")
+    head = head_of(dist, low=a["low"], high=a["high"], centre=a["centre"])
+    location = head.location(a["o"], a.get("library"), None if panel is None else panel > 0)
+    got = head.family.mean(Parameters(location=location, inflation=a.get("pi")))
     want = mean_of(
         dist, a["o"].double(), low=a["low"].double(), high=a["high"].double(), centre=a["centre"].double(),
         library=None if a.get("library") is None else a["library"].double(),
@@ -440,7 +469,9 @@ def test_means(dist: str, aware: bool, panels: bool) -> None:
     torch.testing.assert_close(got.double()[at], want[at], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("dist", "aware"), [("NB", True), ("NB", False), ("Bernoulli", False)])
+@pytest.mark.parametrize(("dist", "aware"), [
+    *((dist, aware) for dist in COUNTS for aware in (True, False)), ("Bernoulli", False), ("Gaussian", False),
+])  # fmt: skip
 @pytest.mark.parametrize("column", [0, 3])
 def test_a_nan_is_not_lost_in_a_compiled_loop(dist: str, aware: bool, column: int) -> None:
     arguments = draw(dist, 3, aware=aware, masked=False, panels=False)

@@ -167,27 +167,6 @@ def runs_at(indptr: Tensor, at: Tensor, total: int) -> tuple[Tensor, Tensor]:
     return row, torch.arange(total, device=at.device) + (start - before)[row]
 
 
-def runs_of(sparse: SparseRows, rows: Tensor, n_rows: int, total: int | None = None) -> tuple[Tensor, Tensor]:
-    """Some rows (r,) of sparse rows, again block-major: block * r + row and position there, (Z,) each.
-
-    Parameters
-    ----------
-    sparse
-        Block-major over `n_rows` rows.
-    rows
-        Which of them; one may come twice.
-    n_rows
-        Rows before.
-    total
-        How many non-zeros they have, where that is known.
-    """
-    n_blocks = (len(sparse.indptr) - 1) // max(n_rows, 1)
-    at = (rows + n_rows * torch.arange(n_blocks, device=rows.device)[:, None]).reshape(-1)
-    if total is None:
-        total = int((sparse.indptr[at + 1] - sparse.indptr[at]).sum())
-    return runs_at(sparse.indptr, at, total)
-
-
 def transformed(rows: ModalityRows) -> Tensor:
     """What the encoder sees of the values: the transformed non-zeros (Z,), or dense (n_m, D_m)."""
     if rows.sparse is not None:

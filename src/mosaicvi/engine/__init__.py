@@ -65,11 +65,6 @@ def serves(
     return not found
 
 
-def described(*, device: str, likelihoods: Iterable[str]) -> str:
-    """``"compiled"`` or ``"torch"``: what does the work of a network on a device."""
-    return "compiled" if serves(device=device, likelihoods=likelihoods) else "torch"
-
-
 @cache
 def _has_numba() -> bool:
     return find_spec("numba") is not None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mosaicvi.engine.gemm import product, product_of_transpose, product_with_transpose
 from mosaicvi.engine.jit import Floats, Ints, any_order, f32
-from mosaicvi.engine.rows import ALL, FirstLayer, Nonzeros, add_gradient, add_products
+from mosaicvi.engine.rows import ALL, Dense, FirstLayer, Nonzeros, add_gradients, add_products
 from mosaicvi.engine.stack import (
     ROWS,
     SLOPE,
@@ -52,11 +52,11 @@ class Rows(NamedTuple):
     place: Ints
 
 
-def rows_of(nonzeros: list[Nonzeros], n_passes: int, n_cells: int, *, all_sparse: bool) -> Rows:
-    """Rows that differ, given what the passes see of all groups, or of those that are sparse."""
+def rows_of(shown: list[Nonzeros | Dense], n_passes: int, n_cells: int) -> Rows:
+    """Rows that differ, given what the passes see of all groups."""
     same = np.zeros((n_passes, n_cells), np.bool_)
-    same[1:] = all_sparse
-    for one in nonzeros:
+    same[1:] = True
+    for one in shown:
         has = np.flatnonzero(one.row >= 0)
         same[1:, has] &= (one.how[1:] == ALL)[:, one.row[has]] & (one.how[0] == ALL)[one.row[has]]
     own = ~same.reshape(-1)
@@ -81,9 +81,9 @@ def encode(
         P.
     """
     n_cells = first.rest.shape[0] // n_passes
-    rows = rows_of(first.nonzeros, n_passes, n_cells, all_sparse=first.base is None)
-    every = [*first.values, first.mix, *hidden, *last]
-    out = _Encode.apply(first.nonzeros, rows, first.rest, first.base, *every)  # type: ignore[no-untyped-call]
+    rows = rows_of(first.shown, n_passes, n_cells)
+    every = [*first.weights, first.mix, *hidden, *last]
+    out = _Encode.apply(first.shown, rows, first.rest, *every)  # type: ignore[no-untyped-call]
     mean, log_var = out
     return mean, log_var
 
@@ -93,55 +93,45 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, nonzeros: list[Nonzeros], rows: Rows, rest: Tensor, base: Tensor | None, *tensors: Tensor
+        ctx: Any, shown: list[Nonzeros | Dense], rows: Rows, rest: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        weights, (mix, *dense) = [v.numpy() for v in tensors[: len(nonzeros)]], tensors[len(nonzeros) :]
+        weights, (mix, *dense) = [v.numpy() for v in tensors[: len(shown)]], tensors[len(shown) :]
         stack = stack_of(mix, dense[:-4], dense[-4:], mix.shape[1])
-        m, width = len(rows.source), mix.shape[1]
-        saved = saved_of(stack, np.zeros((m, width), np.float32) if base is None else base.numpy().copy())
+        saved = saved_of(stack, np.zeros((len(rows.source), mix.shape[1]), np.float32))
         mean, log_var = (np.empty((rest.shape[0], w.shape[0]), np.float32) for w in dense[-4:-2])
-        given = rest.numpy()
+        rest_rows = rest.numpy()
 
         def share(k: int, n_shares: int) -> None:
             cells = share_of(rows.place.shape[1], k, n_shares)
-            for one, weight in zip(nonzeros, weights, strict=True):
-                add_products(saved.first, one, rows.place, weight, *cells)
-            _forward(stack, given, saved, rows, mean, log_var, *cells)
+            add_products(saved.first, shown, rows.place, weights, *cells)
+            _forward(stack, rest_rows, saved, rows, mean, log_var, *cells)
 
         in_shares(share)
-        ctx.nonzeros, ctx.rows, ctx.has_base, ctx.saved, ctx.stack = (
-            nonzeros,
-            rows,
-            base is not None,
-            saved,
-            stack,
-        )
+        ctx.shown, ctx.rows, ctx.saved, ctx.stack = shown, rows, saved, stack
         ctx.save_for_backward(rest, *tensors)
         return torch.from_numpy(mean), torch.from_numpy(log_var)
 
     @staticmethod
     def backward(ctx: Any, d_mean: Tensor, d_log_var: Tensor) -> tuple[Tensor | None, ...]:
         rest, *tensors = ctx.saved_tensors
-        nonzeros, rows, saved, stack = ctx.nonzeros, ctx.rows, ctx.saved, ctx.stack
+        shown, rows, saved, stack = ctx.shown, ctx.rows, ctx.saved, ctx.stack
         if saved is None:
             raise RuntimeError("the encoder's way back can be gone only once")
         ctx.saved = None  # its first layer makes room for its gradient
         of_mean, of_log_var = (d.contiguous().numpy() for d in (d_mean, d_log_var))
-        given, d_rest = rest.numpy(), np.zeros(rest.shape, np.float32)
-        sums = Sums([stack.weight.shape, *(v.shape for v in tensors[: len(nonzeros)])])
+        rest_rows, d_rest = rest.numpy(), np.zeros(rest.shape, np.float32)
+        sums = Sums([stack.weight.shape, *(v.shape for v in tensors[: len(shown)])])
 
         def share(k: int, n_shares: int) -> None:
             of_dense, *of_values = sums.of(k)
             cells = share_of(rows.place.shape[1], k, n_shares)
-            _backward(stack, given, saved, rows, of_mean, of_log_var, *cells, d_rest, of_dense)
-            for one, d_weight in zip(nonzeros, of_values, strict=True):
-                add_gradient(saved.first, one, rows.place, d_weight, *cells)
+            _backward(stack, rest_rows, saved, rows, of_mean, of_log_var, *cells, d_rest, of_dense)
+            add_gradients(saved.first, shown, rows.place, of_values, *cells)
 
         in_shares(share)
         of_dense, *of_values = sums.total()
-        d_base = torch.from_numpy(saved.first) if ctx.has_base else None
-        found = (*of_values, *parts_of(of_dense, tensors[len(nonzeros) :]))
-        return None, None, torch.from_numpy(d_rest), d_base, *found
+        found = (*of_values, *parts_of(of_dense, tensors[len(shown) :]))
+        return None, None, torch.from_numpy(d_rest), *found
 
 
 # --- tile by tile ---------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mosaicvi.engine.counts import nb_bounded, nb_softmax, poisson_bounded, poisson_softmax
+from mosaicvi.engine.counts import poisson_bounded, poisson_softmax
 from mosaicvi.engine.jit import Bools, Floats, Ints, any_order, between, exp, f32, log
+from mosaicvi.engine.nb import nb_bounded, nb_softmax
 
 BERNOULLI, GAUSSIAN, POISSON_BOUNDED, NB_BOUNDED, POISSON_SOFTMAX, NB_SOFTMAX = range(6)
 HALF_LOG_2_PI = f32(0.5 * math.log(2 * math.pi))

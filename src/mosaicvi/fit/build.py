@@ -53,6 +53,7 @@ def build_network(mosaic: Mosaic, config: NetworkConfig, *, seed: int, guess: bo
     seen = [summary(data, raw=aware) for data, aware in pairs]
     generator = torch.Generator().manual_seed(seed)
     net = MosaicVAE(config, mosaic.covariates.shape[1], bounds(mosaic, config, seen), generator)
+    net.engine()  # which the user may have asked for in vain
     if guess:
         with torch.no_grad():
             for m, of_modality in enumerate(seen):

@@ -89,6 +89,7 @@ class _Bar:
         self.task = self.bar.add_task("train", total=self.of, where=where, words=FIRST)
         self.bar.update(self.task, completed=float(state.epoch))
         self.bar.start()
+        self.say(f"engine: {state.net.engine()}")
 
     def report(self, report: Report) -> None:
         self.meter.add(report)
@@ -111,7 +112,7 @@ class _Lines:
 
     def begin(self, state: FitState) -> None:
         end = "until the held-out loss stops falling" if self.of is None else f"to {self.of}"
-        self.say(f"training from epoch {state.epoch + 1} {end}: {FIRST}")
+        self.say(f"training from epoch {state.epoch + 1} {end}: {FIRST} (engine: {state.net.engine()})")
 
     def report(self, report: Report) -> None:
         self.meter.add(report)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mosaicvi.likelihoods.base import Evidence, Floats, Parameters, needed
+from mosaicvi.likelihoods.base import Evidence, Floats, Parameters, needed, smallest_whole
 from mosaicvi.likelihoods.nb import NegativeBinomial, cost_of_zero
 
 
@@ -39,8 +39,7 @@ class ZeroInflated(NegativeBinomial):
         return found
 
     def quantile(self, q: ArrayLike, parameters: Parameters) -> Floats:
-        """That of the count, of the probability beyond the point mass."""
+        """Near that of the count, of the probability beyond the point mass."""
         pi = parameters.arrays()[2]
-        q = np.asarray(q, np.float64)
-        beyond = np.where((q >= 0) & (q < pi), 0.0, (q - pi) / (1 - pi))
-        return super().quantile(beyond, parameters)
+        beyond = np.clip((np.asarray(q, np.float64) - pi) / (1 - pi), 0, 1)
+        return smallest_whole(lambda k: self.cdf(k, parameters), q, super().quantile(beyond, parameters))

@@ -2,35 +2,30 @@
 
 Every function does what the definition of the same name does, for float32 on the CPU.
 
-Legend: P passes, B cells, N = P * B rows, n cells with a modality, D its features, R rows with a target, r of
-them in a part, K latent.
+Legend: P passes, B cells, N = P * B rows, n cells with a modality, E width of the mask's embedding.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
-from mosaicvi.engine import decoder as engine_decoder
 from mosaicvi.engine import embedding, gemm, norm, products, rows, small, stack
 from mosaicvi.engine import encoder as engine_encoder
-from mosaicvi.engine.decoder import EVERY, Inputs, Layers, Modality, Part
-from mosaicvi.engine.likelihoods import Values, array, kind_of, likelihood_of
+from mosaicvi.engine.likelihoods import array
 from mosaicvi.nn import losses
 from mosaicvi.nn.blocks import BlockGroup
-from mosaicvi.nn.decoder import Decoder, Head
-from mosaicvi.nn.encoder import BlockLayer, Encoder, Posterior, Shown, raw_values, side_by_side
+from mosaicvi.nn.compiled_likelihood import log_prob
+from mosaicvi.nn.encoder import BlockLayer, Encoder, Posterior, Shown, densified, side_by_side
 from mosaicvi.nn.layers import HiddenStack, PassBatchNorm, leaky
 from mosaicvi.nn.masks import View, observed_view
 
-Ints = NDArray[np.int64]
+__all__ = ["encode", "hidden", "log_prob", "mmd", "sample_and_kl"]
 
 
 def sample_and_kl(
@@ -149,51 +144,58 @@ def _first_layer(
     if not layers:
         return None
     widths = [layer.group.n_blocks * layer.group.enc for layer in layers]
-    nonzeros: list[rows.Nonzeros] = []
-    values: list[Tensor] = []
-    base: Tensor | None = None
-    for layer, width, right in zip(layers, widths, itertools.accumulate(widths), strict=True):
-        one, left = shown[layer.group.modality], right - width
-        if one.rows.sparse is not None and one.centre is None:
-            nonzeros.append(_nonzeros(one, layer.group, left))
-            values.append(layer.value)
-            continue
-        x, g = one.dense(), layer.group
-        dense = [products.linear(x[:, lo:hi], layer.value[lo - g.lo : hi - g.lo].T) for lo, hi in g.spans]
-        wide = functional.pad(torch.cat(dense, 1), (left, sum(widths) - right))
-        base = wide if base is None else base + wide
-    rest = (
-        [e] if len(layers) == len(encoder.groups) else [e[:, layer.group.embed_columns] for layer in layers]
-    )
+    starts = itertools.accumulate(widths, initial=0)
+    of_all = len(layers) == len(encoder.groups)
+    rest = [e] if of_all else [e[:, layer.group.embed_columns] for layer in layers]
     rest += [] if covariates is None else [covariates]
     of_covariates: list[Tensor] = [layer.covariate for layer in layers] if encoder.n_seen else []
     return rows.FirstLayer(
         rest=rest[0] if len(rest) == 1 else torch.cat(rest, 1),
         mix=rows.mix_of([layer.embed for layer in layers], of_covariates),
-        base=base,
-        nonzeros=nonzeros,
-        values=values,
+        shown=[
+            _values_of(shown[layer.group.modality], layer.group, at)
+            for layer, at in zip(layers, starts, strict=False)
+        ],
+        weights=[layer.value for layer in layers],
     )
 
 
-def _nonzeros(shown: Shown, group: BlockGroup, at: int) -> rows.Nonzeros:
-    """Non-zeros of a group whose columns begin at `at`, and what the passes see of them."""
+def _values_of(shown: Shown, group: BlockGroup, at: int) -> rows.Nonzeros | rows.Dense:
+    """Values of a group whose columns begin at `at`, and what the passes see of them."""
     given, sparse = shown.rows, shown.rows.sparse
-    assert sparse is not None
     n = given.cells.shape[0]
     everything = observed_view(given)
     measured = everything.n_chosen[everything.index.numpy()]
-    how, index, tables, start = [], [], [everything.table.numpy()[:0]], 0
+    how, choices, tables, start = [], [], [everything.table.numpy()[:0]], 0
     for view in shown.views:
-        table, choice = view.table.numpy(), view.index.numpy()
-        count = measured if view.full else view.n_chosen[choice]
+        index = view.index.numpy()
+        if view.full:
+            how.append(np.full(n, rows.ALL))
+            choices.append(np.full(n, -1))
+            continue
+        count = view.n_chosen[index]
         how.append(np.where(count == measured, rows.ALL, np.where(count > 0, rows.SOME, rows.NONE)))
-        index.append(choice + start)
-        if not view.full:
-            tables.append(table)
-            start += len(table)
+        choices.append(index + start)
+        tables.append(view.table.numpy())
+        start += len(tables[-1])
     row = np.full(shown.n_cells, -1)
     row[given.cells.numpy()] = np.arange(n)
+    how_pn, table, choice = np.stack(how).astype(np.int8), np.concatenate(tables), np.stack(choices)
+    if sparse is None or shown.centre is not None:
+        dense = densified(given, shown.values, table.shape[1])
+        return rows.Dense(
+            routine=gemm.routine(),
+            at=at,
+            lo=group.lo,
+            width=group.enc,
+            row=row,
+            ends=np.cumsum([0, *group.sizes]),
+            value=array(dense),
+            centre=array(dense.new_zeros(dense.shape[1]) if shown.centre is None else shown.centre),
+            how=how_pn,
+            table=table,
+            choice=choice,
+        )
     return rows.Nonzeros(
         at=at,
         lo=group.lo,
@@ -203,205 +205,7 @@ def _nonzeros(shown: Shown, group: BlockGroup, at: int) -> rows.Nonzeros:
         ends=sparse.indptr[group.first * n : (group.first + group.n_blocks) * n + 1].numpy(),
         col=sparse.col.numpy() - group.lo if group.lo else sparse.col.numpy(),
         value=shown.values.detach().numpy(),
-        how=np.stack(how).astype(np.int8),
-        table=np.concatenate(tables),
-        choice=np.stack(index),
+        how=how_pn,
+        table=table,
+        choice=choice,
     )
-
-
-# --- decoder --------------------------------------------------------------------------------------
-
-WORTH_A_SUBSET = 0.7  # a part with fewer of the columns than this leaves out the others
-
-
-class Batch:
-    """Rows of a modality that are treated alike.
-
-    Parameters
-    ----------
-    given
-        What the minibatch holds of the features that are needed.
-    picks
-        Rows of a pass, the pass, and their targets, or None for all; of several passes.
-    columns
-        Which of the modality's columns are needed, ascending; None for all.
-    """
-
-    def __init__(
-        self, given: ModalityRows, picks: list[tuple[Tensor, int, View | None]], columns: Ints | None = None
-    ) -> None:
-        self.given, self.columns = given, columns
-        self.pick = torch.cat([picked for picked, _, _ in picks])
-        self.of_pass = torch.cat([torch.full_like(picked, p) for picked, p, _ in picks])
-        tables, index = [given.panels[:0]], []
-        for picked, _, view in picks:
-            if view is None:
-                index.append(torch.full_like(picked, -1))
-            else:
-                index.append(view.index[picked] + sum(map(len, tables)))
-                tables.append(view.table)
-        some = any(view is not None for *_, view in picks)
-        self.wanted = (torch.cat(tables), torch.cat(index)) if some else None
-
-
-def batches_of(given: ModalityRows, wanted: list[View], *, softmax: bool) -> Iterator[Batch]:
-    """Batches of a modality's rows, only those that have a target.
-
-    Rows that must predict everything are one batch, whatever pass they come from. Rows that share a mask of
-    few features are one with no more columns than these: a smaller product instead of one that is multiplied
-    by zeros.
-
-    Parameters
-    ----------
-    given
-        The modality in a minibatch.
-    wanted
-        Which entries count in each pass.
-    softmax
-        Whether the mean is normalised over the panel, so that all its features are needed.
-    """
-    picks: list[tuple[Tensor, int, View | None]] = []
-    shared = []
-    for p, view in enumerate(wanted):
-        if view.full:
-            picks.append((torch.arange(given.cells.shape[0]), p, None))
-            continue
-        table, index = view.table.numpy(), view.index.numpy()
-        count, d = view.n_chosen, table.shape[1]
-        picks.append((torch.from_numpy(np.flatnonzero((count == d)[index])), p, None))
-        of_some = np.flatnonzero(((count > 0) & (count < d))[index])
-        choices = index[of_some]
-        distinct = np.unique(choices[(count < WORTH_A_SUBSET * d)[choices]])
-        if softmax or len(distinct) > max(8, len(of_some) // 8):
-            distinct = distinct[:0]
-        for choice in distinct:
-            columns = np.flatnonzero(table[choice])
-            pick = torch.from_numpy(of_some[choices == choice])
-            shared.append(Batch(given.only(columns), [(pick, p, None)], columns))
-        rest = of_some[~np.isin(choices, distinct)] if len(distinct) else of_some
-        picks.append((torch.from_numpy(rest), p, view))
-    picks = [pick for pick in picks if len(pick[0])]
-    if picks:
-        yield Batch(given, picks)
-    yield from shared
-
-
-def log_prob(
-    decoder: Decoder,
-    minibatch: Minibatch,
-    h: Tensor,
-    skip: list[Tensor],
-    targets: list[tuple[Head, list[View]]],
-    weight_pm: Tensor,
-) -> Tensor:
-    """Sum of the log-likelihood of each pass and modality, (P, M)."""
-    modalities = []
-    for m, (head, wanted) in enumerate(targets):
-        given, groups = minibatch.targets[m], decoder.of_modality(m)
-        inner = [layer for i in groups if isinstance(layer := decoder.inner[i], nn.Linear)]
-        inputs = Inputs(
-            trunk=h,
-            alpha=head.alpha(minibatch.covariate_table),
-            pi=head.pi(),
-            inner=[layer.weight for layer in inner],
-            bias=[layer.bias for layer in inner],
-            skip=[skip[i] for i in groups if skip],
-            last=[decoder.last[i] for i in groups],
-        )
-        batches = list(batches_of(given, wanted, softmax=head.library_aware))
-        parts = [
-            _part(batch, head, [decoder.groups[i] for i in groups], inputs, minibatch, weight_pm[:, m])
-            for batch in batches
-        ]
-        of_pass = torch.cat([batch.of_pass for batch in batches]) if batches else given.cells[:0]
-        modalities.append(Modality(parts=parts, of_pass=of_pass, inputs=inputs))
-    return engine_decoder.log_prob(modalities, weight_pm.detach())
-
-
-def _part(
-    batch: Batch, head: Head, groups: list[BlockGroup], inputs: Inputs, minibatch: Minibatch, weight: Tensor
-) -> Part:
-    """The batch as the engine is given it."""
-    given, kind = batch.given, kind_of(head.family.name, library_aware=head.library_aware)
-    sparse, cells = given.sparse, given.cells[batch.pick]
-    bounds, alpha, pi = head.bounds, inputs.alpha, inputs.pi
-    low, high, centre = bounds.low, bounds.high, bounds.centre
-    if batch.columns is not None:
-        at = torch.from_numpy(batch.columns)
-        low, high, centre = (v.index_select(0, at) for v in (low, high, centre))
-        alpha = None if alpha is None else alpha.index_select(1, at)
-        pi = None if pi is None else pi.index_select(0, at)
-    measured = observed_view(given)
-    likelihood = likelihood_of(
-        kind,
-        low=low,
-        high=high,
-        centre=centre,
-        code=minibatch.covariate_code[cells],
-        weight=weight[batch.of_pass],
-        wanted=batch.wanted,
-        measured=(measured.table, measured.index[batch.pick])
-        if head.library_aware and not measured.full
-        else None,
-        library=given.library[batch.pick] if head.library_aware else None,
-        alpha=alpha,
-        pi=pi,
-    )
-    x = raw_values(given) if head.library_aware else transformed(given)
-    none = torch.zeros(0, dtype=torch.int64)
-    values = Values(
-        pick=array(batch.pick),
-        n=given.cells.shape[0],
-        ends=array(none if sparse is None else sparse.indptr),
-        col=array(none if sparse is None else sparse.col),
-        x=array(None if sparse is None else x),
-        dense=array(x if sparse is None else None, 2),
-    )
-    layers, of_group = _layers(groups, inputs, cells + batch.of_pass * minibatch.n_cells, given.features)
-    return Part(
-        kind=kind,
-        layers=layers,
-        likelihood=likelihood,
-        values=values,
-        of_step=EVERY if batch.columns is None else batch.columns,
-        of_group=of_group,
-    )
-
-
-def _layers(
-    groups: list[BlockGroup], inputs: Inputs, at: Tensor, features: Ints | None
-) -> tuple[Layers, list[Ints]]:
-    """What leads from some rows of the trunk to features of the modality, and which columns of each group."""
-    last, of_group, blocks, ends = [], [], [], [0]
-    inner = hidden_at = start = 0
-    for g, weight in zip(groups, inputs.last, strict=True):
-        mine, edges = g.columns_of(features)
-        of_group.append(EVERY if mine is None else mine)
-        if mine is not None:
-            weight = weight.index_select(1, torch.from_numpy(mine))
-        width = weight.shape[0] - 1
-        for left, right in itertools.pairwise(edges):
-            blocks.append((inner if g.dec else -1, width, hidden_at, start, weight.shape[1], left))
-            ends.append(ends[-1] + right - left)
-            inner, hidden_at = inner + g.dec, hidden_at + width + 1
-        last.append(array(weight).reshape(-1))
-        start += weight.numel()
-
-    def joined(tensors: list[Tensor], axis: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        arrays = [array(t) for t in tensors]
-        if len(arrays) == 1:
-            return arrays[0]
-        return np.concatenate(arrays, axis) if arrays else np.zeros(shape, np.float32)
-
-    layers = Layers(
-        routine=gemm.routine(),
-        trunk=array(inputs.trunk),
-        at=array(at),
-        inner=joined(inputs.inner, 0, (0, inputs.trunk.shape[1])),
-        bias=joined(inputs.bias, 0, (0,)),
-        skip=joined(inputs.skip, 1, (0, 0)),
-        last=last[0] if len(last) == 1 else np.concatenate(last),
-        blocks=np.array(blocks),
-        ends=np.array(ends),
-    )
-    return layers, of_group

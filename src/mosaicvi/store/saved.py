@@ -55,6 +55,7 @@ def write_model(
         "config": net.config.to_dict(),
         "registry": registry.to_dict(),
         "history": history,
+        "engine": net.engine(),
         "splits": [dataclasses.asdict(s) for s in splits],
         "readout": readout,
         "fit": None if fit is None else {**fit, "net": None, "best": {}},

@@ -45,7 +45,7 @@ class Linear:
 
     def __call__(self, x_qp: Floats) -> Floats:
         """Values (q, g)."""
-        product = x_qp * self.weight if self.weight.ndim == 1 else x_qp @ self.weight
+        product: Floats = x_qp * self.weight if self.weight.ndim == 1 else x_qp @ self.weight
         return np.asarray(product + self.intercept)
 
 
@@ -61,7 +61,7 @@ class Nearest:
         k = min(N_NEIGHBOURS, len(self.place))
         index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(self.place.astype(np.float64))
         near = index.kneighbors(np.asarray(x_qp, np.float64), return_distance=False)
-        return self.value[near].mean(1, dtype=np.float64)
+        return np.asarray(self.value[near].mean(1, dtype=np.float64))
 
 
 def stacking_weights(ways: Sequence[Floats], y_ng: Floats, mean_g: Floats) -> Floats:
