@@ -135,7 +135,9 @@ def _references(
     if not own.all():
         teaches: NDArray[np.bool_] = np.any(data.panels & ~own, axis=1)
         has &= teaches[data.panel_of_row[data.row_of_cell]]
-    shown = np.array([mosaic.modality(name).row_of_cell >= 0 for name in others]).reshape(len(others), -1)
+    shown = np.ones((len(others), mosaic.n_cells), bool)
+    for i, name in enumerate(others):
+        shown[i] = mosaic.modality(name).row_of_cell >= 0
     if own.any():
         overlaps: NDArray[np.bool_] = np.any(data.panels & own, axis=1)
         shares = overlaps[data.panel_of_row[data.row_of_cell]]
