@@ -30,7 +30,6 @@ from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout, read_readout
-from mosaicvi.infer.readout.scales import scale_of_counts
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import read_model, write_model
 
@@ -592,9 +591,8 @@ class MosaicVI:
         self, modality: str, *, scale: str | None = None, library: float | None = None
     ) -> Scale:
         """What imputed values of a modality mean; arguments as `get_imputed_values`."""
-        m = self._position(modality)
-        reads_out = self._reads_out and self.is_trained
-        compared = scale_of_counts(self.mosaic.modalities[m]) if reads_out else None
+        m, readout = self._position(modality), self.readout()
+        compared = None if readout is None else readout.scale_of(modality)
         return scale_of(self.net, self.registry, m, kind=scale, library=library, compared=compared)
 
     def readout(self) -> ReadOut | None:

@@ -74,7 +74,10 @@ def fit_readout(
                 part = _fit_part(net, loader, mosaic, data, kind, kinds, view, cells, held, seed)
                 if part is not None:
                     parts[view, data.name] = part
-    return ReadOut(parts=parts, scales={name: kind for name, kind in kinds.items() if kind is not None})
+    taught = {name for _, name in parts}
+    return ReadOut(
+        parts=parts, scales={name: kind for name, kind in kinds.items() if kind and name in taught}
+    )
 
 
 def _fit_part(
