@@ -62,6 +62,18 @@ def floats_at(address: int, n: int) -> Any:
     return carray(_pointer(address), (n,), np.float32)
 
 
+@any_order
+def copy(x: Floats, to: Floats) -> None:
+    """Copy a matrix to a place of its shape.
+
+    `to[:] = x` would check the shapes, and compiling the message about them takes longer than all the rest.
+    """
+    for i in range(len(x)):
+        row, to_row = x[i], to[i]
+        for j in range(len(row)):
+            to_row[j] = row[j]
+
+
 @in_order
 def between(low: Any, x: Any, high: Any) -> Any:
     """X kept within bounds; NaN stays NaN."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mosaicvi import blas
 from mosaicvi.blas import product, product_of_transpose, product_with_transpose
-from mosaicvi.compiled import Floats, Ints, any_order, f32
+from mosaicvi.compiled import Floats, Ints, any_order, copy, f32
 from mosaicvi.nn.layers import SLOPE
 from mosaicvi.workers import Sums, in_shares, share_of
 
@@ -163,7 +163,7 @@ class _Hidden(torch.autograd.Function):
 def _forward(stack: Stack, kept: Kept, first: int, last: int, out: Floats) -> None:
     for a in range(first, last, ROWS):
         b = min(a + ROWS, last)
-        out[a:b] = hidden_forward(stack, kept, a, b)
+        copy(hidden_forward(stack, kept, a, b), out[a:b])
 
 
 @any_order
@@ -172,7 +172,7 @@ def _backward(
 ) -> None:
     for a in range(first, last, ROWS):
         b = min(a + ROWS, last)
-        d_x[a:b] = hidden_backward(stack, kept, a, d_out[a:b].copy(), d_stack)
+        copy(hidden_backward(stack, kept, a, d_out[a:b].copy(), d_stack), d_x[a:b])
 
 
 # --- tile by tile ---------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi import device
-from mosaicvi.compiled import Bools, Floats, Ints, any_order, f32
+from mosaicvi.compiled import Bools, Floats, Ints, any_order, copy, f32
 from mosaicvi.data.minibatch import ModalityRows
 from mosaicvi.nn.groups import BlockGroup
 from mosaicvi.nn.masks import View, observed_view
@@ -143,7 +143,7 @@ def _put_blocks(blocks: Floats, out: Floats, row: int, col: int) -> None:
     """Put blocks (G, e, h) on the diagonal that begins there."""
     n, e, h = blocks.shape
     for b in range(n):
-        out[row + b * e : row + (b + 1) * e, col + b * h : col + (b + 1) * h] = blocks[b]
+        copy(blocks[b], out[row + b * e : row + (b + 1) * e, col + b * h : col + (b + 1) * h])
 
 
 @any_order
@@ -151,7 +151,7 @@ def _take_blocks(matrix: Floats, row: int, col: int, blocks: Floats) -> None:
     """Take them from there."""
     n, e, h = blocks.shape
     for b in range(n):
-        blocks[b] = matrix[row + b * e : row + (b + 1) * e, col + b * h : col + (b + 1) * h]
+        copy(matrix[row + b * e : row + (b + 1) * e, col + b * h : col + (b + 1) * h], blocks[b])
 
 
 class First(NamedTuple):
