@@ -75,6 +75,18 @@ def copy_of_cache(to: Path) -> Path:
     return Path(shutil.copytree(loop_cache.folder(), to / loop_cache.folder().name))
 
 
+def damaged_cache(to: Path) -> Path:
+    """A cache with files that are cut off, overwritten or empty."""
+    files = [
+        path for name in ("optimizer", "posterior", "runs") for path in copy_of_cache(to).glob(f"*.{name}.*")
+    ]
+    assert len(files) >= 4
+    for k, path in enumerate(files):
+        content = path.read_bytes()
+        path.write_bytes((content[: len(content) // 2], bytes(len(content)), b"")[k % 3])
+    return to
+
+
 def partial_cache(to: Path) -> Path:
     """A cache as a process leaves it that is killed while it compiles: not all loops are there.
 
@@ -88,33 +100,12 @@ def partial_cache(to: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_an_empty_cache_and_a_full_one(tmp_path: Path, expected: str) -> None:
-    assert done(start(tmp_path, "trained()")) == (expected, [])
-    assert done(start(tmp_path, "trained()")) == (expected, [])
-
-
-@pytest.mark.slow
 def test_a_first_run_that_is_killed_and_resumed(tmp_path: Path, expected: str) -> None:
     cache, run = partial_cache(tmp_path / "cache"), tmp_path / "run"
     training = start(cache, f"trained_until_killed(Path({str(run)!r}))")
     training.communicate()
     assert training.returncode == -signal.SIGKILL
     assert done(start(cache, f"trained(checkpoint_dir=Path({str(run)!r}), resume=True)")) == (expected, [])
-
-
-@pytest.mark.parametrize("work", ["trained()", "trained_on_full_disk()"])
-def test_damaged_files(tmp_path: Path, expected: str, work: str) -> None:
-    folder = copy_of_cache(tmp_path)
-    damaged = [path for name in ("optimizer", "posterior", "runs") for path in folder.glob(f"*.{name}.*")]
-    assert len(damaged) >= 4
-    for k, path in enumerate(damaged):
-        content = path.read_bytes()
-        path.write_bytes((content[: len(content) // 2], bytes(len(content)), b"")[k % 3])
-    weights, warnings = done(start(tmp_path, work))
-    assert weights == expected
-    (warning,) = warnings
-    assert str(folder) in warning
-    assert "delete the folder" in warning
 
 
 def loops() -> Iterator[Any]:
