@@ -23,8 +23,9 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
-from mosaicvi.errors import InputError, MosaicWarning
-from mosaicvi.files import atomic_path, shown
+from mosaicvi._temporaries import remove, sweep, temporary_name
+from mosaicvi.errors import MosaicWarning
+from mosaicvi.files import shown
 
 _VERSIONS = (sys.version, numba.__version__, llvmlite.__version__)
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
@@ -72,16 +73,18 @@ class LoopCache:
             return
         compiled = dumps(result._reduce())  # type: ignore[no-untyped-call]
         path = self._path(signature, result.library.codegen)
+        temporary = temporary_name(path)  # another process must not read half of it
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path, overwrite=True) as temporary:
-                temporary.write_bytes(hashlib.sha256(compiled).digest() + compiled)
-        except (OSError, InputError) as error:
+            sweep(path.parent)
+            temporary.write_bytes(hashlib.sha256(compiled).digest() + compiled)
+            temporary.replace(path)
+        except OSError as error:
+            remove(temporary)
             LoopCache.can_write = False
             self._warn(
-                f"compiled loops cannot be kept in {shown(path.parent)} ({error}), so that each process "
-                "compiles them again; free space there, or set NUMBA_CACHE_DIR to a folder that can be "
-                "written to"
+                f"compiled loops cannot be kept in {shown(path.parent)} ({error.strerror}), so that each "
+                "process compiles them again; free space there, or set NUMBA_CACHE_DIR to another folder"
             )
 
     def flush(self) -> None:
