@@ -2,14 +2,14 @@
 
 Numba's own ends training with an error where it finds a damaged file or a full disk. Here each loop has a
 file for each signature, which begins with a checksum: what cannot be read is compiled again, and what cannot
-be written is done without. Either way the user is told once.
+be written is done without. Either way the user is told once. As in numba's own, a file is machine code: its
+folder is to be trusted like the one of the package.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import sys
 import warnings
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core.compiler import CompileResult
-from numba.core.serialize import dumps
+from numba.core.serialize import dumps, loads
 from numba.misc.appdirs import AppDirs
 
 from mosaicvi._temporaries import remove, sweep, temporary_name
@@ -65,7 +65,7 @@ class LoopCache:
                 f"if you see this more than once, delete the folder {shown(path.parent)}"
             )
             return None
-        return CompileResult._rebuild(context, *pickle.loads(compiled))  # type: ignore[no-untyped-call]
+        return CompileResult._rebuild(context, *loads(compiled))  # type: ignore[no-untyped-call]
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep what was compiled for a signature."""
