@@ -71,15 +71,15 @@ def expected() -> str:
 
 
 def copy_of_cache(to: Path) -> Path:
-    """The folder in a copy of this process's cache that holds the files."""
-    return Path(shutil.copytree(loop_cache.folder(), to / loop_cache.folder().name))
+    """The folder in a copy of this process's cache that holds the files, but those just being written."""
+    here = loop_cache.folder()
+    return Path(shutil.copytree(here, to / here.name, ignore=shutil.ignore_patterns(".*")))
 
 
 def damaged_cache(to: Path) -> Path:
     """A cache with files that are cut off, overwritten or empty."""
-    files = [
-        path for name in ("optimizer", "posterior", "runs") for path in copy_of_cache(to).glob(f"*.{name}.*")
-    ]
+    folder = copy_of_cache(to)
+    files = [path for name in ("optimizer", "posterior", "runs") for path in folder.glob(f"*.{name}.*")]
     assert len(files) >= 4
     for k, path in enumerate(files):
         content = path.read_bytes()
