@@ -412,6 +412,30 @@ def test_one_seed() -> None:
     assert bits(model_of(seed=4).train(2, seed=8, **QUICK)) != bits(models[0])
 
 
+@pytest.mark.slow
+def test_the_first_run(tmp_path: Path) -> None:
+    """The first run after an installation, which compiles its loops, gives the weights of every later one to
+    the bit."""
+    from tests.engine.test_jit import done, start, trained
+
+    expected = trained()
+    assert done(start(tmp_path, "trained()")) == (expected, [])
+    assert done(start(tmp_path, "trained()")) == (expected, [])
+
+
+@pytest.mark.parametrize("work", ["trained()", "trained_on_full_disk()"])
+def test_a_damaged_cache(tmp_path: Path, work: str) -> None:
+    """Compiled loops that are damaged on the disk, or find no room there, cost some seconds and one warning;
+    the weights are the same."""
+    from tests.engine.test_jit import damaged_cache, done, start, trained
+
+    expected = trained()
+    weights, (warning,) = done(start(damaged_cache(tmp_path), work))
+    assert weights == expected
+    assert str(tmp_path) in warning
+    assert "delete the folder" in warning
+
+
 def test_own_answers() -> None:
     """The answer of a cell is a function of that cell alone: the batch size, the order and the neighbours
     change it by no more than rounding."""

@@ -5,11 +5,7 @@ Legend: d entries of a row.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -17,6 +13,8 @@ import numpy as np
 from numba import carray, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from mosaicvi.engine.loop_cache import LoopCache
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -26,38 +24,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 f32, i32 = np.float32, np.int32
 
 
-@cache
-def _kept_in() -> str:
-    """Folder of the compiled loops, named after all sources with such loops; empty for numba's own choice.
-
-    Left alone, numba looks at the file that defines a function, not at those of the functions it calls.
-    """
-    here = Path(__file__).parents[1]
-    sources = [path.read_bytes() for path in sorted(here.rglob("*.py"))]
-    name = hashlib.sha256(b"".join(s for s in sources if b"mosaicvi.engine.jit" in s)).hexdigest()
-    given = numba.config.CACHE_DIR or (here / "__pycache__" if os.access(here, os.W_OK) else "")  # type: ignore[attr-defined]
-    return str(Path(given) / f"loops-{name[:16]}") if given else ""
-
-
-def _jit(f: F, **options: Any) -> F:
-    given = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-    numba.config.CACHE_DIR = _kept_in()  # type: ignore[attr-defined]
-    try:
-        return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", **options)(f))
-    except RuntimeError:  # there is nowhere to keep what was compiled
-        return cast(F, numba.njit(nogil=True, error_model="numpy", **options)(f))
-    finally:
-        numba.config.CACHE_DIR = given  # type: ignore[attr-defined]
+def _jit(f: F, fastmath: set[str]) -> F:
+    # `forceinline` puts all that a loop calls into its own machine code. A call would reach the copy that the
+    # process happened to load first, from the file of the caller or of the callee. These were optimised apart
+    # and sum in different orders, so that weights would depend on which files there were at the start.
+    loop: Any = numba.njit(nogil=True, error_model="numpy", forceinline=True, fastmath=fastmath)(f)
+    loop._cache = LoopCache(f)
+    return cast(F, loop)
 
 
 def in_order(f: F) -> F:
     """Compile arithmetic that must be done in the order in which it is written."""
-    return _jit(f, fastmath={"contract", "nsz"})
+    return _jit(f, {"contract", "nsz"})
 
 
 def any_order(f: F) -> F:
     """Compile loops whose sums may be taken in any order."""
-    return _jit(f, fastmath={"contract", "nsz", "reassoc"})
+    return _jit(f, {"contract", "nsz", "reassoc"})
 
 
 def _pointed(typing: Any, address: Any) -> Any:
@@ -77,6 +60,18 @@ _pointer = cast("Callable[..., Any]", intrinsic(_pointed))
 def floats_at(address: int, n: int) -> Any:
     """The n numbers at an address as an array, whose memory its owner must keep."""
     return carray(_pointer(address), (n,), np.float32)
+
+
+@any_order
+def copy(x: Floats, to: Floats) -> None:
+    """Copy a matrix to a place of its shape.
+
+    `to[:] = x` would check the shapes, and compiling the message about them takes longer than all the rest.
+    """
+    for i in range(len(x)):
+        row, to_row = x[i], to[i]
+        for j in range(len(row)):
+            to_row[j] = row[j]
 
 
 @in_order

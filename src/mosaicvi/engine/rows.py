@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi.engine.gemm import product, product_of_transpose
-from mosaicvi.engine.jit import Bools, Floats, Ints, any_order, f32
+from mosaicvi.engine.jit import Bools, Floats, Ints, any_order, copy, f32
 from mosaicvi.engine.products import linear
 from mosaicvi.engine.threads import Sums, in_shares, share_of
 
@@ -136,7 +136,7 @@ def _put_blocks(blocks: Floats, out: Floats, row: int, col: int) -> None:
     """Put blocks (G, e, h) on the diagonal that begins there."""
     n, e, h = blocks.shape
     for b in range(n):
-        out[row + b * e : row + (b + 1) * e, col + b * h : col + (b + 1) * h] = blocks[b]
+        copy(blocks[b], out[row + b * e : row + (b + 1) * e, col + b * h : col + (b + 1) * h])
 
 
 @any_order
@@ -144,7 +144,7 @@ def _take_blocks(matrix: Floats, row: int, col: int, blocks: Floats) -> None:
     """Take them from there."""
     n, e, h = blocks.shape
     for b in range(n):
-        blocks[b] = matrix[row + b * e : row + (b + 1) * e, col + b * h : col + (b + 1) * h]
+        copy(matrix[row + b * e : row + (b + 1) * e, col + b * h : col + (b + 1) * h], blocks[b])
 
 
 class FirstLayer(NamedTuple):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mosaicvi.engine import gemm
 from mosaicvi.engine.gemm import product, product_of_transpose, product_with_transpose
-from mosaicvi.engine.jit import Floats, Ints, any_order, f32
+from mosaicvi.engine.jit import Floats, Ints, any_order, copy, f32
 from mosaicvi.engine.threads import Sums, in_shares, share_of
 
 SLOPE = 0.3  # of every LeakyReLU
@@ -163,7 +163,7 @@ class _Hidden(torch.autograd.Function):
 def _forward(stack: Stack, saved: Saved, first: int, last: int, out: Floats) -> None:
     for a in range(first, last, ROWS):
         b = min(a + ROWS, last)
-        out[a:b] = hidden_forward(stack, saved, a, b)
+        copy(hidden_forward(stack, saved, a, b), out[a:b])
 
 
 @any_order
@@ -172,7 +172,7 @@ def _backward(
 ) -> None:
     for a in range(first, last, ROWS):
         b = min(a + ROWS, last)
-        d_x[a:b] = hidden_backward(stack, saved, a, d_out[a:b].copy(), d_stack)
+        copy(hidden_backward(stack, saved, a, d_out[a:b].copy(), d_stack), d_x[a:b])
 
 
 # --- tile by tile ---------------------------------------------------------------------------------
