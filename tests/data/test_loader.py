@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import fingerprint, random_mudata, truth
 
-from mosaicvi import workers
 from mosaicvi.data import loader as loader_module
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import runs_of, transformed
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.data.sampling import drawn_features, shuffled, split
+from mosaicvi.engine import threads as workers
 from mosaicvi.errors import MosaicWarning
 
 

@@ -136,7 +136,7 @@ def imputed(
             for w, measured, at in zip(wanted, own, places, strict=True):
                 covariates = _covariates(minibatch, measured, mosaic)
                 value = _averaged(net, w, at, q, covariates, noise)
-                values.append(value.cpu().numpy())
+                values.append(mosaic.modalities[w.m].raw(value.cpu().numpy(), at))
         yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))
 
 

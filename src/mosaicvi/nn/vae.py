@@ -69,7 +69,7 @@ class MosaicVAE(nn.Module):
         beta = (1.0,) * n if config.beta_modal == "auto" else config.beta_modal
         self.register_buffer("beta_modal", torch.tensor(beta, dtype=torch.float32), persistent=False)
         self._norms = [module for module in self.modules() if isinstance(module, PassBatchNorm)]
-        self._is_centred = [bool(torch.as_tensor(b.centre).any()) for b in bounds]
+        self._is_centred = [bool(b.centre.any()) for b in bounds]
         for m, of_modality in enumerate(bounds):
             for name in ("centre", "low", "high"):
                 self.register_buffer(f"{name}_{m}", getattr(of_modality, name).clone().float())
