@@ -434,6 +434,9 @@ def _swap(content: dict[str, Any], *path: str, value: Any) -> None:
     content[path[-1]] = value
 
 
+INFINITE = {"$float": "7ff0000000000000"}
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -448,6 +451,10 @@ def _swap(content: dict[str, Any], *path: str, value: Any) -> None:
         lambda d: d["registry"]["likelihoods"].__setitem__("rna", "Poisson"),
         lambda d: d["registry"]["categories"]["batch"]["$tuple"].append("C"),
         lambda d: d["registry"].pop("whole"),
+        lambda d: _swap(d, "registry", "standards", "adt", "spread", value=[1.0, 1, 1, 0]),
+        lambda d: _swap(d, "registry", "standards", "adt", "centre", value=[1.0, 1, 1, INFINITE]),
+        lambda d: _swap(d, "registry", "standards", "adt", "centre", value=[1.0, 1, 1]),
+        lambda d: _swap(d, "registry", "standards", "other", value=d["registry"]["standards"]["adt"]),
         lambda d: d.pop("registry"),
         lambda d: d["beta_modal"].clear(),
         lambda d: d.__setitem__("beta_modal", None),
@@ -464,6 +471,18 @@ def test_a_model_that_does_not_fit_together_is_refused(
     with pytest.raises(ModelFileError) as error:
         MosaicVI.load(folder, mdata)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_from_before_values_were_standardised_takes_them_as_they_are(
+    model: MosaicVI, mdata: MuData, tmp_path: Path
+) -> None:
+    model.save(tmp_path / "model")
+    folder = edited(tmp_path / "model", lambda content: content["document"]["registry"].pop("standards"))
+    older = MosaicVI.load(folder, mdata)
+    assert older.mosaic.modality("adt").standard is None
+    low, high = (getattr(older.net.bounds(1), side).numpy() for side in ("low", "high"))
+    values = older.get_imputed_values(modality="adt").to_numpy()
+    assert ((values >= low) & (values <= high)).all()
 
 
 # --- bad input, each in one line that names the thing and the remedy ----------------------------

@@ -63,6 +63,9 @@ def _check_slices(seed: int, picks: list[int], *, fractions: bool, panels: bool)
         np.testing.assert_array_equal(known, measured[has])
         assert rows.all_measured == bool(data.panels.all())
         np.testing.assert_allclose(rows.library, np.maximum(x.sum(1), 0)[has], rtol=1e-6)
+        if data.standard is not None:
+            z = (x.astype(np.float32) - data.standard.centre) / data.standard.spread
+            x = np.where(measured, z, 0)
         if rows.dense is not None:
             np.testing.assert_array_equal(rows.dense, x[has].astype(np.float32))
         else:

@@ -65,9 +65,9 @@ class NetworkConfig:
         Probability of masking each whole modality; sums to 1.
     mean_vals, min_vals, max_vals
         Centre and bounds of the mean: a number, one per block, one per feature, or None for the
-        bounds of the measured values.
+        bounds of the measured values. In the user's units.
     max_disp
-        Upper clip of the dispersion (NB, ZINB) or the standard deviation (Gaussian).
+        Upper clip of the dispersion (NB, ZINB) or the standard deviation (Gaussian, of standardised values).
     gamma
         Weight of the MMD term between condition groups, a number or a `Schedule`.
     library_aware

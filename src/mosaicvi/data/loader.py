@@ -18,7 +18,7 @@ from torch import Tensor
 from mosaicvi import device
 from mosaicvi.data import runs
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, runs_at, sparse_rows
-from mosaicvi.data.mosaic import ModalityData, Mosaic
+from mosaicvi.data.mosaic import ModalityData, Mosaic, Standard
 from mosaicvi.data.transforms import Transform
 from mosaicvi.engine.jit import Ints
 from mosaicvi.engine.threads import Share, in_shares, share_of
@@ -26,6 +26,7 @@ from mosaicvi.engine.threads import Share, in_shares, share_of
 MAX_DISTINCT = 1024  # rows of covariates kept as a table
 
 
+ROWS = 1024  # of a dense matrix, standardised together
 WORTH_SHARING = 1 << 16  # non-zeros, which one core gathers in the time of a hand-off
 
 
@@ -46,6 +47,7 @@ class _ModalityStore:
         self.n_blocks = len(data.block_sizes)
         self.transform: Transform = data.transform
         self.x = data.x
+        self.standardised = data.standard is not None
         self.dense = None
         self.entry = None if data.entry_measured is None else to(data.entry_measured)
         if isinstance(data.x, sp.csr_matrix):
@@ -54,11 +56,13 @@ class _ModalityStore:
             self.values = to(data.x.data)
             self.row_length = np.diff(data.x.indptr)
         else:
-            self.dense = to(data.x)
+            self.dense = to(data.x if data.standard is None else _standardised(data, data.standard))
 
     @cached_property
     def by_total(self) -> Ints:
-        """Features ordered by their totals, (D_m,); only training needs it."""
+        """Features ordered by their totals, (D_m,), which standardised ones lack; only training needs it."""
+        if self.standardised:
+            return np.arange(self.x.shape[1])
         return np.argsort(np.asarray(self.x.sum(0)).ravel(), kind="stable")
 
     def gather(self, index: NDArray[np.int64]) -> tuple[ModalityRows, Share | None]:
@@ -117,6 +121,15 @@ class _ModalityStore:
         )
 
 
+def _standardised(data: ModalityData, standard: Standard) -> NDArray[np.float32]:
+    """Values on the network's scale, 0 where nothing was measured, (n_m, D_m)."""
+    out = np.empty(data.x.shape, np.float32)
+    for first in range(0, data.n_cells, ROWS):
+        rows = slice(first, first + ROWS)
+        out[rows] = np.where(data.measured(rows), standard.standardised(data.x[rows]), 0)
+    return out
+
+
 def _block_indptr(x: sp.csr_matrix, ends: NDArray[np.int64], chunk: int = 65536) -> NDArray[np.int64]:
     """Where each (row, block) begins in a CSR matrix with sorted columns; shape (n_m * G + 1,)."""
     n, g = x.shape[0], len(ends)
@@ -140,7 +153,7 @@ class MinibatchLoader:
     Parameters
     ----------
     mosaic
-        The registered data; on the CPU its arrays are shared, not copied.
+        The registered data; on the CPU its arrays are shared, not copied, but for those standardised.
     device
         Where minibatches are wanted.
     """

@@ -74,6 +74,25 @@ class ModalityFeatures:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Standard:
+    """What the network subtracts from each feature's values, and divides them by.
+
+    Attributes
+    ----------
+    centre, spread
+        Mean and standard deviation of the measured values, float64 (D_m,); a spread of 1 where there is none.
+    """
+
+    centre: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    def standardised(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """Values on the network's scale, of raw ones (..., D_m)."""
+        found: NDArray[np.float64] = (x - self.centre) / self.spread
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Registry:
     """What a trained model remembers of its data, so that it can read other data the same way.
 
@@ -87,6 +106,8 @@ class Registry:
         Mean and standard deviation of each continuous column.
     measured_in
         Batches in which any cell has the modality.
+    standards
+        Of the modalities that the network sees standardised.
     """
 
     setup: Setup
@@ -99,6 +120,7 @@ class Registry:
     spread: Mapping[str, float]
     median_library: Mapping[str, float]
     measured_in: Mapping[str, tuple[str, ...]]
+    standards: Mapping[str, Standard]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays; `from_dict` reads it back."""
@@ -121,7 +143,11 @@ class Registry:
         plain = ("likelihoods", "transforms", "whole", "centre", "spread", "median_library")
         rest: dict[str, Any] = {k: dict(d[k]) for k in plain}
         rest |= {k: {a: tuple(b) for a, b in d[k].items()} for k in ("categories", "measured_in")}
-        return cls(setup=Setup(**said), features=features, **rest)
+        standards = {
+            name: Standard(**{field: np.asarray(part, np.float64) for field, part in of_modality.items()})
+            for name, of_modality in d.get("standards", {}).items()  # older models have none
+        }
+        return cls(setup=Setup(**said), features=features, standards=standards, **rest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,6 +173,8 @@ class ModalityData:
         Scale of the transform of each row, shape (n_m,).
     whole
         Whether all values are whole numbers >= 0.
+    standard
+        How the network's values come from those in `x`; None where they are the same.
     """
 
     name: str
@@ -161,6 +189,7 @@ class ModalityData:
     library: NDArray[np.float32]
     scale: NDArray[np.float32]
     whole: bool
+    standard: Standard | None = None
 
     @property
     def n_features(self) -> int:
@@ -176,6 +205,19 @@ class ModalityData:
     def block_sizes(self) -> tuple[int, ...]:
         """ModalityFeatures of each block."""
         return self.features.sizes
+
+    def measured(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[np.bool_]:
+        """Which entries of some rows and columns were measured."""
+        if self.entry_measured is not None:
+            return self.entry_measured[rows, columns]
+        return self.panels[:, columns][self.panel_of_row[rows]]
+
+    def raw(self, values: NDArray[np.float32], columns: NDArray[np.int64] | None) -> NDArray[np.float32]:
+        """Values of some columns, all for None, in the user's units, of those on the network's scale."""
+        if self.standard is None:
+            return values
+        at = slice(None) if columns is None else columns
+        return (values * self.standard.spread[at] + self.standard.centre[at]).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,14 +255,17 @@ class Mosaic:
         raise InputError(f"No modality {name!r}; the model has {', '.join(m.name for m in self.modalities)}.")
 
     def as_published(self) -> Mosaic:
-        """The mosaic as the published implementation reads it: peaks are accessible or not by default, and
-        all other counts are seen per 10,000.
+        """The mosaic as the published implementation reads it.
+
+        Peaks are accessible or not by default, all other counts are seen per 10,000, and nothing is
+        standardised.
         """
-        mods = tuple(self._published(m) for m in self.modalities)
+        mods = tuple(self._published(dataclasses.replace(m, standard=None)) for m in self.modalities)
         registry = dataclasses.replace(
             self.registry,
             likelihoods={m.name: m.likelihood for m in mods},
             transforms={m.name: m.transform for m in mods},
+            standards={},
         )
         return dataclasses.replace(self, modalities=mods, registry=registry)
 

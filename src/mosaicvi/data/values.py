@@ -22,6 +22,7 @@ from mosaicvi.errors import InputError, quoted
 Matrix: TypeAlias = sp.csr_matrix | NDArray[np.float32]
 
 CHUNK = 1 << 22  # non-zeros looked at together
+COLUMNS = 256  # of a dense matrix, looked at together
 
 
 def read_values(name: str, a: AnnData, layer: str | None, order: NDArray[np.int64]) -> Matrix:
@@ -220,6 +221,16 @@ def row_chunks(x: sp.csr_matrix) -> Iterator[tuple[slice, slice]]:
 
 
 # --- sums ---------------------------------------------------------------------------------------
+
+
+def moments(x: NDArray[np.float64], measured: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean, standard deviation, least and most of the measured values of each column, (4, d)."""
+    n = np.maximum(measured.sum(0), 1)
+    mean = x.sum(0, where=measured) / n
+    sd = np.sqrt(np.square(x - mean).sum(0, where=measured) / n)
+    least, most = x.min(0, where=measured, initial=np.inf), x.max(0, where=measured, initial=-np.inf)
+    same = least == most  # to the bit, which their mean may miss
+    return np.stack([np.where(same, least, mean), np.where(same, 0, sd), least, most])
 
 
 def scales(

@@ -23,9 +23,9 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps, loads
 from numba.misc.appdirs import AppDirs
 
-from mosaicvi._temporaries import remove, sweep, temporary_name
 from mosaicvi.errors import MosaicWarning
-from mosaicvi.files import shown
+from mosaicvi.store.files import shown
+from mosaicvi.store.temporaries import remove, sweep, temporary_name
 
 _VERSIONS = (sys.version, numba.__version__, llvmlite.__version__)
 _CHECKSUM_SIZE = hashlib.sha256().digest_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +15,14 @@ from mosaicvi import likelihoods
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.transforms import apply
+from mosaicvi.data.values import COLUMNS, moments
 from mosaicvi.errors import InputError
 from mosaicvi.likelihoods import Summary
 from mosaicvi.likelihoods.base import Bounds
 from mosaicvi.nn.vae import MosaicVAE
 
+FIRST_DISPERSION = 0.25  # of standardised values: from 0.7, what softplus(0) is, training comes less far
 NAMES = {"centre": "mean_vals", "low": "min_vals", "high": "max_vals"}  # as the user knows them
-COLUMNS = 256  # of a dense matrix, looked at together
 
 
 def build_network(mosaic: Mosaic, config: NetworkConfig, *, seed: int, guess: bool) -> MosaicVAE:
@@ -35,7 +37,8 @@ def build_network(mosaic: Mosaic, config: NetworkConfig, *, seed: int, guess: bo
     seed
         Decides the first weights.
     guess
-        Whether the output begins at each feature's mean instead of at zero.
+        Whether the output begins at each feature's mean instead of at zero, and the dispersion of
+        standardised features at a quarter of their spread.
 
     Raises
     ------
@@ -58,6 +61,8 @@ def build_network(mosaic: Mosaic, config: NetworkConfig, *, seed: int, guess: bo
         with torch.no_grad():
             for m, of_modality in enumerate(seen):
                 _begin_at_mean(net, m, of_modality)
+                if mosaic.modalities[m].standard is not None:
+                    _begin_close(net, m, mosaic)
     return net
 
 
@@ -72,6 +77,14 @@ def _begin_at_mean(net: MosaicVAE, m: int, seen: Summary) -> None:
         net.decoder.last[i][-1].copy_(torch.from_numpy(first[g.lo : g.hi].astype(np.float32)))
 
 
+def _begin_close(net: MosaicVAE, m: int, mosaic: Mosaic) -> None:
+    """Set the first dispersion of a standardised modality, in every batch."""
+    key = mosaic.registry.setup.batch_key
+    n_batches = 1 if key is None else len(mosaic.registry.categories[key])
+    if net.decoder.families[m].has_dispersion:
+        net.decoder.dispersion[str(m)][:n_batches] += math.log(math.expm1(FIRST_DISPERSION))
+
+
 # --- bounds -------------------------------------------------------------------------------------
 
 
@@ -79,7 +92,7 @@ def bounds(mosaic: Mosaic, config: NetworkConfig, seen: Sequence[Summary]) -> li
     """Centre and bounds of each modality's mean, (D,) each, in block order.
 
     What the user gave wins; else they come from measured values only (docs/parameters.md, "min_vals"), as the
-    likelihood sees them: transformed, or raw where it is library-aware.
+    likelihood sees them: transformed or standardised, or raw where it is library-aware.
 
     Raises
     ------
@@ -99,11 +112,22 @@ def bounds(mosaic: Mosaic, config: NetworkConfig, seen: Sequence[Summary]) -> li
         if family.counts:
             _refuse("min_vals: below 0 for", data, chosen.low < 0, f", which is {data.likelihood}")
         _refuse("min_vals: larger than max_vals for", data, ~(chosen.low <= chosen.high))
-        arrays = {field: getattr(chosen, field).astype(np.float32) for field in NAMES}
+        arrays = _single(chosen, inwards=data.standard is not None)
         out.append(Bounds(**{field: torch.from_numpy(value) for field, value in arrays.items()}))
         at += config.dim_input_arr[m]
         block += len(data.block_sizes)
     return out
+
+
+def _single(chosen: Bounds, *, inwards: bool) -> dict[str, NDArray[np.float32]]:
+    """Bounds as float32; `inwards`, so that back in the user's units no value passes a bound such as 0."""
+    arrays = {field: getattr(chosen, field).astype(np.float32) for field in NAMES}
+    if inwards:
+        low, high = arrays["low"], arrays["high"]
+        high = np.where(high > chosen.high, np.nextafter(high, np.float32(-np.inf)), high)
+        low = np.where(low < chosen.low, np.nextafter(low, np.float32(np.inf)), low)
+        arrays |= {"low": np.minimum(low, high), "high": high}
+    return arrays
 
 
 def _refuse(what: str, data: ModalityData, bad: NDArray[np.bool_], why: str = "") -> None:
@@ -114,13 +138,15 @@ def _refuse(what: str, data: ModalityData, bad: NDArray[np.bool_], why: str = ""
 def _given(
     given: tuple[float, ...], config: NetworkConfig, data: ModalityData, at: int, block: int
 ) -> NDArray[np.float64]:
-    """A user's value, one per block, or one per feature in the user's order, as (D,)."""
+    """A user's value, one per block or per feature in the user's order, on the network's scale, as (D,)."""
     values = np.asarray(given, np.float64)
     if len(values) == 1:
-        return np.full(data.n_features, values[0])
-    if len(values) == len(config.dim_block):
-        return np.repeat(values[block : block + len(data.block_sizes)], data.block_sizes)
-    return values[at : at + data.n_features][data.features.order]
+        values = np.full(data.n_features, values[0])
+    elif len(values) == len(config.dim_block):
+        values = np.repeat(values[block : block + len(data.block_sizes)], data.block_sizes)
+    else:
+        values = values[at : at + data.n_features][data.features.order]
+    return values if data.standard is None else data.standard.standardised(values)
 
 
 # --- what was measured ----------------------------------------------------------------------------
@@ -152,13 +178,12 @@ def _of_dense(data: ModalityData, n_measured: NDArray[np.float64], *, raw: bool)
         cols = slice(first, first + COLUMNS)
         x = torch.from_numpy(data.x[:, cols])
         seen = (x if raw else apply(data.transform, x, scale)).double().numpy()
-        if data.entry_measured is not None:
-            measured = data.entry_measured[:, cols]
-        else:
-            measured = data.panels[:, cols][data.panel_of_row]
-        mean, sd = seen.mean(0, where=measured), seen.std(0, where=measured)
-        least = seen.min(0, where=measured, initial=np.inf)
-        out[:, cols] = mean * n_measured[cols], mean, sd, least, seen.max(0, where=measured, initial=-np.inf)
+        out[1:, cols] = moments(seen, data.measured(columns=cols))
+    if data.standard is not None:
+        for row in (1, 3, 4):
+            out[row] = data.standard.standardised(out[row])
+        out[2] /= data.standard.spread
+    out[0] = out[1] * n_measured
     return out
 
 

@@ -178,7 +178,8 @@ def imputed(
                 covariates = covariates_for(minibatch, measured)
                 compared = None if readout is None else readout.scale_of(mosaic.modalities[w.m].name)
                 if readout is None or compared is None or (compared != "clr" and w.scale.kind == "counts"):
-                    values.append(_of_decoder(net, mosaic, w, at, q, covariates, noise))
+                    found = _of_decoder(net, mosaic, w, at, q, covariates, noise)
+                    values.append(mosaic.modalities[w.m].raw(found, at))
                     continue
                 library = mosaic.registry.median_library[mosaic.modalities[w.m].name]
                 rate = _averaged(net, w.m, None, q, covariates, noise, library).double().cpu().numpy()

@@ -117,6 +117,9 @@ class Family(ABC):
         Whether it describes peaks, of which one asks whether they are there.
     published_as
         The binary family that the published implementation uses in its place; empty for itself.
+    standardised
+        Whether the network sees each feature less its mean and over its standard deviation, so that the
+        parameters are on that scale; for dense values without a transform.
     filler
         A possible value, which stands where nothing was measured and nothing counts.
     """
@@ -129,6 +132,7 @@ class Family(ABC):
     has_inflation: bool = False
     of_peaks: bool = False
     published_as: str = ""
+    standardised: bool = False
     filler: float = 0.0
 
     # --- what data it fits ----------------------------------------------------------------------

@@ -18,6 +18,7 @@ class Gaussian(Family):
 
     name = "Gaussian"
     has_dispersion = True
+    standardised = True
 
     def recognises(self, evidence: Evidence) -> bool:
         """Whatever are no counts."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -126,6 +127,14 @@ def _check_fits(config: NetworkConfig, registry: Registry) -> None:
     for f in registry.features.values():
         if sorted(f.order) != list(range(len(f.names))):
             raise ValueError("the order of the features is no order")
+    for name, standard in registry.standards.items():
+        size = (len(registry.features[name].names),)
+        if not (standard.centre.shape == standard.spread.shape == size):
+            raise ValueError("centre and spread are not one per feature")
+        if not (np.isfinite(standard.centre).all() and np.isfinite(standard.spread).all()):
+            raise ValueError("a centre or a spread is not finite")
+        if not (standard.spread > 0).all():
+            raise ValueError("a spread is not above 0")
 
 
 def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]) -> MosaicVAE:

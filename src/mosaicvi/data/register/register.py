@@ -27,6 +27,7 @@ from mosaicvi.data.register.kinds import (
     looks_normalised,
 )
 from mosaicvi.data.register.panels import panel_column, read_panels
+from mosaicvi.data.register.standard import standard_of
 from mosaicvi.data.values import check_finite, is_whole, keep_measured, read_values, scales
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
@@ -195,6 +196,7 @@ def _learn(setup: Setup, mods: Sequence[ModalityData], covariates: Covariates) -
         measured_in={
             m.name: tuple(names[b] for b in np.unique(covariates.batch[m.row_of_cell >= 0])) for m in mods
         },
+        standards={m.name: m.standard for m in mods if m.standard is not None},
     )
 
 
@@ -256,7 +258,10 @@ def _read(
     notes = _notes(modality, a.obs_names[empty], n_outside)
     if registry is None and not likelihoods.get(likelihood).whole and name not in setup.likelihoods:
         notes += guessed_gaussian(name, a, modality.x)
-    return (modality if (n_measured > 0).all() else _without(modality, n_measured == 0)), notes
+    if not (n_measured > 0).all():
+        modality = _without(modality, n_measured == 0)
+    standard = standard_of(modality) if registry is None else registry.standards.get(name)
+    return dataclasses.replace(modality, standard=standard), notes
 
 
 def _check_names(name: str, a: AnnData, cells: pd.Index[str]) -> None:
@@ -338,4 +343,5 @@ def _absent(name: str, n_cells: int, registry: Registry) -> ModalityData:
         library=np.zeros(0, np.float32),
         scale=np.zeros(0, np.float32),
         whole=registry.whole[name],
+        standard=registry.standards.get(name),
     )
