@@ -1,4 +1,4 @@
-"""Simple imputation of a mosaic against the plain computation on dense tables, NaN for what was not measured."""
+"""Simple imputation of a mosaic against the plain computation on dense tables, NaN where not measured."""
 
 from __future__ import annotations
 

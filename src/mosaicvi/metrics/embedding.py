@@ -131,8 +131,8 @@ def neighbor_mixing_within(
 ) -> float:
     """Mean entropy of the groups among a cell's k neighbours, over that of all cells with the cell's label.
 
-    As :func:`neighbor_mixing`, but groups of other composition cost nothing; more than 1 counts as 1. Scored are
-    cells whose label is known and not almost all of one group (entropy above 0.1); NaN if there are none.
+    As :func:`neighbor_mixing`, but other composition costs nothing; more than 1 counts as 1. Scored are cells
+    whose label is known and not almost all of one group (entropy above 0.1); NaN if there are none.
     """
     z_nk = _embedding(Z)
     code_n = _codes(labels, len(z_nk), "labels", ignore)
