@@ -1,8 +1,8 @@
 """Mosaics whose hidden values are known, as they lie in a folder; none is known by its name.
 
 ``NAME.h5mu`` is what a method sees and ``NAME.truth.h5mu`` every measured value. Studies with protein panels
-lie each in a ``NAME.STUDY.h5ad``, their truth in ``NAME.truth.h5ad``. In ``obs``: batch, celltype and, in h5mu,
-group (what the cell shows).
+lie each in a ``NAME.STUDY.h5ad``, their truth in ``NAME.truth.h5ad``. ``obs`` has batch, celltype and, in
+h5mu, group: what the cell shows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Quality of the latent space and of imputed values, beside simple baselines and peers, on a folder of mosaics.
+"""Quality of the latent space and of imputed values, beside baselines and peers, on a folder of mosaics.
 
 Finds every task in the folder by its files, trains our defaults with several seeds, and imputes with the
 nearest cells and a ridge regression in the same run. Without a folder of mosaics it takes simulated ones. A
@@ -28,12 +28,15 @@ def main() -> None:
         effort = "runs of " + ", ".join(path.name for path in options.read)
     else:
         found, effort = _run(options), _effort(options)
-    tables = quality_tables.tables(found, effort)
-    common.show("quality", tables, options)
+    common.show("quality", quality_tables.tables(found, effort), options)
+    _keep(found, options)
+
+
+def _keep(found: list[Record], options: argparse.Namespace) -> None:
+    """Write every run by itself beside the tables."""
     if options.csv is not None:
         path = options.csv.with_stem(f"{options.csv.stem}-runs")
         common.write_csv(path, records.as_table(found), [common.command("quality")])
-        say(f"every run by itself: {path}")
 
 
 def _options() -> argparse.Namespace:
@@ -88,8 +91,8 @@ def _run(options: argparse.Namespace) -> list[Record]:
     from benchmarks import made, mosaics, scib
 
     torch.set_num_threads(options.threads)
-    if options.metrics == "scib" and not scib.is_installed():
-        say(f"--metrics scib {scib.INSTALL}; left out")
+    if options.metrics == "scib" and (reason := scib.missing()):
+        say(f"--metrics scib {reason}; left out")
         options.metrics = "score"
     chosen = variants.chosen(options.variants)
     found: list[Record] = []
@@ -103,6 +106,7 @@ def _run(options: argparse.Namespace) -> list[Record]:
             names = mosaics.find(data, options.task)
         for name in names:
             found += _mosaic(data, name, chosen, options, work)
+            _keep(found, options)  # so that nothing is lost if a later one fails
         if not options.no_peptides:
             found += _peptides(chosen, options)
     if not found:

@@ -14,20 +14,20 @@ from benchmarks.scoring import IMPUTED, LATENT, LOWER_IS_BETTER
 TO = "s_to_"  # begins the name of a score: seconds until a rival's quality was reached
 MARKS = "✓ at least as good as every other method on that task, ✗ not."
 LATENT_NOTE = f"""\
-Mean over seeds ± standard deviation. mix: mixing of groups among 15 neighbours; mix within: the same, each cell
-against the groups of its own type; ari, nmi: of k-means with the labels; knn label: share of a cell's neighbours
-with its label; transfer: labels from the other groups; asw: silhouette of labels; seconds: to the end of
-training. {MARKS}"""
+Mean over seeds ± standard deviation. mix: mixing of groups among 15 neighbours; mix within: the same, each
+cell against the groups of its own type; ari, nmi: of k-means with the labels; knn label: share of a cell's
+neighbours with its label; transfer: labels from the other groups; asw: silhouette of labels; seconds: to the
+end of training. {MARKS}"""
 SCIB_NOTE = """\
 By scib-metrics: ilisi, kbet (within labels): mixing; clisi, graph conn(ectivity), isolated (labels): labels;
 pcr: share of the latent's variance that groups explain, the less the better."""
 IMPUTED_NOTE = f"""\
-Over hidden values. r: correlation over cells, mean over features; rho: of ranks; r all: over all entries; rmse: root
-mean square error, the less the better; auc: of hidden accessibility by peak, by cell, over all. nearest cells,
-ridge: mosaicvi.baselines. {MARKS}"""
+Over hidden values. r: correlation over cells, mean over features; rho: of ranks; r all: over all entries;
+rmse: root mean square error, the less the better; auc: of hidden accessibility by peak, by cell, over all.
+nearest cells, ridge: mosaicvi.baselines. {MARKS}"""
 TO_NOTE = """\
-s to: seconds of the shortest training (2, 4, 8, … epochs, or to its end) of which every correlation or area is at
-least that of the other method; – if there is none, for any seed."""
+s to: seconds of the shortest training (2, 4, 8, … epochs, or to its end) of which every correlation or area
+is at least that of the other method; – if there is none, for any seed."""
 WON_NOTE = """\
 won: columns of the tables above in which ours is at least as good as every other method. gain: sum of the
 correlations or areas over that of the better baseline in each; the last row: mean over the rows."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import Any
 
 import numpy as np
@@ -15,19 +14,22 @@ from mosaicvi import metrics
 Scores = dict[str, float]
 SCIB = ("ilisi", "clisi", "graph_conn", "kbet", "isolated", "pcr")
 NEIGHBOURS, KBET_NEIGHBOURS, GRAPH_NEIGHBOURS = 90, 50, 15  # as its own pipeline has them
-INSTALL = "needs scib-metrics: pip install scib-metrics"
 
 
-def is_installed() -> bool:
-    """Whether scib-metrics can be imported."""
-    return importlib.util.find_spec("scib_metrics") is not None
+def missing() -> str:
+    """What keeps scib-metrics from being imported; empty if nothing does."""
+    try:
+        importlib.import_module("scib_metrics")
+    except ImportError as error:
+        return f"needs pip install scib-metrics ({error})"
+    return ""
 
 
 def scores(latent: npt.NDArray[Any], label: npt.NDArray[Any], group: npt.NDArray[Any]) -> Scores:
     """Scores of an embedding: those of groups over all cells, those of labels over cells of known label.
 
     iLISI, cLISI, graph connectivity, kBET within labels, isolated labels; PCR is the share of the embedding's
-    variance that the groups explain, the less the better: a mosaic has no matrix of all cells to compare with.
+    variance that groups explain, the less the better: a mosaic has no matrix of all cells to compare with.
     """
     scib = importlib.import_module("scib_metrics")
     scib.settings.verbosity = 40
