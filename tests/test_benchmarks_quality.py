@@ -28,6 +28,7 @@ from benchmarks import (
     trials,
     variants,
 )
+from sklearn.metrics import roc_auc_score
 
 from mosaicvi import MosaicVI
 
@@ -160,7 +161,7 @@ def test_imputation_scores_equal_the_scoring_script(score: ModuleType, name: str
     x = rng.poisson(rng.gamma(0.5, 2.0, 40), size=(70, 40)).astype(np.float32)
     guess = (rng.gamma(1.0, 1.0, x.shape) + x).astype(np.float32)
     if name == "protein":
-        x, guess = x - 3.3, guess - 3.0
+        x, guess = (x + rng.normal(size=x.shape)).astype(np.float32), guess - 3
         x[rng.random(x.shape) < 0.2] = np.nan
     else:
         x[:, 5], x[5:, 6] = 0, 0
@@ -173,6 +174,19 @@ def test_imputation_scores_equal_the_scoring_script(score: ModuleType, name: str
     ours = scoring.imputation_scores(kind, truth, values, hidden)
     expected = {scoring.SCRIPT_NAMES.get(k.split(".")[1], k.split(".")[1]): v for k, v in theirs.items()}
     assert ours == pytest.approx(expected, abs=1e-5)
+
+
+def test_of_many_entries_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "AUC_ALL", 100)
+    monkeypatch.setattr(scoring, "AUC_DRAWN", 700)
+    rng = np.random.default_rng(1)
+    truth, guess = (rng.random((30, 20)) < 0.3).astype(np.float32), rng.random((30, 20))
+    hidden = rng.random((30, 20)) < 0.7
+    drawn = np.random.default_rng(0)
+    row, column = drawn.integers(0, 30, 700), drawn.integers(0, 20, 700)
+    there = hidden[row, column]
+    plain = roc_auc_score(truth[row, column][there], guess[row, column][there])
+    assert scoring.imputation_scores("peaks", truth, guess, hidden)["auc"] == pytest.approx(plain)
 
 
 def test_latent_scores_equal_the_scoring_script(score: ModuleType) -> None:
