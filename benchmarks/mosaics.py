@@ -138,7 +138,7 @@ def hidden(task: Task, modality: str) -> Hidden:
     measured = np.ones(truth.shape, bool) if sp.issparse(truth.X) else ~np.isnan(np.asarray(truth.X))
     column = pd.Index(data.features.names).get_indexer(truth.var_names)
     shown_rd = data.panels[data.panel_of_row] if data.entry_measured is None else data.entry_measured
-    measured &= np.where(column >= 0, shown_rd.any(0)[column], False)
+    measured &= (column >= 0) & np.asarray(shown_rd.any(0))[column]
     row = np.where(cells >= 0, data.row_of_cell[cells], -1)
     there = np.flatnonzero(row >= 0)
     measured[there] &= ~shown_rd[row[there]][:, column]

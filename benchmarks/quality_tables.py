@@ -118,23 +118,24 @@ def _won(records: Sequence[Record]) -> Table:
     )
     by = _by(records)
     for ours in [method for method, who in by.items() if who == "ours"]:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for part, scores in (("latent", (*LATENT, *SCIB)), ("imputed", IMPUTED)):
             for (task, modality), found in _grouped(records, part).items():
                 marked = cells(found, by, scores).get(ours, {})
                 judged = {score: cell.won for score, cell in marked.items() if cell.won is not None}
                 if judged:
                     lost = [score.replace("_", " ") for score, won in judged.items() if not won]
-                    row = {"task": task, "of": modality or "latent", "won": len(judged) - len(lost)}
+                    row: dict[str, Any] = {"task": task, "of": modality or "latent"}
+                    row["won"] = len(judged) - len(lost)
                     row |= {"lost": len(lost), "lost_columns": ", ".join(lost)}
                     rows.append(row | {"gain_%": gain(found, by, ours) if part == "imputed" else None})
         for row in rows:
             table.add(method=ours, **row)
         if rows:
             gains = [row["gain_%"] for row in rows if row["gain_%"] is not None]
-            won, lost = (sum(row[what] for row in rows) for what in ("won", "lost"))
+            total = {what: sum(row[what] for row in rows) for what in ("won", "lost")}
             mean = statistics.fmean(gains) if gains else None
-            table.add(method=ours, task="all", of="", won=won, lost=lost, lost_columns="", **{"gain_%": mean})
+            table.add(method=ours, task="all", of="", lost_columns="", **total, **{"gain_%": mean})
     return table
 
 

@@ -8,7 +8,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.common import Table
 
@@ -57,7 +57,8 @@ def read(path: Path) -> list[Record]:
         lines = csv.DictReader(line for line in file if not line.startswith("#"))
         if set(COLUMNS) - set(lines.fieldnames or ()):
             raise SystemExit(f"{path} holds no runs; name the file that ends in -runs.csv")
-        return [Record(**line | {"seed": int(line["seed"]), "value": float(line["value"])}) for line in lines]
+        found: list[dict[str, Any]] = list(lines)
+    return [Record(**one | {"seed": int(one["seed"]), "value": float(one["value"])}) for one in found]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

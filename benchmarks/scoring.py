@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import scipy.sparse as sp
 
 from benchmarks.common import last_line, read_json
@@ -193,7 +194,7 @@ def from_folder(run: Path, task: Task, asked: list[Question]) -> tuple[Scores, d
     """Scores of the latent, and by modality, of what a peer's script left in its folder."""
     is_log = read_json(run / "time.json").get("scale") == "log"
     cells = (run / "cells.txt").read_text().split("\n")
-    at = task.names.get_indexer([c.strip() for c in cells if c.strip()])
+    at = task.names.get_indexer(pd.Index([c.strip() for c in cells if c.strip()]))
     latent = latent_scores(np.load(run / "latent.npy"), task.label[at], task.group[at])
     imputed = {}
     for question in asked:

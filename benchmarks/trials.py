@@ -65,8 +65,9 @@ class Trial:
                 values = frame.reindex(columns=question.features).to_numpy(np.float32)
                 scores = question.on_its_scale(values)
                 self.rivals[question.modality][method] = scores
-                where = ("imputed", question.modality, "baseline", method)
-                yield from self._records(where, 0, scores | {"seconds": seconds})
+                yield from self._records(
+                    "imputed", question.modality, "baseline", method, 0, scores | {"seconds": seconds}
+                )
 
     def peer(self, peer: Peer, runs: PeerRuns) -> Iterator[Record]:
         """One run of a peer, if it can do such a mosaic."""
@@ -85,18 +86,17 @@ class Trial:
             return
         latent, imputed = found[0]
         seconds = float(info["train_s"])
-        yield from self._records(("latent", "", "peer", peer.name), 0, latent | {"seconds": seconds})
+        yield from self._records("latent", "", "peer", peer.name, 0, latent | {"seconds": seconds})
         for modality, scores in imputed.items():
             self.rivals[modality][peer.name] = scores
-            where = ("imputed", modality, "peer", peer.name)
-            yield from self._records(where, 0, scores | {"seconds": seconds})
+            yield from self._records("imputed", modality, "peer", peer.name, 0, scores | {"seconds": seconds})
 
     def ours(self, variant: str, parameters: variants.Parameters, seed: int) -> Iterator[Record]:
         """One training of ours, and with --time-to-quality shorter ones until all rivals are reached."""
         model, seconds = trained(self.task.mosaic, parameters, seed, self.options)
         latent, imputed = self._scores(model)
         method = variants.MEANING.get(variant, variant)
-        yield from self._records(("latent", "", "ours", method), seed, latent | {"seconds": seconds})
+        yield from self._records("latent", "", "ours", method, seed, latent | {"seconds": seconds})
         reached = (
             self._reached(parameters, seed, len(model.history), seconds, imputed)
             if self.options.time_to_quality
@@ -104,7 +104,7 @@ class Trial:
         )
         for modality, scores in imputed.items():
             more = scores | {"seconds": seconds} | reached[modality]
-            yield from self._records(("imputed", modality, "ours", method), seed, more)
+            yield from self._records("imputed", modality, "ours", method, seed, more)
         say(f"{self.task.name}, {variant}, seed {seed}: {seconds:.0f} s, {_brief(latent, imputed)}")
 
     def _scores(self, model: MosaicVI) -> tuple[Scores, dict[str, Scores]]:
@@ -152,8 +152,9 @@ class Trial:
             out[modality][TO + rival] = seconds
         return done
 
-    def _records(self, where: tuple[Part, str, By, str], seed: int, scores: Scores) -> Iterator[Record]:
-        part, modality, by, method = where
+    def _records(
+        self, part: Part, modality: str, by: By, method: str, seed: int, scores: Scores
+    ) -> Iterator[Record]:
         for score, value in scores.items():
             yield Record(
                 part=part,

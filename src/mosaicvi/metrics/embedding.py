@@ -117,8 +117,8 @@ def neighbor_mixing(Z: npt.ArrayLike, groups: npt.ArrayLike, k: int = 15) -> flo
     share_g = np.bincount(code_n) / len(code_n)
     if len(share_g) < 2:
         return float("nan")
-    found_n = _entropy(_shares(code_n[neighbors(z_nk, k).indices], len(share_g)))
-    return float(found_n.mean() / _entropy(share_g[None])[0])
+    near_ng = _shares(code_n[neighbors(z_nk, k).indices], len(share_g))
+    return float(_entropy(near_ng).mean() / _entropy(share_g[None])[0])
 
 
 def neighbor_mixing_within(
@@ -138,13 +138,12 @@ def neighbor_mixing_within(
     code_n = _codes(labels, len(z_nk), "labels", ignore)
     group_n = _codes(groups, len(z_nk), "groups", ())
     known_n = _some_known(code_n)
-    share_lg = np.zeros((code_n.max() + 1, group_n.max() + 1))
-    np.add.at(share_lg, (code_n[known_n], group_n[known_n]), 1)
-    entropy_l = _entropy(share_lg / share_lg.sum(1, keepdims=True))
+    share_lg = pd.crosstab(code_n[known_n], group_n[known_n], normalize="index").to_numpy()
+    entropy_l = _entropy(share_lg)
     scored_n = known_n & (entropy_l[code_n] > 0.1)
     if not scored_n.any():
         return float("nan")
-    found_n = _entropy(_shares(group_n[neighbors(z_nk, k).indices[scored_n]], share_lg.shape[1]))
+    found_n = _entropy(_shares(group_n[neighbors(z_nk, k).indices[scored_n]], group_n.max() + 1))
     return float(np.minimum(found_n / entropy_l[code_n[scored_n]], 1).mean())
 
 
