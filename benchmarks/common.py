@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from rich import box
 from rich.console import Console
@@ -235,7 +235,7 @@ def text(value: Any) -> str:
 
 def _is_numeric(table: Table, name: str) -> bool:
     values = [row.get(name) for row in table.rows]
-    return any(isinstance(v, int | float) for v in values)
+    return any(isinstance(v, SupportsFloat) for v in values)
 
 
 def say(message: str) -> None:

@@ -10,12 +10,13 @@ import dataclasses
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import TOOLS, child_env, last_line, read_json, run, say, shown
 
-# The tasks that each peer can do: totalVI needs RNA in every cell, MultiVI knows RNA and ATAC alone.
+# The tasks on which speed and memory are measured that each peer can do.
 CAN = {
     "scvaeit": ("reap", "mop", "simulated"),
     "totalvi": ("reap",),
@@ -39,7 +40,30 @@ class Peer:
         return NAMES[self.key]
 
 
-def add_peers(out: argparse.ArgumentParser) -> None:
+# Modalities that each peer's script can read; totalVI also needs RNA in every cell.
+READS = {
+    "scvaeit": ({"rna", "adt"}, {"rna", "atac"}),
+    "totalvi": ({"rna", "adt"},),
+    "multivi": ({"rna", "atac"},),
+    "midas": ({"rna", "adt"}, {"rna", "atac"}, {"rna", "adt", "atac"}),
+}
+
+
+def can_do(key: str, mosaic: Any, folder: Path, task: str) -> str:
+    """Why a peer's script cannot do a task; empty if it can."""
+    if not (folder / f"{task}.h5mu").exists():
+        return "which reads one .h5mu"
+    names = {m.name for m in mosaic.modalities}
+    if names not in READS[key]:
+        return f"which does not read {', '.join(sorted(names))}"
+    if any(not m.panels.all() or m.entry_measured is not None for m in mosaic.modalities):
+        return "which knows no panels"
+    if key == "totalvi" and (mosaic.modality("rna").row_of_cell < 0).any():
+        return "which needs RNA in every cell"
+    return ""
+
+
+def add_peers(out: argparse.ArgumentParser, *, epochs: int = 2) -> None:
     """Options that say which peers to run."""
     out.add_argument(
         "--peer",
@@ -50,7 +74,7 @@ def add_peers(out: argparse.ArgumentParser) -> None:
         help=f"run {', '.join(CAN)} with its Python; may be repeated",
     )
     out.add_argument(
-        "--peer-epochs", type=int, default=2, help="of each run of a peer [%(default)s]; see the docs"
+        "--peer-epochs", type=int, default=epochs, help="of each run of a peer [%(default)s]; see the docs"
     )
     out.add_argument("--tools", type=Path, default=TOOLS, metavar="DIR", help="folder of the peers' scripts")
 
@@ -95,8 +119,13 @@ class PeerRuns:
                 return None
         return folder
 
-    def once(self, peer: Peer, data: Path, task: str) -> dict[str, Any] | None:
-        """One run of a peer: what its time.json says, or None, with the reason on stderr."""
+    def once(
+        self, peer: Peer, data: Path, task: str, *, read: Callable[[Path], None] = lambda folder: None
+    ) -> dict[str, Any] | None:
+        """One run of a peer: what its time.json says, or None, with the reason on stderr.
+
+        `read` is given the folder that it wrote, which is removed afterwards.
+        """
         args = self._arguments(peer, data.resolve(), task)
         if args is None:
             return None
@@ -108,6 +137,7 @@ class PeerRuns:
             say(f"{task}: {peer.name} failed: {last_line(child.said)}")
             return None
         found = read_json(out / "time.json")
+        read(out)
         shutil.rmtree(out, ignore_errors=True)  # imputed values, which may be gigabytes
         return found
 

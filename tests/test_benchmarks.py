@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from benchmarks import common, peers, peptides, phases, quality, scaling, scoring, tasks
+from benchmarks import common, peers, peptides, phases, scaling, tasks
 
 from mosaicvi import MosaicVI
 
@@ -66,14 +66,6 @@ def test_scaling(tmp_path: Path) -> None:
     assert float(small["times_smallest"]) == 1
     ratio = float(large["state_bytes_per_cell"]) / float(small["state_bytes_per_cell"])
     assert ratio == pytest.approx(1, abs=0.2)
-
-
-@pytest.mark.slow
-def test_quality(tmp_path: Path) -> None:
-    run("quality", "--csv", tmp_path / "quality.csv")
-    assert [r["variant"] for r in rows(tmp_path / "quality.csv")] == ["published", "our defaults"]
-    assert {r["missing_%"] for r in rows(tmp_path / "quality-peptides.csv")} == {"30.0", "60.0", "90.0"}
-    assert {r["seed"] for r in rows(tmp_path / "quality-runs.csv")} == {"0"}
 
 
 def test_real_data_that_are_not_there_are_skipped_and_named(
@@ -224,28 +216,6 @@ def test_state_counts_shared_memory_once() -> None:
     assert scaling.state_bytes(x, x.copy()) == 8000
 
 
-def test_rows_of_the_quality_table_add_up() -> None:
-    rows = quality._variants("published,layer,nomask,default:dim_latent=8:gamma=0.1")
-    assert rows["published"] == {"preset": "published", "beta_modal": "hand"}
-    assert rows["layer"]["norm"] == "layer"
-    assert rows["layer"]["library_aware"] == "aware"
-    assert "encode_covariates" not in rows["layer"]
-    assert (rows["nomask"]["gamma"], rows["nomask"]["decode_mask"]) == (0.0, False)
-    assert rows["default:dim_latent=8:gamma=0.1"] == {"dim_latent": 8, "gamma": 0.1}
-
-
-def test_every_row_of_the_quality_table_is_a_network() -> None:
-    mosaic = MosaicVI.setup_mudata(tasks.simulated_sparse(60, genes=50, peaks=40), batch_key="batch")
-    likelihoods = {}
-    for name, parameters in quality._variants(",".join(quality.MEANING)).items():
-        read, rest = quality._for_mosaic(parameters, mosaic)
-        config = MosaicVI(read, **rest).config
-        likelihoods[name] = config.distributions, config.library_aware
-    assert likelihoods["published"] == (("NB", "Bernoulli"), (False, False))
-    assert likelihoods["library"] == (("NB", "Bernoulli"), (True, False))
-    assert likelihoods["peaks"] == likelihoods["default"] == (("NB", "Poisson"), (True, True))
-
-
 @pytest.mark.parametrize("missing", [0.3, 0.6, 0.9])
 def test_peptides_hold_out_only_what_was_measured(missing: float) -> None:
     table = peptides.peptide_table(missing, samples=300, peptides=80)
@@ -259,17 +229,6 @@ def test_peptides_hold_out_only_what_was_measured(missing: float) -> None:
     filled = peptides.by_neighbours(table)
     assert np.isfinite(filled).all()
     assert peptides.errors(table, filled)["rmse"] < by_mean["rmse"]
-
-
-def test_scores_of_the_truth_itself_are_perfect() -> None:
-    rng = np.random.default_rng(0)
-    counts = rng.poisson(2.0, size=(60, 12)).astype(np.float32)
-    for name in ("rna", "adt"):
-        found = scoring.imputation_scores(name, counts, sp.csr_matrix(counts))
-        assert all(v == pytest.approx(1) for v in found.values())
-    peaks = (rng.random((60, 30)) < 0.4).astype(np.float32)
-    found = scoring.imputation_scores("atac", peaks, sp.csr_matrix(peaks))
-    assert found == pytest.approx({"auc": 1, "auc_cell": 1, "auc_peak": 1})
 
 
 def test_nothing_leaks_into_the_environment_of_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:

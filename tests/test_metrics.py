@@ -74,6 +74,12 @@ def test_embedding_scores_equal_the_scoring_script(score, cells):
         assert value == pytest.approx(theirs[key], abs=1e-6), key
 
 
+def test_mixing_within_equals_the_scoring_script(score, cells):
+    Z, label, group = cells
+    theirs = score.mixing_within(Z, label, group)["mix_within"]
+    assert metrics.neighbor_mixing_within(Z, label, group) == pytest.approx(theirs, abs=1e-12)
+
+
 def test_correlations_equal_the_scoring_script(score):
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(50, 7)), rng.poisson(1.0, size=(50, 7)).astype(float)
@@ -173,6 +179,21 @@ def test_mixing_equals_entropy_by_scipy(cells):
     whole = st.entropy([(group == g).mean() for g in "xyz"])
     assert metrics.neighbor_mixing(Z, group) == pytest.approx(np.mean(local) / whole, abs=1e-12)
     assert np.isnan(metrics.neighbor_mixing(Z, ["x"] * 400))
+
+
+def test_mixing_within_equals_entropies_one_by_one(cells):
+    Z, label, group = cells
+    group = np.where(label == "T", "x", group)  # a label of one group is not scored
+    near = slow_neighbors(Z, 15)
+    ratio = []
+    for i in range(400):
+        alike = group[label == label[i]]
+        whole = st.entropy([(alike == g).mean() for g in "xyz"])
+        if label[i] not in ("unknown", "T"):
+            ratio.append(min(st.entropy([(group[near[i]] == g).mean() for g in "xyz"]) / whole, 1))
+    assert 0 < len(ratio) < 400
+    assert metrics.neighbor_mixing_within(Z, label, group) == pytest.approx(np.mean(ratio), abs=1e-12)
+    assert np.isnan(metrics.neighbor_mixing_within(Z, label, ["x"] * 400))
 
 
 def test_mixing_and_lisi_at_their_ends():
@@ -343,6 +364,20 @@ def test_coverage_equals_counting_and_is_calibrated(kind):
     hidden = np.where(rng.random(mean.shape) < 0.5, np.nan, 5.0)
     assert metrics.interval_coverage(mean * 0, mean * 0 + 5, hidden) == 1.0
     assert np.isnan(metrics.interval_coverage(lower, upper, np.full(mean.shape, np.nan)))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+def test_root_mean_square_error_leaves_out_what_was_not_measured(kind, monkeypatch):
+    monkeypatch.setattr(imputation, "CHUNK", 100)
+    rng = np.random.default_rng(0)
+    p, m = rng.normal(size=(50, 7)), rng.poisson(1.0, size=(50, 7)).astype(float)
+    assert metrics.root_mean_square_error(p, kind(m)) == pytest.approx(
+        np.sqrt(((p - m) ** 2).mean()), abs=1e-12
+    )
+    m[:, 2], m[3:, 4] = np.nan, np.nan
+    plain = np.sqrt(np.nanmean((p - m) ** 2))
+    assert metrics.root_mean_square_error(p, m) == pytest.approx(plain, abs=1e-12)
+    assert np.isnan(metrics.root_mean_square_error(p, np.full(m.shape, np.nan)))
 
 
 # ---- wrong input -----------------------------------------------------------------------------------

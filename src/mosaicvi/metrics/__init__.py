@@ -13,6 +13,7 @@ from mosaicvi.metrics.embedding import (
     lisi,
     neighbor_label_agreement,
     neighbor_mixing,
+    neighbor_mixing_within,
     neighbors,
     silhouette,
 )
@@ -22,6 +23,7 @@ from mosaicvi.metrics.imputation import (
     correlation_overall,
     correlation_per_feature,
     interval_coverage,
+    root_mean_square_error,
 )
 
 __all__ = [
@@ -40,6 +42,8 @@ __all__ = [
     "lisi",
     "neighbor_label_agreement",
     "neighbor_mixing",
+    "neighbor_mixing_within",
     "neighbors",
+    "root_mean_square_error",
     "silhouette",
 ]

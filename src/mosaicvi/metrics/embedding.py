@@ -117,12 +117,44 @@ def neighbor_mixing(Z: npt.ArrayLike, groups: npt.ArrayLike, k: int = 15) -> flo
     share_g = np.bincount(code_n) / len(code_n)
     if len(share_g) < 2:
         return float("nan")
-    near_nk = neighbors(z_nk, k).indices
-    entropy = 0.0
-    for g in range(len(share_g)):
-        f_n = (code_n[near_nk] == g).mean(1)
-        entropy -= float((f_n * np.log(np.where(f_n > 0, f_n, 1))).mean())
-    return entropy / float(-(share_g * np.log(share_g)).sum())
+    near_ng = _shares(code_n[neighbors(z_nk, k).indices], len(share_g))
+    return float(_entropy(near_ng).mean() / _entropy(share_g[None])[0])
+
+
+def neighbor_mixing_within(
+    Z: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    k: int = 15,
+    *,
+    ignore: Sequence[str] = ("unknown",),
+) -> float:
+    """Mean entropy of the groups among a cell's k neighbours, over that of all cells with the cell's label.
+
+    As :func:`neighbor_mixing`, but other composition costs nothing; more than 1 counts as 1. Scored are cells
+    whose label is known and not almost all of one group (entropy above 0.1); NaN if there are none.
+    """
+    z_nk = _embedding(Z)
+    code_n = _codes(labels, len(z_nk), "labels", ignore)
+    group_n = _codes(groups, len(z_nk), "groups", ())
+    known_n = _some_known(code_n)
+    share_lg = pd.crosstab(code_n[known_n], group_n[known_n], normalize="index").to_numpy()
+    entropy_l = _entropy(share_lg)
+    scored_n = known_n & (entropy_l[code_n] > 0.1)
+    if not scored_n.any():
+        return float("nan")
+    found_n = _entropy(_shares(group_n[neighbors(z_nk, k).indices[scored_n]], group_n.max() + 1))
+    return float(np.minimum(found_n / entropy_l[code_n[scored_n]], 1).mean())
+
+
+def _shares(code_nk: Ints, kinds: int) -> Floats:
+    """Share of each kind in each row."""
+    return np.stack([(code_nk == kind).mean(1) for kind in range(kinds)], axis=1)
+
+
+def _entropy(share_ng: Floats) -> Floats:
+    """Entropy of each row of shares."""
+    return np.asarray(-(share_ng * np.log(np.where(share_ng > 0, share_ng, 1))).sum(1))
 
 
 def lisi(Z: npt.ArrayLike, groups: npt.ArrayLike, *, perplexity: float = 30) -> Floats:
@@ -153,9 +185,8 @@ def ilisi(Z: npt.ArrayLike, groups: npt.ArrayLike, *, perplexity: float = 30) ->
     The scaling of Luecken et al. (Nature Methods 2022). NaN with a single group.
     """
     kinds = len(np.unique(_codes(groups, len(_embedding(Z)), "groups", ())))
-    if kinds < 2:
-        return float("nan")
-    return float((np.median(lisi(Z, groups, perplexity=perplexity)) - 1) / (kinds - 1))
+    median = np.median(lisi(Z, groups, perplexity=perplexity))
+    return float((median - 1) / (kinds - 1)) if kinds > 1 else float("nan")
 
 
 def kmeans_ari_nmi(
@@ -267,8 +298,7 @@ def label_transfer(
             continue
         near = NearestNeighbors(n_neighbors=min(k, int(source_n.sum()))).fit(z_nk[source_n])
         voter_qk = code_n[source_n][near.kneighbors(z_nk[query_n], return_distance=False)]
-        votes_ql = np.stack([(voter_qk == kind).sum(1) for kind in range(kinds)], axis=1)
-        shares.append((votes_ql.argmax(1) == code_n[query_n]).mean())
+        shares.append((_shares(voter_qk, kinds).argmax(1) == code_n[query_n]).mean())
     return float(np.mean(shares)) if shares else float("nan")
 
 

@@ -58,6 +58,24 @@ def correlation_overall(
     return float(_correlations(p_nd.reshape(-1, 1), _dense(m_nd).reshape(-1, 1), method)[0])
 
 
+def root_mean_square_error(predicted: npt.ArrayLike, measured: Matrix) -> float:
+    """Root of the mean squared difference over all entries; NaN measured values are left out.
+
+    Parameters
+    ----------
+    predicted, measured
+        As in :func:`correlation_per_feature`, on the same scale.
+    """
+    p_nd, m_nd = _pair(predicted, measured)
+    total, seen = 0.0, 0
+    for c in _slices(*p_nd.shape[::-1]):
+        m_nc = _dense(m_nd[:, c])
+        known = ~np.isnan(m_nc)
+        total += float(((p_nd[:, c][known] - m_nc[known]) ** 2).sum(dtype=np.float64))
+        seen += int(known.sum())
+    return float(np.sqrt(total / seen)) if seen else float("nan")
+
+
 def auroc_per_feature(predicted: npt.ArrayLike, measured: Matrix) -> Floats:
     """Area under the ROC curve of each feature.
 
