@@ -48,6 +48,47 @@ PROBLEMS: dict[str, Problem] = {
         cause="The format is known, but reading it failed.",
         remedy="Copy or download it again; compare sizes or checksums with the source.",
     ),
+    "outside": Problem(
+        text="{name}: {where} takes its values from outside of the file, {what}; "
+        "such files are not read: copy it into one whole, e.g. with h5repack",
+        cause="HDF5 can point to any other file of the machine; what came by mail must not.",
+        remedy="Read it where it was made and write it again, or copy it with `h5repack`.",
+    ),
+    "circle": Problem(
+        text="{name}: {where} is a link to nothing or in a circle; write the file again without links",
+        cause="A link inside the HDF5 file leads to a group above it, or nowhere.",
+        remedy="Remove the link, or write the file again.",
+    ),
+    "too-many-objects": Problem(
+        text="{name}: {where} is one of more groups and arrays than any dataset has; "
+        "write the file again without uns",
+        cause="The file holds hundreds of thousands of objects, or a group in a group in a group ….",
+        remedy="Remove what is not data, usually from `uns`.",
+    ),
+    "absurd": Problem(
+        text="{name}: {where} would take {size}, of which next to nothing is stored; "
+        "it is damaged or not what its name says: copy or download it again",
+        cause="An array says that it is a thousand times larger than what the file holds of it.",
+        remedy="Look at its shape; copy or download it again.",
+    ),
+    "sparse": Problem(
+        text="{name}: {what} is no sound sparse matrix: {fault}; "
+        "copy the file again, or build the matrix again from rows, columns and values",
+        cause="The arrays of a sparse matrix contradict each other: the file is damaged, or they were edited.",
+        remedy="Copy or download the file again, or build the matrix anew.",
+    ),
+    "memory": Problem(
+        text="{name}: there is not enough memory to read it ({reason}); "
+        "free some, or write a file with fewer cells or features",
+        cause="The data are larger than the memory that is free.",
+        remedy="Use a larger machine, or leave out cells or features.",
+    ),
+    "long-line": Problem(
+        text="{name}: its first line is longer than {most}, or not text; "
+        "a table begins with a line of names: copy or download it again",
+        cause="The file is no table, though its name says so.",
+        remedy="Look at its first line, e.g. with `zcat FILE | head -c 200`.",
+    ),
     "extra": Problem(
         text="{name}: reading {format} needs the package {package}; pip install 'mosaicvi[{extra}]'",
         cause="An optional package is not installed.",

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from mosaicvi.data.sparse import check_sparse
 from mosaicvi.data.transforms import Transform, cell_scale
 from mosaicvi.errors import InputError, quoted
 
@@ -44,6 +45,7 @@ def read_values(name: str, a: AnnData, layer: str | None, order: NDArray[np.int6
         raise InputError(f"{name}: X is empty; name the layer with the values, layers={{{name!r}: ...}}.")
     if raw.dtype.kind not in "biuf":
         raise InputError(f"{name}: the values are of type {raw.dtype}, not numbers; store numbers.")
+    check_sparse(name, "the matrix", raw)
     identity = np.array_equal(order, np.arange(a.n_vars))
     if sp.issparse(raw):
         return _csr(raw, None if identity else order)

@@ -19,6 +19,7 @@ from mosaicvi.data.combine.parts import agreed
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register.covariates import check_categories, likely_batch
+from mosaicvi.data.sparse import check_sparse
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.inspect.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
 
@@ -176,6 +177,7 @@ def _modality(
 ) -> tuple[ModalitySummary, npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
     """The summary, which group measured which feature (groups × features), and each cell's sum."""
     x_nd = adata.X
+    check_sparse(name, "the matrix", x_nd)
     values = x_nd.data if sparse.issparse(x_nd) else np.asarray(x_nd)
     panel_n, group_n = labels.panel.to_numpy()[rows], labels.group[rows]
     seen = np.zeros((n_groups, adata.n_vars), bool)

@@ -16,6 +16,7 @@ from scipy import sparse
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read.files import duplicate_cells
 from mosaicvi.data.read.modalities import split_types
+from mosaicvi.data.sparse import sparse_fault
 
 Dense = npt.NDArray[np.float32]
 Values: TypeAlias = "sparse.csr_matrix | Dense"
@@ -188,6 +189,10 @@ def _values(parts: Parts, modality: str, adata: AnnData, layer: str | None) -> V
     if not (np.issubdtype(raw.dtype, np.number) or raw.dtype == np.bool_) or raw.dtype.kind == "c":
         text = problem("x-type", name=parts.name, modality=modality, dtype=raw.dtype)
         parts.problems.append(text)
+        return None
+    fault = sparse_fault(raw)
+    if fault is not None:
+        parts.problems.append(problem("sparse", name=parts.name, what=modality, fault=fault))
         return None
     x: Values
     if sparse.issparse(raw):

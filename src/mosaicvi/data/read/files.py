@@ -18,8 +18,10 @@ from mudata import MuData
 
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import tenx
+from mosaicvi.data.read.contained import check_contained
 from mosaicvi.data.read.modalities import mudata_as_it_is, to_mudata
 from mosaicvi.data.read.table import Orientation, read_table
+from mosaicvi.data.sparse import check_sparse
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
 Duplicates = Literal["error", "number"]
@@ -80,12 +82,18 @@ def read(
     try:
         with mudata_as_it_is():
             data = _read_any(path, orientation)
-    except (InputError, MosaicWarning, MemoryError, RecursionError):
+        _check_matrices(path, data)
+    except (InputError, MosaicWarning):
         raise
+    except MemoryError as error:
+        raise InputError(problem("memory", name=path, reason=_reason(error))) from error
     except Exception as error:  # what a damaged file raises is not foreseeable
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise InputError(problem("damaged", name=path, reason=reason[:160])) from error
+        raise InputError(problem("damaged", name=path, reason=_reason(error))) from error
     return _with_checked_names(path, data, duplicates)
+
+
+def _reason(error: BaseException) -> str:
+    return (next(iter(str(error).splitlines()), "") or type(error).__name__)[:160]
 
 
 def read_mudata(
@@ -169,6 +177,7 @@ def _read_folder(path: Path, orientation: Orientation | None) -> AnnData | MuDat
 
 
 def _read_hdf5(path: Path) -> AnnData | MuData:
+    check_contained(path)
     with h5py.File(path, "r") as file:
         keys = set(file)
         is_10x = "matrix" in keys or (len(keys) == 1 and "gene_names" in file[next(iter(keys))])
@@ -208,14 +217,28 @@ def _read_zarr(path: Path) -> AnnData | MuData:
     return data
 
 
+def _check_matrices(path: Path, data: AnnData | MuData) -> None:
+    for name, part in parts_of(data).items():
+        where = f" of {name}" if name else ""
+        check_sparse(path, f"X{where}", part.X)
+        for layer, values in part.layers.items():
+            check_sparse(path, f"layer {layer!r}{where}", values)
+        if part.raw is not None:
+            check_sparse(path, f"raw.X{where}", part.raw.X)
+
+
+def parts_of(data: AnnData | MuData) -> dict[str, AnnData]:
+    """The modalities by name; an AnnData is called ``""``."""
+    return dict(data.mod) if isinstance(data, MuData) else {"": data}
+
+
 def _one_or_several(parts: Mapping[str, AnnData]) -> AnnData | MuData:
     return next(iter(parts.values())) if len(parts) == 1 else MuData(dict(parts))
 
 
 def _with_checked_names(path: Path, data: Named, duplicates: Duplicates) -> Named:
-    parts = dict(data.mod) if isinstance(data, MuData) else {"": data}
     problems = []
-    for modality, part in parts.items():
+    for modality, part in parts_of(data).items():
         where = f" in {modality}" if modality else ""
         problems += duplicate_cells(path, part.obs_names, where)
         if part.var_names.is_unique:

@@ -14,6 +14,7 @@ from mudata import MuData
 from scipy import sparse
 
 from mosaicvi.data.read import tenx
+from mosaicvi.data.sparse import check_sparse
 from mosaicvi.errors import MosaicWarning
 
 PROTEINS = "protein_expression"
@@ -87,6 +88,7 @@ def _by_type(data: AnnData, modality: str | None) -> dict[str, AnnData]:
     found = feature_types(data)
     if len(found) <= 1:
         return {modality or (found[0] if found else "rna"): data}
+    check_sparse("the data", "X", data.X)  # before columns are taken from it
     names = _type_of_each(data)
     return {name: data[:, np.asarray(names == name)].copy() for name in found}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import re
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from mosaicvi.data.problems import problem
+from mosaicvi.data.read.lines import first_lines
 from mosaicvi.errors import InputError
 
 Orientation = Literal["cells", "features"]
@@ -93,11 +93,9 @@ def _mostly(names: pd.Index[str], pattern: re.Pattern[str], *, look_at: int = 10
 
 def _text(path: Path) -> pd.DataFrame:
     compressed = path.name.lower().endswith(".gz")
-    opener = gzip.open if compressed else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-        first, second = file.readline(), file.readline()
-        separator = max("\t,;", key=first.count)
-        header, values = (next(csv.reader([line], delimiter=separator), []) for line in (first, second))
+    first, second = first_lines(path, 2)
+    separator = max("\t,;", key=first.count)
+    header, values = (next(csv.reader([line], delimiter=separator), []) for line in (first, second))
     if len(header) == len(values) - 1:  # R leaves out the header of the row names
         header = ["", *header]
     if len(header) < 2 or not values:

@@ -14,6 +14,9 @@ from anndata import AnnData
 from scipy import io, sparse
 
 from mosaicvi.data.problems import listed, problem
+from mosaicvi.data.read.contained import check_size
+from mosaicvi.data.read.lines import first_lines
+from mosaicvi.data.sparse import arrays_fault
 from mosaicvi.errors import InputError, MosaicWarning
 
 MODALITIES = {"Gene Expression": "rna", "Antibody Capture": "adt", "Peaks": "atac"}
@@ -37,9 +40,12 @@ def read_h5(path: Path) -> dict[str, AnnData]:
         group = file["matrix"] if modern else file[next(iter(file))]
         n_features, n_cells = (int(n) for n in group["shape"][:])
         # Stored by columns, features × cells: read as rows, it is cells × features.
+        data, indices, indptr = (group[name][:] for name in ("data", "indices", "indptr"))
+        fault = arrays_fault(indptr, indices, len(data), n_cells, n_features)
+        if fault is not None:
+            raise InputError(problem("sparse", name=path, what="its matrix", fault=fault))
         x_nd = sparse.csr_matrix(
-            (group["data"][:].astype(np.float32, copy=False), group["indices"][:], group["indptr"][:]),
-            shape=(n_cells, n_features),
+            (data.astype(np.float32, copy=False), indices, indptr), shape=(n_cells, n_features)
         )
         barcodes = group["barcodes"].asstr()[:]
         columns = _modern_columns(group["features"]) if modern else _old_columns(group)
@@ -73,18 +79,20 @@ def read_mtx(folder: Path) -> dict[str, AnnData]:
     prefix = re.sub(r"matrix\.mtx(\.gz)?$", "", matrix.name)
     barcodes = _names(folder, prefix, ("barcodes.tsv",), matrix)
     features = _names(folder, prefix, ("features.tsv", "genes.tsv", "peaks.bed"), matrix)
-    x_dn = sparse.coo_matrix(io.mmread(matrix))
-    if x_dn.shape != (len(features), len(barcodes)):
+    n_rows, n_columns, n_values, *_ = io.mminfo(matrix)  # before memory is taken for so many
+    if (n_rows, n_columns) != (len(features), len(barcodes)):
         raise InputError(
             problem(
                 "mtx-shape",
                 name=folder,
-                n_features=x_dn.shape[0],
-                n_cells=x_dn.shape[1],
+                n_features=n_rows,
+                n_cells=n_columns,
                 feature_names=len(features),
                 cell_names=len(barcodes),
             )
         )
+    check_size(matrix, "its list of values", 12 * n_values, matrix.stat().st_size)
+    x_dn = sparse.coo_matrix(io.mmread(matrix))
     names, var = _feature_table(features)
     x_nd = sparse.csr_matrix(x_dn.T, dtype=np.float32)
     return _split(folder, x_nd, barcodes[0].to_numpy(), names, var)
@@ -94,6 +102,7 @@ def _names(folder: Path, prefix: str, choices: tuple[str, ...], matrix: Path) ->
     for name in choices:
         for path in (folder / f"{prefix}{name}", folder / f"{prefix}{name}.gz"):
             if path.exists():
+                first_lines(path, 1)
                 return pd.read_csv(path, sep="\t", header=None, dtype=str, na_filter=False)
     raise InputError(problem("mtx-part", name=folder, part=prefix + " or ".join(choices), matrix=matrix.name))
 
