@@ -65,7 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             error(str(problem))
             return FAILED
         except MemoryError as problem:
-            error(f"memory ran out ({problem or 'no details'}); try a smaller --batch-size or fewer cells")
+            error(f"memory ran out ({problem or 'no details'}); use fewer cells or features, or a larger machine")
             return FAILED
         except OSError as problem:
             where = f"{problem.filename}: " if problem.filename else ""
@@ -106,7 +106,7 @@ def _silent_hdf5() -> Iterator[None]:
             hooks[0](problem)
 
     def printed(kind: type[BaseException], problem: BaseException, trace: TracebackType | None) -> None:
-        if "decrement id ref count" not in str(problem):
+        if trace is None or "h5py" not in trace.tb_frame.f_code.co_filename:
             hooks[1](kind, problem, trace)
 
     sys.unraisablehook, sys.excepthook = unraisable, printed
