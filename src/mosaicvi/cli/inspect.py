@@ -10,14 +10,16 @@ import typer
 from rich.console import Console
 
 from mosaicvi.cli.data import DATASET_KEY, check_data_output, load, suggest_batch
-from mosaicvi.cli.options import As, Data, Overwrite, one_or_mapping
+from mosaicvi.cli.options import Data, Overwrite, Reading, reads_data
 from mosaicvi.cli.say import note
 from mosaicvi.store.files import atomic_path, shown
 
 PICTURES = (".png", ".pdf", ".svg")
 
 
+@reads_data
 def command(
+    reading: Reading,
     data: Data,
     batch_key: Annotated[
         str | None,
@@ -29,7 +31,6 @@ def command(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw it as well (.png, .pdf or .svg).")
     ] = None,
-    as_: As = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Show what each batch measured: cells, panels, libraries, bridges, and what nothing connects.
@@ -44,9 +45,10 @@ def command(
 
     if plot is not None:
         check_data_output(plot, overwrite=overwrite, suffixes=PICTURES)
-    loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=as_json)
+    loaded = load(data, reading, batch_key=batch_key, quiet=as_json)
     key = DATASET_KEY if loaded.combined and batch_key is None else batch_key
-    summary = describe(loaded.as_mudata(), batch_key=key)
+    layers = {} if loaded.combined else reading.layers
+    summary = describe(loaded.as_mudata(), batch_key=key, layers=layers)
     if as_json:
         typer.echo(json.dumps(summary.to_dict(), indent=1))
     else:

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from mosaicvi.cli.data import check_data_output, load, load_model
-from mosaicvi.cli.options import As, Data, Model, Overwrite, Quiet, one_or_mapping
+from mosaicvi.cli.options import Data, Model, Overwrite, Quiet, Reading, reads_data
 from mosaicvi.cli.say import note
 from mosaicvi.store.files import shown
 
 
+@reads_data
 def command(
+    reading: Reading,
     model: Model,
     data: Data,
     output: Annotated[
@@ -28,7 +30,6 @@ def command(
             metavar="NAME", help="Show its imputed values; may be repeated. [default: the most variable]"
         ),
     ] = None,
-    as_: As = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -44,7 +45,7 @@ def command(
 
     check_data_output(output, overwrite=overwrite, suffixes=(".html",))
     load_document(model, kind="model")
-    loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)
+    loaded = load(data, reading, quiet=quiet)
     trained = load_model(model, loaded)
     write_report(
         trained,

@@ -65,7 +65,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
             error(str(problem))
             return FAILED
         except MemoryError as problem:
-            error(f"memory ran out ({problem or 'no details'}); use fewer cells or features, or a larger machine")
+            error(
+                f"memory ran out ({problem or 'no details'}); use fewer cells or features, or a larger machine"
+            )
             return FAILED
         except OSError as problem:
             where = f"{problem.filename}: " if problem.filename else ""

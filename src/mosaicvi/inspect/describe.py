@@ -19,7 +19,7 @@ from mosaicvi.data.combine.parts import agreed
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register.covariates import check_categories, likely_batch
-from mosaicvi.data.sparse import check_sparse
+from mosaicvi.data.values import Matrix, read_values
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.inspect.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
 
@@ -36,7 +36,9 @@ class _Labels:
     has: Mapping[str, npt.NDArray[np.bool_]]
 
 
-def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> MosaicSummary:
+def describe(
+    mdata: MuData | AnnData, *, batch_key: str | None = None, layers: Mapping[str, str] | None = None
+) -> MosaicSummary:
     """Describe a mosaic without changing it.
 
     Parameters
@@ -45,6 +47,8 @@ def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> Mosaic
         The data; an AnnData counts as one modality.
     batch_key
         The column of ``obs`` that names each cell's batch; by default all cells are one batch.
+    layers
+        Modality → layer with its values; ``X`` where none is named.
 
     Raises
     ------
@@ -59,7 +63,8 @@ def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> Mosaic
     for name, adata in mdata.mod.items():
         rows = _rows_of(mdata, adata)
         panels = _panels_of(adata, labels.panel)
-        summary, seen[name], library_n = _modality(name, adata, panels, labels, rows, len(groups))
+        x_nd = read_values(name, adata, (layers or {}).get(name), np.arange(adata.n_vars))
+        summary, seen[name], library_n = _modality(name, x_nd, adata.shape, panels, labels, rows, len(groups))
         modalities.append(summary)
         libraries += _libraries(name, library_n, labels.batch.to_numpy()[rows])
         notes += _feature_notes(name, adata, seen[name])
@@ -169,18 +174,17 @@ def _panels_of(adata: AnnData, panel: pd.Series[str]) -> dict[str, npt.NDArray[n
 
 def _modality(
     name: str,
-    adata: AnnData,
+    x_nd: Matrix,
+    shape: tuple[int, int],
     panels: Mapping[str, npt.NDArray[np.bool_]],
     labels: _Labels,
     rows: npt.NDArray[np.intp],
     n_groups: int,
 ) -> tuple[ModalitySummary, npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
     """The summary, which group measured which feature (groups × features), and each cell's sum."""
-    x_nd = adata.X
-    check_sparse(name, "the matrix", x_nd)
-    values = x_nd.data if sparse.issparse(x_nd) else np.asarray(x_nd)
+    values = x_nd if isinstance(x_nd, np.ndarray) else x_nd.data
     panel_n, group_n = labels.panel.to_numpy()[rows], labels.group[rows]
-    seen = np.zeros((n_groups, adata.n_vars), bool)
+    seen = np.zeros((n_groups, shape[1]), bool)
     n_inside = n_missing = 0
     for group in np.unique(group_n):
         cells = np.flatnonzero(group_n == group)
@@ -190,17 +194,19 @@ def _modality(
             continue
         n_inside += int(measured_d.sum()) * len(cells)
         seen[group] = measured_d
-        if not sparse.issparse(x_nd):
+        if isinstance(x_nd, np.ndarray):
             missing = np.isnan(values[cells]) & measured_d
             n_missing += int(missing.sum())
             seen[group] &= ~missing.all(axis=0)
     known = values[~np.isnan(values)]
     kind = "real" if (known < 0).any() else "counts" if (known == np.rint(known)).all() else "positive"
-    sums = np.asarray(x_nd.sum(axis=1) if sparse.issparse(x_nd) else np.nansum(values, axis=1), np.float64)
+    sums = np.asarray(
+        np.nansum(values, axis=1) if isinstance(x_nd, np.ndarray) else x_nd.sum(axis=1), np.float64
+    )
     summary = ModalitySummary(
         name=name,
-        n_cells=adata.n_obs,
-        n_features=adata.n_vars,
+        n_cells=shape[0],
+        n_features=shape[1],
         values=kind,
         zeros=1 - np.count_nonzero(known) / max(n_inside - n_missing, 1),
         missing=n_missing / max(n_inside, 1),

@@ -16,8 +16,8 @@ import torch
 
 from mosaicvi.errors import InputError, ModelFileError, MosaicWarning
 from mosaicvi.store.files import explain_full_disk, find_directory, recover_directory, remove_directory, shown
-from mosaicvi.store.lock import hold
 from mosaicvi.store.format import Bundle, load_bundle, load_document, save_bundle
+from mosaicvi.store.lock import hold
 from mosaicvi.store.state import flatten, unflatten
 from mosaicvi.store.strict_json import JSON
 

@@ -69,9 +69,15 @@ def _inside(path: Path, group: h5py.Group, name: str, where: str) -> h5py.Group 
         raise
     if isinstance(child, h5py.Dataset):
         if child.external:
-            raise InputError(problem("outside", name=path, where=where, what=f"the file {child.external[0][0]!r}"))
+            raise InputError(
+                problem("outside", name=path, where=where, what=f"the file {child.external[0][0]!r}")
+            )
         if child.is_virtual:
-            raise InputError(problem("outside", name=path, where=where, what="other datasets (it is virtual)"))
-        check_size(path, where, child.size * child.dtype.itemsize if child.shape else 0, child.id.get_storage_size())
+            raise InputError(
+                problem("outside", name=path, where=where, what="other datasets (it is virtual)")
+            )
+        check_size(
+            path, where, child.size * child.dtype.itemsize if child.shape else 0, child.id.get_storage_size()
+        )
         return child
     return child if isinstance(child, h5py.Group) else None
