@@ -178,6 +178,29 @@ def suggest_batch(data: AnnData | MuData, batch_key: str | None) -> None:
         )
 
 
+def load_for(model: Path, paths: Sequence[Path], reading: Reading, *, quiet: bool = False) -> Loaded:
+    """Read files as those that a model was trained on: by its batches, and with its names of datasets."""
+    from mosaicvi.store.format import load_document
+
+    document: Any = load_document(model, kind="model")
+    try:
+        key = document["registry"]["setup"]["batch_key"]
+        known = document["registry"]["categories"].get(key)
+    except (KeyError, TypeError, AttributeError):
+        return load(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
+    loaded = load(paths, reading, batch_key=key, quiet=quiet)
+    if loaded.combined or key != DATASET_KEY or known is None or _has(loaded.original, key):
+        return loaded
+    mdata = combine_files(paths, reading, quiet=quiet)
+    return Loaded(original=mdata, to_register=mdata, combined=True)
+
+
+def _has(data: AnnData | MuData, key: str) -> bool:
+    from mosaicvi.data.register.covariates import obs_column
+
+    return obs_column(data, key) is not None
+
+
 def load_model(model: Path, loaded: Loaded) -> MosaicVI:
     """A saved model with the data to answer for."""
     from mosaicvi.model import MosaicVI

@@ -15,7 +15,7 @@ from mosaicvi.cli.data import (
     as_anndata,
     check_data_output,
     check_h5ad_fits,
-    load,
+    load_for,
     load_model,
     prepared,
     write,
@@ -65,11 +65,9 @@ def command(
     import numpy as np
     import pandas as pd
 
-    from mosaicvi.store.format import load_document
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, ".csv"))
-    load_document(model, kind="model")
-    loaded = load(data, reading, quiet=quiet)
+    loaded = load_for(model, data, reading, quiet=quiet)
     check_h5ad_fits(output, loaded)
     trained = load_model(model, prepared(model, loaded) if allow_missing else loaded)
     latent = np.asarray(trained.get_latent_representation(modalities=modality or None, batch_size=batch_size))

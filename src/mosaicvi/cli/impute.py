@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mosaicvi._version import __version__
-from mosaicvi.cli.data import H5AD, H5MU, Loaded, check_data_output, load, load_model, prepared
+from mosaicvi.cli.data import H5AD, H5MU, Loaded, check_data_output, load_for, load_model, prepared
 from mosaicvi.cli.options import AllowMissing, BatchSize, Data, Model, Overwrite, Quiet, Reading, reads_data
 from mosaicvi.cli.say import note, progress
 from mosaicvi.errors import InputError
@@ -71,11 +71,9 @@ def command(
     never holds more than one minibatch of them.
     """
     from mosaicvi.infer.output import write_imputed
-    from mosaicvi.store.format import load_document
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
-    load_document(model, kind="model")
-    loaded = load(data, reading, quiet=quiet)
+    loaded = load_for(model, data, reading, quiet=quiet)
     loaded = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, loaded)
     names = list(dict.fromkeys(modality or trained.config.uni_block_names))

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
+from typer import Typer
 from typer.main import get_command
 
-from mosaicvi.cli.say import error, warning
+from mosaicvi.cli.say import OPTIONS, error, warning
 from mosaicvi.errors import InputError, MosaicWarning, NonFiniteLossError
 
 BAD_INPUT, FAILED = 2, 1
@@ -54,6 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     with _plain_warnings(), _silent_hdf5(), _signals_interrupt():
         try:
+            OPTIONS.set(_options(app, sys.argv[1:] if arguments is None else arguments))
             get_command(app)(args=None if arguments is None else list(arguments), prog_name="mosaicvi")
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -77,6 +79,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
             error("interrupted; outputs are as they were before")
             return 128 + stop.number
     return 0
+
+
+def _options(app: Typer, arguments: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Options of each command, those of the one that is run first, then of train, which has most."""
+    commands = getattr(get_command(app), "commands", {})
+    order = sorted(commands, key=lambda name: (name not in arguments[:1], name != "train", name))
+    return {name: frozenset(o for p in commands[name].params for o in p.opts) for name in order}
 
 
 @contextmanager

@@ -13,13 +13,17 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components, shortest_path
+from scipy.sparse.csgraph import shortest_path
 
 from mosaicvi.data.combine.parts import agreed
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mudata
+from mosaicvi.data.register.connected import apart, components
 from mosaicvi.data.register.covariates import check_categories, likely_batch
-from mosaicvi.data.values import Matrix, read_values
+from mosaicvi.data.register.features import chromosomes
+from mosaicvi.data.register.kinds import counts_in, looks_normalised
+from mosaicvi.data.register.suspicious import droplets, hashtags, looks_sparse, scale, technical, zero_or_one, zeros
+from mosaicvi.data.values import Matrix, any_value, is_whole, read_values
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.inspect.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
 
@@ -68,10 +72,11 @@ def describe(
         modalities.append(summary)
         libraries += _libraries(name, library_n, labels.batch.to_numpy()[rows])
         notes += _feature_notes(name, adata, seen[name])
+        notes += _value_notes(name, adata, x_nd, labels.batch.to_numpy()[rows], layer=(layers or {}).get(name))
     overlaps = [o for name, adata in mdata.mod.items() for o in _overlaps(name, adata, labels.panel)]
     bridges = _bridges(labels.has)
-    components = _components(groups, seen)
-    notes += _connection_notes(components, bridges) + _cell_notes(labels, libraries)
+    parts = components([str(group) for group in groups], seen)
+    notes += _connection_notes(parts, bridges) + _cell_notes(labels, libraries)
     return MosaicSummary(
         n_cells=mdata.n_obs,
         batch_key=batch_key,
@@ -85,7 +90,7 @@ def describe(
         },
         overlaps=tuple(overlaps),
         bridges=tuple(bridges),
-        components=components,
+        components=parts,
         warnings=tuple(notes),
     )
 
@@ -249,31 +254,32 @@ def _bridges(has: Mapping[str, npt.NDArray[np.bool_]]) -> list[Bridge]:
     return bridges
 
 
-def _components(
-    groups: Sequence[Group], seen: Mapping[str, npt.NDArray[np.bool_]]
-) -> tuple[tuple[str, ...], ...]:
-    """Groups that measured features connect, directly or through other groups."""
-    g_by_d = sparse.hstack([sparse.csr_matrix(seen_gd) for seen_gd in seen.values()], format="csr")
-    _, label = connected_components(sparse.csr_matrix(g_by_d @ g_by_d.T), directed=False)
-    found: dict[int, list[str]] = {}
-    for group, i in zip(groups, label, strict=True):
-        found.setdefault(int(i), []).append(str(group))
-    return tuple(sorted((tuple(names) for names in found.values()), key=len, reverse=True))
-
-
-def _connection_notes(components: tuple[tuple[str, ...], ...], bridges: Sequence[Bridge]) -> list[str]:
-    notes = []
-    if len(components) > 1:
-        parts = "; ".join(f"({i + 1}) {listed(names)}" for i, names in enumerate(components))
-        notes.append(
-            f"The mosaic falls into {len(components)} parts that share no feature and no cell; "
-            f"nothing can connect them: {parts}"
-        )
+def _connection_notes(parts: tuple[tuple[str, ...], ...], bridges: Sequence[Bridge]) -> list[str]:
+    notes = apart(parts)
     for bridge in bridges:
         if bridge.n_cells == 0 and not bridge.chain:
             a, b = bridge.modalities
             notes.append(f"No cell and no chain of modalities connects {a} and {b}")
     return notes
+
+
+def _value_notes(
+    name: str, adata: AnnData, x_nd: Matrix, batch: npt.NDArray[np.object_], *, layer: str | None
+) -> list[str]:
+    """What is suspicious in the values, as training would say it."""
+    counts = counts_in(adata) if layer is None else None
+    looks = scale(name, x_nd, counts_in=counts)
+    notes = [] if looks is None else [looks]
+    fractions = not is_whole(x_nd) and not any_value(x_nd, lambda v: v < 0)
+    if looks is None and fractions and (counts or looks_sparse(x_nd)):
+        notes.append(looks_normalised(name, adata))
+    if technical(name) is not None:
+        notes.append(f"Modality {name!r} holds {technical(name)}; training leaves it out unless it is named")
+    code, batches = pd.factorize(batch)
+    if "measured" not in adata.varm:
+        notes += zeros(name, x_nd, adata.var_names, code.astype(np.int64), [str(b) for b in batches])
+    notes += zero_or_one(name, x_nd, chromosomes(adata.var_names) is not None)
+    return notes + hashtags(name, adata.var_names) + droplets(name, x_nd)
 
 
 def _feature_notes(modality: str, adata: AnnData, seen: npt.NDArray[np.bool_]) -> list[str]:

@@ -16,6 +16,9 @@ from mosaicvi.data.read.names import CELL_HEADERS, FEATURE_HEADERS, VALUE_HEADER
 from mosaicvi.errors import InputError, MosaicWarning
 
 
+READABLE = ("assay", "gene", "genes", "genename", "genesymbol", "symbol", "protein")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LongColumns:
     """The columns of a long table: one of cells, those that name features, one of values."""
@@ -40,7 +43,7 @@ def long_columns(frame: pd.DataFrame) -> LongColumns | None:
         return None
     if frame[cells[0]].is_unique and len(frame) > 1 and frame[features[0]].is_unique:
         return None
-    readable = sorted(features, key=lambda name: ("id" in plain(name), features.index(name)))
+    readable = sorted(features, key=lambda name: (plain(name) not in READABLE, "id" in plain(name)))
     return LongColumns(cell=cells[0], features=tuple(readable), value=values[0])
 
 

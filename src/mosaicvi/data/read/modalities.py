@@ -103,7 +103,8 @@ def to_mudata(
     parts = choose("the data", parts, wanted, layers=layers or {}, batch=batch)
     with mudata_as_it_is():
         mdata = MuData(parts)
-        mdata.obs = data.obs.loc[data.obs_names.isin(mdata.obs_names)].loc[mdata.obs_names].copy()
+        obs = data.obs if wanted.is_empty else data.obs.loc[mdata.obs_names]
+        mdata.obs = obs.copy()
     mdata.uns.update(data.uns)
     return mdata
 

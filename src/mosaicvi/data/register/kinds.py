@@ -8,14 +8,14 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from mosaicvi.config import COUNT_DISTRIBUTIONS, DISTRIBUTIONS, Distribution
+from mosaicvi.data.layers import RAW, layer_names, values_of
 from mosaicvi.data.mosaic import Setup
+from mosaicvi.data.register.suspicious import USUALLY_COUNTS, looks_sparse, scale
 from mosaicvi.data.transforms import TRANSFORMS, Transform
 from mosaicvi.data.values import Matrix, any_value, first_value, is_whole, share
 from mosaicvi.errors import InputError, quoted
 
 FEW = 0.05  # share of the non-zero values up to which fractions among counts are an error
-MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
-USUALLY_COUNTS = frozenset({"rna", "gex", "adt", "atac"})
 
 
 def choose_likelihood(
@@ -50,6 +50,9 @@ def choose_likelihood(
                 f"likelihoods: unknown {said!r} for {name!r}; use one of {', '.join(DISTRIBUTIONS)}."
             )
         return said
+    looks = scale(name, x, counts_in=counts_in(a))
+    if looks is not None and (whole or not any_value(x, lambda v: v < 0)):
+        raise InputError(looks)
     if whole:
         if not peaks:
             return "NB"
@@ -60,7 +63,7 @@ def choose_likelihood(
             "correct it (NaN in a dense matrix means not measured), "
             f"or set likelihoods={{{name!r}: 'Gaussian'}}."
         )
-    if not any_value(x, lambda v: v < 0) and (not isinstance(x, np.ndarray) or (x == 0).mean() > MANY_ZEROS):
+    if not any_value(x, lambda v: v < 0) and looks_sparse(x):
         raise InputError(looks_normalised(name, a))
     return "Gaussian"
 
@@ -73,10 +76,11 @@ def no_count(values: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def guessed_gaussian(name: str, a: AnnData, x: Matrix) -> list[str]:
     """A note on negative values where counts are expected: they may be z-scores."""
-    layers = [k for k, v in a.layers.items() if isinstance(v, np.ndarray | sp.csr_matrix) and is_whole(v)]
-    if not any_value(x, lambda v: v < 0) or not (layers or name.lower() in USUALLY_COUNTS):
-        return []
-    where = f"layers={{{name!r}: {layers[0] if layers else '...'!r}}}"
+    counts = counts_in(a)
+    looks = scale(name, x, counts_in=counts)
+    if not any_value(x, lambda v: v < 0) or not (counts or name.lower() in USUALLY_COUNTS):
+        return [] if looks is None else [looks]
+    where = f"layers={{{name!r}: {counts or '...'!r}}}"
     return [
         f"Modality {name!r}: values are fractional and below 0, so they are modelled as Gaussian. "
         f"Raw counts are better where there are any: {where}. "
@@ -84,12 +88,27 @@ def guessed_gaussian(name: str, a: AnnData, x: Matrix) -> list[str]:
     ]
 
 
+def counts_in(a: AnnData) -> str | None:
+    """A layer, or ``"raw"``, that holds whole numbers for all features; None if there is none."""
+    for layer in layer_names(a):
+        try:
+            values = values_of("the data", "", a, layer)
+        except InputError:
+            continue
+        if isinstance(values, np.ndarray | sp.csr_matrix | sp.csc_matrix) and values.dtype.kind in "biuf":
+            if is_whole(values):
+                return layer
+    return None
+
+
 def looks_normalised(name: str, a: AnnData) -> str:
     """The message for fractions where counts are needed."""
-    layers = f" (it has {quoted(a.layers)})" if len(a.layers) else ""
+    layers = f" (it has {quoted(layer_names(a))})" if layer_names(a) else ""
+    is_raw = counts_in(a) == RAW
+    where = f"layers={{{name!r}: {RAW!r}}}" if is_raw else f"layers={{{name!r}: ...}}{layers}"
     return (
         f"{name}: values are fractional, so they look normalised already, but counts are needed; "
-        f"name the layer of raw counts, layers={{{name!r}: ...}}{layers}, "
+        f"name the layer of raw counts, {where}, "
         f"or set likelihoods={{{name!r}: 'Gaussian'}}."
     )
 
