@@ -739,7 +739,7 @@ def _batch_size(batch_size: int) -> int:
 def _network_config(mosaic: Mosaic, preset: str, parameters: Mapping[str, Any]) -> NetworkConfig:
     """Parameters with what the mosaic says; one that is of the wrong kind is named."""
     check_names(parameters)
-    check_network(parameters)
+    parameters = check_network(parameters)
     try:
         return NetworkConfig.for_mosaic(mosaic, preset=preset, **parameters)
     except InputError:

@@ -192,7 +192,8 @@ def load_for(model: Path, paths: Sequence[Path], reading: Reading, *, quiet: boo
     if loaded.combined or key != DATASET_KEY or known is None or _has(loaded.original, key):
         return loaded
     mdata = combine_files(paths, reading, quiet=quiet)
-    return Loaded(original=mdata, to_register=mdata, combined=True)
+    alone = Loaded(original=mdata, to_register=mdata, combined=True)
+    return prepared(model, alone)  # it lacks what only the other files had measured
 
 
 def _has(data: AnnData | MuData, key: str) -> bool:

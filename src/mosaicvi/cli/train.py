@@ -103,6 +103,10 @@ def command(
             help="Cells per step. [default: 512, 1280 with few features, at most a sixth of the cells]"
         ),
     ] = None,
+    gamma: Annotated[
+        float | None,
+        typer.Option(help="Strength with which batches are mixed, constant; a schedule goes into --config."),
+    ] = None,
     accelerator: Annotated[Accelerator | None, typer.Option(help="Where to train. [default: auto]")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write checkpoints there, so that nothing is lost.")
@@ -179,7 +183,8 @@ def command(
     reading = replace(reading, layers=dict(said.get("layers", {})))
     loaded = load(data, reading, batch_key=said.get("batch_key"), quiet=quiet)
     mosaic = _register(loaded, said)
-    model = _model(mosaic, settings, preset=preset, seed=int(how.get("seed", 0)))
+    network = dict(settings.network) | _given(gamma=gamma)
+    model = _model(mosaic, network, preset=preset, seed=int(how.get("seed", 0)))
     note(repr(model.mosaic), quiet=quiet)
     if not loaded.combined and not quiet:
         suggest_batch(loaded.to_register, said.get("batch_key"))
@@ -217,10 +222,9 @@ def _register(loaded: Loaded, said: dict[str, Any]) -> Mosaic:
     return MosaicVI.setup_mudata(loaded.as_mudata(), **said)
 
 
-def _model(mosaic: Mosaic, settings: Settings, *, preset: Preset | None, seed: int) -> MosaicVI:
+def _model(mosaic: Mosaic, network: dict[str, Any], *, preset: Preset | None, seed: int) -> MosaicVI:
     from mosaicvi.model import MosaicVI
 
-    network = dict(settings.network)
     chosen: Any = network.pop("preset", "default") if preset is None else preset.value
     network.pop("preset", None)
     return MosaicVI(mosaic, preset=chosen, seed=seed, **network)
