@@ -191,6 +191,7 @@ def combine(
                 problems += _unknown_modalities([parts], layers=own)
         if problems:
             raise InputError(problems)
+        _restore_empty_features(loaded, zeros_missing)
         _warn_of_mixed_values(loaded)
         if pair is None:
             names = {parts.name: parts.obs.index for parts in loaded}
@@ -244,6 +245,16 @@ def _of_dataset(layers: Mapping[str, str], dataset: str | None, datasets: Iterab
         if name == dataset:
             found[key if name is None else key.removeprefix(f"{name}:")] = layer
     return found
+
+
+def _restore_empty_features(loaded: Sequence[Parts], modalities: Collection[str]) -> None:
+    """Features that are 0 in every dataset were measured, as far as anybody knows."""
+    for modality in modalities:
+        panels = [p.modalities[modality].panels for p in loaded if modality in p.modalities]
+        tables = [table for table in panels if table is not None]
+        seen = {name for table in tables for name in table.index[table.any(axis=1)]}
+        for table in tables:
+            table.loc[[name not in seen for name in table.index], :] = True
 
 
 def _warn_of_mixed_values(loaded: Sequence[Parts]) -> None:

@@ -51,6 +51,7 @@ def choose(
     *,
     layers: Mapping[str, str],
     batch: pd.Series[Any] | None = None,
+    is_batch: bool = False,
 ) -> dict[str, AnnData]:
     """The modalities as they were asked for; those of which nothing was asked are not copied.
 
@@ -66,6 +67,8 @@ def choose(
         Modality → layer with its values.
     batch
         Of each cell, for zeros.
+    is_batch
+        Whether the dataset is one batch of several, so that what is 0 in all of it was not measured.
     """
     found = dict(mods)
     for modality in {*wanted.min_counts, *wanted.rounded, *wanted.zeros_missing} & set(found):
@@ -86,7 +89,7 @@ def choose(
             a = a[enough].copy()
         if modality in wanted.zeros_missing:
             own = None if batch is None else batch.reindex(a.obs_names)
-            a = without_zeros(name, modality, a, layer, own)
+            a = without_zeros(name, modality, a, layer, batch=own, is_batch=is_batch)
         found[modality] = a
     return found
 
@@ -125,7 +128,13 @@ def column_names(data: AnnData, key: str, n: int) -> pd.Index[str]:
 
 
 def without_zeros(
-    name: object, modality: str, a: AnnData, layer: str | None, batch: pd.Series[Any] | None
+    name: object,
+    modality: str,
+    a: AnnData,
+    layer: str | None,
+    *,
+    batch: pd.Series[Any] | None,
+    is_batch: bool,
 ) -> AnnData:
     """A copy in which zeros that mean "missing" are so.
 
@@ -145,8 +154,9 @@ def without_zeros(
     out = a[row_has].copy()
     labels = np.full(int(row_has.sum()), "all") if batch is None else batch.astype(str).to_numpy()[row_has]
     there = x[row_has]
+    known_elsewhere = column_has | is_batch
     table = {
-        label: (np.asarray((there[labels == label] != 0).sum(axis=0)).ravel() > 0) | ~column_has
+        label: (np.asarray((there[labels == label] != 0).sum(axis=0)).ravel() > 0) | ~known_elsewhere
         for label in dict.fromkeys(labels)
     }
     measured = pd.DataFrame(table, index=out.var_names)
