@@ -85,7 +85,7 @@ def _options(app: Typer, arguments: Sequence[str]) -> dict[str, frozenset[str]]:
     """Options of each command, those of the one that is run first, then of train, which has most."""
     commands = getattr(get_command(app), "commands", {})
     order = sorted(commands, key=lambda name: (name not in arguments[:1], name != "train", name))
-    return {name: frozenset(o for p in commands[name].params for o in p.opts) for name in order}
+    return {name: frozenset(o for p in commands[name].params for o in (*p.opts, *p.secondary_opts)) for name in order}
 
 
 @contextmanager

@@ -221,7 +221,7 @@ PROBLEMS: dict[str, Problem] = {
         remedy="Remove the modality, or look at the filter that emptied it.",
     ),
     "no-x": Problem(
-        text="{name}: {modality} has no X; say layers={{{modality!r}: NAME}} (there are: {layers})",
+        text="{name}: {modality} has no X; say layers={{{modality!r}: ...}} (there are: {layers})",
         cause="The data are in a layer.",
         remedy="Name the layer.",
     ),

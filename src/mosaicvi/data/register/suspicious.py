@@ -64,12 +64,12 @@ def scale(modality: str, x: Matrix, *, counts_in: str | None) -> str | None:
     values = values[~np.isnan(values) & (values != 0)]
     if not len(values) or is_whole(x) and np.median(values) < RAW_INTENSITY:
         return None
-    looks = _looks(x, values)
+    looks = _looks(modality, x, values)
     if looks is None:
         return None
     if looks[0] == Z_SCORES and counts_in is None and modality.lower() not in USUALLY_COUNTS:
         return None
-    what, remedy = looks[0], looks[1].format(modality=modality)
+    what, remedy = looks
     if counts_in is not None:
         remedy = f"layers={{{modality!r}: {counts_in!r}}} takes the counts"
     return f"Modality {modality!r}: its values look like {what}; {remedy}."
@@ -81,31 +81,28 @@ def looks_sparse(x: Matrix) -> bool:
     return n_zero > MANY_ZEROS * x.shape[0] * x.shape[1]
 
 
-def _looks(x: Matrix, values: NDArray[np.float32]) -> tuple[str, str] | None:
+def _looks(modality: str, x: Matrix, values: NDArray[np.float32]) -> tuple[str, str] | None:
+    """What the values look like, and a remedy."""
     least, most, middle = float(values.min()), float(values.max()), float(np.median(values))
-    as_meant = "likelihoods={{{modality!r}: 'Gaussian'}} says that they are meant as they are"
+    as_meant = f"likelihoods={{{modality!r}: 'Gaussian'}} says that they are meant as they are"
     if least < 0:
         if most > 1000 or least < -1000:
             return "raw flow or mass cytometry", f"take arcsinh(x / 150), or x / 5 for masses, before; {as_meant}"
-        spread = float(values.std())
-        if abs(float(values.mean())) < 0.2 and 0.7 < spread < 1.3:
+        if abs(float(values.mean())) < 0.2 and 0.7 < float(values.std()) < 1.3:
             return Z_SCORES, f"give the values before scaling, counts if there are any; {as_meant}"
-        return None
-    if middle > RAW_INTENSITY:
-        return "raw intensities", f"take their logarithm (log2, with zeros as missing) before; {as_meant}"
-    if most <= 1 and not looks_sparse(x):
-        return "shares between 0 and 1, such as methylation", f"take log(x / (1 - x)) before; {as_meant}"
-    if not looks_sparse(x) and most < 1000:
         return None
     sums = np.asarray(np.nansum(x, axis=1) if isinstance(x, np.ndarray) else x.sum(axis=1), np.float64).ravel()
     sums = sums[sums > 0]
-    if len(sums) > 1 and sums.std() < 1e-3 * sums.mean():
-        return f"counts that were normalised to {sums.mean():,.0f} a cell", "give the counts before"
-    if most > 30 and float((values == np.rint(values)).mean()) < 0.98:
-        return (
-            "counts with fractions, as SoupX and CellBender write them",
-            "rounded=[{modality!r}] rounds them",
-        )
+    if len(sums) > 1 and x.shape[1] > 1 and sums.std() < 1e-3 * sums.mean():
+        return f"counts that were normalised to {sums.mean():,.0f} a cell", f"give the counts before; {as_meant}"
+    if middle > RAW_INTENSITY:
+        return "raw intensities", f"take their logarithm (log2, with zeros as missing) before; {as_meant}"
+    if looks_sparse(x) or most > 1000:
+        has_fractions = float((values == np.rint(values)).mean()) < 0.98
+        soup = "counts with fractions, as SoupX and CellBender write them"
+        return (soup, f"rounded=[{modality!r}] rounds them") if most > 30 and has_fractions else None
+    if most <= 1:
+        return "shares between 0 and 1, such as methylation", f"take log(x / (1 - x)) before; {as_meant}"
     return None
 
 
@@ -169,7 +166,7 @@ def droplets(modality: str, x: Matrix) -> list[str]:
     cut = 500 if float(np.quantile(sums, 0.99)) > 500 else DROPLET
     return [
         f"Modality {modality!r}: {share:.0%} of the cells have fewer than {DROPLET} counts, so most are droplets "
-        f"without a cell; give the filtered matrix, or min_counts={{{modality!r}: {cut}}} leaves them out."
+        f"without a cell; give the filtered matrix, or min_counts={{{modality!r}: {cut:d}}} leaves them out."
     ]
 
 
