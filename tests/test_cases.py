@@ -39,14 +39,22 @@ INSPECTED: list[tuple[list[str], int, str]] = [
     (["tables-as-they-come/npx_decimal_comma.csv"], 0, "rna +3 +3"),
     (["tables-as-they-come/npx_long.csv"], 0, "long table, 'NPX' of 'Assay' in 'SampleID'"),
     (["tables-as-they-come/umi_tools.tsv.gz"], 0, "long table, 'count' of 'gene' in 'cell'"),
-    (["technical-features/filtered_feature_bc_matrix"], 0, "'multiplexing_capture' holds hashtags of samples"),
+    (
+        ["technical-features/filtered_feature_bc_matrix"],
+        0,
+        "'multiplexing_capture' holds hashtags of samples",
+    ),
 ]
 
 
 @pytest.mark.skipif(not CASES.exists(), reason="the collection of inputs is not there")
 @pytest.mark.parametrize(("arguments", "code", "words"), INSPECTED, ids=lambda v: str(v)[:60])
 def test_inspect_tells_what_is_the_matter(
-    arguments: list[str], code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(CASES)
     monkeypatch.setenv("COLUMNS", "200")

@@ -32,7 +32,7 @@ ARGUMENTS = (
 PYTHON = re.compile(rf"\b({'|'.join(ARGUMENTS)})=(?![\w.]*\))")
 # Said only to those who call a function.
 OF_PYTHON_ALONE = re.compile(
-    r"setup_mudata|setup_anndata|to_mudata|train\(|layers=\{'[^']*:|^combine: |MosaicVI\.|with min_|overwrite=True"
+    r"setup_mudata|setup_anndata|to_mudata|train\(|^combine: |MosaicVI\.|overwrite=True"
 )
 
 
@@ -48,7 +48,11 @@ def sentences() -> Iterator[tuple[str, str]]:
                     continue
                 if isinstance(node, ast.JoinedStr):
                     yield str(path.relative_to(SOURCE)), "".join(map(_piece, node.values))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "problems.py":
+                elif (
+                    isinstance(node, ast.Constant)
+                    and isinstance(node.value, str)
+                    and path.name != "problems.py"
+                ):
                     yield str(path.relative_to(SOURCE)), node.value
     for key, kind in PROBLEMS.items():
         yield f"problem {key}", re.sub(r"\{\w+!r\}", "'x'", kind.text).replace("{{", "{").replace("}}", "}")
@@ -88,7 +92,11 @@ def test_no_option_that_the_command_lacks(command: str) -> None:
             shown = for_terminal(text)
             for option in re.finditer(r"(mosaicvi (\w+) )?(--[a-z][a-z-]+)", shown):
                 of = option[2] or command
-                there = own if of == command else {o for p in COMMANDS[of].params for o in (*p.opts, *p.secondary_opts)}
+                there = (
+                    own
+                    if of == command
+                    else {o for p in COMMANDS[of].params for o in (*p.opts, *p.secondary_opts)}
+                )
                 if option[3] not in there | {"--overwrite", "--version"}:
                     raise AssertionError(f"{where}: {shown}")
     finally:
@@ -116,5 +124,9 @@ def test_names_of_python_are_arguments() -> None:
     from mosaicvi.data.combine import combine
     from mosaicvi.data.read import read, to_mudata
 
-    known = {p for f in (combine, read, to_mudata, MosaicVI.setup_mudata, MosaicVI.train) for p in inspect.signature(f).parameters}
+    known = {
+        p
+        for f in (combine, read, to_mudata, MosaicVI.setup_mudata, MosaicVI.train)
+        for p in inspect.signature(f).parameters
+    }
     assert set(ARGUMENTS) <= known

@@ -87,7 +87,11 @@ def load(
     if reading.pair:
         raise InputError("--pair: give the files of the same cells, two at least")
     data = read(
-        path, orientation=orientation, columns=columns, duplicates=reading.duplicates, genome=reading.genome
+        path,
+        orientation=orientation,  # type: ignore[arg-type]
+        columns=columns,
+        duplicates=reading.duplicates,  # type: ignore[arg-type]
+        genome=reading.genome,
     )
     if (
         isinstance(data, AnnData)

@@ -65,7 +65,6 @@ def command(
     import numpy as np
     import pandas as pd
 
-
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, ".csv"))
     loaded = load_for(model, data, reading, quiet=quiet)
     check_h5ad_fits(output, loaded)

@@ -67,9 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             error(str(problem))
             return FAILED
         except MemoryError as problem:
-            error(
-                f"memory ran out ({problem or 'no details'}); use fewer cells or features, or a larger machine"
-            )
+            error(f"memory ran out ({problem or 'no details'}); use fewer cells or features")
             return FAILED
         except OSError as problem:
             where = f"{problem.filename}: " if problem.filename else ""
@@ -85,7 +83,10 @@ def _options(app: Typer, arguments: Sequence[str]) -> dict[str, frozenset[str]]:
     """Options of each command, those of the one that is run first, then of train, which has most."""
     commands = getattr(get_command(app), "commands", {})
     order = sorted(commands, key=lambda name: (name not in arguments[:1], name != "train", name))
-    return {name: frozenset(o for p in commands[name].params for o in (*p.opts, *p.secondary_opts)) for name in order}
+    return {
+        name: frozenset(o for p in commands[name].params for o in (*p.opts, *p.secondary_opts))
+        for name in order
+    }
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import typer
 from mosaicvi.cli.data import DATASET_KEY, Loaded, load, suggest_batch
 from mosaicvi.cli.options import Data, Overwrite, Quiet, Reading, command_again, mapping, reads_data
 from mosaicvi.cli.say import next_steps, note
-from mosaicvi.cli.settings import Settings, read_settings
+from mosaicvi.cli.settings import read_settings
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import shown
 

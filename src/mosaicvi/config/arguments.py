@@ -122,7 +122,9 @@ def check_network(parameters: Mapping[str, object]) -> dict[str, Any]:
         if name not in out:
             continue
         try:
-            out[name] = whole(name, out[name], least=1) if name == "dim_latent" else _whole_each(name, out[name])
+            out[name] = (
+                whole(name, out[name], least=1) if name == "dim_latent" else _whole_each(name, out[name])
+            )
         except InputError as error:
             problems += error.problems
     for one in _each(out.get("library_aware", True)):

@@ -74,7 +74,7 @@ PROBLEMS: dict[str, Problem] = {
     "sparse": Problem(
         text="{name}: {what} is no sound sparse matrix: {fault}; "
         "copy the file again, or build the matrix again from rows, columns and values",
-        cause="The arrays of a sparse matrix contradict each other: the file is damaged, or they were edited.",
+        cause="The arrays of a sparse matrix contradict each other: a damaged or edited file.",
         remedy="Copy or download the file again, or build the matrix anew.",
     ),
     "memory": Problem(
@@ -126,8 +126,9 @@ PROBLEMS: dict[str, Problem] = {
         remedy="Write it with a header line and the names in the first column.",
     ),
     "not-number": Problem(
-        text="{name}: column {column!r} holds {value!r}, which is no number; if it is an annotation, choose the "
-        "columns of numbers by a pattern, columns='^{first}'; leave missing values empty or NA",
+        text="{name}: column {column!r} holds {value!r}, which is no number; "
+        "if it is an annotation, "
+        "choose the columns of numbers by a pattern, columns='^{first}'; leave missing values empty or NA",
         cause="A table has text among its values, often columns of annotations before the numbers.",
         remedy="Choose the columns of numbers by a regular expression; the others become annotations.",
     ),
@@ -231,7 +232,8 @@ PROBLEMS: dict[str, Problem] = {
         remedy="Name one that all datasets have, or that of one dataset: `layers={'<dataset>:rna': ...}`.",
     ),
     "raw-features": Problem(
-        text="{name}: .raw of {modality} lacks features of X: {names}; leave these out, or store the counts in a layer",
+        text="{name}: .raw of {modality} lacks features of X: {names}; "
+        "leave these out, or store the counts in a layer",
         cause="Features were renamed or added after the counts had been kept in `.raw`.",
         remedy="Leave the features out, or copy the counts into `layers` under the names of X.",
     ),
@@ -241,7 +243,8 @@ PROBLEMS: dict[str, Problem] = {
         remedy="Name one of those listed.",
     ),
     "obsm-of-mudata": Problem(
-        text="from_obsm: these data name their modalities already; give an AnnData with the matrix in its obsm",
+        text="from_obsm: these data name their modalities already; "
+        "give an AnnData with the matrix in its obsm",
         cause="The file is a MuData, whose modalities are what is read.",
         remedy="Leave the option out, or move the matrix into a modality of its own.",
     ),
@@ -251,8 +254,8 @@ PROBLEMS: dict[str, Problem] = {
         remedy="Look at the sums that `mosaicvi inspect` shows, and choose a lower cut.",
     ),
     "zeros-panels": Problem(
-        text="{name}: zeros of {modality} cannot be marked as missing by batch, as its panels are others: {panels}; "
-        "mark them in varm['measured'] yourself",
+        text="{name}: zeros of {modality} cannot be marked as missing by batch, "
+        "as its panels are others: {panels}; mark them in varm['measured'] yourself",
         cause='`varm["measured"]` describes panels that are not the batches.',
         remedy="Set `varm['measured']` to False where nothing was measured.",
     ),

@@ -183,7 +183,9 @@ def _announce(report: Report, names: tuple[str, ...], say: Any) -> None:
 
 def _log_likelihoods(row: Mapping[str, float], names: tuple[str, ...]) -> str:
     """The mean log-likelihood of each modality over an epoch, and the loss on held-out cells."""
-    losses = [f"{name} {row[f'train_log_prob_{name}']:.1f}" for name in names if f"train_log_prob_{name}" in row]
+    losses = [
+        f"{name} {row[f'train_log_prob_{name}']:.1f}" for name in names if f"train_log_prob_{name}" in row
+    ]
     validation = f"validation {row['validation_loss']:.2f}" if "validation_loss" in row else None
     return " · ".join(losses if validation is None else [*losses, validation])
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from scipy import sparse
 from scipy.sparse.csgraph import shortest_path
 
 from mosaicvi.data.combine.parts import agreed
@@ -22,7 +21,15 @@ from mosaicvi.data.register.connected import apart, components
 from mosaicvi.data.register.covariates import check_categories, likely_batch
 from mosaicvi.data.register.features import chromosomes
 from mosaicvi.data.register.kinds import counts_in, looks_normalised
-from mosaicvi.data.register.suspicious import droplets, hashtags, looks_sparse, scale, technical, zero_or_one, zeros
+from mosaicvi.data.register.suspicious import (
+    droplets,
+    hashtags,
+    looks_sparse,
+    scale,
+    technical,
+    zero_or_one,
+    zeros,
+)
 from mosaicvi.data.values import Matrix, any_value, is_whole, read_values
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.inspect.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
@@ -72,7 +79,9 @@ def describe(
         modalities.append(summary)
         libraries += _libraries(name, library_n, labels.batch.to_numpy()[rows])
         notes += _feature_notes(name, adata, seen[name])
-        notes += _value_notes(name, adata, x_nd, labels.batch.to_numpy()[rows], layer=(layers or {}).get(name))
+        notes += _value_notes(
+            name, adata, x_nd, labels.batch.to_numpy()[rows], layer=(layers or {}).get(name)
+        )
     overlaps = [o for name, adata in mdata.mod.items() for o in _overlaps(name, adata, labels.panel)]
     bridges = _bridges(labels.has)
     parts = components([str(group) for group in groups], seen)

@@ -69,7 +69,9 @@ def test_a_matrix_of_obsm_is_named_and_read() -> None:
     adata.obsm["protein_counts"] = np.arange(8).reshape(4, 2)
     adata.obsm["X_pca"] = np.ones((4, 2))
     adata.uns["protein_names"] = ["CD3", "CD4"]
-    with pytest.warns(MosaicWarning, match=r"obsm\['protein_counts'\].*from_obsm=\{'adt': 'protein_counts'\}"):
+    with pytest.warns(
+        MosaicWarning, match=r"obsm\['protein_counts'\].*from_obsm=\{'adt': 'protein_counts'\}"
+    ):
         assert list(to_mudata(adata).mod) == ["rna"]
     got = to_mudata(adata, from_obsm={"adt": "protein_counts"})
     assert list(got.mod) == ["rna", "adt"]
@@ -85,4 +87,6 @@ def test_raw_is_a_layer_with_the_features_of_x() -> None:
     adata.X = sparse.csr_matrix(np.log1p(adata.X.toarray()))
     m = register(adata, Setup(modalities=("rna",), layers={"rna": "raw"})).modality("rna")
     np.testing.assert_array_equal(m.x.toarray(), X[:3, [2, 0]])
-    np.testing.assert_array_equal(combine({"d": adata}, layers={"rna": "raw"})["rna"].X.toarray(), X[:3, [2, 0]])
+    np.testing.assert_array_equal(
+        combine({"d": adata}, layers={"rna": "raw"})["rna"].X.toarray(), X[:3, [2, 0]]
+    )

@@ -50,13 +50,13 @@ FAULTS = ("decreases", "passes the data", "below 0", "far out")
 def test_an_unsound_matrix_in_memory_is_one_line(fault: str, use: str) -> None:
     adata = AnnData(sparse.csr_matrix((20, 10), dtype=np.float32))
     adata._X = unsound(fault)
+    uses: dict[str, Callable[[], object]] = {
+        "register": lambda: register(adata, Setup(modalities=("rna",))),
+        "describe": lambda: describe(adata),
+        "combine": lambda: combine({"a": adata}),
+    }
     with pytest.raises(InputError, match="no sound sparse matrix") as caught:
-        if use == "register":
-            register(adata, Setup(modalities=("rna",)))
-        elif use == "describe":
-            describe(adata)
-        else:
-            combine({"a": adata})
+        uses[use]()
     assert len(caught.value.problems) == 1
 
 

@@ -47,7 +47,7 @@ def test_decimal_commas(tmp_path: Path, name: str) -> None:
 
 def test_a_first_column_of_numbers_is_no_column_of_names(tmp_path: Path) -> None:
     for content in ("PC1,PC2\n0.5,1\n1.5,2\n", "A,B\n1,2\n1,3\n", ",A\n0.5,1\n1.5,2\n"):
-        with pytest.raises(InputError, match="holds numbers such as .*no names"):
+        with pytest.raises(InputError, match=r"holds numbers such as .*no names"):
             read(write(tmp_path, "a.csv", content), orientation="cells")
     assert list(read(write(tmp_path, "b.csv", ",A\n0,1\n1,2\n"), orientation="cells").obs_names) == ["0", "1"]
     assert list(read(write(tmp_path, "c.csv", "cell,A\n7,1\n9,2\n")).obs_names) == ["7", "9"]

@@ -56,5 +56,5 @@ def test_genomes_of_a_folder(tmp_path: Path) -> None:
 def test_a_file_with_another_matrix_is_named_by_what_it_holds(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["matrix"] = np.ones((2, 2))
-    with pytest.raises(InputError, match="not a format that is read here .HDF5 with matrix"):
+    with pytest.raises(InputError, match=r"not a format that is read here .HDF5 with matrix"):
         read(tmp_path / "a.h5")

@@ -43,7 +43,7 @@ def test_data_changed_after_registering_are_noticed(change: Callable[[AnnData], 
     model = MosaicVI(adata, **TINY)
     change(adata)
     for use in (lambda: MosaicVI(adata, **TINY), lambda: MosaicVI(mosaic, **TINY), lambda: model.train(1)):
-        with pytest.raises(InputError, match="changed after they had been registered.*setup_anndata"):
+        with pytest.raises(InputError, match=r"changed after they had been registered.*setup_anndata"):
             use()
     MosaicVI.setup_anndata(adata, batch_key="batch")
     MosaicVI(adata, **TINY)

@@ -26,7 +26,9 @@ LOGS = RNG.normal(25, 2, (300, 60)).astype(np.float32)
 
 
 def soup() -> np.ndarray:
-    return np.asarray(COUNTS * 8 * RNG.uniform(0.8, 1, COUNTS.shape), np.float32) * (RNG.random(COUNTS.shape) < 0.4)
+    return np.asarray(COUNTS * 8 * RNG.uniform(0.8, 1, COUNTS.shape), np.float32) * (
+        RNG.random(COUNTS.shape) < 0.4
+    )
 
 
 def shares_of_counts() -> np.ndarray:
@@ -145,7 +147,9 @@ def test_inspect_says_what_training_would() -> None:
 def test_parts_that_nothing_connects_are_said_when_registering() -> None:
     with mudata_as_it_is():
         rna = AnnData(sparse.csr_matrix(COUNTS[:10]), obs=pd.DataFrame(index=[f"a{i}" for i in range(10)]))
-        adt = AnnData(sparse.csr_matrix(COUNTS[:10, :5]), obs=pd.DataFrame(index=[f"b{i}" for i in range(10)]))
+        adt = AnnData(
+            sparse.csr_matrix(COUNTS[:10, :5]), obs=pd.DataFrame(index=[f"b{i}" for i in range(10)])
+        )
         apart = MuData({"rna": rna, "adt": adt})
     with pytest.warns(MosaicWarning, match="falls into 2 parts that share no feature and no cell"):
         register(apart, Setup())

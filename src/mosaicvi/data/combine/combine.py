@@ -92,7 +92,7 @@ def combine(
         :func:`mosaicvi.data.combine.match.match_features`. The values of peaks that become one
         (``"overlap"``) are summed.
     orientation, duplicates, columns, genome
-        For paths, see :func:`mosaicvi.data.read.read`; orientation and columns for all datasets, or by dataset.
+        For paths, see :func:`mosaicvi.data.read.read`; orientation and columns for all datasets or by name.
     pair
         True: datasets that share names of cells are the same cells, measured several times, and become one
         dataset, ``a+b``. False: they are not. By default they are taken for different cells, with a warning.

@@ -25,7 +25,10 @@ def chromosome(name: str) -> str:
 
 
 def parse_peaks(names: Sequence[str] | pd.Index[str]) -> pd.DataFrame:
-    """Chromosome, start and end of ``chr1:100-200``, ``chr1-1,000-2,000``, ``chr1:100:200``, ``chr1:100..200`` or ``1_100_200``.
+    """Chromosome, start and end of peaks.
+
+    They may be written ``chr1:100-200``, ``chr1-1,000-2,000``, ``chr1:100:200``, ``chr1:100..200`` or
+    ``1_100_200``.
 
     Returns
     -------

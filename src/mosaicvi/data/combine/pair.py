@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,11 +24,11 @@ FEW = 10  # names alike in two inputs that say nothing
 RUNNING = re.compile(r"[A-Za-z]*[-_. ]?\d+(-\d)?")
 TELLING = frozenset({"rna", "gex", "adt", "prot", "protein", "proteins", "atac", "peaks"})
 
-Data = AnnData | MuData | Mapping[str, AnnData]
+Data: TypeAlias = AnnData | MuData | Mapping[str, AnnData]
 
 
 def modality_of_name(name: str, data: object) -> str | None:
-    """The modality of data that name none, where the dataset itself is called as one: ``adt=proteins.csv``."""
+    """The modality of data that name none, where the dataset is called as one: ``adt=proteins.csv``."""
     says_nothing = isinstance(data, AnnData) and not names_modalities(data)
     return name if says_nothing and name in TELLING else None
 
@@ -86,16 +87,16 @@ def merged(members: Mapping[str, Data], modality: Mapping[str, str | None]) -> d
 def cells_of(data: Data) -> pd.Index[str]:
     """Names of all cells of a dataset."""
     if isinstance(data, AnnData | MuData):
-        return data.obs_names
-    return pd.Index(dict.fromkeys(name for a in data.values() for name in a.obs_names), dtype=object)
+        return pd.Index(data.obs_names)
+    return pd.Index([str(name) for name in dict.fromkeys(n for a in data.values() for n in a.obs_names)])
 
 
 def notice(a: str, b: str, shared: pd.Index[str]) -> str:
     """What to say of two inputs that seem to be of the same cells."""
     return (
-        f"{a} and {b} have {len(shared):,} cells of the same names (such as {listed(shared, most=2)}); they are taken "
-        "for different cells, so that nothing connects what each of them measured. If they are the same cells, "
-        "pair=True makes them one; pair=False says that they are not."
+        f"{a} and {b} have {len(shared):,} cells of the same names (such as {listed(shared, most=2)}); "
+        "they are taken for different cells, so that nothing connects what each of them measured. "
+        "If they are the same cells, pair=True makes them one; pair=False says that they are not."
     )
 
 

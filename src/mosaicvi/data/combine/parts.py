@@ -139,7 +139,9 @@ def _as_asked(
     """The modalities after `choose`; options name them as they are called after renaming."""
     new = {old: rename.get(old, old) for old in mods}
     try:
-        chosen = choose(parts.name, {new[old]: a for old, a in mods.items()}, wanted, layers=layers, is_batch=True)
+        chosen = choose(
+            parts.name, {new[old]: a for old, a in mods.items()}, wanted, layers=layers, is_batch=True
+        )
     except InputError as error:
         parts.problems += error.problems
         return mods

@@ -1,4 +1,4 @@
-"""What of a dataset is taken, and as what: matrices of obsm, cells with enough counts, zeros that are none."""
+"""What of a dataset is taken: matrices of obsm, cells with enough counts, zeros that are missing values."""
 
 from __future__ import annotations
 

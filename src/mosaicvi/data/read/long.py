@@ -15,7 +15,6 @@ from mosaicvi.data.problems import problem
 from mosaicvi.data.read.names import CELL_HEADERS, FEATURE_HEADERS, VALUE_HEADERS, plain
 from mosaicvi.errors import InputError, MosaicWarning
 
-
 READABLE = ("assay", "gene", "genes", "genename", "genesymbol", "symbol", "protein")
 
 
@@ -76,8 +75,8 @@ def read_long(path: Path, frame: pd.DataFrame, columns: LongColumns) -> AnnData:
         x_nd = np.full(shape, np.nan, np.float32)
         x_nd[cells.codes, features.codes] = values
     warnings.warn(
-        f"{path}: read as a long table, {columns.value!r} of {name!r} in {columns.cell!r}: {shape[0]:,} cells, "
-        f"{shape[1]:,} features; what has no line is {'0' if whole else 'missing'}.",
+        f"{path}: read as a long table, {columns.value!r} of {name!r} in {columns.cell!r}: "
+        f"{shape[0]:,} cells, {shape[1]:,} features; what has no line is {'0' if whole else 'missing'}.",
         MosaicWarning,
         stacklevel=2,
     )

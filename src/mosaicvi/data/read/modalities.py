@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import mudata
 import numpy as np
@@ -113,8 +114,8 @@ def unread(data: AnnData) -> dict[str, str]:
     """Matrices of ``obsm`` that look like counts of a modality: key → the modality that it may be."""
     found = {}
     for key, table in data.obsm.items():
-        values = table.to_numpy() if isinstance(table, pd.DataFrame) else table
-        stored = values.data if sparse.issparse(values) else values
+        values: Any = table.to_numpy() if isinstance(table, pd.DataFrame) else table
+        stored = values.data if sparse.issparse(values) else np.asarray(values)
         if key == PROTEINS or key.startswith("X_") or values.ndim != 2 or values.dtype.kind not in "biuf":
             continue
         if values.shape[1] > 1 and (stored >= 0).all() and (stored == np.rint(stored)).all():
@@ -143,8 +144,8 @@ def split_types(
     for key, guess in unread(data).items():
         if key not in (from_obsm or {}).values():
             warnings.warn(
-                f"obsm[{key!r}] holds counts that are not read; from_obsm={{{guess!r}: {key!r}}} makes them a "
-                "modality.",
+                f"obsm[{key!r}] holds counts that are not read; "
+                f"from_obsm={{{guess!r}: {key!r}}} makes them a modality.",
                 MosaicWarning,
                 stacklevel=4,
             )

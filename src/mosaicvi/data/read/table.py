@@ -1,4 +1,4 @@
-"""Tables of numbers as text, Parquet or Excel: cells × features, features × cells, or a line for each value."""
+"""Tables as text, Parquet or Excel: cells × features, features × cells, or a line for each value."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def read_table(path: Path, *, orientation: Orientation | None = None, columns: s
     Parameters
     ----------
     path
-        ``.csv``, ``.tsv`` or ``.txt``, plain or ``.gz``; ``.parquet``; or ``.xlsx``, its first sheet. In text,
-        the separator is the most frequent in the first line of tab, comma and semicolon, and the decimal
+        ``.csv``, ``.tsv`` or ``.txt``, plain or ``.gz``; ``.parquet``; or ``.xlsx``, its first sheet. In
+        text, the separator is the most frequent in the first line of tab, comma and semicolon; the decimal
         sign is a comma where the numbers have no point.
     orientation
         What the rows are. By default the first rule that decides, see :func:`find_orientation`.
@@ -70,8 +70,7 @@ def read_table(path: Path, *, orientation: Orientation | None = None, columns: s
     if columns is not None:
         frame, notes = _chosen(path, frame, columns)
     values = _numbers(path, frame)
-    row_names, column_names = _strings(frame.index), _strings(frame.columns)
-    others = pd.DataFrame(index=column_names)
+    others = pd.DataFrame(index=_strings(frame.columns))
     if rows == "features":
         values = values.T
         notes, others = others, notes

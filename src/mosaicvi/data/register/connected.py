@@ -42,7 +42,9 @@ def apart(parts: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def seen_by_group(mods: Sequence[ModalityData], group: NDArray[np.int64], n: int) -> dict[str, NDArray[np.bool_]]:
+def seen_by_group(
+    mods: Sequence[ModalityData], group: NDArray[np.int64], n: int
+) -> dict[str, NDArray[np.bool_]]:
     """Of each modality, which condition group (numbered from 1) measured which feature (groups, D_m)."""
     seen = {}
     for m in mods:

@@ -95,9 +95,9 @@ def counts_in(a: AnnData) -> str | None:
             values = values_of("the data", "", a, layer)
         except InputError:
             continue
-        if isinstance(values, np.ndarray | sp.csr_matrix | sp.csc_matrix) and values.dtype.kind in "biuf":
-            if is_whole(values):
-                return layer
+        in_memory = isinstance(values, np.ndarray | sp.csr_matrix | sp.csc_matrix)
+        if in_memory and values.dtype.kind in "biuf" and is_whole(values):
+            return layer
     return None
 
 

@@ -332,8 +332,9 @@ def _notes(m: ModalityData, empty: pd.Index[str], n_outside: int) -> list[str]:
         )
     if m.likelihood != "Gaussian" and len(empty):
         notes.append(
-            f"Modality {m.name!r}: {len(empty):,} cells have only zeros (such as {quoted(empty)}), which are taken "
-            f"as measured; if they did not measure it, zeros_missing=[{m.name!r}] takes them as missing."
+            f"Modality {m.name!r}: {len(empty):,} cells have only zeros (such as {quoted(empty)}), "
+            f"which are taken as measured; if they did not measure it, "
+            f"zeros_missing=[{m.name!r}] takes them as missing."
         )
     return notes
 

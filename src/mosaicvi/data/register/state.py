@@ -24,7 +24,12 @@ def state_digest(data: MuData | AnnData, setup: Setup) -> str:
     mods = dict(data.mod) if isinstance(data, MuData) else {next(iter(setup.modalities), "rna"): data}
     wanted = setup.modalities if isinstance(data, MuData) and setup.modalities else tuple(mods)
     digest = hashlib.sha256(_of_names(data.obs_names))
-    keys = (setup.batch_key, setup.panel_key, *setup.categorical_covariate_keys, *setup.continuous_covariate_keys)
+    keys = (
+        setup.batch_key,
+        setup.panel_key,
+        *setup.categorical_covariate_keys,
+        *setup.continuous_covariate_keys,
+    )
     for table in (data.obs, *(a.obs for a in mods.values())):
         for key in keys:
             if key is not None and key in table:
@@ -47,7 +52,7 @@ def _of_names(names: Any) -> bytes:
 
 def _of_values(x: Any) -> bytes:
     shape = repr(x.shape).encode()
-    if isinstance(x, h5py.Dataset) or not isinstance(x, np.ndarray) and not sp.issparse(x):
+    if isinstance(x, h5py.Dataset) or (not isinstance(x, np.ndarray) and not sp.issparse(x)):
         return shape
     values = x.data if sp.issparse(x) else x
     if values.dtype.kind not in "biuf":

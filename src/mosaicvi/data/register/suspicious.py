@@ -1,6 +1,7 @@
-"""What is legal but suspicious in the values of a modality, and what to do about it: for `register` and `inspect`.
+"""What is legal but suspicious in the values of a modality, and what to do about it.
 
-Nothing is decided here: each finding is a line that names the modality, what it looks like, and a remedy.
+For `register` and `inspect`. Nothing is decided here: each finding is a line that names the modality, what
+it looks like, and a remedy.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def hashtags(modality: str, names: pd.Index[str]) -> list[str]:
     if not found or technical(modality):
         return []
     return [
-        f"Modality {modality!r}: {listed(found)} look like hashtags of samples; as features they make cells of one "
-        "sample neighbours. Leave them out of the data."
+        f"Modality {modality!r}: {listed(found)} look like hashtags of samples; "
+        "as features they make cells of one sample neighbours. Leave them out of the data."
     ]
 
 
@@ -62,7 +63,7 @@ def scale(modality: str, x: Matrix, *, counts_in: str | None) -> str | None:
     """
     values = (x if isinstance(x, np.ndarray) else x.data).reshape(-1)[:LOOK_AT]
     values = values[~np.isnan(values) & (values != 0)]
-    if not len(values) or is_whole(x) and np.median(values) < RAW_INTENSITY:
+    if not len(values) or (is_whole(x) and np.median(values) < RAW_INTENSITY):
         return None
     looks = _looks(modality, x, values)
     if looks is None:
@@ -78,7 +79,7 @@ def scale(modality: str, x: Matrix, *, counts_in: str | None) -> str | None:
 def looks_sparse(x: Matrix) -> bool:
     """Whether most of the values are 0, as those of normalised counts are."""
     n_zero = int((x == 0).sum()) if isinstance(x, np.ndarray) else x.shape[0] * x.shape[1] - x.nnz
-    return n_zero > MANY_ZEROS * x.shape[0] * x.shape[1]
+    return bool(n_zero > MANY_ZEROS * x.shape[0] * x.shape[1])
 
 
 def _looks(modality: str, x: Matrix, values: NDArray[np.float32]) -> tuple[str, str] | None:
@@ -87,14 +88,22 @@ def _looks(modality: str, x: Matrix, values: NDArray[np.float32]) -> tuple[str, 
     as_meant = f"likelihoods={{{modality!r}: 'Gaussian'}} says that they are meant as they are"
     if least < 0:
         if most > 1000 or least < -1000:
-            return "raw flow or mass cytometry", f"take arcsinh(x / 150), or x / 5 for masses, before; {as_meant}"
+            return (
+                "raw flow or mass cytometry",
+                f"take arcsinh(x / 150), or x / 5 for masses, before; {as_meant}",
+            )
         if abs(float(values.mean())) < 0.2 and 0.7 < float(values.std()) < 1.3:
             return Z_SCORES, f"give the values before scaling, counts if there are any; {as_meant}"
         return None
-    sums = np.asarray(np.nansum(x, axis=1) if isinstance(x, np.ndarray) else x.sum(axis=1), np.float64).ravel()
+    sums = np.asarray(
+        np.nansum(x, axis=1) if isinstance(x, np.ndarray) else x.sum(axis=1), np.float64
+    ).ravel()
     sums = sums[sums > 0]
     if len(sums) > 1 and x.shape[1] > 1 and sums.std() < 1e-3 * sums.mean():
-        return f"counts that were normalised to {sums.mean():,.0f} a cell", f"give the counts before; {as_meant}"
+        return (
+            f"counts that were normalised to {sums.mean():,.0f} a cell",
+            f"give the counts before; {as_meant}",
+        )
     if middle > RAW_INTENSITY:
         return "raw intensities", f"take their logarithm (log2, with zeros as missing) before; {as_meant}"
     if looks_sparse(x) or most > 1000:
@@ -106,7 +115,9 @@ def _looks(modality: str, x: Matrix, values: NDArray[np.float32]) -> tuple[str, 
     return None
 
 
-def zeros(modality: str, x: Matrix, names: pd.Index[str], batch: NDArray[np.int64], batches: Sequence[str]) -> list[str]:
+def zeros(
+    modality: str, x: Matrix, names: pd.Index[str], batch: NDArray[np.int64], batches: Sequence[str]
+) -> list[str]:
     """Notes on zeros that may mean that nothing was measured.
 
     Parameters
@@ -143,14 +154,15 @@ def zeros(modality: str, x: Matrix, names: pd.Index[str], batch: NDArray[np.int6
         others = float(empty[batch != b].mean()) if (batch != b).any() else 0.0
         if share > SOME_EMPTY and share > 5 * others:
             notes.append(
-                f"Modality {modality!r}: {share:.0%} of the cells of batch {name!r} have nothing but zeros; {remedy}."
+                f"Modality {modality!r}: {share:.0%} of the cells of batch {name!r} have nothing but zeros; "
+                f"{remedy}."
             )
         rest = np.delete(by_batch, b, axis=0).sum(axis=0) / max(int((batch != b).sum()), 1)
         lost = (by_batch[b] == 0) & (rest * n_of[b] * (1 - share) > SURPRISE)
         if lost.any() and share < 1:
             notes.append(
-                f"Modality {modality!r}: {int(lost.sum()):,} features are 0 in every cell of batch {name!r} and "
-                f"frequent in others (such as {listed(names[lost], most=4)}); {remedy}."
+                f"Modality {modality!r}: {int(lost.sum()):,} features are 0 in every cell of batch {name!r} "
+                f"and frequent in others (such as {listed(names[lost], most=4)}); {remedy}."
             )
     return notes
 
@@ -165,8 +177,9 @@ def droplets(modality: str, x: Matrix) -> list[str]:
         return []
     cut = 500 if float(np.quantile(sums, 0.99)) > 500 else DROPLET
     return [
-        f"Modality {modality!r}: {share:.0%} of the cells have fewer than {DROPLET} counts, so most are droplets "
-        f"without a cell; give the filtered matrix, or min_counts={{{modality!r}: {cut:d}}} leaves them out."
+        f"Modality {modality!r}: {share:.0%} of the cells have fewer than {DROPLET} counts, so most are "
+        f"droplets without a cell; give the filtered matrix, "
+        f"or min_counts={{{modality!r}: {cut:d}}} leaves them out."
     ]
 
 
@@ -176,6 +189,7 @@ def zero_or_one(modality: str, x: Matrix, is_peak: bool) -> list[str]:
     if is_peak or not len(values) or not is_whole(x) or float(np.nanmax(values)) != 1 or x.shape[1] < 50:
         return []
     return [
-        f"Modality {modality!r}: all values are 0 or 1, but its features are not named as peaks (chr1:100-200); "
+        f"Modality {modality!r}: all values are 0 or 1, but its features are not named as peaks "
+        "(chr1:100-200); "
         f"likelihoods={{{modality!r}: 'Bernoulli'}} models them as present or absent."
     ]
