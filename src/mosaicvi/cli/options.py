@@ -158,6 +158,7 @@ def reads_data(command: Callable[..., None]) -> Callable[..., None]:
     merged = [*(p for p in kept if p.name not in LAST), *ours.values(), *(p for p in kept if p.name in LAST)]
     merged = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in merged]
     with_options.__signature__ = inspect.Signature(merged)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in merged}
     with_options.__doc__ = command.__doc__
     return with_options
 

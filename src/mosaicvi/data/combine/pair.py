@@ -87,7 +87,7 @@ def merged(members: Mapping[str, Data], modality: Mapping[str, str | None]) -> d
 def cells_of(data: Data) -> pd.Index[str]:
     """Names of all cells of a dataset."""
     if isinstance(data, AnnData | MuData):
-        return pd.Index(data.obs_names)
+        return pd.Index(list(map(str, data.obs_names)))
     return pd.Index([str(name) for name in dict.fromkeys(n for a in data.values() for n in a.obs_names)])
 
 

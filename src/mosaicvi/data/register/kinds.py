@@ -77,8 +77,10 @@ def no_count(values: NDArray[np.float32]) -> NDArray[np.bool_]:
 def guessed_gaussian(name: str, a: AnnData, x: Matrix) -> list[str]:
     """A note on negative values where counts are expected: they may be z-scores."""
     counts = counts_in(a)
+    if not any_value(x, lambda v: v < 0):
+        return []
     looks = scale(name, x, counts_in=counts)
-    if not any_value(x, lambda v: v < 0) or not (counts or name.lower() in USUALLY_COUNTS):
+    if not (counts or name.lower() in USUALLY_COUNTS):
         return [] if looks is None else [looks]
     where = f"layers={{{name!r}: {counts or '...'!r}}}"
     return [

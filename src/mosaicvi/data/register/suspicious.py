@@ -26,6 +26,7 @@ HASHTAG = re.compile(r"(?i).*(hash.?tag|\bHTO|\bHTO[_-]?\d|CMO\d{3}|sample.?tag|
 Z_SCORES = "z-scores"
 RAW_INTENSITY = 1e4  # median of the values that are not 0, which counts of cells never reach
 MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
+SOME_ZEROS = 0.05  # the same of a sparse matrix
 USUALLY_COUNTS = frozenset({"rna", "gex", "adt", "atac"})
 SURPRISE = 30.0  # cells that should have a feature, were it as frequent as in the other batches
 SOME_EMPTY = 0.05  # share of a batch's cells without any value that is worth a word
@@ -77,9 +78,10 @@ def scale(modality: str, x: Matrix, *, counts_in: str | None) -> str | None:
 
 
 def looks_sparse(x: Matrix) -> bool:
-    """Whether most of the values are 0, as those of normalised counts are."""
+    """Whether so many values are 0 as of normalised counts; what is stored sparse, mostly is."""
     n_zero = int((x == 0).sum()) if isinstance(x, np.ndarray) else x.shape[0] * x.shape[1] - x.nnz
-    return bool(n_zero > MANY_ZEROS * x.shape[0] * x.shape[1])
+    most = MANY_ZEROS if isinstance(x, np.ndarray) else SOME_ZEROS
+    return bool(n_zero > most * x.shape[0] * x.shape[1])
 
 
 def _looks(modality: str, x: Matrix, values: NDArray[np.float32]) -> tuple[str, str] | None:
