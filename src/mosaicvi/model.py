@@ -21,6 +21,7 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup
 from mosaicvi.data.register import register
 from mosaicvi.data.register.query import align_to_model
+from mosaicvi.data.register.state import state_digest
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError, MosaicWarning
@@ -37,6 +38,8 @@ PerModality = Mapping[str, str] | None
 
 # What each object was registered as, for as long as it lives; the object itself is never changed.
 _registered: dict[int, Mosaic] = {}
+# Which object each mosaic was read from, as long as both live, and what it was then.
+_sources: dict[int, tuple[weakref.ref[Any], str]] = {}
 
 
 class MosaicVI:
@@ -78,6 +81,8 @@ class MosaicVI:
         **parameters: Any,
     ) -> None:
         mosaic = data if isinstance(data, Mosaic) else _registered.get(id(data))
+        if mosaic is not None:
+            _check_unchanged(mosaic)
         if mosaic is None:
             verb = "setup_mudata" if isinstance(data, MuData) else "setup_anndata"
             raise InputError(f"The data are not registered; call MosaicVI.{verb}(data, ...) first.")
@@ -319,6 +324,7 @@ class MosaicVI:
                 "progress": progress,
             }
         )
+        _check_unchanged(self.mosaic)
         if settings["lr"] is None:
             settings["lr"] = default_rate(settings["batch_size"])
         epochs = max_epochs
@@ -726,7 +732,21 @@ def _remember(data: MuData | AnnData, setup: Setup) -> Mosaic:
     if id(data) not in _registered:
         weakref.finalize(data, _registered.pop, id(data), None)
     _registered[id(data)] = mosaic
+    _sources[id(mosaic)] = weakref.ref(data), state_digest(data, setup)
+    weakref.finalize(mosaic, _sources.pop, id(mosaic), None)
     return mosaic
+
+
+def _check_unchanged(mosaic: Mosaic) -> None:
+    """Refuse to go on with what an object was, if it is something else by now."""
+    source, before = _sources.get(id(mosaic), (None, ""))
+    data = None if source is None else source()
+    if data is not None and state_digest(data, mosaic.registry.setup) != before:
+        verb = "setup_mudata" if isinstance(data, MuData) else "setup_anndata"
+        raise InputError(
+            "The data were changed after they had been registered (cells, features, values or covariates); "
+            f"call MosaicVI.{verb}(data, ...) again."
+        )
 
 
 def _names(value: Sequence[str], argument: str) -> tuple[str, ...]:
@@ -763,7 +783,7 @@ def _batch_size(batch_size: int) -> int:
 def _network_config(mosaic: Mosaic, preset: str, parameters: Mapping[str, Any]) -> NetworkConfig:
     """Parameters with what the mosaic says; one that is of the wrong kind is named."""
     check_names(parameters)
-    check_network(parameters)
+    parameters = check_network(parameters)
     try:
         return NetworkConfig.for_mosaic(mosaic, preset=preset, **parameters)
     except InputError:

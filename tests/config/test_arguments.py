@@ -55,9 +55,9 @@ def test_network_parameters(data: MuData, name: str) -> None:
     ("name", "value"),
     [
         ("dim_latent", "ten"),
-        ("dim_latent", 2.0),
+        ("dim_latent", 2.5),
         ("dim_latent", (4,)),
-        ("dimensions", [8.0]),
+        ("dimensions", [8.5]),
         ("seed", "x"),
         ("seed", -1),
     ],
@@ -118,3 +118,16 @@ def test_arguments_of_the_answers(data: MuData) -> None:
     for wrong in ({"n_samples": "two"}, {"library": "big"}, {"batch_size": 2.5}):
         with pytest.raises(InputError, match=f"^{next(iter(wrong))}: "):
             model.get_imputed_values(modality="rna", **wrong)
+
+
+def test_whole_numbers_of_r_and_none_are_taken(data: MuData) -> None:
+    whole = MosaicVI(data, **(SMALL | {"dim_latent": 3.0, "dimensions": [8.0]}))
+    assert (whole.config.dim_latent, whole.config.dimensions) == (3, (8,))
+    left_open = MosaicVI(data, **(SMALL | {"beta_modal": None, "p_modal": None}))
+    assert left_open.config == MosaicVI(data, **SMALL).config
+
+
+@pytest.mark.parametrize(("name", "words"), [("dim_block", "block_keys="), ("dist_block", "likelihoods=")])
+def test_what_the_data_decide_is_refused_with_where_to_say_it(data: MuData, name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        MosaicVI(data, **(SMALL | {name: (7,) if name == "dim_block" else ("Poisson",)}))

@@ -17,7 +17,7 @@ from scipy import io, sparse
 
 from mosaicvi.data.combine import combine
 from mosaicvi.data.problems import PROBLEMS, problem, table
-from mosaicvi.data.read import dataset_names, mudata_as_it_is, read
+from mosaicvi.data.read import dataset_names, mudata_as_it_is, read, to_mudata
 from mosaicvi.errors import InputError
 from mosaicvi.inspect.describe import describe
 
@@ -88,6 +88,66 @@ def renamed(adata: AnnData, column: str) -> AnnData:
     return adata
 
 
+def h5(folder: Path, change: Callable[[h5py.File], object]) -> Path:
+    """A small h5ad, changed."""
+    adata = AnnData(sparse.csr_matrix(np.eye(3, dtype="f")))
+    adata.write_h5ad(folder / "a.h5ad")
+    with h5py.File(folder / "a.h5ad", "r+") as file:
+        change(file)
+    return folder / "a.h5ad"
+
+
+def nested(file: h5py.File) -> None:
+    group = file["uns"]
+    for _ in range(60):
+        group = group.create_group("g")
+
+
+def no_memory(path: Path, patch: pytest.MonkeyPatch) -> Path:
+    def full(*args: object, **kwargs: object) -> None:
+        raise MemoryError("Unable to allocate 4 TiB")
+
+    patch.setattr(pd, "read_csv", full)
+    return path
+
+
+def old_tenx(folder: Path, *genomes: str) -> Path:
+    with h5py.File(folder / "a.h5", "w") as file:
+        for genome in genomes:
+            x = {"data": [1], "indices": [0], "indptr": [0, 1], "shape": [1, 1]}
+            for key, value in x.items():
+                file[f"{genome}/{key}"] = value
+            for key in ("barcodes", "genes", "gene_names"):
+                file[f"{genome}/{key}"] = np.array(["x"], "S")
+    return folder / "a.h5"
+
+
+def loom(folder: Path) -> Path:
+    with h5py.File(folder / "a.loom", "w") as file:
+        file["matrix"] = np.ones((2, 3), "f")
+        file["row_attrs/Gene"] = np.array(["a", "b"], "S")
+        file["col_attrs/age"] = np.arange(3)
+    return folder / "a.loom"
+
+
+def with_raw() -> AnnData:
+    adata = one([[1, 2]], features="AC")
+    adata.raw = one([[1, 2]], features="AB")
+    return adata
+
+
+def twins(features: str, **mods: str) -> dict[str, object]:
+    """Datasets of the same ten cells."""
+    names = [f"cell{i}" for i in range(10)]
+    x = np.ones((10, len(features)), "f")
+    var = pd.DataFrame(index=list(features))
+    return {name: {m: AnnData(x, obs=pd.DataFrame(index=names), var=var)} for name, m in mods.items()}
+
+
+def two_panels() -> AnnData:
+    return panelled({"p": [True, True], "q": [True, False]}, site=["p", "q"], lab=["a", "b"])
+
+
 def dirty(folder: Path) -> Path:
     folder = folder / "notes"
     folder.mkdir()
@@ -102,6 +162,32 @@ CASES: dict[str, Provoke] = {
     "foreign": lambda f, p: read(text(f, "a.rds", "x")),
     "damaged": lambda f, p: read(text(f, "a.h5mu", "no HDF5 at all")),
     "extra": lambda f, p: read(no_zarr(f, p)),
+    "outside": lambda f, p: read(
+        h5(f, lambda h: h["obs"].create_dataset("x", (3,), dtype="S3", external=[("/etc/passwd", 0, 9)]))
+    ),
+    "circle": lambda f, p: read(h5(f, lambda h: h["uns"].__setitem__("x", h["uns"]))),
+    "too-many-objects": lambda f, p: read(h5(f, nested)),
+    "absurd": lambda f, p: read(
+        h5(f, lambda h: h["uns"].create_dataset("x", (10**12,), dtype="f8", chunks=(1000,)))
+    ),
+    "sparse": lambda f, p: read(h5(f, lambda h: h["X/indices"].__setitem__(0, 2_000_000_000))),
+    "memory": lambda f, p: read(no_memory(text(f, "a.csv", "cell,A\nc,1\n"), p)),
+    "long-line": lambda f, p: read(text(f, "a.csv", "cell\0,A\nc,1\n")),
+    "no-names": lambda f, p: read(text(f, "a.csv", "PC1,PC2\n0.5,1\n1.5,2\n")),
+    "pattern": lambda f, p: read(text(f, "a.csv", "cell,A\nc,1\n"), columns="("),
+    "no-columns": lambda f, p: read(text(f, "a.csv", "cell,A\nc,1\n"), columns="^B"),
+    "long-twice": lambda f, p: read(text(f, "a.csv", "gene,cell,count\nA,c,1\nA,c,2\nB,c,1\n")),
+    "loom-names": lambda f, p: read(loom(f)),
+    "archive": lambda f, p: read(text(f, "a.tar.gz", "x")),
+    "genomes": lambda f, p: read(old_tenx(f, "hg19", "mm10")),
+    "no-genome": lambda f, p: read(old_tenx(f, "hg19", "mm10"), genome="rn6"),
+    "raw-features": lambda f, p: combine({"a": with_raw()}, layers={"rna": "raw"}),
+    "no-obsm": lambda f, p: to_mudata(one(), from_obsm={"adt": "proteins"}),
+    "obsm-of-mudata": lambda f, p: to_mudata(mudata({"rna": one()}), from_obsm={"adt": "proteins"}),
+    "too-few-counts": lambda f, p: to_mudata(one(), min_counts={"rna": 500}),
+    "zeros-panels": lambda f, p: to_mudata(two_panels(), zeros_missing=["rna"], batch_key="lab"),
+    "pair-modality": lambda f, p: combine(twins("AB", a="rna", b="rna"), pair=True),
+    "pair-nothing": lambda f, p: combine({"b": one(), **twins("AB", a="rna")}, pair=True),
     "folder": lambda f, p: read(dirty(f)),
     "mtx-part": lambda f, p: read(mtx(f, barcodes=None)),
     "mtx-shape": lambda f, p: read(mtx(f, barcodes="a\nb\nc")),

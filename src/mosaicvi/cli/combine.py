@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from mosaicvi.cli.data import DATASET_KEY, H5MU, check_data_output, name_datasets, write
-from mosaicvi.cli.options import As, Data, Overwrite, Quiet, by_name, mapping, one_or_mapping
+from mosaicvi.cli.data import DATASET_KEY, H5MU, check_data_output, combine_files, name_datasets, write
+from mosaicvi.cli.options import Data, Overwrite, Quiet, Reading, by_name, mapping, one_or_mapping, reads_data
 from mosaicvi.cli.say import next_steps, note
-from mosaicvi.errors import InputError
 from mosaicvi.store.files import shown
 
 if TYPE_CHECKING:
@@ -30,14 +29,9 @@ class Join(StrEnum):
     inner = "inner"
 
 
-class Duplicates(StrEnum):
-    """What to do with feature names that occur more than once."""
-
-    error = "error"
-    number = "number"
-
-
+@reads_data
 def command(
+    reading: Reading,
     data: Data,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT.h5mu", help="The mosaic to be.", show_default=False)
@@ -55,22 +49,11 @@ def command(
     rename: Annotated[
         list[str] | None, typer.Option(metavar="OLD=NEW", help="New names of modalities, such as prot=adt.")
     ] = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[FILE:]MOD=LAYER", help="Layer with the values, such as rna=counts."),
-    ] = None,
     panel_key: Annotated[
         list[str] | None,
         typer.Option(metavar="[FILE=]COLUMN", help="Column of obs that names each cell's own panel."),
     ] = None,
     dataset_key: Annotated[str, typer.Option(help="Column of obs for the dataset's name.")] = DATASET_KEY,
-    as_: As = None,
-    orientation: Annotated[
-        str | None, typer.Option(metavar="cells|features", help="Of tables: what the rows are.")
-    ] = None,
-    duplicates: Annotated[
-        Duplicates, typer.Option(help="Feature names that occur twice: an error, or number them.")
-    ] = Duplicates.error,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -84,21 +67,15 @@ def command(
     dataset did not measure stays unmeasured: it never becomes a zero.
     """
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU,))
-    from mosaicvi.data.combine import combine
-
-    datasets = name_datasets(data)
-    mdata = combine(
-        datasets,
+    mdata = combine_files(
+        data,
+        reading,
+        quiet=quiet,
         join=join.value,
         dataset_key=dataset_key,
-        panel_key=by_name(one_or_mapping(panel_key, "--panel-key"), datasets),
-        modality=by_name(one_or_mapping(as_, "--as"), datasets),
+        panel_key=by_name(one_or_mapping(panel_key, "--panel-key"), name_datasets(data)),
         rename=mapping(rename, "--rename"),
-        layers=mapping(layer, "--layer"),
         match=_rules(match),
-        orientation=_orientation(orientation),
-        duplicates=duplicates.value,
-        progress=False if quiet else None,
     )
     if not quiet:
         _show_matches(mdata)
@@ -116,12 +93,6 @@ def command(
 
 def _rules(pairs: Sequence[str] | None) -> dict[str, list[str]]:
     return {name: rules.split(",") for name, rules in mapping(pairs, "--match").items()}
-
-
-def _orientation(value: str | None) -> Any:
-    if value not in (None, "cells", "features"):
-        raise InputError(f"--orientation {value}: write cells or features")
-    return value
 
 
 def _show_matches(mdata: MuData) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mosaicvi.cli.options import Reading, by_name
 from mosaicvi.cli.say import note
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import atomic_path, check_output, shown
@@ -49,11 +50,7 @@ class Loaded:
 
 
 def load(
-    paths: Sequence[Path],
-    *,
-    modality: str | Mapping[str, str] | None = None,
-    layers: Mapping[str, str] | None = None,
-    quiet: bool = False,
+    paths: Sequence[Path], reading: Reading, *, batch_key: str | None = None, quiet: bool = False
 ) -> Loaded:
     """Read a file, or combine several; a part ``NAME=PATH`` names its dataset.
 
@@ -61,32 +58,116 @@ def load(
     ----------
     paths
         What the user gave.
-    modality
-        What data without feature types hold; for all, or by dataset.
-    layers
-        Modality → layer; used only where several files are combined, which keeps no layers.
+    reading
+        How to read them. Layers are taken only where several files are combined, which keeps none.
+    batch_key
+        Column with the batches of one file, by which zeros may be missing.
     """
     from anndata import AnnData
 
-    from mosaicvi.data.combine import combine
     from mosaicvi.data.read import mudata_as_it_is, read, to_mudata
     from mosaicvi.data.read.modalities import names_modalities
 
     named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
+    modality, orientation, columns = (
+        by_name(choice, named) for choice in (reading.modality, reading.orientation, reading.columns)
+    )
     if len(named) > 1:
-        mdata = combine(named, modality=modality, layers=layers or None, progress=False if quiet else None)
+        mdata = combine_files(paths, reading, quiet=quiet)
         return Loaded(original=mdata, to_register=mdata, combined=True)
     name, path = next(iter(named.items()))
-    if isinstance(modality, Mapping):
-        strangers = sorted(set(modality) - {name})
+    for option, choice in (("--as", modality), ("--orientation", orientation), ("--columns", columns)):
+        strangers = sorted(set(choice) - {name}) if isinstance(choice, Mapping) else []
         if strangers:
-            raise InputError(f"--as {strangers[0]}=...: there is no such file; there is {name!r}")
-        modality = modality.get(name)
-    data = read(path)
-    if isinstance(data, AnnData) and modality is None and not names_modalities(data):
+            raise InputError(f"{option} {strangers[0]}=...: there is no such file; there is {name!r}")
+    modality, orientation, columns = (
+        choice.get(name) if isinstance(choice, Mapping) else choice
+        for choice in (modality, orientation, columns)
+    )
+    if reading.pair:
+        raise InputError("--pair: give the files of the same cells, two at least")
+    data = read(
+        path,
+        orientation=orientation,  # type: ignore[arg-type]
+        columns=columns,
+        duplicates=reading.duplicates,  # type: ignore[arg-type]
+        genome=reading.genome,
+    )
+    if (
+        isinstance(data, AnnData)
+        and modality is None
+        and not names_modalities(data)
+        and not (reading.from_obsm or reading.min_counts or reading.rounded or reading.zeros_missing)
+    ):
         return Loaded(original=data, to_register=data, combined=False)
     with mudata_as_it_is():
-        return Loaded(original=data, to_register=to_mudata(data, modality=modality), combined=False)
+        mdata = to_mudata(
+            data,
+            modality=modality,
+            layers=_without_file(reading.layers, name),
+            from_obsm=_without_file(reading.from_obsm, name),
+            min_counts=reading.min_counts,
+            rounded=reading.rounded,
+            zeros_missing=reading.zeros_missing,
+            batch_key=batch_key,
+        )
+    asked = reading.min_counts or reading.rounded or reading.zeros_missing
+    return Loaded(original=mdata if asked else data, to_register=mdata, combined=False)
+
+
+def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = False, **more: Any) -> MuData:
+    """Combine files as `mosaicvi.combine` does.
+
+    Parameters
+    ----------
+    paths
+        What the user gave.
+    reading
+        How to read them.
+    quiet
+        Show no progress.
+    **more
+        Further arguments of `mosaicvi.combine`.
+    """
+    from mosaicvi.data.combine import combine
+
+    named = name_datasets(paths)
+    modality, orientation, columns = (
+        by_name(choice, named) for choice in (reading.modality, reading.orientation, reading.columns)
+    )
+    return combine(
+        named,
+        modality=modality,
+        layers=_with_names(reading.layers, named),
+        orientation=orientation,  # type: ignore[arg-type]
+        columns=columns,
+        duplicates=reading.duplicates,  # type: ignore[arg-type]
+        genome=reading.genome,
+        pair=reading.pair,
+        from_obsm=_with_names(reading.from_obsm, named),
+        min_counts=reading.min_counts,
+        rounded=reading.rounded,
+        zeros_missing=reading.zeros_missing,
+        progress=False if quiet else None,
+        **more,
+    )
+
+
+def _without_file(pairs: Mapping[str, str], name: str) -> dict[str, str]:
+    """``FILE:MOD`` of the one file as ``MOD``."""
+    return {key.removeprefix(f"{name}:"): value for key, value in pairs.items()}
+
+
+def _with_names(pairs: Mapping[str, str], named: Mapping[str, Path]) -> dict[str, str]:
+    """``FILE:MOD`` with the dataset's name in place of its file."""
+    files = {path.name: name for name, path in named.items()} | {
+        str(path): name for name, path in named.items()
+    }
+    found = {}
+    for key, value in pairs.items():
+        file, colon, modality = key.rpartition(":")
+        found[f"{files[file]}:{modality}" if colon and file in files else key] = value
+    return found
 
 
 def suggest_batch(data: AnnData | MuData, batch_key: str | None) -> None:
@@ -99,6 +180,30 @@ def suggest_batch(data: AnnData | MuData, batch_key: str | None) -> None:
         note(
             f"hint: obs has a column {found!r}: to tell its batches apart, and correct for them, add {option}"
         )
+
+
+def load_for(model: Path, paths: Sequence[Path], reading: Reading, *, quiet: bool = False) -> Loaded:
+    """Read files as those that a model was trained on: by its batches, and with its names of datasets."""
+    from mosaicvi.store.format import load_document
+
+    document: Any = load_document(model, kind="model")
+    try:
+        key = document["registry"]["setup"]["batch_key"]
+        known = document["registry"]["categories"].get(key)
+    except (KeyError, TypeError, AttributeError):
+        return load(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
+    loaded = load(paths, reading, batch_key=key, quiet=quiet)
+    if loaded.combined or key != DATASET_KEY or known is None or _has(loaded.original, key):
+        return loaded
+    mdata = combine_files(paths, reading, quiet=quiet)
+    alone = Loaded(original=mdata, to_register=mdata, combined=True)
+    return prepared(model, alone)  # it lacks what only the other files had measured
+
+
+def _has(data: AnnData | MuData, key: str) -> bool:
+    from mosaicvi.data.register.covariates import obs_column
+
+    return obs_column(data, key) is not None
 
 
 def load_model(model: Path, loaded: Loaded) -> MosaicVI:

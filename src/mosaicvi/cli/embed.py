@@ -15,12 +15,12 @@ from mosaicvi.cli.data import (
     as_anndata,
     check_data_output,
     check_h5ad_fits,
-    load,
+    load_for,
     load_model,
     prepared,
     write,
 )
-from mosaicvi.cli.options import AllowMissing, As, BatchSize, Data, Model, Overwrite, Quiet, one_or_mapping
+from mosaicvi.cli.options import AllowMissing, BatchSize, Data, Model, Overwrite, Quiet, Reading, reads_data
 from mosaicvi.cli.say import note
 from mosaicvi.store.files import atomic_path, shown
 
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 KEY = "X_mosaicvi"
 
 
+@reads_data
 def command(
+    reading: Reading,
     model: Model,
     data: Data,
     output: Annotated[
@@ -47,7 +49,6 @@ def command(
     umap: Annotated[
         bool, typer.Option("--umap", help='Add two dimensions to look at, obsm["X_umap"].')
     ] = False,
-    as_: As = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 1024,
     overwrite: Overwrite = False,
@@ -64,11 +65,8 @@ def command(
     import numpy as np
     import pandas as pd
 
-    from mosaicvi.store.format import load_document
-
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, ".csv"))
-    load_document(model, kind="model")
-    loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)
+    loaded = load_for(model, data, reading, quiet=quiet)
     check_h5ad_fits(output, loaded)
     trained = load_model(model, prepared(model, loaded) if allow_missing else loaded)
     latent = np.asarray(trained.get_latent_representation(modalities=modality or None, batch_size=batch_size))

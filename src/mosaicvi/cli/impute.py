@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mosaicvi._version import __version__
-from mosaicvi.cli.data import H5AD, H5MU, Loaded, check_data_output, load, load_model, prepared
-from mosaicvi.cli.options import AllowMissing, As, BatchSize, Data, Model, Overwrite, Quiet, one_or_mapping
+from mosaicvi.cli.data import H5AD, H5MU, Loaded, check_data_output, load_for, load_model, prepared
+from mosaicvi.cli.options import AllowMissing, BatchSize, Data, Model, Overwrite, Quiet, Reading, reads_data
 from mosaicvi.cli.say import note, progress
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import shown
@@ -32,7 +32,9 @@ class Cells(StrEnum):
     missing = "missing"
 
 
+@reads_data
 def command(
+    reading: Reading,
     model: Model,
     data: Data,
     output: Annotated[
@@ -54,7 +56,6 @@ def command(
         float | None,
         typer.Option(help="For counts: the library of every cell. [default: the training data's median]"),
     ] = None,
-    as_: As = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
     overwrite: Overwrite = False,
@@ -70,11 +71,9 @@ def command(
     never holds more than one minibatch of them.
     """
     from mosaicvi.infer.output import write_imputed
-    from mosaicvi.store.format import load_document
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
-    load_document(model, kind="model")
-    loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)
+    loaded = load_for(model, data, reading, quiet=quiet)
     loaded = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, loaded)
     names = list(dict.fromkeys(modality or trained.config.uni_block_names))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,6 +36,134 @@ As = Annotated[
         show_default=False,
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the files are to be read: what all commands that take data were told.
+
+    Attributes
+    ----------
+    modality, layers, orientation, columns, duplicates, genome
+        As in `mosaicvi.read` and `mosaicvi.combine`; some by file.
+    pair, from_obsm, min_counts, rounded, zeros_missing
+        As in `mosaicvi.combine`.
+    """
+
+    modality: str | dict[str, str] | None
+    layers: dict[str, str]
+    orientation: str | dict[str, str] | None
+    columns: str | dict[str, str] | None
+    duplicates: str
+    genome: str | None
+    pair: bool | None
+    from_obsm: dict[str, str]
+    min_counts: dict[str, float]
+    rounded: list[str]
+    zeros_missing: list[str]
+
+
+class Duplicates(StrEnum):
+    """What to do with feature names that occur more than once."""
+
+    error = "error"
+    number = "number"
+
+
+def _reading(
+    as_: As = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[FILE:]MOD=LAYER", help="Layer with the values, such as rna=counts, or rna=raw for .raw."
+        ),
+    ] = None,
+    from_obsm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[FILE:]MOD=KEY", help="A modality in obsm, such as adt=protein_counts."),
+    ] = None,
+    pair: Annotated[
+        bool | None,
+        typer.Option(
+            "--pair/--no-pair", help="Inputs with the same names of cells are the same cells, or not."
+        ),
+    ] = None,
+    orientation: Annotated[
+        list[str] | None, typer.Option(metavar="[FILE=]cells|features", help="Of tables: what the rows are.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[FILE=]PATTERN",
+            help="Of tables: the columns of numbers, a regular expression; others are annotations.",
+        ),
+    ] = None,
+    duplicates: Annotated[
+        Duplicates, typer.Option(help="Feature names that occur twice: an error, or number them.")
+    ] = Duplicates.error,
+    genome: Annotated[
+        str | None, typer.Option(help="Of 10x files with several genomes: which to take.")
+    ] = None,
+    min_counts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[MOD=]N", help="Leave out cells with smaller sums, such as 500. [MOD: rna]"),
+    ] = None,
+    round_: Annotated[
+        list[str] | None,
+        typer.Option("--round", metavar="MOD", help="Round fractional counts (SoupX, CellBender)."),
+    ] = None,
+    zeros_missing: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MOD", help="Take zeros that mean nothing was measured as missing."),
+    ] = None,
+) -> Reading:
+    """Options of all commands that take data."""
+    counts = {}
+    for text in min_counts or ():
+        name, _, number = text.rpartition("=")
+        try:
+            counts[name or "rna"] = float(number)
+        except ValueError:
+            raise InputError(
+                f"--min-counts {text}: write a number, for example --min-counts rna=500"
+            ) from None
+    rows = one_or_mapping(orientation, "--orientation")
+    for value in rows.values() if isinstance(rows, dict) else [rows]:
+        if value not in (None, "cells", "features"):
+            raise InputError(f"--orientation {value}: write cells or features")
+    return Reading(
+        modality=one_or_mapping(as_, "--as"),
+        layers=mapping(layer, "--layer"),
+        from_obsm=mapping(from_obsm, "--from-obsm"),
+        pair=pair,
+        orientation=rows,
+        columns=one_or_mapping(columns, "--columns"),
+        duplicates=duplicates.value,
+        genome=genome,
+        min_counts=counts,
+        rounded=round_ or [],
+        zeros_missing=zeros_missing or [],
+    )
+
+
+def reads_data(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of reading, in place of its argument ``reading``."""
+    own = inspect.signature(command, eval_str=True).parameters
+    ours = inspect.signature(_reading, eval_str=True).parameters
+
+    def with_options(**given: Any) -> None:
+        command(reading=_reading(**{name: given.pop(name) for name in ours}), **given)
+
+    kept = [p for name, p in own.items() if name != "reading"]
+    merged = [*(p for p in kept if p.name not in LAST), *ours.values(), *(p for p in kept if p.name in LAST)]
+    merged = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in merged]
+    with_options.__signature__ = inspect.Signature(merged)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in merged}
+    with_options.__doc__ = command.__doc__
+    return with_options
+
+
+LAST = ("overwrite", "quiet")  # options that stand at the end of every help
 AllowMissing = Annotated[
     bool,
     typer.Option(
@@ -73,6 +204,9 @@ _EXAMPLE = {
     "--as": "donor1=adt",
     "--panel-key": "donor1=site",
     "--match": "adt=adt",
+    "--from-obsm": "adt=protein_counts",
+    "--orientation": "a.csv=cells",
+    "--columns": "a.csv=^S",
 }
 
 

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from mosaicvi.cli.data import check_data_output, load, load_model
-from mosaicvi.cli.options import As, Data, Model, Overwrite, Quiet, one_or_mapping
+from mosaicvi.cli.data import check_data_output, load_for, load_model, prepared
+from mosaicvi.cli.options import AllowMissing, Data, Model, Overwrite, Quiet, Reading, reads_data
 from mosaicvi.cli.say import note
 from mosaicvi.store.files import shown
 
 
+@reads_data
 def command(
+    reading: Reading,
     model: Model,
     data: Data,
     output: Annotated[
@@ -28,7 +30,7 @@ def command(
             metavar="NAME", help="Show its imputed values; may be repeated. [default: the most variable]"
         ),
     ] = None,
-    as_: As = None,
+    allow_missing: AllowMissing = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -40,11 +42,10 @@ def command(
     It needs no network to be read.
     """
     from mosaicvi.report.page import write_report
-    from mosaicvi.store.format import load_document
 
     check_data_output(output, overwrite=overwrite, suffixes=(".html",))
-    load_document(model, kind="model")
-    loaded = load(data, modality=one_or_mapping(as_, "--as"), quiet=quiet)
+    loaded = load_for(model, data, reading, quiet=quiet)
+    loaded = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, loaded)
     write_report(
         trained,

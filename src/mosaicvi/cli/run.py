@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
+from typer import Typer
 from typer.main import get_command
 
-from mosaicvi.cli.say import error, warning
+from mosaicvi.cli.say import OPTIONS, error, warning
 from mosaicvi.errors import InputError, MosaicWarning, NonFiniteLossError
 
 BAD_INPUT, FAILED = 2, 1
@@ -54,6 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     with _plain_warnings(), _silent_hdf5(), _signals_interrupt():
         try:
+            OPTIONS.set(_options(app, sys.argv[1:] if arguments is None else arguments))
             get_command(app)(args=None if arguments is None else list(arguments), prog_name="mosaicvi")
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -65,7 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             error(str(problem))
             return FAILED
         except MemoryError as problem:
-            error(f"memory ran out ({problem or 'no details'}); try a smaller --batch-size or fewer cells")
+            error(f"memory ran out ({problem or 'no details'}); use fewer cells or features")
             return FAILED
         except OSError as problem:
             where = f"{problem.filename}: " if problem.filename else ""
@@ -75,6 +77,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
             error("interrupted; outputs are as they were before")
             return 128 + stop.number
     return 0
+
+
+def _options(app: Typer, arguments: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Options of each command, those of the one that is run first, then of train, which has most."""
+    commands = getattr(get_command(app), "commands", {})
+    order = sorted(commands, key=lambda name: (name not in arguments[:1], name != "train", name))
+    return {
+        name: frozenset(o for p in commands[name].params for o in (*p.opts, *p.secondary_opts))
+        for name in order
+    }
 
 
 @contextmanager
@@ -106,7 +118,7 @@ def _silent_hdf5() -> Iterator[None]:
             hooks[0](problem)
 
     def printed(kind: type[BaseException], problem: BaseException, trace: TracebackType | None) -> None:
-        if "decrement id ref count" not in str(problem):
+        if trace is None or "h5py" not in trace.tb_frame.f_code.co_filename:
             hooks[1](kind, problem, trace)
 
     sys.unraisablehook, sys.excepthook = unraisable, printed

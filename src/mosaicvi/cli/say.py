@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+OPTIONS: ContextVar[Mapping[str, frozenset[str]]] = ContextVar("OPTIONS", default=MappingProxyType({}))
+"""Each command's options, that of this process first; empty outside of the command line."""
+
+
+def _repeated(option: str, names: str) -> str:
+    return " ".join(f"{option} {name.strip()[1:-1]}" for name in names.split(","))
+
 
 # Remedies are written for Python; the terminal has other names for the same things.
 _IN_TERMINAL = (
     (re.compile(r"layers=\{'([^']+)': \.\.\.\}"), r"--layer \1=..."),
     (re.compile(r"layers=\{'([^']+)': '([^']+)'\}"), r"--layer \1=\2"),
     (re.compile(r"MosaicVI\.prepare_query\(data, model\)"), "--allow-missing"),
+    (re.compile(r"likelihoods=\{'([^']+)': \.\.\.\}"), r"--likelihood \1=..."),
     (re.compile(r"likelihoods=\{'([^']+)': '([^']+)'\}"), r"--likelihood \1=\2"),
-    (re.compile(r"modalities=\['([^']+)'\]"), r"--modality \1"),
+    (re.compile(r"modalities=\[((?:'[^']+'(?:, )?)+)\]"), lambda m: _repeated("--modality", m[1])),
+    (re.compile(r"zeros_missing=\['([^']+)'\]"), r"--zeros-missing \1"),
+    (re.compile(r"rounded=\['([^']+)'\]"), r"--round \1"),
+    (re.compile(r"from_obsm=\{'([^']+)': '([^']+)'\}"), r"--from-obsm \1=\2"),
+    (re.compile(r"min_counts=\{'([^']+)': (\d+)\}"), r"--min-counts \1=\2"),
+    (re.compile(r"min_counts=\{\.\.\.\}"), "--min-counts"),
+    (re.compile(r"modality=\{'([^']+)': '([^']+)'\}"), r"--as \1=\2"),
+    (re.compile(r"orientation='(\w+)'"), r"--orientation \1"),
+    (re.compile(r"duplicates='(\w+)'"), r"--duplicates \1"),
+    (re.compile(r"columns='([^']*)'"), r"--columns '\1'"),
+    (re.compile(r"genome='([^']+)'"), r"--genome \1"),
+    (re.compile(r"pair=True"), "--pair"),
+    (re.compile(r"pair=False"), "--no-pair"),
+    (re.compile(r"block_keys=\{'([^']+)': \.\.\.\}"), r"--block-key \1=..."),
+    (re.compile(r"transforms=\{'([^']+)': '([^']+)'\}"), r"--transform \1=\2"),
     (re.compile(r"panel_key=\.{3,4}"), "--panel-key ..."),
     (re.compile(r"batch_key=\.{3,4}"), "--batch-key ..."),
-    (re.compile(r"batch_size=(\d+)"), r"--batch-size \1"),
+    (re.compile(r"batch_key=(\w+)"), r"--batch-key \1"),
+    (re.compile(r"batch_size=(\w+)"), r"--batch-size \1"),
     (re.compile(r"batch_key='([^']+)'"), r"--batch-key \1"),
     (re.compile(r"checkpoint_dir=\.{3,4}"), "--checkpoint ..."),
     (re.compile(r"; mdata = mdata\[[^;]*$"), "."),
@@ -33,7 +59,17 @@ def for_terminal(message: str) -> str:
     line = " ".join(message.split())
     for pattern, option in _IN_TERMINAL:
         line = pattern.sub(option, line)
-    return line
+    return _OPTION.sub(_with_its_command, line)
+
+
+def _with_its_command(option: re.Match[str]) -> str:
+    """An option that this command lacks, after the name of one that has it."""
+    having = [command for command, there in OPTIONS.get().items() if option[0] in there]
+    is_ours = not having or having[0] == next(iter(OPTIONS.get()))
+    return option[0] if is_ours else f"mosaicvi {having[0]} {option[0]}"
+
+
+_OPTION = re.compile(r"(?<![\w-])(?<!mosaicvi \w{5} )(?<!mosaicvi \w{7} )--[a-z][a-z-]+")
 
 
 def error(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mosaicvi.cli.data import DATASET_KEY, Loaded, load, suggest_batch
-from mosaicvi.cli.options import As, Data, Overwrite, Quiet, command_again, mapping, one_or_mapping
+from mosaicvi.cli.options import Data, Overwrite, Quiet, Reading, command_again, mapping, reads_data
 from mosaicvi.cli.say import next_steps, note
-from mosaicvi.cli.settings import Settings, read_settings
+from mosaicvi.cli.settings import read_settings
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import shown
 
@@ -39,7 +40,9 @@ class Accelerator(StrEnum):
 Pairs = list[str] | None
 
 
+@reads_data
 def command(
+    reading: Reading,
     data: Data,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the model to be.", show_default=False)
@@ -63,9 +66,6 @@ def command(
     preset: Annotated[
         Preset | None, typer.Option(help="`published` is the exact behaviour of the published method.")
     ] = None,
-    layer: Annotated[
-        Pairs, typer.Option(metavar="[FILE:]MOD=LAYER", help="Layer with the values, such as rna=counts.")
-    ] = None,
     likelihood: Annotated[
         Pairs, typer.Option(metavar="MOD=NAME", help="NB, ZINB, Poisson, Bernoulli or Gaussian.")
     ] = None,
@@ -88,7 +88,6 @@ def command(
     modality: Annotated[
         Pairs, typer.Option(metavar="MOD", help="Use only this modality; may be repeated. [default: all]")
     ] = None,
-    as_: As = None,
     early_stopping: Annotated[
         bool, typer.Option("--early-stopping", help="Stop when held-out cells get no better; keep the best.")
     ] = False,
@@ -103,6 +102,10 @@ def command(
         typer.Option(
             help="Cells per step. [default: 512, 1280 with few features, at most a sixth of the cells]"
         ),
+    ] = None,
+    gamma: Annotated[
+        float | None,
+        typer.Option(help="Strength with which batches are mixed, constant; a schedule goes into --config."),
     ] = None,
     accelerator: Annotated[Accelerator | None, typer.Option(help="Where to train. [default: auto]")] = None,
     checkpoint: Annotated[
@@ -152,7 +155,7 @@ def command(
     said = _setup(
         settings.setup,
         batch_key=batch_key,
-        layers=mapping(layer, "--layer"),
+        layers=reading.layers,
         likelihoods=mapping(likelihood, "--likelihood"),
         transforms=mapping(transform, "--transform"),
         block_keys=mapping(block_key, "--block-key"),
@@ -177,9 +180,11 @@ def command(
     )
     if how.get("resume") and not how.get("checkpoint_dir"):
         raise InputError("--resume: name the folder of the checkpoints, --checkpoint DIR")
-    loaded = load(data, modality=one_or_mapping(as_, "--as"), layers=said.get("layers"), quiet=quiet)
+    reading = replace(reading, layers=dict(said.get("layers", {})))
+    loaded = load(data, reading, batch_key=said.get("batch_key"), quiet=quiet)
     mosaic = _register(loaded, said)
-    model = _model(mosaic, settings, preset=preset, seed=int(how.get("seed", 0)))
+    network = dict(settings.network) | _given(gamma=gamma)
+    model = _model(mosaic, network, preset=preset, seed=int(how.get("seed", 0)))
     note(repr(model.mosaic), quiet=quiet)
     if not loaded.combined and not quiet:
         suggest_batch(loaded.to_register, said.get("batch_key"))
@@ -217,10 +222,9 @@ def _register(loaded: Loaded, said: dict[str, Any]) -> Mosaic:
     return MosaicVI.setup_mudata(loaded.as_mudata(), **said)
 
 
-def _model(mosaic: Mosaic, settings: Settings, *, preset: Preset | None, seed: int) -> MosaicVI:
+def _model(mosaic: Mosaic, network: dict[str, Any], *, preset: Preset | None, seed: int) -> MosaicVI:
     from mosaicvi.model import MosaicVI
 
-    network = dict(settings.network)
     chosen: Any = network.pop("preset", "default") if preset is None else preset.value
     network.pop("preset", None)
     return MosaicVI(mosaic, preset=chosen, seed=seed, **network)

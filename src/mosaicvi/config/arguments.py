@@ -22,6 +22,8 @@ def whole(name: str, value: object, *, least: int = 0) -> int:
     InputError
         It is none, or below `least`.
     """
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)  # numbers that come from R are all of this kind
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise InputError(f"{name}: a whole number is needed, not {value!r}.")
     if value < least:
@@ -106,8 +108,8 @@ def check_training(arguments: Mapping[str, object]) -> dict[str, Any]:
     return out
 
 
-def check_network(parameters: Mapping[str, object]) -> None:
-    """Refuse widths that are no whole numbers.
+def check_network(parameters: Mapping[str, object]) -> dict[str, Any]:
+    """Widths as whole numbers; without what is None, which asks for the default.
 
     Raises
     ------
@@ -115,17 +117,17 @@ def check_network(parameters: Mapping[str, object]) -> None:
         With every parameter that is of the wrong kind.
     """
     problems: list[str] = []
+    out = {name: value for name, value in parameters.items() if value is not None}
     for name in ("dim_latent", *WHOLE_PARAMETERS):
-        value = parameters.get(name, 1)
+        if name not in out:
+            continue
         try:
-            if name == "dim_latent":
-                whole(name, value, least=1)
-            else:
-                for one in _each(value):
-                    whole(name, one)
+            out[name] = (
+                whole(name, out[name], least=1) if name == "dim_latent" else _whole_each(name, out[name])
+            )
         except InputError as error:
             problems += error.problems
-    for one in _each(parameters.get("library_aware", True)):
+    for one in _each(out.get("library_aware", True)):
         try:
             flag("library_aware", one)
         except InputError as error:
@@ -133,6 +135,15 @@ def check_network(parameters: Mapping[str, object]) -> None:
             break
     if problems:
         raise InputError(problems)
+    return out
+
+
+def _whole_each(name: str, value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {key: whole(name, one) for key, one in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(whole(name, one) for one in _each(value))
+    return whole(name, value)
 
 
 def _each(value: object) -> Iterable[object]:

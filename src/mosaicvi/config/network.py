@@ -281,7 +281,7 @@ class NetworkConfig:
             if key in given and given[key] != truth:
                 raise InputError(
                     f"{key}: {_short(given[key])} does not fit the registered mosaic, which has "
-                    f"{_short(truth)}; leave it out."
+                    f"{_short(truth)}; {_SAID_BY_DATA.get(key, 'leave it out')}."
                 )
         defaults = _defaults(mods, preset, equal=bool(given.get("skip_conn")))
         return cls(**(defaults | given | said))
@@ -337,6 +337,10 @@ def _likelihood_shares(mods: Sequence[ModalitySizes], *, many: bool) -> tuple[fl
     return tuple(max(usual, min(1.0, fewest / m.n_features)) for m in mods)
 
 
+_SAID_BY_DATA = {
+    "dim_block": "leave it out, and name the column of var with the blocks in block_keys={'rna': ...}",
+    "dist_block": "leave it out, and say likelihoods={'rna': ...} when the data are registered",
+}
 PER_BLOCK = ("dim_block", "dist_block", "dim_block_embed", "dim_block_enc", "dim_block_dec", "block_names")
 PER_MODALITY = (
     "dim_input_arr",

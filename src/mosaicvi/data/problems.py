@@ -48,6 +48,47 @@ PROBLEMS: dict[str, Problem] = {
         cause="The format is known, but reading it failed.",
         remedy="Copy or download it again; compare sizes or checksums with the source.",
     ),
+    "outside": Problem(
+        text="{name}: {where} takes its values from outside of the file, {what}; "
+        "such files are not read: copy it into one whole, e.g. with h5repack",
+        cause="HDF5 can point to any other file of the machine; what came by mail must not.",
+        remedy="Read it where it was made and write it again, or copy it with `h5repack`.",
+    ),
+    "circle": Problem(
+        text="{name}: {where} is a link to nothing or in a circle; write the file again without links",
+        cause="A link inside the HDF5 file leads to a group above it, or nowhere.",
+        remedy="Remove the link, or write the file again.",
+    ),
+    "too-many-objects": Problem(
+        text="{name}: {where} is one of more groups and arrays than any dataset has; "
+        "write the file again without uns",
+        cause="The file holds hundreds of thousands of objects, or a group in a group in a group ….",
+        remedy="Remove what is not data, usually from `uns`.",
+    ),
+    "absurd": Problem(
+        text="{name}: {where} would take {size}, of which next to nothing is stored; "
+        "it is damaged or not what its name says: copy or download it again",
+        cause="An array says that it is a thousand times larger than what the file holds of it.",
+        remedy="Look at its shape; copy or download it again.",
+    ),
+    "sparse": Problem(
+        text="{name}: {what} is no sound sparse matrix: {fault}; "
+        "copy the file again, or build the matrix again from rows, columns and values",
+        cause="The arrays of a sparse matrix contradict each other: a damaged or edited file.",
+        remedy="Copy or download the file again, or build the matrix anew.",
+    ),
+    "memory": Problem(
+        text="{name}: there is not enough memory to read it ({reason}); "
+        "free some, or write a file with fewer cells or features",
+        cause="The data are larger than the memory that is free.",
+        remedy="Use a larger machine, or leave out cells or features.",
+    ),
+    "long-line": Problem(
+        text="{name}: its first line is longer than {most}, or not text; "
+        "a table begins with a line of names: copy or download it again",
+        cause="The file is no table, though its name says so.",
+        remedy="Look at its first line, e.g. with `zcat FILE | head -c 200`.",
+    ),
     "extra": Problem(
         text="{name}: reading {format} needs the package {package}; pip install 'mosaicvi[{extra}]'",
         cause="An optional package is not installed.",
@@ -86,9 +127,52 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "not-number": Problem(
         text="{name}: column {column!r} holds {value!r}, which is no number; "
-        "keep names in the first column, numbers in all others, and leave missing values empty or NA",
-        cause="A table has text among its values, often a column of annotations.",
-        remedy="Remove the column, or put it into `obs` or `var` of an h5ad file.",
+        "if it is an annotation, "
+        "choose the columns of numbers by a pattern, columns='^{first}'; leave missing values empty or NA",
+        cause="A table has text among its values, often columns of annotations before the numbers.",
+        remedy="Choose the columns of numbers by a regular expression; the others become annotations.",
+    ),
+    "no-names": Problem(
+        text="{name}: its first column, {column!r}, holds numbers such as {value}, no names; "
+        "put the names of the rows into the first column, and a header above it",
+        cause="The names of the rows were lost when the table was written, or stand in another file.",
+        remedy="Write the table again with its row names (R: `row.names=TRUE`; pandas: `index=True`).",
+    ),
+    "pattern": Problem(
+        text="{name}: columns={pattern!r} is no regular expression ({reason}); write one such as '^S'",
+        cause="Brackets or signs in a regular expression do not match.",
+        remedy="Put a backslash before signs that stand for themselves.",
+    ),
+    "no-columns": Problem(
+        text="{name}: columns={pattern!r} matches none of its columns; there are: {columns}",
+        cause="The regular expression is found in no header.",
+        remedy="Write one that is found in the headers of the columns of numbers.",
+    ),
+    "long-twice": Problem(
+        text="{name}: it is a long table, a line for each value, in which a {cell!r} has several values "
+        "of one {feature!r}; keep one line for each pair",
+        cause="Replicates, or assays of one name on several panels.",
+        remedy="Keep one line for each, or name the features by a column that tells them apart.",
+    ),
+    "loom-names": Problem(
+        text="{name}: {where} of this loom has no names among {names}; there are: {there}; rename one",
+        cause="A loom names cells and genes by attributes, whose own names are free.",
+        remedy="Rename the attribute, or write the data as h5ad.",
+    ),
+    "archive": Problem(
+        text="{name}: this is an archive; unpack it ({how}) and give what is inside",
+        cause="Several files were packed into one.",
+        remedy="Unpack it.",
+    ),
+    "genomes": Problem(
+        text="{name}: it holds several genomes; choose genome={example!r} (there are: {genomes})",
+        cause="Cells of two species were sequenced together, and each has a matrix of its own.",
+        remedy="Name one of those listed.",
+    ),
+    "no-genome": Problem(
+        text="{name}: it has no genome {genome!r}; there are: {genomes}",
+        cause="The genome that was asked for is not in the file.",
+        remedy="Name one of those listed.",
     ),
     "duplicate-cells": Problem(
         text="{name}: cell names that occur more than once{where}: {names}; rename them",
@@ -138,7 +222,7 @@ PROBLEMS: dict[str, Problem] = {
         remedy="Remove the modality, or look at the filter that emptied it.",
     ),
     "no-x": Problem(
-        text="{name}: {modality} has no X; say layers={{{modality!r}: NAME}} (there are: {layers})",
+        text="{name}: {modality} has no X; say layers={{{modality!r}: ...}} (there are: {layers})",
         cause="The data are in a layer.",
         remedy="Name the layer.",
     ),
@@ -146,6 +230,34 @@ PROBLEMS: dict[str, Problem] = {
         text="{name}: {modality} has no layer {layer!r}; there are: {layers}",
         cause="The layer that was asked for does not exist in this dataset.",
         remedy="Name one that all datasets have, or that of one dataset: `layers={'<dataset>:rna': ...}`.",
+    ),
+    "raw-features": Problem(
+        text="{name}: .raw of {modality} lacks features of X: {names}; "
+        "leave these out, or store the counts in a layer",
+        cause="Features were renamed or added after the counts had been kept in `.raw`.",
+        remedy="Leave the features out, or copy the counts into `layers` under the names of X.",
+    ),
+    "no-obsm": Problem(
+        text="{name}: obsm has no {key!r}; there are: {keys}",
+        cause="The matrix that was asked for does not exist.",
+        remedy="Name one of those listed.",
+    ),
+    "obsm-of-mudata": Problem(
+        text="from_obsm: these data name their modalities already; "
+        "give an AnnData with the matrix in its obsm",
+        cause="The file is a MuData, whose modalities are what is read.",
+        remedy="Leave the option out, or move the matrix into a modality of its own.",
+    ),
+    "too-few-counts": Problem(
+        text="{name}: no cell has {least} counts in {modality}, the most is {most}; lower min_counts={{...}}",
+        cause="The cut is above all cells, or the values are no counts.",
+        remedy="Look at the sums that `mosaicvi inspect` shows, and choose a lower cut.",
+    ),
+    "zeros-panels": Problem(
+        text="{name}: zeros of {modality} cannot be marked as missing by batch, "
+        "as its panels are others: {panels}; mark them in varm['measured'] yourself",
+        cause='`varm["measured"]` describes panels that are not the batches.',
+        remedy="Set `varm['measured']` to False where nothing was measured.",
     ),
     "x-type": Problem(
         text="{name}: X of {modality} holds {dtype}, not numbers; store numbers",
@@ -202,6 +314,17 @@ PROBLEMS: dict[str, Problem] = {
         text="combine: the panel name {panel!r} arises twice; rename the dataset {name!r}",
         cause="Panels are named `<dataset>:<panel>`, and another dataset has that name.",
         remedy="Rename one of the datasets.",
+    ),
+    "pair-modality": Problem(
+        text="{a} and {b} are the same cells, but both hold {modality!r}; give one of them, "
+        "or say what each holds: modality={{{b!r}: 'adt'}}",
+        cause="Two inputs of one library, or two tables of which neither says what it holds.",
+        remedy="Leave out one of them, or name the modality of each.",
+    ),
+    "pair-nothing": Problem(
+        text="pair: no two inputs have cells of the same names (such as {names}); rename the cells alike",
+        cause="Nothing says which cell of one input is which of another.",
+        remedy="Give cells the same names in all inputs, or leave `pair` out.",
     ),
     "no-overlap": Problem(
         text="combine: no feature of {modality} is in all of {names}; use join='outer', or match names",

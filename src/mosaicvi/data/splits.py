@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.sampling import split
 
+PIECE = 1 << 20  # entries that go into a digest together
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
@@ -53,6 +55,30 @@ class Split:
 def names_digest(mosaic: Mosaic) -> str:
     """SHA-256 of the names of the cells, in their order."""
     return hashlib.sha256("\n".join(map(str, mosaic.cells)).encode()).hexdigest()
+
+
+def values_digest(mosaic: Mosaic) -> str:
+    """SHA-256 of all that the mosaic says of its cells: values, what was measured, covariates, batches."""
+    digest = hashlib.sha256()
+    for m in mosaic.modalities:
+        x = (m.x,) if isinstance(m.x, np.ndarray) else (m.x.data, m.x.indices, m.x.indptr)
+        for array in (*x, m.entry_measured, m.row_of_cell, m.panels, m.panel_of_row):
+            _add(digest, array)
+    for array in (mosaic.covariates, mosaic.batch, mosaic.group):
+        _add(digest, array)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, array: NDArray[Any] | None) -> None:
+    """Add an array in pieces; whole numbers count alike, however many bytes each has."""
+    if array is None:
+        digest.update(b"none")
+        return
+    digest.update(str(array.shape).encode())
+    rows = max(1, PIECE // max(1, array[:1].size))
+    for start in range(0, len(array), rows):
+        part = array[start : start + rows]
+        digest.update(np.ascontiguousarray(part, np.int64 if part.dtype.kind in "iu" else None).data)
 
 
 def held_out(splits: Sequence[Split], mosaic: Mosaic) -> NDArray[np.bool_] | None:

@@ -16,6 +16,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from mosaicvi.data.layers import layer_names, values_of
+from mosaicvi.data.sparse import check_sparse
 from mosaicvi.data.transforms import Transform, cell_scale
 from mosaicvi.errors import InputError, quoted
 
@@ -38,13 +40,17 @@ def read_values(name: str, a: AnnData, layer: str | None, order: NDArray[np.int6
     InputError
         If there are no such values, or no numbers.
     """
-    if layer is not None and layer not in a.layers:
-        raise InputError(f"{name}: no layer {layer!r}; it has {quoted(a.layers) or 'none'}.")
-    raw = _in_memory(a.X if layer is None else a.layers[layer])
-    if raw is None:
-        raise InputError(f"{name}: X is empty; name the layer with the values, layers={{{name!r}: ...}}.")
+    if layer is not None and layer not in layer_names(a):
+        raise InputError(f"{name}: no layer {layer!r}; it has {quoted(layer_names(a)) or 'none'}.")
+    if layer is None and a.X is None:
+        there = f" (it has {quoted(layer_names(a)) or 'none'})"
+        raise InputError(
+            f"{name}: X is empty; name the layer with the values, layers={{{name!r}: ...}}{there}."
+        )
+    raw = _in_memory(values_of("the data", name, a, layer))
     if raw.dtype.kind not in "biuf":
         raise InputError(f"{name}: the values are of type {raw.dtype}, not numbers; store numbers.")
+    check_sparse(name, "the matrix", raw)
     identity = np.array_equal(order, np.arange(a.n_vars))
     if sp.issparse(raw):
         return _csr(raw, None if identity else order)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from mosaicvi.errors import InputError
 from mosaicvi.fit.loop import FitConfig, FitState, Report
 
 LINE_EVERY = 10.0  # seconds between plain lines
+EVERY_EPOCH_UP_TO = 50  # epochs of a run, to have a line for each
 FIRST = "the first step; after an installation it compiles for half a minute"
 IN_TERMINAL: ContextVar[bool] = ContextVar("IN_TERMINAL", default=False)
 """Whether a command trains, which itself says how to go on."""
@@ -118,6 +119,9 @@ class _Lines:
         self.meter.add(report)
         if report.row is not None:
             _announce(report, self.meter.names, self.say)
+            if self.of <= EVERY_EPOCH_UP_TO:
+                self.last = time.monotonic()
+                self.say(f"epoch {report.epoch}/{self.of} · {_log_likelihoods(report.row, self.meter.names)}")
         elif time.monotonic() - self.last >= LINE_EVERY:
             self.last = time.monotonic()
             self.say(f"epoch {_where(report.epoch + 1, report.last_epoch)} · {self.meter.words(report)}")
@@ -181,6 +185,15 @@ def _announce(report: Report, names: tuple[str, ...], say: Any) -> None:
     if report.row and report.row.get("balanced") == 1.0:
         weights = ", ".join(f"{n} {report.row[f'beta_{n}']:.3f}" for n in names)
         say(f"Weights of the modalities (beta_modal), balanced over the first epochs: {weights}")
+
+
+def _log_likelihoods(row: Mapping[str, float], names: tuple[str, ...]) -> str:
+    """The mean log-likelihood of each modality over an epoch, and the loss on held-out cells."""
+    losses = [
+        f"{name} {row[f'train_log_prob_{name}']:.1f}" for name in names if f"train_log_prob_{name}" in row
+    ]
+    validation = f"validation {row['validation_loss']:.2f}" if "validation_loss" in row else None
+    return " · ".join(losses if validation is None else [*losses, validation])
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 from mosaicvi.config import MANY_FEATURES
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.data.splits import names_digest
+from mosaicvi.data.splits import names_digest, values_digest
 from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
 from mosaicvi.fit.ending import LEAST_FALL_STEPS, LEAST_STEPS, Ending
 from mosaicvi.fit.loop import FitConfig, FitState, fit, start
@@ -115,14 +115,18 @@ def run(
     """
     net = state.net
     store = None if checkpoint_dir is None else CheckpointStore(checkpoint_dir)
-    fingerprint = _fingerprint(net, mosaic, config)
-    if store is not None:
-        _open(store, state, fingerprint, config, resume=resume)
-    elif resume:
+    if store is None and resume:
         raise InputError("resume: name the folder of the checkpoints, checkpoint_dir=....")
-    save = _saver(store, fingerprint, checkpoint_every)
     names = net.config.uni_block_names
-    with stop_requests() as stop, listener(config, names, progress=progress, log_dir=log_dir) as tell:
+    with (
+        contextlib.nullcontext() if store is None else store.alone(),
+        stop_requests() as stop,
+        listener(config, names, progress=progress, log_dir=log_dir) as tell,
+    ):
+        fingerprint = {} if store is None else _fingerprint(net, mosaic, config)
+        if store is not None:
+            _open(store, state, fingerprint, config, resume=resume)
+        save = _saver(store, fingerprint, checkpoint_every)
         if store is not None:
             tell.say(
                 f"Checkpoints go to {checkpoint_dir}: the first when epoch {state.epoch + 1} ends or after "
@@ -212,6 +216,7 @@ def _fingerprint(net: MosaicVAE, mosaic: Mosaic, config: FitConfig) -> dict[str,
         "fit": fit_config,
         "features": {m.name: list(m.features.names) for m in mosaic.modalities},
         "cells": names_digest(mosaic),
+        "values": values_digest(mosaic),
     }
 
 
@@ -254,6 +259,7 @@ _WHAT = {
     "fit": "settings of training",
     "features": "features",
     "cells": "cells",
+    "values": "values, batches or panels of the same cells and features",
 }
 
 

@@ -110,9 +110,17 @@ def check_room(output: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(output.parent).free
     if n_bytes > free:
         raise InputError(
-            f"{shown(output)} needs {n_bytes / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free there; "
+            f"{shown(output)} needs {size(n_bytes)}, but {size(free)} are free there; "
             "ask for fewer cells or modalities, or choose another folder"
         )
+
+
+def size(n_bytes: int) -> str:
+    """A number of bytes in the unit that suits it: ``1.3 GB``, ``96 kB``."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= one:
+            return f"{n_bytes / one:.3g} {unit}"
+    return f"{n_bytes} bytes"
 
 
 def _write_skeleton(

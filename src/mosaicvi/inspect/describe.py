@@ -12,13 +12,25 @@ import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components, shortest_path
+from scipy.sparse.csgraph import shortest_path
 
 from mosaicvi.data.combine.parts import agreed
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mudata
+from mosaicvi.data.register.connected import apart, components
 from mosaicvi.data.register.covariates import check_categories, likely_batch
+from mosaicvi.data.register.features import chromosomes
+from mosaicvi.data.register.kinds import counts_in, looks_normalised
+from mosaicvi.data.register.suspicious import (
+    droplets,
+    hashtags,
+    looks_sparse,
+    scale,
+    technical,
+    zero_or_one,
+    zeros,
+)
+from mosaicvi.data.values import Matrix, any_value, is_whole, read_values
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.inspect.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
 
@@ -35,7 +47,9 @@ class _Labels:
     has: Mapping[str, npt.NDArray[np.bool_]]
 
 
-def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> MosaicSummary:
+def describe(
+    mdata: MuData | AnnData, *, batch_key: str | None = None, layers: Mapping[str, str] | None = None
+) -> MosaicSummary:
     """Describe a mosaic without changing it.
 
     Parameters
@@ -44,6 +58,8 @@ def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> Mosaic
         The data; an AnnData counts as one modality.
     batch_key
         The column of ``obs`` that names each cell's batch; by default all cells are one batch.
+    layers
+        Modality → layer with its values; ``X`` where none is named.
 
     Raises
     ------
@@ -58,14 +74,18 @@ def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> Mosaic
     for name, adata in mdata.mod.items():
         rows = _rows_of(mdata, adata)
         panels = _panels_of(adata, labels.panel)
-        summary, seen[name], library_n = _modality(name, adata, panels, labels, rows, len(groups))
+        x_nd = read_values(name, adata, (layers or {}).get(name), np.arange(adata.n_vars))
+        summary, seen[name], library_n = _modality(name, x_nd, adata.shape, panels, labels, rows, len(groups))
         modalities.append(summary)
         libraries += _libraries(name, library_n, labels.batch.to_numpy()[rows])
         notes += _feature_notes(name, adata, seen[name])
+        notes += _value_notes(
+            name, adata, x_nd, labels.batch.to_numpy()[rows], layer=(layers or {}).get(name)
+        )
     overlaps = [o for name, adata in mdata.mod.items() for o in _overlaps(name, adata, labels.panel)]
     bridges = _bridges(labels.has)
-    components = _components(groups, seen)
-    notes += _connection_notes(components, bridges) + _cell_notes(labels, libraries)
+    parts = components([str(group) for group in groups], seen)
+    notes += _connection_notes(parts, bridges) + _cell_notes(labels, libraries)
     return MosaicSummary(
         n_cells=mdata.n_obs,
         batch_key=batch_key,
@@ -79,7 +99,7 @@ def describe(mdata: MuData | AnnData, *, batch_key: str | None = None) -> Mosaic
         },
         overlaps=tuple(overlaps),
         bridges=tuple(bridges),
-        components=components,
+        components=parts,
         warnings=tuple(notes),
     )
 
@@ -168,17 +188,17 @@ def _panels_of(adata: AnnData, panel: pd.Series[str]) -> dict[str, npt.NDArray[n
 
 def _modality(
     name: str,
-    adata: AnnData,
+    x_nd: Matrix,
+    shape: tuple[int, int],
     panels: Mapping[str, npt.NDArray[np.bool_]],
     labels: _Labels,
     rows: npt.NDArray[np.intp],
     n_groups: int,
 ) -> tuple[ModalitySummary, npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
     """The summary, which group measured which feature (groups × features), and each cell's sum."""
-    x_nd = adata.X
-    values = x_nd.data if sparse.issparse(x_nd) else np.asarray(x_nd)
+    values = x_nd if isinstance(x_nd, np.ndarray) else x_nd.data
     panel_n, group_n = labels.panel.to_numpy()[rows], labels.group[rows]
-    seen = np.zeros((n_groups, adata.n_vars), bool)
+    seen = np.zeros((n_groups, shape[1]), bool)
     n_inside = n_missing = 0
     for group in np.unique(group_n):
         cells = np.flatnonzero(group_n == group)
@@ -188,17 +208,19 @@ def _modality(
             continue
         n_inside += int(measured_d.sum()) * len(cells)
         seen[group] = measured_d
-        if not sparse.issparse(x_nd):
+        if isinstance(x_nd, np.ndarray):
             missing = np.isnan(values[cells]) & measured_d
             n_missing += int(missing.sum())
             seen[group] &= ~missing.all(axis=0)
     known = values[~np.isnan(values)]
     kind = "real" if (known < 0).any() else "counts" if (known == np.rint(known)).all() else "positive"
-    sums = np.asarray(x_nd.sum(axis=1) if sparse.issparse(x_nd) else np.nansum(values, axis=1), np.float64)
+    sums = np.asarray(
+        np.nansum(values, axis=1) if isinstance(x_nd, np.ndarray) else x_nd.sum(axis=1), np.float64
+    )
     summary = ModalitySummary(
         name=name,
-        n_cells=adata.n_obs,
-        n_features=adata.n_vars,
+        n_cells=shape[0],
+        n_features=shape[1],
         values=kind,
         zeros=1 - np.count_nonzero(known) / max(n_inside - n_missing, 1),
         missing=n_missing / max(n_inside, 1),
@@ -241,31 +263,32 @@ def _bridges(has: Mapping[str, npt.NDArray[np.bool_]]) -> list[Bridge]:
     return bridges
 
 
-def _components(
-    groups: Sequence[Group], seen: Mapping[str, npt.NDArray[np.bool_]]
-) -> tuple[tuple[str, ...], ...]:
-    """Groups that measured features connect, directly or through other groups."""
-    g_by_d = sparse.hstack([sparse.csr_matrix(seen_gd) for seen_gd in seen.values()], format="csr")
-    _, label = connected_components(sparse.csr_matrix(g_by_d @ g_by_d.T), directed=False)
-    found: dict[int, list[str]] = {}
-    for group, i in zip(groups, label, strict=True):
-        found.setdefault(int(i), []).append(str(group))
-    return tuple(sorted((tuple(names) for names in found.values()), key=len, reverse=True))
-
-
-def _connection_notes(components: tuple[tuple[str, ...], ...], bridges: Sequence[Bridge]) -> list[str]:
-    notes = []
-    if len(components) > 1:
-        parts = "; ".join(f"({i + 1}) {listed(names)}" for i, names in enumerate(components))
-        notes.append(
-            f"The mosaic falls into {len(components)} parts that share no feature and no cell; "
-            f"nothing can connect them: {parts}"
-        )
+def _connection_notes(parts: tuple[tuple[str, ...], ...], bridges: Sequence[Bridge]) -> list[str]:
+    notes = apart(parts)
     for bridge in bridges:
         if bridge.n_cells == 0 and not bridge.chain:
             a, b = bridge.modalities
             notes.append(f"No cell and no chain of modalities connects {a} and {b}")
     return notes
+
+
+def _value_notes(
+    name: str, adata: AnnData, x_nd: Matrix, batch: npt.NDArray[np.object_], *, layer: str | None
+) -> list[str]:
+    """What is suspicious in the values, as training would say it."""
+    counts = counts_in(adata) if layer is None else None
+    looks = scale(name, x_nd, counts_in=counts)
+    notes = [] if looks is None else [looks]
+    fractions = not is_whole(x_nd) and not any_value(x_nd, lambda v: v < 0)
+    if looks is None and fractions and (counts or looks_sparse(x_nd)):
+        notes.append(looks_normalised(name, adata))
+    if technical(name) is not None:
+        notes.append(f"Modality {name!r} holds {technical(name)}; training leaves it out unless it is named")
+    code, batches = pd.factorize(batch)
+    if "measured" not in adata.varm:
+        notes += zeros(name, x_nd, adata.var_names, code.astype(np.int64), [str(b) for b in batches])
+    notes += zero_or_one(name, x_nd, chromosomes(adata.var_names) is not None)
+    return notes + hashtags(name, adata.var_names) + droplets(name, x_nd)
 
 
 def _feature_notes(modality: str, adata: AnnData, seen: npt.NDArray[np.bool_]) -> list[str]:

@@ -7,7 +7,8 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from mosaicvi.errors import InputError, ModelFileError, MosaicWarning
 from mosaicvi.store.files import explain_full_disk, find_directory, recover_directory, remove_directory, shown
 from mosaicvi.store.format import Bundle, load_bundle, load_document, save_bundle
+from mosaicvi.store.lock import hold
 from mosaicvi.store.state import flatten, unflatten
 from mosaicvi.store.strict_json import JSON
 
@@ -23,6 +25,7 @@ __all__ = ["CheckpointStore", "flatten", "unflatten"]
 
 _NAME = re.compile(r"step-(\d{8,18})|\.step-(\d{8,18})\.mosaicvi-old")
 _N_LAST = 2
+LOCK = ".mosaicvi-training"
 _TRIES, _PAUSE = 3, 0.01  # readings, and seconds between them, before a checkpoint counts as damaged
 
 
@@ -97,6 +100,25 @@ class CheckpointStore:
             save_bundle(self.path(step), tensors, state, kind="checkpoint", overwrite=True)
             self._prune()
         return self.path(step)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other trainings out of the folder for as long as this one runs.
+
+        Raises
+        ------
+        InputError
+            Another process trains into it now.
+        """
+        with explain_full_disk(self.folder):
+            self._make_folder()
+        with hold(self.folder / LOCK) as holder:
+            if holder is not None:
+                raise InputError(
+                    f"{shown(self.folder)}: {holder} trains into it now; wait until it ends, "
+                    "or name another folder"
+                )
+            yield
 
     def latest(self) -> Bundle | None:
         """Load the newest whole checkpoint, with the document that was saved; None if there is none.

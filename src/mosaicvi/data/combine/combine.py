@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from anndata import AnnData
 from mudata import MuData
@@ -16,9 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mosaicvi.data.combine.assemble import Join, Plan, assemble
 from mosaicvi.data.combine.match import RULES
+from mosaicvi.data.combine.pair import (
+    cells_of,
+    groups_of,
+    merged,
+    modality_of_name,
+    notice,
+    same_cells,
+    suspicious,
+)
 from mosaicvi.data.combine.parts import Parts, take_apart
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import read
+from mosaicvi.data.read.choose import Wanted
 from mosaicvi.data.read.files import Duplicates
 from mosaicvi.data.read.table import Orientation
 from mosaicvi.data.values import is_whole
@@ -41,13 +51,20 @@ def combine(
     match: Mapping[str, str | Sequence[str]] | None = None,
     orientation: Orientation | Mapping[str, Orientation] | None = None,
     duplicates: Duplicates = "error",
+    columns: str | Mapping[str, str] | None = None,
+    genome: str | None = None,
+    pair: bool | None = None,
+    from_obsm: Mapping[str, str] | None = None,
+    min_counts: Mapping[str, float] | None = None,
+    rounded: Collection[str] = (),
+    zeros_missing: Collection[str] = (),
     progress: bool | None = None,
 ) -> MuData:
     """Combine datasets into one mosaic.
 
     Features are matched by their exact names, and by the rules of ``match`` where asked. What a dataset does
-    not measure stays unmeasured: it is no zero. Cells are never matched between datasets. The inputs are not
-    changed; paths are read one at a time. Layers, embeddings and graphs are not carried over.
+    not measure stays unmeasured: it is no zero. Cells are matched between datasets only with ``pair``. The
+    inputs are not changed; paths are read one at a time. Layers, embeddings and graphs are not carried over.
 
     Parameters
     ----------
@@ -74,8 +91,15 @@ def combine(
         Modality → one or several rules for names that are written differently, see
         :func:`mosaicvi.data.combine.match.match_features`. The values of peaks that become one
         (``"overlap"``) are summed.
-    orientation, duplicates
-        For paths, see :func:`mosaicvi.data.read.read`; orientation for all datasets, or by dataset.
+    orientation, duplicates, columns, genome
+        For paths, see :func:`mosaicvi.data.read.read`; orientation and columns for all datasets or by name.
+    pair
+        True: datasets that share names of cells are the same cells, measured several times, and become one
+        dataset, ``a+b``. False: they are not. By default they are taken for different cells, with a warning.
+        A dict of modality name to AnnData says the same of data in memory.
+    from_obsm, min_counts, rounded, zeros_missing
+        See :func:`mosaicvi.to_mudata`; each dataset counts as one batch, and a name may be
+        ``"<dataset>:<modality>"`` in `from_obsm`.
     progress
         Show a progress bar on stderr; by default only if stderr is a terminal.
 
@@ -106,36 +130,73 @@ def combine(
         name_key=name_key,
         rules={m: [r] if isinstance(r, str) else list(r) for m, r in (match or {}).items()},
     )
-    _check_options(datasets, plan, panel_key=panel_key, modality=modality, orientation=orientation)
+    _check_options(
+        datasets, plan, panel_key=panel_key, modality=modality, orientation=orientation, columns=columns
+    )
     rename, layers = rename or {}, layers or {}
     loaded: list[Parts] = []
     problems: list[str] = []
+
+    def apart(names: tuple[str, ...], data: AnnData | MuData | Mapping[str, AnnData]) -> Parts:
+        """One dataset, or several of the same cells."""
+        obsm = _of_dataset(from_obsm or {}, None, datasets)
+        if isinstance(data, AnnData):
+            obsm = {m: key for m, key in obsm.items() if key in data.obsm or len(datasets) == 1}
+        own = [_of_dataset(layers, name, datasets) for name in (None, *names)]
+        own_obsm = [_of_dataset(from_obsm or {}, name, datasets) for name in names]
+        return take_apart(
+            "+".join(names),
+            data,
+            modality=_of(modality, names[0]) or modality_of_name(names[0], data),
+            rename=rename,
+            layers={m: layer for mapping in own for m, layer in mapping.items()},
+            panel_key=_of(panel_key, names[0]),
+            wanted=Wanted(
+                from_obsm={m: key for mapping in (obsm, *own_obsm) for m, key in mapping.items()},
+                min_counts=min_counts or {},
+                rounded=rounded,
+                zeros_missing=zeros_missing,
+            ),
+        )
+
     with _progress(progress) as bar:
+        read_all: dict[str, AnnData | MuData | Mapping[str, AnnData]] = {}
         for name, dataset in bar.track(datasets.items(), description="reading datasets"):
             try:
-                data = _data(name, dataset, _of(orientation, name), duplicates)
+                options = {"orientation": _of(orientation, name), "columns": _of(columns, name)}
+                read_all[name] = _data(name, dataset, duplicates=duplicates, genome=genome, **options)
             except InputError as error:
                 problems += error.problems
                 continue
-            parts = take_apart(
-                name,
-                data,
-                modality=_of(modality, name),
-                rename=rename,
-                layers=_of_dataset(layers, None, datasets) | _of_dataset(layers, name, datasets),
-                panel_key=_of(panel_key, name),
-            )
-            problems += parts.problems + _taken_columns(parts, plan)
-            loaded.append(parts)
+            if not pair:
+                loaded.append(apart((name,), read_all.pop(name)))
+                problems += loaded[-1].problems + _taken_columns(loaded[-1], plan)
+        if pair and not problems:
+            for group in _paired(read_all, modality):
+                loaded.append(apart(*group))
+                problems += loaded[-1].problems + _taken_columns(loaded[-1], plan)
         if not problems:
             general = _of_dataset(layers, None, datasets)
-            problems += _unknown_modalities(loaded, rename=rename, layers=general, match=plan.rules)
+            asked = {
+                option: dict.fromkeys(names)
+                for option, names in (
+                    ("min_counts", min_counts or {}),
+                    ("rounded", rounded),
+                    ("zeros_missing", zeros_missing),
+                )
+            }
+            problems += _unknown_modalities(loaded, rename=rename, layers=general, match=plan.rules, **asked)
             for parts in loaded:
                 own = _of_dataset(layers, parts.name, datasets)
                 problems += _unknown_modalities([parts], layers=own)
         if problems:
             raise InputError(problems)
+        _restore_empty_features(loaded, zeros_missing)
         _warn_of_mixed_values(loaded)
+        if pair is None:
+            names = {parts.name: parts.obs.index for parts in loaded}
+            for a, b, shared in suspicious(names, {parts.name: {*parts.modalities} for parts in loaded}):
+                warnings.warn(notice(a, b, shared), MosaicWarning, stacklevel=2)
         return assemble(loaded, plan, bar)
 
 
@@ -186,6 +247,16 @@ def _of_dataset(layers: Mapping[str, str], dataset: str | None, datasets: Iterab
     return found
 
 
+def _restore_empty_features(loaded: Sequence[Parts], modalities: Collection[str]) -> None:
+    """Features that are 0 in every dataset were measured, as far as anybody knows."""
+    for modality in modalities:
+        panels = [p.modalities[modality].panels for p in loaded if modality in p.modalities]
+        tables = [table for table in panels if table is not None]
+        seen = {name for table in tables for name in table.index[table.any(axis=1)]}
+        for table in tables:
+            table.loc[[name not in seen for name in table.index], :] = True
+
+
 def _warn_of_mixed_values(loaded: Sequence[Parts]) -> None:
     """Say where counts of one dataset would stand beside normalised values of another."""
     for modality in dict.fromkeys(m for parts in loaded for m in parts.modalities):
@@ -204,11 +275,29 @@ def _warn_of_mixed_values(loaded: Sequence[Parts]) -> None:
             )
 
 
-def _data(
-    name: str, dataset: Dataset, orientation: Orientation | None, duplicates: Duplicates
-) -> AnnData | MuData | Mapping[str, AnnData]:
+def _paired(
+    read_all: dict[str, AnnData | MuData | Mapping[str, AnnData]],
+    modality: str | Mapping[str, str] | None,
+) -> Iterator[tuple[tuple[str, ...], AnnData | MuData | Mapping[str, AnnData]]]:
+    """Datasets of the same cells as one, the others as they are."""
+    cells = {name: cells_of(data) for name, data in read_all.items()}
+    pairs = same_cells(cells)
+    if not pairs:
+        raise InputError(
+            problem("pair-nothing", names=listed(name for index in cells.values() for name in index[:1]))
+        )
+    for group in groups_of(list(read_all), pairs):
+        members = {name: read_all.pop(name) for name in group}
+        if len(group) == 1:
+            yield (group[0],), members[group[0]]
+            continue
+        named = {n: _of(modality, n) or modality_of_name(n, data) for n, data in members.items()}
+        yield tuple(group), merged(members, named)
+
+
+def _data(name: str, dataset: Dataset, **options: Any) -> AnnData | MuData | Mapping[str, AnnData]:
     if isinstance(dataset, str | os.PathLike):
-        return read(dataset, orientation=orientation, duplicates=duplicates)
+        return read(dataset, **options)
     entries = list(dataset.values()) if isinstance(dataset, Mapping) else [dataset]
     wrong = [entry for entry in entries if not isinstance(entry, AnnData | MuData)]
     nested = isinstance(dataset, Mapping) and any(isinstance(entry, MuData) for entry in entries)

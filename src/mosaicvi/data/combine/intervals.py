@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-PEAK = r"^(?P<chromosome>.+)[:_-](?P<start>\d+)[_-](?P<end>\d+)$"
+PEAK = r"^(?P<chromosome>.+?)[:_-](?P<start>[\d,]+)(?:[:_-]|\.\.)(?P<end>[\d,]+)$"
 MAIN = re.compile(r"(?:chr)?(\d{1,2}[LR]?|[WXYZ]|MT?)", re.IGNORECASE)
 
 
@@ -25,7 +25,10 @@ def chromosome(name: str) -> str:
 
 
 def parse_peaks(names: Sequence[str] | pd.Index[str]) -> pd.DataFrame:
-    """Chromosome, start and end of ``chr1:100-200``, ``chr1-100-200`` or ``1_100_200``.
+    """Chromosome, start and end of peaks.
+
+    They may be written ``chr1:100-200``, ``chr1-1,000-2,000``, ``chr1:100:200``, ``chr1:100..200`` or
+    ``1_100_200``.
 
     Returns
     -------
@@ -34,7 +37,10 @@ def parse_peaks(names: Sequence[str] | pd.Index[str]) -> pd.DataFrame:
     """
     parts = pd.Series(list(names), dtype=object).astype(str).str.extract(PEAK)
     spelled = {name: chromosome(name) for name in parts["chromosome"].dropna().unique()}
-    start, end = (pd.to_numeric(parts[key]).fillna(-1).astype(np.int64) for key in ("start", "end"))
+    start, end = (
+        pd.to_numeric(parts[key].str.replace(",", ""), errors="coerce").fillna(-1).astype(np.int64)
+        for key in ("start", "end")
+    )
     valid = end > start
     return pd.DataFrame(
         {

@@ -13,9 +13,13 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from mosaicvi.data.layers import values_of
 from mosaicvi.data.problems import listed, problem
+from mosaicvi.data.read.choose import Wanted, choose
 from mosaicvi.data.read.files import duplicate_cells
 from mosaicvi.data.read.modalities import split_types
+from mosaicvi.data.sparse import sparse_fault
+from mosaicvi.errors import InputError
 
 Dense = npt.NDArray[np.float32]
 Values: TypeAlias = "sparse.csr_matrix | Dense"
@@ -94,12 +98,15 @@ def take_apart(
     rename: Mapping[str, str],
     layers: Mapping[str, str],
     panel_key: str | None,
+    wanted: Wanted,
 ) -> Parts:
     """Take a dataset apart; whatever is wrong with it is in ``problems`` of the result."""
-    mods, obs, uns = _modalities(data, modality)
+    mods, obs, uns = _modalities(name, data, modality, wanted)
     parts = Parts(
         name=name, obs=obs, explicit=set(obs.columns), apart=set(), modalities={}, given=tuple(mods)
     )
+    if not wanted.is_empty:
+        mods = _as_asked(parts, mods, rename, layers, wanted)
     if not mods:
         parts.problems.append(problem("kind", name=name, kind="a MuData without modalities"))
     if isinstance(data, MuData) and data.axis != 0:
@@ -122,12 +129,35 @@ def take_apart(
     return parts
 
 
+def _as_asked(
+    parts: Parts,
+    mods: dict[str, AnnData],
+    rename: Mapping[str, str],
+    layers: Mapping[str, str],
+    wanted: Wanted,
+) -> dict[str, AnnData]:
+    """The modalities after `choose`; options name them as they are called after renaming."""
+    new = {old: rename.get(old, old) for old in mods}
+    try:
+        chosen = choose(
+            parts.name, {new[old]: a for old, a in mods.items()}, wanted, layers=layers, is_batch=True
+        )
+    except InputError as error:
+        parts.problems += error.problems
+        return mods
+    mods = {old: chosen[new[old]] for old in mods}
+    left = np.any([parts.obs.index.isin(a.obs_names) for a in mods.values()], axis=0)
+    parts.obs = parts.obs[left]
+    return mods
+
+
 def _modalities(
-    data: AnnData | MuData | Mapping[str, AnnData], modality: str | None
+    name: str, data: AnnData | MuData | Mapping[str, AnnData], modality: str | None, wanted: Wanted
 ) -> tuple[dict[str, AnnData], pd.DataFrame, Mapping[str, object]]:
     """Modalities, the ``obs`` above them, and ``uns``."""
     if isinstance(data, AnnData):
-        return split_types(data, modality=modality), pd.DataFrame(index=data.obs_names), data.uns
+        mods = split_types(data, modality=modality, from_obsm=wanted.from_obsm, name=name)
+        return mods, pd.DataFrame(index=data.obs_names), data.uns
     if isinstance(data, MuData):
         pulled = [f"{m}:{column}" for m, adata in data.mod.items() for column in adata.obs]
         return dict(data.mod), data.obs.drop(columns=pulled, errors="ignore"), data.uns
@@ -174,20 +204,20 @@ def _part(parts: Parts, modality: str, adata: AnnData, layer: str | None) -> Par
 
 def _values(parts: Parts, modality: str, adata: AnnData, layer: str | None) -> Values | None:
     """X or a layer as float32, CSR or dense with NaN; shares memory with the input where it can."""
-    existing = listed(adata.layers)
-    if layer is not None and layer not in adata.layers:
-        text = problem("no-layer", name=parts.name, modality=modality, layer=layer, layers=existing)
-        parts.problems.append(text)
-        return None
-    raw = adata.X if layer is None else adata.layers[layer]
-    if raw is None:
-        parts.problems.append(problem("no-x", name=parts.name, modality=modality, layers=existing))
-        return None
     if adata.isbacked:
-        raw = adata.to_memory().X
+        adata = adata.to_memory()
+    try:
+        raw = values_of(parts.name, modality, adata, layer)
+    except InputError as error:
+        parts.problems += error.problems
+        return None
     if not (np.issubdtype(raw.dtype, np.number) or raw.dtype == np.bool_) or raw.dtype.kind == "c":
         text = problem("x-type", name=parts.name, modality=modality, dtype=raw.dtype)
         parts.problems.append(text)
+        return None
+    fault = sparse_fault(raw)
+    if fault is not None:
+        parts.problems.append(problem("sparse", name=parts.name, what=modality, fault=fault))
         return None
     x: Values
     if sparse.issparse(raw):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -13,20 +14,32 @@ import h5py
 import mudata
 import pandas as pd
 from anndata import AnnData
+from anndata.io import read_elem
 from anndata.utils import make_index_unique
 from mudata import MuData
 
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import tenx
+from mosaicvi.data.read.contained import check_contained
+from mosaicvi.data.read.loom import is_loom, read_loom
 from mosaicvi.data.read.modalities import mudata_as_it_is, to_mudata
-from mosaicvi.data.read.table import Orientation, read_table
+from mosaicvi.data.read.table import EXCEL, PARQUET, Orientation, read_table
+from mosaicvi.data.sparse import check_sparse
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
 Duplicates = Literal["error", "number"]
 Named = TypeVar("Named", AnnData, MuData)
 
-TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".parquet", ".pq")
-HDF5 = (".h5mu", ".h5ad", ".h5")
+TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", *PARQUET, *EXCEL)
+HDF5 = (".h5mu", ".h5ad", ".h5", ".loom")
+ARCHIVES = {
+    ".tar": "tar -xf",
+    ".tar.gz": "tar -xf",
+    ".tgz": "tar -xf",
+    ".tar.bz2": "tar -xf",
+    ".zip": "unzip",
+}
+PACKED = (".h5ad.gz", ".h5mu.gz", ".h5.gz", ".loom.gz", ".h5ad.bz2", ".csv.bz2", ".tsv.bz2")
 ZARR_MARKS = (".zgroup", ".zattrs", "zarr.json")
 CELL_RANGER = (
     "filtered_feature_bc_matrix",
@@ -36,16 +49,28 @@ CELL_RANGER = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `read` was told of the formats that leave something open."""
+
+    orientation: Orientation | None
+    columns: str | None
+    genome: str | None
+
+
 def read(
     path: str | os.PathLike[str],
     *,
     orientation: Orientation | None = None,
     duplicates: Duplicates = "error",
+    columns: str | None = None,
+    genome: str | None = None,
 ) -> AnnData | MuData:
     """Read any file or folder that holds single-cell data.
 
-    The format is found by content first: HDF5 (h5mu, h5ad, 10x ``.h5``), zarr (AnnData, MuData), a folder
-    with ``matrix.mtx`` or Cell Ranger's ``outs``; tables (csv, tsv, txt, parquet; gz) by their suffix.
+    The format is found by content first: HDF5 (h5mu, h5ad, 10x ``.h5``, loom), zarr (AnnData, MuData), a
+    folder with ``matrix.mtx`` or Cell Ranger's ``outs``; tables (csv, tsv, txt, parquet, xlsx; gz) by their
+    suffix.
 
     Parameters
     ----------
@@ -57,6 +82,10 @@ def read(
     duplicates
         What to do with feature names that occur more than once: an error, or number them (``A``, ``A-1``)
         with a warning. 10x output always names such features by their ids, with a warning.
+    columns
+        For tables: a regular expression for the columns of numbers; the others are annotations.
+    genome
+        For 10x files: take this genome alone.
 
     Returns
     -------
@@ -79,13 +108,19 @@ def read(
     path = Path(path)
     try:
         with mudata_as_it_is():
-            data = _read_any(path, orientation)
-    except (InputError, MosaicWarning, MemoryError, RecursionError):
+            data = _read_any(path, Options(orientation=orientation, columns=columns, genome=genome))
+        _check_matrices(path, data)
+    except (InputError, MosaicWarning):
         raise
+    except MemoryError as error:
+        raise InputError(problem("memory", name=path, reason=_reason(error))) from error
     except Exception as error:  # what a damaged file raises is not foreseeable
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise InputError(problem("damaged", name=path, reason=reason[:160])) from error
+        raise InputError(problem("damaged", name=path, reason=_reason(error))) from error
     return _with_checked_names(path, data, duplicates)
+
+
+def _reason(error: BaseException) -> str:
+    return (next(iter(str(error).splitlines()), "") or type(error).__name__)[:160]
 
 
 def read_mudata(
@@ -94,12 +129,14 @@ def read_mudata(
     modality: str | None = None,
     orientation: Orientation | None = None,
     duplicates: Duplicates = "error",
+    columns: str | None = None,
+    genome: str | None = None,
 ) -> MuData:
     """Read any file or folder as a MuData; see :func:`read` and :func:`to_mudata`.
 
     Parameters
     ----------
-    path, orientation, duplicates
+    path, orientation, duplicates, columns, genome
         As in :func:`read`.
     modality
         The name of the modality where the file holds one without a name.
@@ -108,7 +145,8 @@ def read_mudata(
     -------
     The MuData, its ``obs`` as stored.
     """
-    return to_mudata(read(path, orientation=orientation, duplicates=duplicates), modality=modality)
+    data = read(path, orientation=orientation, duplicates=duplicates, columns=columns, genome=genome)
+    return to_mudata(data, modality=modality)
 
 
 def dataset_names(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
@@ -139,43 +177,51 @@ def _stem(name: str) -> str:
     return name
 
 
-def _read_any(path: Path, orientation: Orientation | None) -> AnnData | MuData:
+def _read_any(path: Path, options: Options) -> AnnData | MuData:
     if not path.exists():
         raise InputError(problem("missing", name=path))
     if path.is_dir():
-        return _read_folder(path, orientation)
+        return _read_folder(path, options)
     if path.stat().st_size == 0:
         raise InputError(problem("empty", name=path))
     name = path.name.lower()
     if h5py.is_hdf5(path):
-        return _read_hdf5(path)
+        return _read_hdf5(path, options)
+    how = next((how for suffix, how in ARCHIVES.items() if name.endswith(suffix)), None)
+    if how is None and name.endswith(PACKED):
+        how = "gunzip" if name.endswith(".gz") else "bunzip2"
+    if how is not None:
+        raise InputError(problem("archive", name=path, how=how))
     if name.endswith(HDF5):
         raise InputError(problem("damaged", name=path, reason="no whole HDF5 file"))
     if name.endswith(TEXT):
-        return read_table(path, orientation=orientation)
+        return read_table(path, orientation=options.orientation, columns=options.columns)
     what = "give its folder" if ".mtx" in name else f"suffix {path.suffix!r}"
     raise InputError(problem("foreign", name=path, what=what))
 
 
-def _read_folder(path: Path, orientation: Orientation | None) -> AnnData | MuData:
+def _read_folder(path: Path, options: Options) -> AnnData | MuData:
     if any((path / mark).exists() for mark in ZARR_MARKS):
         return _read_zarr(path)
     if tenx.matrix_files(path):
-        return _one_or_several(tenx.read_mtx(path))
+        return _one_or_several(tenx.read_mtx(path, genome=options.genome))
     inside = [path / name for name in CELL_RANGER if (path / name).exists()]
     if not inside:
         raise InputError(problem("folder", name=path))
-    return _read_any(inside[0], orientation)
+    return _read_any(inside[0], options)
 
 
-def _read_hdf5(path: Path) -> AnnData | MuData:
+def _read_hdf5(path: Path, options: Options) -> AnnData | MuData:
+    check_contained(path)
     with h5py.File(path, "r") as file:
         keys = set(file)
-        is_10x = "matrix" in keys or (len(keys) == 1 and "gene_names" in file[next(iter(keys))])
+        loom, genomes = is_loom(file), tenx.genomes_of(file)
     if "mod" in keys:
         return _read_h5mu(path)
-    if is_10x:
-        return _one_or_several(tenx.read_h5(path))
+    if loom:
+        return read_loom(path)
+    if genomes is not None:
+        return _one_or_several(tenx.read_h5(path, genome=options.genome))
     if {"obs", "var"} <= keys:
         return anndata.read_h5ad(path)
     raise InputError(problem("foreign", name=path, what=f"HDF5 with {listed(sorted(keys))}"))
@@ -185,7 +231,7 @@ def _read_h5mu(path: Path) -> MuData:
     """Read a MuData; cells without any modality, which mudata drops silently, are an error."""
     data: MuData = mudata.read_h5mu(path)
     with h5py.File(path, "r") as file:
-        names = file["obs"][file["obs"].attrs["_index"]].asstr()[:]
+        names = pd.Index(read_elem(file["obs"][file["obs"].attrs["_index"]])).astype(str)
     lost = [name for name in names if name not in data.obs_names] if len(names) > data.n_obs else []
     if lost:
         raise InputError(
@@ -208,14 +254,28 @@ def _read_zarr(path: Path) -> AnnData | MuData:
     return data
 
 
+def _check_matrices(path: Path, data: AnnData | MuData) -> None:
+    for name, part in parts_of(data).items():
+        where = f" of {name}" if name else ""
+        check_sparse(path, f"X{where}", part.X)
+        for layer, values in part.layers.items():
+            check_sparse(path, f"layer {layer!r}{where}", values)
+        if part.raw is not None:
+            check_sparse(path, f"raw.X{where}", part.raw.X)
+
+
+def parts_of(data: AnnData | MuData) -> dict[str, AnnData]:
+    """The modalities by name; an AnnData is called ``""``."""
+    return dict(data.mod) if isinstance(data, MuData) else {"": data}
+
+
 def _one_or_several(parts: Mapping[str, AnnData]) -> AnnData | MuData:
     return next(iter(parts.values())) if len(parts) == 1 else MuData(dict(parts))
 
 
 def _with_checked_names(path: Path, data: Named, duplicates: Duplicates) -> Named:
-    parts = dict(data.mod) if isinstance(data, MuData) else {"": data}
     problems = []
-    for modality, part in parts.items():
+    for modality, part in parts_of(data).items():
         where = f" in {modality}" if modality else ""
         problems += duplicate_cells(path, part.obs_names, where)
         if part.var_names.is_unique:

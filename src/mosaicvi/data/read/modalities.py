@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import mudata
 import numpy as np
@@ -13,8 +14,12 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import tenx
-from mosaicvi.errors import MosaicWarning
+from mosaicvi.data.read.choose import Wanted, choose
+from mosaicvi.data.read.choose import from_obsm as from_obsm_of
+from mosaicvi.data.sparse import check_sparse
+from mosaicvi.errors import InputError, MosaicWarning
 
 PROTEINS = "protein_expression"
 """Where, in ``obsm``, an AnnData for scvi-tools keeps the counts of proteins beside its genes."""
@@ -30,7 +35,17 @@ def mudata_as_it_is() -> Iterator[None]:
         yield
 
 
-def to_mudata(data: AnnData | MuData, *, modality: str | None = None) -> MuData:
+def to_mudata(
+    data: AnnData | MuData,
+    *,
+    modality: str | None = None,
+    layers: Mapping[str, str] | None = None,
+    from_obsm: Mapping[str, str] | None = None,
+    min_counts: Mapping[str, float] | None = None,
+    rounded: Collection[str] = (),
+    zeros_missing: Collection[str] = (),
+    batch_key: str | None = None,
+) -> MuData:
     """An AnnData as a MuData; a MuData as it is.
 
     Parameters
@@ -41,6 +56,19 @@ def to_mudata(data: AnnData | MuData, *, modality: str | None = None) -> MuData:
         zeros count as not measured.
     modality
         The name of the one modality; by default after its feature type, or ``"rna"``.
+    layers
+        Modality → layer with its values, for the options below; it is not taken for ``X``.
+    from_obsm
+        Modality → key of ``obsm`` of an AnnData that holds it, such as ``{"adt": "protein_counts"}``.
+    min_counts
+        Modality → sum of a cell's values below which it is left out of the modality.
+    rounded
+        Modalities with fractional counts (SoupX, CellBender), which are rounded.
+    zeros_missing
+        Modalities in which zeros mean that nothing was measured: among fractions every zero; among counts
+        cells of nothing but zeros, and features that are 0 in a whole batch, but not in all.
+    batch_key
+        Column of ``obs`` with the batches, for `zeros_missing`.
 
     Returns
     -------
@@ -51,14 +79,49 @@ def to_mudata(data: AnnData | MuData, *, modality: str | None = None) -> MuData:
     MosaicWarning
         A warning that proteins were found in ``obsm``.
     """
-    if isinstance(data, MuData):
+    wanted = Wanted(
+        from_obsm=from_obsm or {}, min_counts=min_counts or {}, rounded=rounded, zeros_missing=zeros_missing
+    )
+    if isinstance(data, MuData) and wanted.is_empty:
         return data
-    parts = split_types(data, modality=modality)
+    if isinstance(data, MuData):
+        parts = dict(data.mod)
+        if wanted.from_obsm:
+            raise InputError(problem("obsm-of-mudata"))
+    else:
+        parts = split_types(data, modality=modality, from_obsm=wanted.from_obsm)
+    there = {*parts}
+    for option, names in (
+        ("min_counts", wanted.min_counts),
+        ("rounded", rounded),
+        ("zeros_missing", zeros_missing),
+    ):
+        for name in set(names) - there:
+            raise InputError(
+                problem("no-such-modality", option=option, modality=name, modalities=listed(sorted(there)))
+            )
+    batch = None if batch_key is None else data.obs.get(batch_key)
+    parts = choose("the data", parts, wanted, layers=layers or {}, batch=batch)
     with mudata_as_it_is():
         mdata = MuData(parts)
-        mdata.obs = data.obs.copy()
+        obs = data.obs if wanted.is_empty else data.obs.loc[mdata.obs_names]
+        mdata.obs = obs.copy()
     mdata.uns.update(data.uns)
     return mdata
+
+
+def unread(data: AnnData) -> dict[str, str]:
+    """Matrices of ``obsm`` that look like counts of a modality: key → the modality that it may be."""
+    found = {}
+    for key, table in data.obsm.items():
+        values: Any = table.to_numpy() if isinstance(table, pd.DataFrame) else table
+        stored = values.data if sparse.issparse(values) else np.asarray(values)
+        if key == PROTEINS or key.startswith("X_") or values.ndim != 2 or values.dtype.kind not in "biuf":
+            continue
+        if values.shape[1] > 1 and (stored >= 0).all() and (stored == np.rint(stored)).all():
+            is_peaks = any(word in key.lower() for word in ("access", "atac", "peak"))
+            found[str(key)] = "atac" if is_peaks else "adt"
+    return found
 
 
 def names_modalities(data: AnnData) -> bool:
@@ -66,10 +129,26 @@ def names_modalities(data: AnnData) -> bool:
     return "feature_types" in data.var or PROTEINS in data.obsm
 
 
-def split_types(data: AnnData, *, modality: str | None = None) -> dict[str, AnnData]:
+def split_types(
+    data: AnnData,
+    *,
+    modality: str | None = None,
+    from_obsm: Mapping[str, str] | None = None,
+    name: object = "the data",
+) -> dict[str, AnnData]:
     """The modalities of an AnnData, see `to_mudata`."""
     parts = _by_type(data, modality)
-    proteins = _proteins(data) if "adt" not in parts else None
+    asked = from_obsm_of(name, data, from_obsm or {})
+    proteins = _proteins(data) if "adt" not in parts | asked else None
+    parts = parts | asked
+    for key, guess in unread(data).items():
+        if key not in (from_obsm or {}).values():
+            warnings.warn(
+                f"obsm[{key!r}] holds counts that are not read; "
+                f"from_obsm={{{guess!r}: {key!r}}} makes them a modality.",
+                MosaicWarning,
+                stacklevel=4,
+            )
     return parts if proteins is None else parts | {"adt": proteins}
 
 
@@ -87,6 +166,7 @@ def _by_type(data: AnnData, modality: str | None) -> dict[str, AnnData]:
     found = feature_types(data)
     if len(found) <= 1:
         return {modality or (found[0] if found else "rna"): data}
+    check_sparse("the data", "X", data.X)  # before columns are taken from it
     names = _type_of_each(data)
     return {name: data[:, np.asarray(names == name)].copy() for name in found}
 

@@ -14,6 +14,9 @@ from anndata import AnnData
 from scipy import io, sparse
 
 from mosaicvi.data.problems import listed, problem
+from mosaicvi.data.read.contained import check_size
+from mosaicvi.data.read.lines import first_lines
+from mosaicvi.data.sparse import arrays_fault
 from mosaicvi.errors import InputError, MosaicWarning
 
 MODALITIES = {"Gene Expression": "rna", "Antibody Capture": "adt", "Peaks": "atac"}
@@ -25,8 +28,27 @@ def modality_of(feature_type: str) -> str:
     return MODALITIES.get(feature_type) or re.sub(r"\W+", "_", feature_type).strip("_").lower() or "rna"
 
 
-def read_h5(path: Path) -> dict[str, AnnData]:
-    """Read a Cell Ranger ``.h5`` file: version 3 and later, or 2 with one genome.
+def genomes_of(file: h5py.File) -> list[str] | None:
+    """The groups with a matrix: ``matrix``, or in version 2 the genomes; None if it is no 10x file."""
+    if _holds_matrix(file.get("matrix")):
+        return ["matrix"]
+    names = [name for name in file if _holds_matrix(file[name]) and "gene_names" in file[name]]
+    return names if names and len(names) == len(file) else None
+
+
+def _holds_matrix(group: object) -> bool:
+    return isinstance(group, h5py.Group) and {"data", "indices", "indptr", "shape", "barcodes"} <= set(group)
+
+
+def read_h5(path: Path, *, genome: str | None = None) -> dict[str, AnnData]:
+    """Read a Cell Ranger ``.h5`` file: version 3 and later, or 2.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    genome
+        Read this genome alone; needed in version 2 where there are several.
 
     Returns
     -------
@@ -34,21 +56,43 @@ def read_h5(path: Path) -> dict[str, AnnData]:
     """
     with h5py.File(path, "r") as file:
         modern = "matrix" in file
-        group = file["matrix"] if modern else file[next(iter(file))]
+        group = file["matrix"] if modern else file[_genome(path, sorted(file), genome)]
         n_features, n_cells = (int(n) for n in group["shape"][:])
         # Stored by columns, features × cells: read as rows, it is cells × features.
+        data, indices, indptr = (group[name][:] for name in ("data", "indices", "indptr"))
+        fault = arrays_fault(indptr, indices, len(data), n_cells, n_features)
+        if fault is not None:
+            raise InputError(problem("sparse", name=path, what="its matrix", fault=fault))
         x_nd = sparse.csr_matrix(
-            (group["data"][:].astype(np.float32, copy=False), group["indices"][:], group["indptr"][:]),
-            shape=(n_cells, n_features),
+            (data.astype(np.float32, copy=False), indices, indptr), shape=(n_cells, n_features)
         )
         barcodes = group["barcodes"].asstr()[:]
-        columns = _modern_columns(group["features"]) if modern else _old_columns(group)
-    return _split(path, x_nd, barcodes, columns.pop("name"), pd.DataFrame(columns))
+        columns = _modern_columns(group["features"], n_features) if modern else _old_columns(group)
+    names, var = columns.pop("name"), pd.DataFrame(columns)
+    if modern and genome is not None:
+        chosen = (var["genome"] == genome).to_numpy() if "genome" in var else np.zeros(n_features, bool)
+        if not chosen.any():
+            _genome(path, sorted(set(var.get("genome", ()))), genome)
+        x_nd, names, var = x_nd[:, chosen], names[chosen], var[chosen].reset_index(drop=True)
+    return _split(path, x_nd, barcodes, names, var)
 
 
-def _modern_columns(features: h5py.Group) -> dict[str, npt.NDArray[np.object_]]:
+def _genome(path: Path, there: list[str], wanted: str | None) -> str:
+    """The one genome that is wanted, or that is there."""
+    if wanted is None and len(there) == 1:
+        return there[0]
+    if wanted is None:
+        raise InputError(problem("genomes", name=path, example=there[0], genomes=listed(there)))
+    if wanted not in there:
+        raise InputError(problem("no-genome", name=path, genome=wanted, genomes=listed(there)))
+    return wanted
+
+
+def _modern_columns(features: h5py.Group, n: int) -> dict[str, npt.NDArray[np.object_]]:
     stored = {"name": "name", "gene_ids": "id", "feature_types": "feature_type", "genome": "genome"}
-    return {column: features[key].asstr()[:] for column, key in stored.items() if key in features}
+    found = {column: features[key].asstr()[()] for column, key in stored.items() if key in features}
+    found.setdefault("feature_types", "Gene Expression")
+    return {column: np.broadcast_to(np.asarray(value, object), n) for column, value in found.items()}
 
 
 def _old_columns(genome: h5py.Group) -> dict[str, npt.NDArray[np.object_]]:
@@ -62,8 +106,15 @@ def matrix_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if re.search(r"(^|[._-])matrix\.mtx(\.gz)?$", p.name))
 
 
-def read_mtx(folder: Path) -> dict[str, AnnData]:
+def read_mtx(folder: Path, *, genome: str | None = None) -> dict[str, AnnData]:
     """Read a folder of ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv``, ``genes.tsv`` or ``peaks.bed``.
+
+    Parameters
+    ----------
+    folder
+        With the three files.
+    genome
+        Take the features whose ids or names begin with it, ``hg19_``.
 
     Returns
     -------
@@ -73,20 +124,28 @@ def read_mtx(folder: Path) -> dict[str, AnnData]:
     prefix = re.sub(r"matrix\.mtx(\.gz)?$", "", matrix.name)
     barcodes = _names(folder, prefix, ("barcodes.tsv",), matrix)
     features = _names(folder, prefix, ("features.tsv", "genes.tsv", "peaks.bed"), matrix)
-    x_dn = sparse.coo_matrix(io.mmread(matrix))
-    if x_dn.shape != (len(features), len(barcodes)):
+    n_rows, n_columns, n_values, *_ = io.mminfo(matrix)  # before memory is taken for so many
+    if (n_rows, n_columns) != (len(features), len(barcodes)):
         raise InputError(
             problem(
                 "mtx-shape",
                 name=folder,
-                n_features=x_dn.shape[0],
-                n_cells=x_dn.shape[1],
+                n_features=n_rows,
+                n_cells=n_columns,
                 feature_names=len(features),
                 cell_names=len(barcodes),
             )
         )
+    check_size(matrix, "its list of values", 12 * n_values, matrix.stat().st_size)
+    x_dn = sparse.coo_matrix(io.mmread(matrix))
     names, var = _feature_table(features)
     x_nd = sparse.csr_matrix(x_dn.T, dtype=np.float32)
+    if genome is not None:
+        prefixes = pd.Series(names, dtype=str).str.extract(r"^([A-Za-z]+\d+)_+")[0]
+        chosen = (prefixes == genome).to_numpy()
+        if not chosen.any():
+            _genome(folder, sorted(set(prefixes.dropna())), genome)
+        x_nd, names, var = x_nd[:, chosen], names[chosen], var[chosen].reset_index(drop=True)
     return _split(folder, x_nd, barcodes[0].to_numpy(), names, var)
 
 
@@ -94,6 +153,7 @@ def _names(folder: Path, prefix: str, choices: tuple[str, ...], matrix: Path) ->
     for name in choices:
         for path in (folder / f"{prefix}{name}", folder / f"{prefix}{name}.gz"):
             if path.exists():
+                first_lines(path, 1)
                 return pd.read_csv(path, sep="\t", header=None, dtype=str, na_filter=False)
     raise InputError(problem("mtx-part", name=folder, part=prefix + " or ".join(choices), matrix=matrix.name))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mosaicvi.data.mosaic import ModalityFeatures
 from mosaicvi.errors import InputError, quoted
 
-_PEAK = re.compile(r"^(?P<chrom>[^:_-]+(?:[_.][^:-]+)?)[:_-]\d+[_-]\d+$")
+_PEAK = re.compile(r"^(?P<chrom>[^:_-]+(?:[_.][^:-]+)?)[:_-][\d,]+([:_-]|\.\.)[\d,]+$")
 SHARE = 0.9  # of the features, from which on they are taken for peaks
 
 

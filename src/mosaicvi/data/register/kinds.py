@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
 from mosaicvi.config import Distribution
+from mosaicvi.data.layers import RAW, layer_names, values_of
 from mosaicvi.data.mosaic import Setup
+from mosaicvi.data.register.suspicious import USUALLY_COUNTS, looks_sparse, scale
 from mosaicvi.data.transforms import TRANSFORMS, Transform
 from mosaicvi.data.values import Matrix, any_value, first_value, is_whole, share
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.likelihoods import FOR_FRACTIONS, Evidence
 
 FEW = 0.05  # share of the non-zero values up to which fractions among counts are an error
-MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
 FILLED = 0.5  # share of counts above 0 from which ratios to their geometric mean make sense
-USUALLY_COUNTS = frozenset({"rna", "gex", "adt", "atac"})
 
 
 def choose_likelihood(
@@ -52,6 +52,9 @@ def choose_likelihood(
                 f"likelihoods: unknown {said!r} for {name!r}; use one of {', '.join(likelihoods.names())}."
             )
         return said
+    looks = scale(name, x, counts_in=counts_in(a))
+    if looks is not None and (whole or not any_value(x, lambda v: v < 0)):
+        raise InputError(looks)
     if not whole:
         _check_fractions(name, a, x)
     evidence = Evidence(whole=whole, peaks=peaks, any_above_one=lambda: any_value(x, lambda v: v > 1))
@@ -66,7 +69,7 @@ def _check_fractions(name: str, a: AnnData, x: Matrix) -> None:
             "correct it (NaN in a dense matrix means not measured), "
             f"or set likelihoods={{{name!r}: {FOR_FRACTIONS!r}}}."
         )
-    if not any_value(x, lambda v: v < 0) and (not isinstance(x, np.ndarray) or (x == 0).mean() > MANY_ZEROS):
+    if not any_value(x, lambda v: v < 0) and looks_sparse(x):
         raise InputError(looks_normalised(name, a))
 
 
@@ -78,10 +81,13 @@ def no_count(values: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def guessed_gaussian(name: str, a: AnnData, x: Matrix) -> list[str]:
     """A note on negative values where counts are expected: they may be z-scores."""
-    layers = [k for k, v in a.layers.items() if isinstance(v, np.ndarray | sp.csr_matrix) and is_whole(v)]
-    if not any_value(x, lambda v: v < 0) or not (layers or name.lower() in USUALLY_COUNTS):
+    counts = counts_in(a)
+    if not any_value(x, lambda v: v < 0):
         return []
-    where = f"layers={{{name!r}: {layers[0] if layers else '...'!r}}}"
+    looks = scale(name, x, counts_in=counts)
+    if not (counts or name.lower() in USUALLY_COUNTS):
+        return [] if looks is None else [looks]
+    where = f"layers={{{name!r}: {counts or '...'!r}}}"
     return [
         f"Modality {name!r}: values are fractional and below 0, so they are modelled as {FOR_FRACTIONS}. "
         f"Raw counts are better where there are any: {where}. "
@@ -89,12 +95,27 @@ def guessed_gaussian(name: str, a: AnnData, x: Matrix) -> list[str]:
     ]
 
 
+def counts_in(a: AnnData) -> str | None:
+    """A layer, or ``"raw"``, that holds whole numbers for all features; None if there is none."""
+    for layer in layer_names(a):
+        try:
+            values = values_of("the data", "", a, layer)
+        except InputError:
+            continue
+        in_memory = isinstance(values, np.ndarray | sp.csr_matrix | sp.csc_matrix)
+        if in_memory and values.dtype.kind in "biuf" and is_whole(values):
+            return layer
+    return None
+
+
 def looks_normalised(name: str, a: AnnData) -> str:
     """The message for fractions where counts are needed."""
-    layers = f" (it has {quoted(a.layers)})" if len(a.layers) else ""
+    layers = f" (it has {quoted(layer_names(a))})" if layer_names(a) else ""
+    is_raw = counts_in(a) == RAW
+    where = f"layers={{{name!r}: {RAW!r}}}" if is_raw else f"layers={{{name!r}: ...}}{layers}"
     return (
         f"{name}: values are fractional, so they look normalised already, but counts are needed; "
-        f"name the layer of raw counts, layers={{{name!r}: ...}}{layers}, "
+        f"name the layer of raw counts, {where}, "
         f"or set likelihoods={{{name!r}: {FOR_FRACTIONS!r}}}."
     )
 

@@ -16,6 +16,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
+from mosaicvi.data.layers import layer_names, values_of
 from mosaicvi.data.mosaic import Registry
 from mosaicvi.data.register.panels import measured_table
 from mosaicvi.data.register.register import modalities_of
@@ -86,7 +87,9 @@ def _modality(name: str, a: AnnData, registry: Registry) -> AnnData:
         obs=a.obs.copy(),
         var=pd.DataFrame(index=known),
         varm={"measured": pd.DataFrame(measured, index=known, columns=columns)},
-        layers={layer: _columns(a.layers[layer], at)} if layer in a.layers else {},
+        layers={layer: _columns(values_of("the data", name, a, layer), at)}
+        if layer in layer_names(a)
+        else {},
         uns=dict(a.uns),
     )
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mosaicvi import likelihoods
 from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
 from mosaicvi.data.read.modalities import PROTEINS, feature_types, names_modalities, split_types
+from mosaicvi.data.register.connected import apart, components, seen_by_group
 from mosaicvi.data.register.covariates import Covariates, condition_groups, obs_column, read_covariates
 from mosaicvi.data.register.features import chromosomes, find_features, read_blocks
 from mosaicvi.data.register.kinds import (
@@ -28,6 +29,7 @@ from mosaicvi.data.register.kinds import (
 )
 from mosaicvi.data.register.panels import panel_column, read_panels
 from mosaicvi.data.register.standard import standard_of
+from mosaicvi.data.register.suspicious import droplets, hashtags, technical, zero_or_one, zeros
 from mosaicvi.data.values import check_finite, is_whole, keep_measured, read_values, scales
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
@@ -57,7 +59,10 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         For cells without counts, and values that stand where nothing was measured.
     """
     mods = modalities_of(data, setup, registry)
-    wanted = tuple(registry.features) if registry else setup.modalities or tuple(mods)
+    notes: list[str] = []
+    wanted = tuple(registry.features) if registry else setup.modalities
+    if not wanted:
+        wanted, notes = _without_technical(tuple(mods))
     cells = pd.Index(data.obs_names)
     problems = [] if registry else _unknown(mods, wanted, setup)
     problems += _duplicates("obs_names", cells, "make them unique, for example with obs_names_make_unique()")
@@ -70,7 +75,7 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     # where the batches are missing, that panels cannot be told by them would only confuse
     no_batch = panel_key is not None and panel_key == setup.batch_key and obs_column(data, panel_key) is None
     read: list[ModalityData] = []
-    notes = _unread_proteins(data) if registry is None else []
+    notes += _unread_proteins(data) if registry is None else []
     for name in wanted:
         if name not in mods:
             assert registry is not None
@@ -92,10 +97,14 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         problems += _cells_without_modality(cells, read)
     if problems or covariates is None:
         raise InputError(problems)
+    learned = registry or _learn(setup, read, covariates)
+    batches = _batches(setup, learned.categories)
+    group, group_names = condition_groups(read, covariates.batch, batches)
+    if registry is None:
+        notes += _zeros(read, covariates.batch, batches)
+        notes += apart(components(group_names, seen_by_group(read, group, len(group_names))))
     for note in notes:
         warnings.warn(note, MosaicWarning, stacklevel=4)
-    registry = registry or _learn(setup, read, covariates)
-    group, group_names = condition_groups(read, covariates.batch, _batches(setup, registry.categories))
     return Mosaic(
         cells=cells,
         modalities=tuple(read),
@@ -103,11 +112,36 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         batch=covariates.batch,
         group=group,
         group_names=group_names,
-        registry=registry,
+        registry=learned,
     )
 
 
 # --- the whole ----------------------------------------------------------------------------------
+
+
+def _without_technical(names: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+    """All modalities but those of hashtags, guides and other barcodes, and notes on these."""
+    kept = tuple(name for name in names if technical(name) is None)
+    if not kept:
+        return names, []
+    return kept, [
+        f"Modality {name!r} holds {technical(name)}, which say nothing of a cell's state, and is left out; "
+        f"modalities={[*kept, name]!r} takes it in."
+        for name in names
+        if name not in kept
+    ]
+
+
+def _zeros(mods: Sequence[ModalityData], batch: NDArray[np.int64], batches: Sequence[str]) -> list[str]:
+    """Notes on zeros that may be missing values, for modalities that every cell measured alike."""
+    notes = []
+    for m in mods:
+        if m.entry_measured is None and len(m.panels) == 1 and m.panels.all():
+            there = m.row_of_cell >= 0
+            batch_of_row = np.empty(m.x.shape[0], np.int64)
+            batch_of_row[m.row_of_cell[there]] = batch[there]
+            notes += zeros(m.name, m.x, pd.Index(m.features.names), batch_of_row, batches)
+    return notes
 
 
 def _unread_proteins(data: MuData | AnnData) -> list[str]:
@@ -256,8 +290,11 @@ def _read(
     )
     empty = (library == 0) & (n_measured > 0) if registry is None else np.zeros(a.n_obs, bool)
     notes = _notes(modality, a.obs_names[empty], n_outside)
-    if registry is None and not likelihoods.get(likelihood).whole and name not in setup.likelihoods:
-        notes += guessed_gaussian(name, a, modality.x)
+    if registry is None:
+        notes += hashtags(name, a.var_names) + droplets(name, x)
+    if registry is None and name not in setup.likelihoods:
+        notes += zero_or_one(name, x, peaks)
+        notes += [] if likelihoods.get(likelihood).whole else guessed_gaussian(name, a, modality.x)
     if not (n_measured > 0).all():
         modality = _without(modality, n_measured == 0)
     standard = standard_of(modality) if registry is None else registry.standards.get(name)
@@ -303,8 +340,9 @@ def _notes(m: ModalityData, empty: pd.Index[str], n_outside: int) -> list[str]:
         )
     if likelihoods.get(m.likelihood).whole and len(empty):
         notes.append(
-            f"Modality {m.name!r}: {len(empty):,} cells have only zeros (such as {quoted(empty)}); "
-            "they teach nothing."
+            f"Modality {m.name!r}: {len(empty):,} cells have only zeros (such as {quoted(empty)}), "
+            f"which are taken as measured; if they did not measure it, "
+            f"zeros_missing=[{m.name!r}] takes them as missing."
         )
     return notes
 

@@ -1,0 +1,197 @@
+"""What is legal but suspicious in the values of a modality, and what to do about it.
+
+For `register` and `inspect`. Nothing is decided here: each finding is a line that names the modality, what
+it looks like, and a remedy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mosaicvi.data.problems import listed
+from mosaicvi.data.values import Matrix, is_whole
+
+TECHNICAL = {
+    "multiplexing_capture": "hashtags of samples",
+    "crispr_guide_capture": "guides",
+    "antigen_capture": "barcodes of antigens",
+    "custom": "custom barcodes",
+}
+HASHTAG = re.compile(r"(?i).*(hash.?tag|\bHTO|\bHTO[_-]?\d|CMO\d{3}|sample.?tag|hash\d).*")
+Z_SCORES = "z-scores"
+RAW_INTENSITY = 1e4  # median of the values that are not 0, which counts of cells never reach
+MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
+SOME_ZEROS = 0.05  # the same of a sparse matrix
+USUALLY_COUNTS = frozenset({"rna", "gex", "adt", "atac"})
+SURPRISE = 30.0  # cells that should have a feature, were it as frequent as in the other batches
+SOME_EMPTY = 0.05  # share of a batch's cells without any value that is worth a word
+DROPLET, MOSTLY = 10, 0.5  # counts below which a cell is hardly one, and the share of them that is alarming
+LOOK_AT = 1 << 22  # values, for the kind of scale
+
+
+def technical(modality: str) -> str | None:
+    """What a modality of barcodes that tell nothing of a cell's state holds, or None."""
+    return TECHNICAL.get(modality)
+
+
+def hashtags(modality: str, names: pd.Index[str]) -> list[str]:
+    """A note on hashtags among antibodies."""
+    found = [str(name) for name in names if HASHTAG.fullmatch(str(name))]
+    if not found or technical(modality):
+        return []
+    return [
+        f"Modality {modality!r}: {listed(found)} look like hashtags of samples; "
+        "as features they make cells of one sample neighbours. Leave them out of the data."
+    ]
+
+
+def scale(modality: str, x: Matrix, *, counts_in: str | None) -> str | None:
+    """What the values look like if they are neither counts nor logarithms, with a remedy; None for those.
+
+    Parameters
+    ----------
+    modality
+        Its name.
+    x
+        Its values.
+    counts_in
+        A layer with whole numbers, if there is one.
+    """
+    values = (x if isinstance(x, np.ndarray) else x.data).reshape(-1)[:LOOK_AT]
+    values = values[~np.isnan(values) & (values != 0)]
+    if not len(values) or (is_whole(x) and np.median(values) < RAW_INTENSITY):
+        return None
+    looks = _looks(modality, x, values)
+    if looks is None:
+        return None
+    if looks[0] == Z_SCORES and counts_in is None and modality.lower() not in USUALLY_COUNTS:
+        return None
+    what, remedy = looks
+    if counts_in is not None:
+        remedy = f"layers={{{modality!r}: {counts_in!r}}} takes the counts"
+    return f"Modality {modality!r}: its values look like {what}; {remedy}."
+
+
+def looks_sparse(x: Matrix) -> bool:
+    """Whether so many values are 0 as of normalised counts; what is stored sparse, mostly is."""
+    n_zero = int((x == 0).sum()) if isinstance(x, np.ndarray) else x.shape[0] * x.shape[1] - x.nnz
+    most = MANY_ZEROS if isinstance(x, np.ndarray) else SOME_ZEROS
+    return bool(n_zero > most * x.shape[0] * x.shape[1])
+
+
+def _looks(modality: str, x: Matrix, values: NDArray[np.float32]) -> tuple[str, str] | None:
+    """What the values look like, and a remedy."""
+    least, most, middle = float(values.min()), float(values.max()), float(np.median(values))
+    as_meant = f"likelihoods={{{modality!r}: 'Gaussian'}} says that they are meant as they are"
+    if least < 0:
+        if most > 1000 or least < -1000:
+            return (
+                "raw flow or mass cytometry",
+                f"take arcsinh(x / 150), or x / 5 for masses, before; {as_meant}",
+            )
+        if abs(float(values.mean())) < 0.2 and 0.7 < float(values.std()) < 1.3:
+            return Z_SCORES, f"give the values before scaling, counts if there are any; {as_meant}"
+        return None
+    sums = np.asarray(
+        np.nansum(x, axis=1) if isinstance(x, np.ndarray) else x.sum(axis=1), np.float64
+    ).ravel()
+    sums = sums[sums > 0]
+    if len(sums) > 1 and x.shape[1] > 1 and sums.std() < 1e-3 * sums.mean():
+        return (
+            f"counts that were normalised to {sums.mean():,.0f} a cell",
+            f"give the counts before; {as_meant}",
+        )
+    if middle > RAW_INTENSITY:
+        return "raw intensities", f"take their logarithm (log2, with zeros as missing) before; {as_meant}"
+    if looks_sparse(x) or most > 1000:
+        has_fractions = float((values == np.rint(values)).mean()) < 0.98
+        soup = "counts with fractions, as SoupX and CellBender write them"
+        return (soup, f"rounded=[{modality!r}] rounds them") if most > 30 and has_fractions else None
+    if most <= 1:
+        return "shares between 0 and 1, such as methylation", f"take log(x / (1 - x)) before; {as_meant}"
+    return None
+
+
+def zeros(
+    modality: str, x: Matrix, names: pd.Index[str], batch: NDArray[np.int64], batches: Sequence[str]
+) -> list[str]:
+    """Notes on zeros that may mean that nothing was measured.
+
+    Parameters
+    ----------
+    modality, x, names
+        The modality, its values (n_m, D_m) and features.
+    batch, batches
+        Batch of each row (n_m,), and their names.
+    """
+    remedy = f"if they were not measured there, zeros_missing=[{modality!r}] takes such zeros as missing"
+    notes = []
+    values = x if isinstance(x, np.ndarray) else x.data
+    if not is_whole(x):
+        n_entries = x.shape[0] * x.shape[1]
+        share = 1 - np.count_nonzero(values) / max(n_entries, 1)
+        there = values[(values != 0) & ~np.isnan(values)][:LOOK_AT]
+        far = len(there) > 0 and float(there.min()) > 0.25 * float(np.median(there))
+        if far and 0.01 < share < MANY_ZEROS:
+            notes.append(
+                f"Modality {modality!r}: {share:.0%} of its values are exactly 0, far from all others "
+                f"({there.min():.3g} at least); {remedy}."
+            )
+        return notes
+    has = x != 0
+    n_of = np.bincount(batch, minlength=len(batches)).astype(float)
+    by_batch = np.stack([np.asarray(has[batch == b].sum(axis=0)).ravel() for b in range(len(batches))])
+    empty = np.asarray(has.sum(axis=1)).ravel() == 0
+    if len(batches) < 2:
+        return []
+    for b, name in enumerate(batches):
+        if not n_of[b]:
+            continue
+        share = float(empty[batch == b].mean())
+        others = float(empty[batch != b].mean()) if (batch != b).any() else 0.0
+        if share > SOME_EMPTY and share > 5 * others:
+            notes.append(
+                f"Modality {modality!r}: {share:.0%} of the cells of batch {name!r} have nothing but zeros; "
+                f"{remedy}."
+            )
+        rest = np.delete(by_batch, b, axis=0).sum(axis=0) / max(int((batch != b).sum()), 1)
+        lost = (by_batch[b] == 0) & (rest * n_of[b] * (1 - share) > SURPRISE)
+        if lost.any() and share < 1:
+            notes.append(
+                f"Modality {modality!r}: {int(lost.sum()):,} features are 0 in every cell of batch {name!r} "
+                f"and frequent in others (such as {listed(names[lost], most=4)}); {remedy}."
+            )
+    return notes
+
+
+def droplets(modality: str, x: Matrix) -> list[str]:
+    """A note on droplets without a cell, in counts of genes."""
+    if modality not in ("rna", "gex") or x.shape[1] < 200 or x.shape[0] < 200 or not is_whole(x):
+        return []
+    sums = np.asarray(x.sum(axis=1)).ravel()
+    share = float((sums < DROPLET).mean())
+    if share < MOSTLY:
+        return []
+    cut = 500 if float(np.quantile(sums, 0.99)) > 500 else DROPLET
+    return [
+        f"Modality {modality!r}: {share:.0%} of the cells have fewer than {DROPLET} counts, so most are "
+        f"droplets without a cell; give the filtered matrix, "
+        f"or min_counts={{{modality!r}: {cut:d}}} leaves them out."
+    ]
+
+
+def zero_or_one(modality: str, x: Matrix, is_peak: bool) -> list[str]:
+    """A note on whole numbers that are all 0 or 1, in a modality that is not known to be of peaks."""
+    values = x if isinstance(x, np.ndarray) else x.data
+    if is_peak or not len(values) or not is_whole(x) or float(np.nanmax(values)) != 1 or x.shape[1] < 50:
+        return []
+    return [
+        f"Modality {modality!r}: all values are 0 or 1, but its features are not named as peaks "
+        "(chr1:100-200); "
+        f"likelihoods={{{modality!r}: 'Bernoulli'}} models them as present or absent."
+    ]

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from mosaicvi.data.combine import combine
+from mosaicvi.errors import InputError, MosaicWarning
+
+RNG = np.random.default_rng(0)
+BARCODES = ["".join(RNG.choice(list("ACGT"), 16)) for _ in range(30)]
+
+
+def table(features: str, cells: list[str] = BARCODES, **obs: object) -> AnnData:
+    x = sparse.csr_matrix(RNG.poisson(2, (len(cells), len(features))).astype(np.float32))
+    return AnnData(x, obs=pd.DataFrame(obs, index=cells), var=pd.DataFrame(index=list(features)))
+
+
+def test_the_same_cells_in_two_inputs_are_noticed() -> None:
+    rna, adt = table("ABC"), table("xy", BARCODES[5:])
+    with pytest.warns(MosaicWarning, match=re.escape("rna and adt have 25 cells of the same names")):
+        assert combine({"rna": rna, "adt": adt}).n_obs == 55
+    with pytest.warns(MosaicWarning, match="a and b have 30 cells of the same names"):
+        combine({"a": rna, "b": table("ABC")})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        combine({"rna": rna, "adt": adt}, pair=False)
+
+
+def test_paired_inputs_become_one_set_of_cells() -> None:
+    rna, adt = table("ABC", donor=["p"] * 30), table("xy", BARCODES[5:], donor=["p"] * 25)
+    mdata = combine({"other": table("AB", ["c1", "c2"]), "rna": rna, "adt": adt}, pair=True)
+    assert mdata.n_obs == 32
+    assert {name: a.n_obs for name, a in mdata.mod.items()} == {"rna": 32, "adt": 25}
+    assert set(mdata.obs["dataset"]) == {"other", "rna+adt"}
+    cell = f"{BARCODES[7]}-rna+adt"
+    np.testing.assert_array_equal(mdata["adt"][cell].X.toarray(), adt[BARCODES[7]].X.toarray())
+    np.testing.assert_array_equal(mdata["rna"][cell, list("ABC")].X.toarray(), rna[BARCODES[7]].X.toarray())
+
+
+def test_running_numbers_of_one_modality_say_nothing() -> None:
+    names = [f"cell{i}" for i in range(30)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        combine({"a": table("ABC", names), "b": table("ABC", names)})
+    with pytest.warns(MosaicWarning, match="30 cells of the same names"):
+        combine({"a": {"rna": table("ABC", names)}, "b": {"adt": table("xy", names)}})
+
+
+def test_two_of_one_modality_cannot_be_paired() -> None:
+    with pytest.raises(InputError, match=r"both hold 'rna'.*modality=\{'b': 'adt'\}"):
+        combine({"a": table("ABC"), "b": table("xy")}, pair=True)
+    paired = combine({"a": table("ABC"), "b": table("xy")}, pair=True, modality={"b": "adt"})
+    assert paired.n_obs == 30

@@ -1,0 +1,155 @@
+"""What is legal but suspicious is said, by register and by inspect alike; what is ordinary is not."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from mosaicvi.data.mosaic import Setup
+from mosaicvi.data.read import mudata_as_it_is
+from mosaicvi.data.register import register
+from mosaicvi.data.register.suspicious import droplets, hashtags, scale, zero_or_one, zeros
+from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.inspect.describe import describe
+
+RNG = np.random.default_rng(0)
+COUNTS = RNG.poisson(RNG.gamma(1, 2, (300, 60))).astype(np.float32)
+LOGS = RNG.normal(25, 2, (300, 60)).astype(np.float32)
+
+
+def soup() -> np.ndarray:
+    return np.asarray(COUNTS * 8 * RNG.uniform(0.8, 1, COUNTS.shape), np.float32) * (
+        RNG.random(COUNTS.shape) < 0.4
+    )
+
+
+def shares_of_counts() -> np.ndarray:
+    return np.asarray(COUNTS / COUNTS.sum(1, keepdims=True) * 1e6, np.float32) * 1.0
+
+
+SCALES: dict[str, tuple[Callable[[], np.ndarray], str | None]] = {
+    "counts": (lambda: COUNTS, None),
+    "log intensities": (lambda: LOGS, None),
+    "raw intensities": (lambda: np.exp2(LOGS), "raw intensities; take their logarithm"),
+    "whole intensities": (lambda: np.rint(np.exp2(LOGS)), "raw intensities; take their logarithm"),
+    "flow": (lambda: RNG.normal(500, 3000, (300, 60)).astype(np.float32), "raw flow or mass cytometry"),
+    "log ratios": (lambda: RNG.normal(0, 3, (300, 60)).astype(np.float32), None),
+    "methylation": (lambda: RNG.beta(1, 1, (300, 60)).astype(np.float32), "shares between 0 and 1"),
+    "CPM": (shares_of_counts, "normalised to 1,000,000 a cell"),
+    "SoupX": (soup, "counts with fractions, as SoupX"),
+}
+
+
+@pytest.mark.parametrize("name", list(SCALES))
+def test_scales_are_named_for_what_they_look_like(name: str) -> None:
+    make, words = SCALES[name]
+    found = scale("prot", make(), counts_in=None)
+    if words is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert words in found
+    if words is not None:
+        with_layer = scale("prot", make(), counts_in="counts")
+        assert with_layer is not None
+        assert "layers={'prot': 'counts'}" in with_layer
+
+
+def test_z_scores_are_named_where_counts_are_usual() -> None:
+    x = RNG.normal(0, 1, (300, 60)).astype(np.float32)
+    assert scale("peptides", x, counts_in=None) is None
+    assert "z-scores" in str(scale("rna", x, counts_in=None))
+    assert "z-scores" in str(scale("peptides", x, counts_in="counts"))
+
+
+def test_intensities_are_refused_and_accepted_when_meant() -> None:
+    a = AnnData(np.exp2(LOGS))
+    with pytest.raises(InputError, match=r"raw intensities.*likelihoods=\{'ms': 'Gaussian'\}"):
+        register(a, Setup(modalities=("ms",)))
+    meant = register(a, Setup(modalities=("ms",), likelihoods={"ms": "Gaussian"}))
+    assert meant.modality("ms").likelihood == "Gaussian"
+
+
+def batches(n: int = 300) -> np.ndarray:
+    return np.repeat([0, 1], n // 2)
+
+
+def test_features_and_cells_of_zeros_in_one_batch() -> None:
+    names = pd.Index([f"p{i}" for i in range(60)])
+    assert zeros("adt", sparse.csr_matrix(COUNTS), names, batches(), ["a", "b"]) == []
+    x = COUNTS.copy()
+    x[150:, :3] = 0
+    (note,) = zeros("adt", sparse.csr_matrix(x), names, batches(), ["a", "b"])
+    assert "3 features are 0 in every cell of batch 'b'" in note
+    assert "p0, p1, p2" in note
+    assert "zeros_missing=['adt']" in note
+    x = COUNTS.copy()
+    x[200:] = 0
+    (note,) = zeros("adt", sparse.csr_matrix(x), names, batches(), ["a", "b"])
+    assert "67% of the cells of batch 'b' have nothing but zeros" in note
+
+
+def test_exact_zeros_far_from_all_other_values() -> None:
+    names = pd.Index([f"p{i}" for i in range(60)])
+    x = np.where(RNG.random(LOGS.shape) < 0.2, 0, LOGS).astype(np.float32)
+    (note,) = zeros("ms", x, names, batches(), ["a", "b"])
+    assert re.search(r"(19|20|21)% of its values are exactly 0", note)
+    assert zeros("ms", LOGS, names, batches(), ["a", "b"]) == []
+    near = np.where(RNG.random(LOGS.shape) < 0.2, 0, RNG.exponential(1, LOGS.shape)).astype(np.float32)
+    assert zeros("ms", near, names, batches(), ["a", "b"]) == []
+
+
+def test_droplets_hashtags_and_zeros_and_ones() -> None:
+    few = sparse.csr_matrix(RNG.poisson(0.01, (400, 300)).astype(np.float32))
+    assert "min_counts={'rna': 10}" in droplets("rna", few)[0]
+    assert droplets("rna", sparse.csr_matrix(RNG.poisson(1, (400, 300)).astype(np.float32))) == []
+    assert "Hashtag1, HTO_2, CMO301" in hashtags("adt", pd.Index(["CD3", "Hashtag1", "HTO_2", "CMO301"]))[0]
+    assert hashtags("adt", pd.Index(["CD3", "CD45RA"])) == []
+    binary = sparse.csr_matrix((RNG.random((20, 60)) < 0.3).astype(np.float32))
+    assert "likelihoods={'x': 'Bernoulli'}" in zero_or_one("x", binary, is_peak=False)[0]
+    assert zero_or_one("x", binary, is_peak=True) == []
+
+
+def mudata(**x: np.ndarray) -> MuData:
+    with mudata_as_it_is():
+        return MuData({name: AnnData(sparse.csr_matrix(values)) for name, values in x.items()})
+
+
+def test_technical_features_are_left_out_unless_named() -> None:
+    mdata = mudata(rna=COUNTS, crispr_guide_capture=COUNTS[:, :4] + 1)
+    with pytest.warns(MosaicWarning, match="holds guides.*modalities=.'rna', 'crispr_guide_capture'. takes"):
+        assert [m.name for m in register(mdata, Setup()).modalities] == ["rna"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        both = register(mdata, Setup(modalities=("rna", "crispr_guide_capture")))
+    assert len(both.modalities) == 2
+    assert any("holds guides" in note for note in describe(mdata).warnings)
+    alone = mudata(custom=COUNTS)
+    assert [m.name for m in register(alone, Setup()).modalities] == ["custom"]
+
+
+def test_inspect_says_what_training_would() -> None:
+    a = AnnData(sparse.csr_matrix(np.log1p(COUNTS * (RNG.random(COUNTS.shape) < 0.5))))
+    a.raw = AnnData(sparse.csr_matrix(COUNTS))
+    notes = describe(a).warnings
+    assert any("look normalised" in note and "layers={'rna': 'raw'}" in note for note in notes)
+    assert describe(a, layers={"rna": "raw"}).warnings == ()
+
+
+def test_parts_that_nothing_connects_are_said_when_registering() -> None:
+    with mudata_as_it_is():
+        rna = AnnData(sparse.csr_matrix(COUNTS[:10]), obs=pd.DataFrame(index=[f"a{i}" for i in range(10)]))
+        adt = AnnData(
+            sparse.csr_matrix(COUNTS[:10, :5]), obs=pd.DataFrame(index=[f"b{i}" for i in range(10)])
+        )
+        apart = MuData({"rna": rna, "adt": adt})
+    with pytest.warns(MosaicWarning, match="falls into 2 parts that share no feature and no cell"):
+        register(apart, Setup())

@@ -1,0 +1,132 @@
+"""Every remedy can be followed where it is given: no Python on the terminal, no option that is not there."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import mosaicvi
+from mosaicvi import MosaicVI
+from mosaicvi.cli.app import app
+from mosaicvi.cli.run import _options
+from mosaicvi.cli.say import OPTIONS, for_terminal
+from mosaicvi.data.problems import PROBLEMS
+
+SOURCE = Path(mosaicvi.__file__).parent
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+READING = ("inspect", "combine", "train", "embed", "impute", "report")
+OF_DATA = ("data", "config", "fit", "infer", "inspect", "store", "report")
+
+# Arguments that have an option of the command line.
+ARGUMENTS = (
+    "layers", "likelihoods", "transforms", "block_keys", "batch_key", "panel_key", "modalities", "modality",
+    "from_obsm", "min_counts", "rounded", "zeros_missing", "orientation", "duplicates", "columns", "genome",
+    "pair", "checkpoint_dir", "batch_size", "join",
+)  # fmt: skip
+PYTHON = re.compile(rf"\b({'|'.join(ARGUMENTS)})=(?![\w.]*\))")
+# Said only to those who call a function.
+OF_PYTHON_ALONE = re.compile(
+    r"setup_mudata|setup_anndata|to_mudata|train\(|^combine: |MosaicVI\.|overwrite=True"
+)
+
+
+def sentences() -> Iterator[tuple[str, str]]:
+    """Texts of the source that are put together from pieces, with x in place of what is filled in."""
+    for station in OF_DATA:
+        for path in sorted((SOURCE / station).rglob("*.py")):
+            tree = ast.parse(path.read_text())
+            documents = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+            inner = {id(v) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for v in n.values}
+            for node in ast.walk(tree):
+                if id(node) in documents | inner:
+                    continue
+                if isinstance(node, ast.JoinedStr):
+                    yield str(path.relative_to(SOURCE)), "".join(map(_piece, node.values))
+                elif (
+                    isinstance(node, ast.Constant)
+                    and isinstance(node.value, str)
+                    and path.name != "problems.py"
+                ):
+                    yield str(path.relative_to(SOURCE)), node.value
+    for key, kind in PROBLEMS.items():
+        yield f"problem {key}", re.sub(r"\{\w+!r\}", "'x'", kind.text).replace("{{", "{").replace("}}", "}")
+
+
+def _piece(node: ast.expr) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    assert isinstance(node, ast.FormattedValue)
+    if isinstance(node.value, ast.List):
+        return "['x']"
+    return "'x'" if node.conversion == ord("r") else "7" if node.format_spec else "x"
+
+
+def messages() -> list[tuple[str, str]]:
+    return [(where, text) for where, text in sentences() if PYTHON.search(text) and " " in text]
+
+
+def test_there_are_messages() -> None:
+    assert len(messages()) > 20
+
+
+@pytest.mark.parametrize(("where", "text"), messages(), ids=lambda v: v[:50])
+def test_no_python_on_the_terminal(where: str, text: str) -> None:
+    if OF_PYTHON_ALONE.search(text):
+        pytest.skip("said to callers of Python alone")
+    left = PYTHON.search(for_terminal(text))
+    assert left is None, f"{where}: {for_terminal(text)}"
+
+
+@pytest.mark.parametrize("command", READING)
+def test_no_option_that_the_command_lacks(command: str) -> None:
+    token = OPTIONS.set(_options(app, [command]))
+    try:
+        own = {o for p in COMMANDS[command].params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+        for where, text in sentences():
+            shown = for_terminal(text)
+            for option in re.finditer(r"(mosaicvi (\w+) )?(--[a-z][a-z-]+)", shown):
+                of = option[2] or command
+                there = (
+                    own
+                    if of == command
+                    else {o for p in COMMANDS[of].params for o in (*p.opts, *p.secondary_opts)}
+                )
+                if option[3] not in there | {"--overwrite", "--version"}:
+                    raise AssertionError(f"{where}: {shown}")
+    finally:
+        OPTIONS.reset(token)
+
+
+@pytest.mark.parametrize("command", READING)
+def test_every_command_that_reads_takes_the_same_options(command: str) -> None:
+    own = {o for p in COMMANDS[command].params for o in (*p.opts, *p.secondary_opts)}
+    assert {
+        "--as", "--layer", "--from-obsm", "--pair", "--no-pair", "--orientation", "--columns", "--duplicates",
+        "--genome", "--min-counts", "--round", "--zeros-missing",
+    } <= own  # fmt: skip
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_examples_stand_one_a_line(command: str) -> None:
+    text = inspect.getdoc(COMMANDS[command].callback) or ""
+    for line in text.splitlines():
+        if line.strip().startswith("mosaicvi "):
+            assert line.startswith("    "), f"{command}: {line}"
+
+
+def test_names_of_python_are_arguments() -> None:
+    from mosaicvi.data.combine import combine
+    from mosaicvi.data.read import read, to_mudata
+
+    known = {
+        p
+        for f in (combine, read, to_mudata, MosaicVI.setup_mudata, MosaicVI.train)
+        for p in inspect.signature(f).parameters
+    }
+    assert set(ARGUMENTS) <= known
