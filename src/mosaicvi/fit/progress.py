@@ -90,7 +90,6 @@ class _Bar:
         )
         self.bar.update(self.task, completed=float(state.epoch))
         self.bar.start()
-        self.say(f"engine: {state.net.engine()}")
 
     def report(self, report: Report) -> None:
         self.meter.add(report)
@@ -111,8 +110,7 @@ class _Lines:
         self.last, self.of = time.monotonic(), config.max_epochs
 
     def begin(self, state: FitState) -> None:
-        where = f"training from epoch {state.epoch + 1} to {self.of}"
-        self.say(f"{where}: {FIRST} (engine: {state.net.engine()})")
+        self.say(f"training from epoch {state.epoch + 1} to {self.of}: {FIRST}")
 
     def report(self, report: Report) -> None:
         self.meter.add(report)
