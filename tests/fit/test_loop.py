@@ -282,8 +282,9 @@ def test_a_gradient_that_is_not_finite_touches_nothing() -> None:
 @pytest.mark.parametrize(("precision", "threads"), [("float32", 1), ("bf16", 3)])
 @pytest.mark.parametrize("fails", [True, False])
 def test_torch_leaves_the_cores_to_the_workers_while_it_trains(
-    precision: Any, threads: int, fails: bool
+    precision: Any, threads: int, fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MOSAICVI_ENGINE", "auto")  # torch alone keeps its threads
     seen = set()
 
     def listen(report: Report) -> None:

@@ -27,7 +27,7 @@ class LogNormal(Family):
 
     name = "LogNormal"
     least, filler = 0.0, 1.0
-    has_dispersion = True
+    has_dispersion = mean_has_dispersion = True
 
     def link(self, output: Tensor, bounds: Bounds) -> Tensor:
         return output.clamp(-30, 30)

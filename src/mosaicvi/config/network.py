@@ -147,7 +147,9 @@ class NetworkConfig:
         if len(set(self.uni_block_names)) != len(self.uni_block_names):
             raise InputError(f"uni_block_names: a name occurs twice in {self.uni_block_names!r}.")
         for dist in self.dist_block:
-            likelihoods.get(dist, argument="dist_block")
+            if dist not in likelihoods.names():
+                known = ", ".join(likelihoods.names())
+                raise InputError(f"dist_block: unknown distribution {dist!r}; use one of {known}.")
         order = [n for i, n in enumerate(self.block_names) if i == 0 or self.block_names[i - 1] != n]
         if tuple(order) != self.uni_block_names:
             raise InputError(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi.engine.gemm import product, product_of_transpose
-from mosaicvi.engine.jit import Bools, Floats, Ints, any_order, copy, f32
+from mosaicvi.engine.jit import Bools, Floats, Ints, any_order, f32
 from mosaicvi.engine.products import linear
 from mosaicvi.engine.threads import Sums, in_shares, share_of
 
@@ -84,67 +84,6 @@ class Dense(NamedTuple):
     how: NDArray[np.int8]
     table: Bools
     choice: Ints
-
-
-def mix_of(embed: list[Tensor], covariate: list[Tensor]) -> Tensor:
-    """Weights of all [e ; c] as one matrix, with zeros between the blocks, (E, F).
-
-    Parameters
-    ----------
-    embed, covariate
-        Of each group weights of e, (G, E_b, H), and of c, (C, G * H); empty if the encoder does not see c.
-    """
-    mix: Tensor = _Mix.apply(len(embed), *embed, *covariate)  # type: ignore[no-untyped-call]
-    return mix
-
-
-class _Mix(torch.autograd.Function):
-    """Blocks side by side, and what comes back to each."""
-
-    @staticmethod
-    def forward(ctx: Any, n_groups: int, *weights: Tensor) -> Tensor:
-        embed, covariate = weights[:n_groups], weights[n_groups:]
-        n_rows = sum(e.shape[0] * e.shape[1] for e in embed) + (covariate[0].shape[0] if covariate else 0)
-        out = np.zeros((n_rows, sum(e.shape[0] * e.shape[2] for e in embed)), np.float32)
-        ctx.shapes, ctx.n_groups = [w.shape for w in weights], n_groups
-        for weight, corner in zip(weights, _corners(ctx.shapes, n_groups), strict=True):
-            blocks = weight.numpy() if weight.ndim == 3 else weight.numpy()[None]
-            _put_blocks(blocks, out, *corner)
-        return torch.from_numpy(out)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        d_mix, found = grad.contiguous().numpy(), []
-        for shape, corner in zip(ctx.shapes, _corners(ctx.shapes, ctx.n_groups), strict=True):
-            found.append(torch.empty(shape))
-            blocks = found[-1].numpy() if len(shape) == 3 else found[-1].numpy()[None]
-            _take_blocks(d_mix, *corner, blocks)
-        return None, *found
-
-
-def _corners(shapes: list[torch.Size], n_groups: int) -> list[tuple[int, int]]:
-    """Where the blocks of each group begin, and then its weights of covariates: row and column."""
-    corners, row, col = [], 0, 0
-    for g, e, h in shapes[:n_groups]:
-        corners.append((row, col))
-        row, col = row + g * e, col + g * h
-    return corners + [(row, left) for (_, left), _ in zip(corners, shapes[n_groups:], strict=False)]
-
-
-@any_order
-def _put_blocks(blocks: Floats, out: Floats, row: int, col: int) -> None:
-    """Put blocks (G, e, h) on the diagonal that begins there."""
-    n, e, h = blocks.shape
-    for b in range(n):
-        copy(blocks[b], out[row + b * e : row + (b + 1) * e, col + b * h : col + (b + 1) * h])
-
-
-@any_order
-def _take_blocks(matrix: Floats, row: int, col: int, blocks: Floats) -> None:
-    """Take them from there."""
-    n, e, h = blocks.shape
-    for b in range(n):
-        copy(matrix[row + b * e : row + (b + 1) * e, col + b * h : col + (b + 1) * h], blocks[b])
 
 
 class FirstLayer(NamedTuple):

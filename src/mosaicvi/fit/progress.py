@@ -90,7 +90,6 @@ class _Bar:
         self.task = self.bar.add_task("train", total=self.of, where=where, words=FIRST)
         self.bar.update(self.task, completed=float(state.epoch))
         self.bar.start()
-        self.say(f"engine: {state.net.engine()}")
 
     def report(self, report: Report) -> None:
         self.meter.add(report)
@@ -113,13 +112,13 @@ class _Lines:
 
     def begin(self, state: FitState) -> None:
         end = "until the held-out loss stops falling" if self.of is None else f"to {self.of}"
-        self.say(f"training from epoch {state.epoch + 1} {end}: {FIRST} (engine: {state.net.engine()})")
+        self.say(f"training from epoch {state.epoch + 1} {end}: {FIRST}")
 
     def report(self, report: Report) -> None:
         self.meter.add(report)
         if report.row is not None:
             _announce(report, self.meter.names, self.say)
-            if self.of <= EVERY_EPOCH_UP_TO:
+            if self.of is not None and self.of <= EVERY_EPOCH_UP_TO:
                 self.last = time.monotonic()
                 self.say(f"epoch {report.epoch}/{self.of} · {_log_likelihoods(report.row, self.meter.names)}")
         elif time.monotonic() - self.last >= LINE_EVERY:

@@ -133,6 +133,7 @@ def run(
                 f"{checkpoint_every:g} s, then every {checkpoint_every:g} s."
             )
         tell.begin(state)
+        tell.say(f"engine: {state.net.engine()}")
         try:
             done = fit(
                 state,

@@ -35,10 +35,10 @@ def names() -> tuple[str, ...]:
     return tuple(_FAMILIES)
 
 
-def get(name: str, *, argument: str = "likelihoods") -> Family:
-    """One family; `InputError`, naming the argument, if there is none of the name."""
+def get(name: str) -> Family:
+    """One family; `InputError` if there is none of the name."""
     if name not in _FAMILIES:
-        raise InputError(f"{argument}: unknown {name!r}; use one of {', '.join(_FAMILIES)}.")
+        raise InputError(f"likelihoods: unknown {name!r}; use one of {', '.join(_FAMILIES)}.")
     return _FAMILIES[name]
 
 

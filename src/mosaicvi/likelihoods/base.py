@@ -113,6 +113,8 @@ class Family(ABC):
         The smallest and largest value that the family can have.
     has_dispersion, has_inflation
         Which parameters besides the location the decoder must learn.
+    mean_has_dispersion
+        Whether the mean depends on the dispersion.
     of_peaks
         Whether it describes peaks, of which one asks whether they are there.
     published_as
@@ -130,6 +132,7 @@ class Family(ABC):
     most: float = np.inf
     has_dispersion: bool = False
     has_inflation: bool = False
+    mean_has_dispersion: bool = False
     of_peaks: bool = False
     published_as: str = ""
     standardised: bool = False

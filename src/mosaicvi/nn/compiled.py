@@ -151,13 +151,19 @@ def _first_layer(
     of_covariates: list[Tensor] = [layer.covariate for layer in layers] if encoder.n_seen else []
     return rows.FirstLayer(
         rest=rest[0] if len(rest) == 1 else torch.cat(rest, 1),
-        mix=rows.mix_of([layer.embed for layer in layers], of_covariates),
+        mix=_mix(layers, of_covariates),
         shown=[
             _values_of(shown[layer.group.modality], layer.group, at)
             for layer, at in zip(layers, starts, strict=False)
         ],
         weights=[layer.value for layer in layers],
     )
+
+
+def _mix(layers: list[BlockLayer], of_covariates: list[Tensor]) -> Tensor:
+    """Weights of [e ; c] of all first layers as one matrix, with zeros between the blocks."""
+    mix: Tensor = torch.block_diag(*(w for layer in layers for w in layer.embed))  # type: ignore[no-untyped-call]
+    return torch.cat([mix, torch.cat(of_covariates, 1)]) if of_covariates else mix
 
 
 def _values_of(shown: Shown, group: BlockGroup, at: int) -> rows.Nonzeros | rows.Dense:

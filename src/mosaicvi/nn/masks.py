@@ -146,10 +146,6 @@ class View:
         n: NDArray[np.int64] = np.count_nonzero(self.table.cpu().numpy(), axis=1)
         return n
 
-    def of_rows(self, rows: slice) -> View:
-        """The choice of some cells."""
-        return dataclasses.replace(self, index=self.index[rows])
-
 
 def observed_view(rows: ModalityRows) -> View:
     """What was measured (m != -1)."""

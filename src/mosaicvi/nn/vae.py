@@ -236,6 +236,7 @@ class MosaicVAE(nn.Module):
         library: Tensor | None,
         panel: Tensor | None = None,
         features: NDArray[np.int64] | None = None,
+        with_dispersion: bool = True,
     ) -> Parameters:
         """Parameters of modality m's likelihood for R rows, (R, d) each but the inflation, (d,).
 
@@ -251,6 +252,8 @@ class MosaicVAE(nn.Module):
             Features that the library was summed over, boolean (R, D); None for all.
         features
             Positions of features, ascending; None for all.
+        with_dispersion
+            Whether the dispersion is needed as well.
         """
         h = self.shared_layers(z, q, covariates, 1)
         # a softmax is over all features, of which some are kept
@@ -259,12 +262,14 @@ class MosaicVAE(nn.Module):
         if library is not None and features is not None:
             location = location[:, torch.from_numpy(features).to(location.device)]
             head = self.head(m, features)
-        return Parameters(location=location, dispersion=head.alpha(covariates), inflation=head.pi())
+        alpha = head.alpha(covariates) if with_dispersion else None
+        return Parameters(location=location, dispersion=alpha, inflation=head.pi())
 
     def imputed_mean(self, m: int, z: Tensor, q: Posterior, covariates: Tensor, **rest: Any) -> Tensor:
         """Mean of modality m's likelihood for R rows, dense (R, d); arguments as `parameters_of`."""
-        parameters = self.parameters_of(m, z, q, covariates, **rest)
-        return self.decoder.families[m].mean(parameters)
+        family = self.decoder.families[m]
+        needs = family.mean_has_dispersion
+        return family.mean(self.parameters_of(m, z, q, covariates, with_dispersion=needs, **rest))
 
 
 def of_features(view: View, rows: ModalityRows) -> View:
