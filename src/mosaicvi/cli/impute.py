@@ -6,13 +6,23 @@ import shlex
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mosaicvi._version import __version__
 from mosaicvi.cli.data import H5AD, H5MU, Loaded, check_data_output, load_for, load_model, prepared
-from mosaicvi.cli.options import AllowMissing, BatchSize, Data, Model, Overwrite, Quiet, Reading, reads_data
+from mosaicvi.cli.options import (
+    AllowMissing,
+    BatchSize,
+    Data,
+    Model,
+    Overwrite,
+    Quiet,
+    Reading,
+    one_or_mapping,
+    reads_data,
+)
 from mosaicvi.cli.say import note, progress
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import shown
@@ -52,9 +62,19 @@ def command(
         int | None,
         typer.Option(help="Average over so many draws of the latent. [default: decode its mean]", min=1),
     ] = None,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[MOD=]SCALE",
+            help="What to give the expected values of: counts or log1p_cp10k. [default: counts]",
+        ),
+    ] = None,
     library: Annotated[
         float | None,
-        typer.Option(help="For counts: the library of every cell. [default: the training data's median]"),
+        typer.Option(
+            help="For counts: the library of every cell. [default: the training data's median, or the "
+            "depth that centred log ratios imply]"
+        ),
     ] = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
@@ -65,6 +85,7 @@ def command(
 
         mosaicvi impute model mosaic.h5mu --output imputed.h5mu
         mosaicvi impute model mosaic.h5mu --modality adt --cells missing --output adt.h5ad
+        mosaicvi impute model mosaic.h5mu --scale rna=log1p_cp10k --output imputed.h5mu
 
     Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured it,
     `uns["mosaicvi"]["scale"]` what the values mean. They are written as they are computed, so that memory
@@ -83,10 +104,12 @@ def command(
         raise InputError(
             f"{shown(output)}: an .h5ad holds one modality; choose it with --modality, or name an .h5mu"
         )
+    scales = _scales(scale, names)
     parts = [
         part
         for name in names
-        if (part := _part(trained, loaded, name, cells, n_samples, library, batch_size)) is not None
+        if (part := _part(trained, loaded, name, cells, n_samples, scales[name], library, batch_size))
+        is not None
     ]
     if not parts:
         raise InputError(f"--cells missing: every cell measured {' and '.join(names)}; use --cells all")
@@ -112,6 +135,7 @@ def _part(
     name: str,
     cells: Cells,
     n_samples: int | None,
+    scale: Any,
     library: float | None,
     batch_size: int,
 ) -> ImputedModality | None:
@@ -136,11 +160,27 @@ def _part(
         measured=measured[chosen],
         var=var,
         varm={"measured": panels.loc[features]} if isinstance(panels, pd.DataFrame) else {},
-        scale=model.imputed_scale(name, library=library),
+        scale=model.imputed_scale(name, scale=scale, library=library),
         values=model.iter_imputed_values(
-            modality=name, indices=chosen, n_samples=n_samples, library=library, batch_size=batch_size
+            modality=name,
+            indices=chosen,
+            n_samples=n_samples,
+            scale=scale,
+            library=library,
+            batch_size=batch_size,
         ),
     )
+
+
+def _scales(said: list[str] | None, names: list[str]) -> dict[str, str | None]:
+    """The scale of each modality; one without a modality's name is for all of them."""
+    found = one_or_mapping(said, "--scale")
+    if not isinstance(found, Mapping):
+        return dict.fromkeys(names, found)
+    for name in found:
+        if name not in names:
+            raise InputError(f"--scale: {name!r} is not imputed; imputed are {', '.join(names)}")
+    return {name: found.get(name) for name in names}
 
 
 def _source(loaded: Loaded, name: str, *, first: str) -> AnnData | None:
