@@ -142,14 +142,14 @@ def _change(said: str) -> tuple[str, Any]:
 def _for_mosaic(parameters: Parameters, mosaic: Any) -> tuple[Any, Parameters]:
     """The mosaic as the variant reads it, and the parameters with what depends on it filled in."""
     from benchmarks.tasks import hand_weights
-    from mosaicvi.config import COUNT_DISTRIBUTIONS
+    from mosaicvi import likelihoods
 
     rest = dict(parameters)
     if rest.pop("peaks", None) == "counts":
         mosaic = _as_registered(mosaic)
     elif rest.get("preset") == "seed":
         mosaic = mosaic.as_published()
-    aware = {m.name: m.likelihood in COUNT_DISTRIBUTIONS for m in mosaic.modalities}
+    aware = {m.name: likelihoods.get(m.likelihood).counts for m in mosaic.modalities}
     if rest.get("library_aware") == "aware":
         rest["library_aware"] = aware
     if rest.get("beta_modal") == "hand":
