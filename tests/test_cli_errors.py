@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -447,3 +450,65 @@ def test_outputs_of_unknown_format(command: str, tmp_path: Path, capsys: pytest.
     said = problems(run([*arguments, str(tmp_path / "out.xyz")]), capsys.readouterr().err)
     assert "out.xyz" in said
     assert "must end in" in said
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(folder)]
+    if os.name == "nt" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("command", ["combine", "embed"])
+def test_a_full_disk_is_one_line(command: str, small_disk: Path, tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        x = np.random.default_rng(0).poisson(1, (300, 200)).astype(np.float32)
+        adata = AnnData(sparse.csr_matrix(x))
+        adata.obs_names = [f"{name}{i}" for i in range(300)]
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+        files.append(str(tmp_path / f"{name}.h5ad"))
+    arguments = ["combine", *files]
+    if command == "embed":
+        assert run(["train", *files, "--output", str(tmp_path / "model"), "--max-epochs", "1", "-q"]) == 0
+        arguments = ["embed", str(tmp_path / "model"), *files]
+    code = "from mosaicvi.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--output", str(small_disk / "o.h5mu"), "-q"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "could not be written: the disk is full" in done.stderr
+    assert os.listdir(small_disk) == []
+
+
+def test_sizes_are_said_in_units_that_suit_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mosaicvi.infer.output import check_room
+
+    usage = type("Usage", (), {"free": 20_500})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match=r"needs 240 kB, but 20\.5 kB are free"):
+        check_room(tmp_path / "o.h5ad", 240_000)
+
+
+def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, signal\n"
+        "from pathlib import Path\n"
+        "from mosaicvi.store.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "o.h5mu"], check=False)
+    assert len(os.listdir(tmp_path)) == 1
+    AnnData(np.ones((3, 2), np.float32)).write_h5ad(tmp_path / "a.h5ad")
+    assert run(["combine", str(tmp_path / "a.h5ad"), "--output", str(tmp_path / "o.h5mu"), "-q"]) == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.h5ad", "o.h5mu"]

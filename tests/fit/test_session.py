@@ -159,6 +159,29 @@ def test_resuming_something_else_is_refused(
     assert all(torch.equal(v, before[k]) for k, v in weights(model).items())
 
 
+@pytest.mark.parametrize("what", ["values", "batch", "panels"])
+def test_resuming_with_other_values_of_the_same_names_is_refused(what: str, tmp_path: Path) -> None:
+    _checkpointed(tmp_path / "run")
+    model = model_of()
+    first = model.mosaic.modalities[0]
+    if what == "values":
+        x = first.x.copy()
+        x.data[0] += 1
+        first = dataclasses.replace(first, x=x)
+    elif what == "panels":
+        first = dataclasses.replace(first, panels=~first.panels)
+    batch = model.mosaic.batch[::-1].copy() if what == "batch" else model.mosaic.batch
+    others = (first, *model.mosaic.modalities[1:])
+    model.mosaic = dataclasses.replace(model.mosaic, modalities=others, batch=batch)
+    with pytest.raises(InputError, match="made with other values, batches or panels of the same cells"):
+        model.train(2, checkpoint_dir=tmp_path / "run", resume=True, **QUICK)
+
+
+def test_the_folder_of_another_training_is_left_to_it(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path / "run").alone(), pytest.raises(InputError, match=r"process \d+ on .* now"):
+        model_of().train(1, checkpoint_dir=tmp_path / "run", **QUICK)
+
+
 def _index(cells: np.ndarray) -> Any:
     import pandas as pd
 
@@ -305,6 +328,23 @@ def test_without_a_terminal_lines_are_said(
     )
     assert "validation 3.1" in lines[3]
     assert lines[-1] == "Trained for 7 epochs."
+
+
+@pytest.mark.parametrize(("epochs", "n_lines"), [(3, 3), (200, 0)])
+def test_a_short_run_has_a_line_an_epoch_with_each_log_likelihood(
+    epochs: int, n_lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with listener(FitConfig(max_epochs=epochs), ("rna", "adt"), progress=None, log_dir=None) as tell:
+        for epoch in (1, 2, 3):
+            row = {"train_log_prob_rna": -10.0 * epoch, "train_log_prob_adt": -2.5, "validation_loss": 7.0}
+            tell.report(_report(epoch, row))
+    lines = capsys.readouterr().err.splitlines()
+    assert (
+        lines
+        == [f"epoch {epoch}/3 · rna -{10 * epoch}.0 · adt -2.5 · validation 7.00" for epoch in (1, 2, 3)][
+            :n_lines
+        ]
+    )
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,3 +66,10 @@ def test_unions_cover_exactly_what_the_peaks_cover(sets: list[list[tuple[str, in
     assert sum(map(len, after)) == len(set().union(*after))  # unions do not overlap
     for dataset, every in peaks.items():
         assert all(bases(p) <= bases(u) for p, u in zip(every, unions[dataset], strict=True))
+
+
+def test_other_spellings_of_peaks() -> None:
+    got = parse_peaks(["chr1:1:500", "chr1:1,000-1,500", "chr1:1..500", "chrUn_K2:1,000..2,000"])
+    assert got["chromosome"].tolist() == ["chr1", "chr1", "chr1", "chrUn_K2"]
+    assert got["start"].tolist() == [1, 1000, 1, 1000]
+    assert got["end"].tolist() == [500, 1500, 500, 2000]

@@ -355,3 +355,29 @@ def test_proteins_with_missing_entries_stay_dense() -> None:
 def test_a_table_of_nothing_is_no_modality() -> None:
     assert list(to_mudata(with_proteins(np.zeros((3, 2)))).mod) == ["rna"]
     assert list(to_mudata(with_proteins(np.ones((3, 2))), modality="adt").mod) == ["adt"]
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "h5mu"])
+def test_indices_of_nullable_strings(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    (small().write_h5ad if kind == "h5ad" else small_mudata().write_h5mu)(path)
+    with h5py.File(path, "r+") as file:
+        groups = ["obs", "var"] if kind == "h5ad" else ["obs", "var", "mod/rna/obs", "mod/rna/var"]
+        for group in groups:
+            names = file[f"{group}/_index"].asstr()[:]
+            del file[f"{group}/_index"]
+            index = file[group].create_group("_index")
+            index.attrs.update({"encoding-type": "nullable-string-array", "encoding-version": "0.1.0"})
+            values = index.create_dataset("values", data=names.astype(object), dtype=h5py.string_dtype())
+            mask = index.create_dataset("mask", data=np.zeros(len(names), bool))
+            values.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
+            mask.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    got = read(path)
+    assert list(got.obs_names) == BARCODES
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.zip", "a.zarr.zip", "a.h5ad.gz"])
+def test_archives_are_to_be_unpacked(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"unpack it \((tar -xf|unzip|gunzip)\)"):
+        read(tmp_path / name)
