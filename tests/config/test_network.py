@@ -87,7 +87,7 @@ def test_a_mosaic_fills_in_all_sizes(mosaic: Mosaic) -> None:
     assert config.dim_block == (6, 4, 3, 4)
     assert config.dist_block == ("NB", "NB", "Poisson", "Poisson")
     assert config.library_aware == (True, True, True)
-    assert (config.norm, config.encode_covariates, config.beta_modal) == ("layer", False, "auto")
+    assert (config.norm, config.encode_covariates, config.beta_modal) == ("layer", False, (1.0, 1.0, 1.0))
 
 
 def test_the_published_preset_is_the_published_network(mosaic: Mosaic) -> None:

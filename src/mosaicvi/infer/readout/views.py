@@ -28,7 +28,7 @@ class Shown:
     @property
     def features(self) -> dict[str, NDArray[np.bool_]]:
         """Mask of each modality of which something is shown."""
-        return {name: np.frombuffer(mask, bool) for name, mask in self.of}
+        return {name: np.frombuffer(mask, bool).copy() for name, mask in self.of}
 
     def only(self, modalities: Collection[str] | None) -> Shown:
         """The same with some modalities out of sight."""
