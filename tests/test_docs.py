@@ -170,7 +170,9 @@ def test_every_path_of_the_architecture_is_there() -> None:
 
 
 def test_every_room_is_on_the_map() -> None:
-    there = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    there = {
+        path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     assert {name for name in ROOMS if "/" not in name} == there - {"__init__", "_version"}
 
 
