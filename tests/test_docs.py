@@ -79,7 +79,7 @@ def test_a_parameter_says_its_default_first(name: str) -> None:
 
 
 SAID = (
-    "dimensions", "dim_latent", "beta_unobs", "beta_reverse", "beta_kl", "beta_modal", "skip_conn", "p_feat",
+    "dimensions", "dim_latent", "beta_unobs", "beta_reverse", "beta_kl", "skip_conn", "p_feat",
     "mean_vals", "min_vals", "max_vals", "max_disp", "norm", "encode_covariates", "decode_mask",
     "unbiased_mmd",
 )  # fmt: skip
@@ -92,6 +92,9 @@ def test_the_defaults_on_the_page_are_those_of_the_network(mosaic: MuData) -> No
         stated = re.match(r"\s*Default: `([^`]+)`", said[name])
         assert stated is not None, name
         assert stated.group(1).strip('"') == str(getattr(config, name)), name
+    stated = re.match(r"\s*Default: `([^`]+)` each", said["beta_modal"])
+    assert stated is not None
+    assert set(config.beta_modal) == {float(stated.group(1))}
     stated = re.match(r"\s*Default: `([^`]+)`", said["gamma"])
     assert stated is not None
     assert mosaicvi.Schedule.of(float(stated.group(1)))(7) == config.gamma(7) == config.gamma(0)
