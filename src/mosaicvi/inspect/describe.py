@@ -67,6 +67,8 @@ def describe(
         There is no such column, it has too many values, or it does not say which cell has which panel.
     """
     mdata = to_mudata(mdata)
+    if not mdata.mod:
+        raise InputError(problem("kind", name="the data", kind="a MuData without modalities"))
     labels, groups = _label_cells(mdata, batch_key)
     _check_panels(mdata, labels.panel, None if batch_key is not None else likely_batch(mdata))
     seen, notes = {}, []
