@@ -155,7 +155,7 @@ class Family(ABC):
         return False
 
     def transform(self, *, whole: bool, filled: bool = False) -> str:
-        """What the encoder sees by default, of whole numbers or not, most of which are above 0 or not."""
+        """What the encoder sees by default, of whole numbers or not, often above 0 or rarely."""
         return "none"
 
     def scale(self, *, library_aware: bool, transform: str) -> str:

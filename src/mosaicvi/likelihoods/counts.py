@@ -24,7 +24,7 @@ class Counts(Family):
     def transform(self, *, whole: bool, filled: bool = False) -> str:
         """Counts per 10,000 on a logarithmic scale, or centred log ratios, unless they are so already.
 
-        Ratios to the geometric mean need counts that are mostly above 0, such as those of proteins, of which
+        Ratios to the geometric mean need counts that are often above 0, such as those of proteins, of which
         a few abundant ones would decide on the total.
         """
         if not whole:

@@ -18,7 +18,7 @@ from mosaicvi.errors import InputError, quoted
 from mosaicvi.likelihoods import FOR_FRACTIONS, Evidence
 
 FEW = 0.05  # share of the non-zero values up to which fractions among counts are an error
-FILLED = 0.5  # share of counts above 0 from which ratios to their geometric mean make sense
+FILLED = 0.2  # share of counts above 0 from which ratios to their geometric mean make sense
 
 
 def choose_likelihood(
@@ -130,7 +130,7 @@ def choose_transform(
     name, likelihood
         The modality.
     whole, filled
-        Whether its values are whole numbers >= 0, and whether most of them are above 0.
+        Whether its values are whole numbers >= 0, and whether they are often above 0.
     setup
         What the user said.
     """
@@ -146,7 +146,7 @@ def choose_transform(
 
 
 def is_filled(x: Matrix, panels: NDArray[np.bool_], panel_of_row: NDArray[np.int64]) -> bool:
-    """Whether more than half of the measured values are above 0."""
+    """Whether enough of the measured values are above 0 for ratios to their geometric mean."""
     n_measured = float(panels.sum(1)[panel_of_row].sum())
     if isinstance(x, np.ndarray):
         return bool((x > 0).sum() > FILLED * max(n_measured - float(np.isnan(x).sum()), 1.0))

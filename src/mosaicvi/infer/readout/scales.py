@@ -1,6 +1,6 @@
 """The scale on which counts are compared: that of the questions that people ask of them.
 
-Counts that are mostly above zero, such as proteins, are centred log ratios (Stoeckius et al., Nature Methods
+Counts that are often above zero, such as proteins, are centred log ratios (Stoeckius et al., Nature Methods
 2017); mostly empty ones, such as RNA, log(1 + counts per 10,000).
 
 Legend: r cells, d features.
