@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.builders import random_mudata
 from tests.nn.test_vae import mosaic_of, network
 
-from mosaicvi.data.minibatch import MinibatchLoader, ModalityRows
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.minibatch import ModalityRows
 from mosaicvi.nn.compiled_likelihood import Batch, batches_of
 from mosaicvi.nn.masks import MaskSampler, ModalityMask, View, masked_views, observed_view
 

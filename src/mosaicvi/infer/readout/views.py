@@ -45,8 +45,10 @@ def shown_of_cells(mosaic: Mosaic) -> tuple[NDArray[np.int64], list[Shown]]:
     columns = []
     for data in mosaic.modalities:
         row = data.row_of_cell
-        panel = np.zeros(len(row), np.int64) if data.entry_measured is not None else data.panel_of_row[row]
-        columns.append(np.where(row >= 0, panel, -1))
+        panel = np.full(len(row), -1)
+        has = row >= 0
+        panel[has] = 0 if data.entry_measured is not None else data.panel_of_row[row[has]]
+        columns.append(panel)
     distinct, code = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
     views = []
     for line in distinct.tolist():
