@@ -121,9 +121,8 @@ def test_history_has_every_term_of_every_epoch() -> None:
     fit(state, LOADER, quick(max_epochs=2))
     terms = ["loss", "kl", "mmd"] + [f"{k}_{m}" for m in NAMES for k in ("observed", "masked", "log_prob")]
     columns = {f"{part}_{t}" for part in ("train", "validation") for t in terms}
-    columns |= {"grad_norm", "clipped", "balanced", "keeps_best", "gamma", "lr"} | {
-        f"beta_{m}" for m in NAMES
-    }
+    columns |= {"grad_norm", "clipped", "balanced", "keeps_best", "gamma", "lr"}
+    columns |= {f"beta_{m}" for m in NAMES}
     history = state.history()
     assert set(history.columns) == columns
     assert list(history.index) == [0, 1]

@@ -197,7 +197,7 @@ def test_half_the_precision_is_near(
     apart: bool, fractions: bool, norm: str, skip_conn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Products in bfloat16, which has 8 bits: likelihoods and the KL term stay in float32."""
-    mosaic = mosaic_of(random_mudata(15, n_cells=40, fractions=fractions), likelihoods={"rna": "ZINB"})
+    mosaic = mosaic_of(random_mudata(16, n_cells=40, fractions=fractions), likelihoods={"rna": "ZINB"})
     if apart:
         monkeypatch.setattr(device, "would_wait", lambda tensor: True)
     net = network(mosaic, 1, norm=norm, skip_conn=skip_conn, library_aware=False)
