@@ -86,10 +86,15 @@ def test_values_and_measured_are_those_of_the_cell_by_name(
 def test_kinds_are_found_from_values_and_names() -> None:
     mosaic = quietly(random_mudata(0))
     assert [(m.name, m.likelihood, m.transform, m.whole) for m in mosaic.modalities] == [
-        ("rna", "NB", "log1p_cp10k", True),
-        ("adt", "NB", "log1p_cp10k", True),
+        ("rna", "NB", "clr", True),
+        ("adt", "NB", "clr", True),
         ("atac", "Poisson", "log1p_cp10k", True),
     ]
+    sparse = random_mudata(0)
+    rna = sparse.mod["rna"].X
+    rna.data[rna.data == 1] = 0
+    assert (rna.data > 0).sum() < 0.2 * rna.shape[0] * rna.shape[1]
+    assert quietly(sparse).modality("rna").transform == "log1p_cp10k"
     assert quietly(random_mudata(0, fractions=True)).modality("adt").likelihood == "Gaussian"
 
 

@@ -29,7 +29,7 @@ class Counts(Family):
         """
         if not whole:
             return "none"
-        return "clr" if filled else "log1p_cp10k"
+        return "clr" if filled and not self.of_peaks else "log1p_cp10k"
 
     def bounds(self, seen: Summary) -> Bounds:
         """From 0 to the largest value of the block."""

@@ -31,7 +31,7 @@ def paired(seed: int = 0) -> tuple[MuData, np.ndarray]:
     level = rng.normal(size=(N, 2))
     genes = np.exp(0.5 * level @ rng.normal(size=(2, GENES)) + rng.normal(0, 1, (3, GENES))[kind])
     proteins = np.exp(0.5 * level @ rng.normal(size=(2, PROTEINS)) + rng.normal(0, 1, (3, PROTEINS))[kind])
-    rna = sp.csr_matrix(rng.poisson(0.3 * depth * genes).astype(np.float32))
+    rna = sp.csr_matrix(rng.poisson(0.05 * depth * genes).astype(np.float32))
     adt = rng.poisson(10 * proteins).astype(np.float32) + 1
     batch = np.where(np.arange(N) < 2 * N // 3, "paired", "rna")
     obs = pd.DataFrame({"batch": batch}, index=cells)
@@ -81,7 +81,7 @@ def test_it_comes_nearer_to_hidden_values_than_the_decoder(
     decoded = clr(model.get_imputed_values(modality="adt", indices=rows).to_numpy(float))
     error = [float(((found - clr(adt[rows])) ** 2).mean()) for found in (read, decoded)]
     assert error[0] < 0.95 * error[1]
-    assert metrics.correlation_overall(read, clr(adt[rows])) > 0.7
+    assert metrics.correlation_overall(read, clr(adt[rows])) > 0.6
 
 
 def test_logarithms_are_expected_logarithms(made: tuple[MosaicVI, MuData, np.ndarray]) -> None:

@@ -145,12 +145,11 @@ def choose_transform(
     return next(transform for transform in TRANSFORMS if transform == chosen)
 
 
-def is_filled(x: Matrix, panels: NDArray[np.bool_], panel_of_row: NDArray[np.int64]) -> bool:
-    """Whether enough of the measured values are above 0 for ratios to their geometric mean."""
-    n_measured = float(panels.sum(1)[panel_of_row].sum())
+def is_filled(x: Matrix) -> bool:
+    """Whether enough of the values are above 0 for ratios to their geometric mean; NaN do not count."""
     if isinstance(x, np.ndarray):
-        return bool((x > 0).sum() > FILLED * max(n_measured - float(np.isnan(x).sum()), 1.0))
-    return bool((x.data > 0).sum() > FILLED * max(n_measured, 1.0))
+        return bool((x > 0).sum() > FILLED * (~np.isnan(x)).sum())
+    return bool((x.data > 0).sum() > FILLED * x.shape[0] * x.shape[1])
 
 
 def check_range(name: str, a: AnnData, x: Matrix, likelihood: Distribution, transform: Transform) -> None:

@@ -259,16 +259,15 @@ def _read(
     x = read_values(name, a, setup.layers.get(name), order)
     check_finite(name, a.obs_names, x)
     whole = is_whole(x)
-    panels, panel_of_row = read_panels(name, a, data, order, panel_key)
     if registry is None:
         likelihood = choose_likelihood(name, a, x, whole, peaks, setup)
-        filled = is_filled(x, panels, panel_of_row)
-        transform = choose_transform(name, likelihood, whole, filled, setup)
+        transform = choose_transform(name, likelihood, whole, is_filled(x), setup)
     else:
         likelihood, transform = registry.likelihoods[name], registry.transforms[name]
         if registry.whole[name] and not whole and likelihoods.get(likelihood).whole:
             raise InputError(looks_normalised(name, a))
     check_range(name, a, x, likelihood, transform)
+    panels, panel_of_row = read_panels(name, a, data, order, panel_key)
     x, entry, n_outside = keep_measured(x, panels, panel_of_row, dense=not likelihoods.get(likelihood).whole)
     n_measured = panels.sum(1)[panel_of_row] if entry is None else entry.sum(1)
     if registry is None:
