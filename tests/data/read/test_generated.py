@@ -112,7 +112,10 @@ def mutate(rng: np.random.Generator, path: Path) -> None:
                 key = list(item.attrs)[rng.integers(len(item.attrs))]
                 item.attrs[key] = "csr_matrix" if rng.random() < 0.5 else np.array([10**12, 10**12])
             elif kind == 3 and isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf" and item.size:
-                item[0] = int(rng.choice([-1, 2**31 - 1, 10**6]))
+                most = np.iinfo(item.dtype).max if item.dtype.kind in "iu" else 2**31 - 1
+                item[0] = int(
+                    rng.choice([0 if item.dtype.kind == "u" else -1, min(2**31 - 1, most), min(10**6, most)])
+                )
             else:
                 del file[name]
                 if rng.random() < 0.5:
