@@ -362,7 +362,7 @@ def test_a_signal_ends_training_with_its_code(
     arguments = ["train", str(folder / "mosaic.h5mu"), "--batch-key", "batch", "-o", str(model)]
     keep = ["--checkpoint", str(checkpoints)] if number == signal.SIGTERM else []
     process = start([*arguments, "--max-epochs", "100000", "--batch-size", "64", *keep])
-    until(process, "balanced")
+    until(process, "/100000 ·")  # a line every ten seconds
     time.sleep(0.3)
     process.send_signal(number)
     _, rest = process.communicate(timeout=60)
