@@ -127,7 +127,7 @@ def test_history_has_every_term_of_every_epoch() -> None:
     assert set(history.columns) == columns
     assert list(history.index) == [0, 1]
     assert (history["gamma"] == 0.3).all()
-    assert (history["train_mmd"] > 0).all()
+    assert (history["train_mmd"] != 0).all()  # the unbiased estimate may be below 0
 
 
 def test_history_is_the_mean_over_cells(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def hide_modality(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) 
     chosen = _scorable(m, m.row_of_cell[asked])
     if not len(chosen):
         return None
-    scale = model.imputed_scale(name)
+    scale = _scale(model, name)
     truth = _comparable(m, asked, chosen, scale)
     training = _comparable(m, rest, chosen, scale)
     guesses = {
@@ -127,7 +127,7 @@ def hide_entries(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) -
         return None
     hidden = rng.random((len(asked), m.n_features), dtype=np.float32) < SHARE_HIDDEN
     masked = _without_entries(mosaic, m, asked, hidden)
-    scale = model.imputed_scale(name)
+    scale = _scale(model, name)
     truth = _comparable(m, asked, chosen, scale)
     truth[~hidden[:, chosen]] = np.nan
     training = _comparable(m, rest, chosen, scale)
@@ -228,6 +228,14 @@ def _without_entries(mosaic: Mosaic, m: ModalityData, cells: Ints, hidden: NDArr
 # --- guesses ------------------------------------------------------------------------------------
 
 
+def _scale(model: MosaicVI, name: str) -> Scale:
+    """Scale of imputed values; of counts at a library that is the same for all cells."""
+    own = model.imputed_scale(name)
+    if own.kind != "counts" or own.library is not None:
+        return own
+    return model.imputed_scale(name, library=model.registry.median_library[name])
+
+
 def _comparable(m: ModalityData, cells: Ints, chosen: Ints, scale: Scale) -> Floats:
     """Measured values on the scale of the imputed ones, before logarithms; NaN where not measured."""
     rows = m.row_of_cell[cells]
@@ -256,7 +264,12 @@ def _of_model(
     names = np.asarray(m.features.names, object)[chosen]
     out = np.empty((len(cells), len(chosen)))
     for rows, values in model.iter_imputed_values(
-        mosaic, modality=m.name, features=names.tolist(), indices=cells, modalities=modalities
+        mosaic,
+        modality=m.name,
+        features=names.tolist(),
+        indices=cells,
+        library=scale.library,
+        modalities=modalities,
     ):
         out[rows] = values
     return np.expm1(out) if scale.kind == "log1p_cp10k" else out
