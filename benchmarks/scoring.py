@@ -6,7 +6,6 @@ whether a peak is open, and on values as they are.
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import sys
@@ -182,9 +181,7 @@ def questions(task: Task) -> list[Question]:
 
 def answer(model: MosaicVI, question: Question) -> tuple[Floats, bool]:
     """Our imputed values of the hidden cells, and whether they are logarithms."""
-    more: dict[str, Any] = {}
-    if question.kind == "rna" and "scale" in inspect.signature(model.get_imputed_values).parameters:
-        more["scale"] = "log1p_cp10k"
+    more: dict[str, Any] = {"scale": "log1p_cp10k"} if question.kind == "rna" else {}
     frame = model.get_imputed_values(modality=question.modality, indices=question.hidden.cells, **more)
     is_log = bool(more) or model.imputed_scale(question.modality).kind == "log1p_cp10k"
     return frame.reindex(columns=question.features, fill_value=0).to_numpy(np.float32), is_log

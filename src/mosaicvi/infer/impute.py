@@ -169,7 +169,7 @@ def imputed(
         noise = torch.randn(n_samples, net.config.dim_latent, generator=generator).to(loader.device)
     own = [measuring_batches(mosaic, w.m) for w in wanted]
     places = [_places(mosaic, w) for w in wanted]
-    code, views = shown_of_cells(mosaic)
+    code, views = (np.zeros(0, np.int64), []) if readout is None else shown_of_cells(mosaic)
     views = [view.only(modalities) for view in views]
     for rows, minibatch, q in encoded(net, loader, cells, modalities=modalities, batch_size=batch_size):
         values = []
@@ -181,15 +181,17 @@ def imputed(
                     found = _of_decoder(net, mosaic, w, at, q, covariates, noise)
                     values.append(mosaic.modalities[w.m].raw(found, at))
                     continue
-                library = mosaic.registry.median_library[mosaic.modalities[w.m].name]
+                library = _median_library(mosaic, w.m)
                 rate = _averaged(net, w.m, None, q, covariates, noise, library).double().cpu().numpy()
                 some = cells[rows]
-                known = readout(
-                    mosaic, w.m, some, [views[i] for i in code[some]], q.mean.double().cpu().numpy(), rate
-                )
+                known = readout(mosaic, w.m, some, code[some], views, q.mean.double().cpu().numpy(), rate)
                 found = on_asked_scale(known, compared, w.scale.kind, w.scale.library)
                 values.append(np.ascontiguousarray(found if at is None else found[:, at], np.float32))
         yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))
+
+
+def _median_library(mosaic: Mosaic, m: int) -> float:
+    return mosaic.registry.median_library[mosaic.modalities[m].name]
 
 
 def _places(mosaic: Mosaic, wanted: ImputationRequest) -> NDArray[np.int64] | None:
@@ -212,7 +214,7 @@ def _of_decoder(
     """The decoder's values, (b, d) in the order that was asked for."""
     library = wanted.scale.library
     if net.config.library_aware[wanted.m] and library is None:
-        library = mosaic.registry.median_library[mosaic.modalities[wanted.m].name]
+        library = _median_library(mosaic, wanted.m)
     is_log = wanted.scale.kind == "log1p_cp10k" and net.config.library_aware[wanted.m]
     some = at if wanted.features is not None and not is_log else None
     found = _averaged(net, wanted.m, some, q, covariates, noise, library).cpu().numpy()

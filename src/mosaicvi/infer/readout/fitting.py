@@ -9,7 +9,8 @@ Legend: n reference cells, D features of a modality, g of a group.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 import torch
@@ -66,12 +67,18 @@ def fit_readout(
             if less.of:
                 cells_of.setdefault(less, np.zeros(0, np.int64))
     held = np.zeros(mosaic.n_cells, bool) if held_out is None else held_out
+
+    @cache
+    def project(name: str, mask: bytes) -> Projection:
+        """Coordinates of what is shown of a modality, the same for all that is read out of it."""
+        return _projection(mosaic.modality(name), np.frombuffer(mask, bool), kinds[name] or "", seed)
+
     parts: dict[tuple[Shown, str], Part] = {}
     for view, cells in list(cells_of.items())[:MOST_VIEWS]:
         for data in mosaic.modalities:
             kind = kinds[data.name]
             if kind is not None:
-                part = _fit_part(net, loader, mosaic, data, kind, kinds, view, cells, held, seed)
+                part = _fit_part(net, loader, mosaic, data, kind, project, view, cells, held, seed)
                 if part is not None:
                     parts[view, data.name] = part
     taught = {name for _, name in parts}
@@ -86,7 +93,7 @@ def _fit_part(
     mosaic: Mosaic,
     data: ModalityData,
     kind: Kind,
-    kinds: Mapping[str, Kind | None],
+    project: Callable[[str, bytes], Projection],
     view: Shown,
     cells: NDArray[np.int64],
     held: NDArray[np.bool_],
@@ -100,8 +107,7 @@ def _fit_part(
     if len(references) < FEWEST_REFERENCES:
         return None
     library = mosaic.registry.median_library[data.name]
-    seeing = {name: mask for name, mask in shown.items() if name != data.name or own.any()}
-    z, rate = _seen(net, loader, mosaic, references, data, seeing, library)
+    z, rate = _seen(net, loader, mosaic, references, data, shown, library)
     row = data.row_of_cell[references]
     measured = data.panels[data.panel_of_row[row]]
     truth = on_scale(completed(dense_counts(data, row), measured, rate), kind)
@@ -109,9 +115,7 @@ def _fit_part(
         kind=kind,
         library=library,
         latent_spread=float(max(z.std(), 1e-6)),
-        projections={
-            name: _projection(mosaic.modality(name), shown[name], kinds[name] or "", seed) for name in others
-        },
+        projections={} if own.all() else {name: project(name, shown[name].tobytes()) for name in others},
         own=own,
         own_spread=1.0,
         batch_centres=np.zeros((0, 0)),
@@ -120,7 +124,7 @@ def _fit_part(
     )
     is_partial = bool(own.any() and not own.all())
     if is_partial:
-        part = _centred(part, net, loader, mosaic, data, seeing, references, rate, cells, seed)
+        part = _centred(part, net, loader, mosaic, data, shown, references, rate, cells, seed)
     known = part.known(mosaic, data.name, references, z, rate)
     line = _line_by_feature(known.decoded, truth, measured)
     hidden = np.flatnonzero(~own)

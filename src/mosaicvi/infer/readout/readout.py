@@ -182,6 +182,7 @@ class ReadOut:
         mosaic: Mosaic,
         m: int,
         cells: NDArray[np.int64],
+        code: NDArray[np.int64],
         views: Sequence[Shown],
         z: Floats,
         rate: Floats,
@@ -192,19 +193,21 @@ class ReadOut:
         ----------
         mosaic, m, cells
             The data, the position of the modality, and the cells (b,).
-        views
-            What is shown of each cell.
+        code, views
+            What is shown of each cell, as a position (b,) among the views.
         z, rate
             Latent (b, K), and the decoder's counts at the median library, (b, D).
         """
         name = mosaic.modalities[m].name
         out = on_scale(rate, self.scales[name])  # where nothing better is known
-        for view in dict.fromkeys(views):
-            part = self.parts.get((view, name))
-            if part is not None:
-                of_view = np.array([view == other for other in views])
-                known = part.known(mosaic, name, cells[of_view], z[of_view], rate[of_view])
-                out[of_view] = part(known)
+        for i in np.unique(code):
+            part, of_view = self.parts.get((views[i], name)), code == i
+            if part is None:
+                continue
+            if not part.groups:  # nothing is hidden
+                out[of_view] = part.shown_line(out[of_view])
+                continue
+            out[of_view] = part(part.known(mosaic, name, cells[of_view], z[of_view], rate[of_view]))
         return out
 
     def to_dict(self) -> dict[str, Any]:
