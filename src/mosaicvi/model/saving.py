@@ -12,6 +12,7 @@ from mosaicvi.data.register import register
 from mosaicvi.data.register.query import align_to_model
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.model.state import ModelState
+from mosaicvi.ranks import place
 from mosaicvi.store.saved import read_model, write_model
 
 
@@ -27,7 +28,13 @@ class Saving(ModelState):
             The folder, which is written whole or not at all.
         overwrite
             Replace a model that is there.
+
+        Notes
+        -----
+        Of several processes the first writes, and the others return at once.
         """
+        if not place().is_first:
+            return
         readout = self.readout()
         write_model(
             Path(dir_path),
