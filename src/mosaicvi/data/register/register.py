@@ -128,6 +128,21 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     )
 
 
+def without_cells(registry: Registry) -> Mosaic:
+    """The mosaic of a model that was opened without data: its modalities, and no cell."""
+    n_covariates = sum(map(len, registry.categories.values())) + len(registry.centre)
+    n_covariates += registry.setup.batch_key is None
+    return Mosaic(
+        cells=pd.Index([], dtype=object),
+        modalities=tuple(_absent(name, 0, registry) for name in registry.features),
+        covariates=np.zeros((0, n_covariates), np.float32),
+        batch=np.zeros(0, np.int64),
+        group=np.zeros(0, np.int64),
+        group_names=(),
+        registry=registry,
+    )
+
+
 # --- the whole ----------------------------------------------------------------------------------
 
 

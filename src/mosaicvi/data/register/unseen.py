@@ -154,6 +154,6 @@ def _note(key: str, column: pd.Series[Any] | None, new: tuple[str, ...], known: 
         what = f"obs[{key!r}] is missing for {int(column.isna().sum()):,} cells"
     of = "these" if named else "all that the model knows"
     return (
-        f"{what}: these cells are decoded with the mean of {of}, one of them by "
+        f"{what}: these cells are decoded with the mean of {of}, or with one of them by "
         f"MosaicVI.prepare_query(data, model, take_as={{{key!r}: ...}})."
     )
