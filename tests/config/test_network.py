@@ -193,7 +193,7 @@ def test_scalars_and_mappings_are_spread(mosaic: Mosaic) -> None:
         ({"skip_conn": True, "dim_block_dec": 3}, r"skip_conn: needs dim_block_enc equal to dim_block_dec"),
         ({"gamma": lambda epoch: 1.0}, r"a number or a Schedule.*not function; a function cannot be saved"),
         ({"gamma": -1}, r"gamma: start and end must be >= 0"),
-        ({"gamma": {"begin": 1}}, r"gamma: needs 'start' and takes 'end', 'decay' and 'first'; got \['begin'\]"),
+        ({"gamma": {"begin": 1}}, r"takes 'end', 'decay' and 'first'; got \['begin'\]"),
         ({"gamma": {"start": "a"}}, r"gamma: numbers are needed"),
         ({"gamma": {"start": 1, "decay": 2}}, r"gamma: decay must be in \(0, 1\], not 2"),
     ],

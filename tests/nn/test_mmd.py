@@ -78,8 +78,8 @@ def test_groups_apart_are_drawn_together() -> None:
 def test_several_ways_to_group_cells_are_aligned_each_alone(unbiased: bool) -> None:
     config = NetworkConfig(
         dim_input_arr=(2,), dim_block=(2,), dist_block=("Gaussian",), dim_block_embed=(1,),
-        dim_block_enc=(0,), dim_block_dec=(0,), block_names=("a",), uni_block_names=("a",), dimensions=(2,), dim_latent=3,
-        unbiased_mmd=unbiased,
+        dim_block_enc=(0,), dim_block_dec=(0,), block_names=("a",), uni_block_names=("a",), dimensions=(2,),
+        dim_latent=3, unbiased_mmd=unbiased,
     )  # fmt: skip
     bounds = Bounds(centre=torch.zeros(2), low=-torch.ones(2), high=torch.ones(2))
     net = MosaicVAE(config, 1, [bounds], torch.Generator().manual_seed(0))
