@@ -25,6 +25,7 @@ class Training(ModelState):
         max_epochs: int | None = None,
         *,
         lr: float | None = None,
+        lr_schedule: Literal["cosine", "constant"] = "cosine",
         weight_decay: float = 1e-4,
         batch_size: int | None = None,
         train_size: float = 0.9,
@@ -49,8 +50,11 @@ class Training(ModelState):
             Epochs; where None, training goes on until the loss on held-out cells has stopped falling, and
             keeps the best weights. A trained model is trained for as many more.
         lr, weight_decay
-            Of AdamW; the rate rises over the first steps and falls along a cosine. Where None 0.004 for
-            minibatches of 512 cells, and in proportion to the root of their size for others.
+            Of AdamW. The rate where None: 0.004 for minibatches of 512 cells, and in proportion to the root
+            of their size for others.
+        lr_schedule
+            The rate rises over the first steps and falls along a cosine; or it is constant, as in the
+            published method, which needs `max_epochs`.
         batch_size
             Cells of a minibatch; where None 512, or 1,280 if there are up to 8,192 features, but a sixth of
             the cells at most.
@@ -124,7 +128,7 @@ class Training(ModelState):
         if epochs is None:
             epochs = epochs_if_blind(self.mosaic.n_cells, settings["batch_size"], settings["train_size"])
         in_all = None if epochs is None else int(epochs) + len(self._rows)
-        config = FitConfig(max_epochs=in_all, precision=precision, **settings)
+        config = FitConfig(max_epochs=in_all, precision=precision, lr_schedule=lr_schedule, **settings)
         loader = self._loader_on(accelerator, devices)
         self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
         self._readout = self._reference_cells = None
