@@ -62,7 +62,9 @@ def update(
         elif not math.isfinite(norm.item()):
             _restore(before)
             raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
-        rate = config.lr * rate_share(state.steps_done, _progress(state, config, steps_per_epoch))
+        rate = config.lr
+        if config.lr_schedule == "cosine":
+            rate *= rate_share(state.steps_done, _progress(state, config, steps_per_epoch))
         optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
     return dataclasses.replace(losses, total=losses.total.detach()), norm  # without what backward held
 
