@@ -75,7 +75,9 @@ def found(
     return losses, grads | dict(net.named_buffers())
 
 
-def assert_shared_as_whole(cells: np.ndarray, size: int, gamma: float, seed: int = 0, **parameters: Any) -> None:
+def assert_shared_as_whole(
+    cells: np.ndarray, size: int, gamma: float, seed: int = 0, **parameters: Any
+) -> None:
     losses, of_whole = found(network(**parameters), cells, seed, gamma, None)
     for part, of_part in by_ranks(
         size, lambda group: found(network(**parameters), cells, seed, gamma, group)

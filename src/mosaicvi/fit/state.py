@@ -26,6 +26,8 @@ class FitConfig:
         Epochs to reach in all; None until the held-out loss has stopped falling.
     lr, weight_decay
         Of AdamW.
+    lr_schedule
+        How the rate moves: up over the first steps and down along a cosine, or not at all.
     batch_size
         Cells of a minibatch.
     train_size
@@ -44,6 +46,7 @@ class FitConfig:
 
     max_epochs: int | None
     lr: float = 4e-3
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 1e-4
     batch_size: int = 512
     train_size: float = 0.9

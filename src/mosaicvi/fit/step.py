@@ -101,7 +101,9 @@ def _advance(
                 buffer.copy_(torch.where(torch.isfinite(norm), buffer, value))
         elif not math.isfinite(norm.item()):
             raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
-        rate = config.lr * rate_share(state.steps_done, _progress(state, config, steps_per_epoch))
+        rate = config.lr
+        if config.lr_schedule == "cosine":
+            rate *= rate_share(state.steps_done, _progress(state, config, steps_per_epoch))
         optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
     return norm
 

@@ -198,12 +198,14 @@ class MosaicVAE(nn.Module):
     def _mmd(self, mean: Tensor, group: Tensor, gamma: float, share: Share | None) -> Tensor:
         if gamma <= 0:
             return mean.new_zeros(())
+        groups, k = group.view(len(mean), -1), mean.shape[1]
         if share is not None:  # it is over pairs of all cells, and each process has its part of the sum
-            of_all = share.gathered(torch.cat([mean, group[:, None].to(mean.dtype)], 1))
-            mean, group = of_all[:, :-1], of_all[:, -1].detach().long()
+            of_all = share.gathered(torch.cat([mean, groups.to(mean.dtype)], 1))
+            mean, groups = of_all[:, :k], of_all[:, k:].detach().long()
             gamma = gamma / share.group.size
-        found: Tensor = (self.compiled() or losses).mmd(mean, group, unbiased=self.config.unbiased_mmd)
-        return gamma * found
+        mmd, unbiased = (self.compiled() or losses).mmd, self.config.unbiased_mmd
+        found = [mmd(mean, column, unbiased=unbiased) for column in groups.T]
+        return gamma * torch.stack(found).sum()
 
     def set_beta_modal(self, weights: Sequence[float]) -> None:
         """Weigh the modalities' likelihoods anew."""
