@@ -17,6 +17,10 @@ from mosaicvi.ranks.group import Group
 T = TypeVar("T")
 
 
+class Gone(BaseException):
+    """A rank raises it to be gone, as if it were killed."""
+
+
 class _Table:
     """Where the threads lay down what they tell each other; broken as soon as one of them is gone."""
 
@@ -79,7 +83,7 @@ def by_ranks(size: int, work: Callable[[Group], T]) -> list[T]:
 
     with ThreadPoolExecutor(size) as threads:
         waiting = [threads.submit(alone, rank) for rank in range(size)]
-    failures = [w.exception() for w in waiting]
-    for failure in sorted(filter(None, failures), key=lambda f: isinstance(f, LostRankError)):
+    failures = [f for w in waiting if (f := w.exception()) is not None and not isinstance(f, Gone)]
+    for failure in sorted(failures, key=lambda f: isinstance(f, LostRankError)):
         raise failure
     return [w.result() for w in waiting]

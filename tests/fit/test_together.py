@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.builders import random_mudata
-from tests.threads_as_ranks import by_ranks
+from tests.threads_as_ranks import Gone, by_ranks
 
 from mosaicvi import InputError, MosaicVI, NonFiniteLossError
 from mosaicvi.data.loader import MinibatchLoader
@@ -58,14 +57,13 @@ def trained(
     class Loader(MinibatchLoader):
         def take(self, *args: Any) -> Any:
             if stop[1] and group is not None and (group.rank, state.steps_done + 1) == stop:
-                raise KeyboardInterrupt
+                raise Gone
             return super().take(*args)
 
-    with contextlib.suppress(KeyboardInterrupt):
-        session.run(
-            state, mosaic, config, Loader(mosaic), checkpoint_dir=folder, checkpoint_every=300, resume=resume,
-            log_dir=None, progress=False, group=group,
-        )  # fmt: skip
+    session.run(
+        state, mosaic, config, Loader(mosaic), checkpoint_dir=folder, checkpoint_every=300, resume=resume,
+        log_dir=None, progress=False, group=group,
+    )  # fmt: skip
     return state
 
 

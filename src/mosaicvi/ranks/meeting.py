@@ -7,8 +7,8 @@ from datetime import timedelta
 from functools import cache
 from hashlib import sha256
 
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
 
 from mosaicvi.errors import InputError
 from mosaicvi.ranks import place
@@ -30,8 +30,15 @@ def meeting() -> Store:
         raise InputError(
             "WORLD_SIZE is set, but MASTER_ADDR and MASTER_PORT are not; start the processes by torchrun."
         )
+    is_of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+        store = TCPStore(
+            address,
+            int(port),
+            is_master=place().is_first and not is_of_torchrun,
+            timeout=PATIENCE,
+            wait_for_workers=False,
+        )
     except (RuntimeError, ValueError, OSError) as error:
         if "EADDRINUSE" in str(error) or "in use" in str(error):
             raise InputError(
@@ -42,8 +49,7 @@ def meeting() -> Store:
             f"{address}:{port}, where the processes are to meet, cannot be reached "
             f"({_first_line(error)}); see MASTER_ADDR and MASTER_PORT, or torchrun's --rdzv-endpoint."
         ) from None
-    met: Store = PrefixStore("mosaicvi", store)
-    return met
+    return PrefixStore(f"mosaicvi/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def says(text: str) -> bool:
