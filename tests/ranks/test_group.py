@@ -11,9 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mudata
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from tests.builders import random_mudata
 
+from mosaicvi.cli import run
+from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.ranks.group import join
 
 PROGRAM = Path(__file__).parent / "two_ranks.py"
@@ -44,6 +50,7 @@ def start(folder: Path, part: str) -> list[int]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left, one of which was killed in the middle of its second training."""
     path = tmp_path_factory.mktemp("ranks")
+    random_mudata(3, n_cells=41).write_h5mu(path / "mosaic.h5mu")
     assert start(path, "train") == [0, -signal.SIGKILL]
     assert start(path, "resume") == [0, 0]
     return path
@@ -77,6 +84,24 @@ def test_a_killed_process_ends_the_other_with_a_checkpoint(folder: Path) -> None
 def test_a_resumed_training_ends_as_if_nothing_had_happened(folder: Path) -> None:
     for rank in range(2):
         assert (folder / f"resumed{rank}").read_bytes() == (folder / "whole0").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::mosaicvi.errors.MosaicWarning")
+def test_answers_of_both_are_one_file_as_of_one_process(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOSAICVI_ENGINE", "torch")
+    given = [str(folder / "model"), str(folder / "mosaic.h5mu"), "--quiet", "--output"]
+    assert run(["embed", *given, str(tmp_path / "latent.csv")]) == 0
+    assert run(["impute", *given, str(tmp_path / "imputed.h5mu"), "--batch-size", "7"]) == 0
+    latents = [pd.read_csv(where / "latent.csv", index_col=0) for where in (folder, tmp_path)]
+    pd.testing.assert_frame_equal(*latents, rtol=1e-5, atol=1e-6)
+    with mudata_as_it_is():
+        shared, alone = (mudata.read_h5mu(where / "imputed.h5mu") for where in (folder, tmp_path))
+    assert shared.mod.keys() == alone.mod.keys() == {"rna", "adt", "atac"}
+    for name in shared.mod:
+        assert shared[name].obs_names.equals(alone[name].obs_names)
+        np.testing.assert_allclose(shared[name].X, alone[name].X, rtol=1e-4, atol=1e-5)
 
 
 def test_one_of_one_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tests.builders import random_mudata
 
 from mosaicvi import InputError, LostRankError, MosaicVI
+from mosaicvi.cli import run
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.ranks.group import Group, join
 
@@ -67,6 +68,9 @@ def main(folder: Path, part: str) -> None:
     assert group is not None
     if part == "resume":
         _save(train(folder, checkpoint_dir=folder / "ckpt", resume=True), folder / f"resumed{rank}")
+        given = [str(folder / "model"), str(folder / "mosaic.h5mu"), "--quiet", "--output"]
+        assert run(["embed", *given, str(folder / "latent.csv")]) == 0
+        assert run(["impute", *given, str(folder / "imputed.h5mu"), "--batch-size", "7"]) == 0
         return
     found = primitives(group)
     whole = train(folder)

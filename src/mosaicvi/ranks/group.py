@@ -104,6 +104,20 @@ class Group:
             raise InputError(content.decode().split("\n"))
         return content
 
+    def rows_to_first(self, rows: Tensor) -> Tensor:
+        """Rows of all processes below each other, in the first; in the others their own."""
+        sizes = torch.zeros(self.size, dtype=torch.int64)
+        sizes[self.rank] = len(rows)
+        self.total(sizes)
+        with _lost():
+            if not self.is_first:
+                distributed.send(rows.contiguous(), 0)
+                return rows
+            of_others = [rows.new_empty(n, *rows.shape[1:]) for n in sizes[1:].tolist()]
+            for rank, given in enumerate(of_others, 1):
+                distributed.recv(given, rank)
+        return torch.cat([rows, *of_others])
+
     def wait(self) -> None:
         """Wait until all are here."""
         self.most(0)
@@ -204,4 +218,7 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostRankError(" ".join(str(error).split())[:200]) from None
+        reason = " ".join(str(error).split())[:160]
+        raise LostRankError(
+            f"Another of the processes ended, so that this one cannot go on ({reason})."
+        ) from None
