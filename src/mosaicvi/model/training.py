@@ -187,7 +187,7 @@ def _own_gpu(here: Place) -> torch.device:
     n_gpus = torch.cuda.device_count()
     if here.local_size > n_gpus:
         raise InputError(
-            f"{here.local_size} processes train on this machine, but torch sees {n_gpus} GPUs; start "
+            f"{here.local_size} processes train on this machine, but torch sees {n_gpus} GPU(s); start "
             f"torchrun with --nproc-per-node {n_gpus}, or set accelerator='cpu'."
         )
     return torch.device("cuda", here.local_rank) if here.size > 1 else torch.device("cuda")

@@ -61,12 +61,11 @@ class Group:
 
     def add_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Give each parameter the sum of its gradients, or none where no process has one."""
-        device = parameters[0].device
-        has = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
+        has = self.total(torch.tensor([int(p.grad is not None) for p in parameters]))  # on the host
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = self.total(torch.cat([has, *(g.reshape(-1) for g in grads)]))
-        parts = torch.split(flat[len(grads) :], [g.numel() for g in grads])
-        for p, n, part in zip(parameters, flat[: len(grads)].tolist(), parts, strict=True):
+        flat = self.total(torch.cat([g.reshape(-1) for g in grads]))
+        parts = torch.split(flat, [g.numel() for g in grads])
+        for p, n, part in zip(parameters, has.tolist(), parts, strict=True):
             p.grad = part.view_as(p) if n else None
 
     def as_first(self, tensors: Sequence[Tensor]) -> None:
