@@ -28,6 +28,7 @@ PAGES = [
     DOCS / "tutorial.md",
     DOCS / "parameters.md",
     DOCS / "from-scvaeit.md",
+    DOCS / "from-others.md",
 ]
 BUILDERS = ("sphinx", "myst_parser", "sphinx_book_theme", "sphinx_copybutton")
 

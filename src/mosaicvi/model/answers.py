@@ -16,12 +16,14 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState, minibatch_size, positions_of
 
 
 class Answers(ModelState):
     """What a model says of cells: where they lie, and the values that they would have."""
 
+    @names_ours
     def get_latent_representation(
         self,
         mdata: MuData | AnnData | None = None,
@@ -68,6 +70,7 @@ class Answers(ModelState):
         noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
         return np.asarray(mean + np.sqrt(var) * noise[cells], np.float32)
 
+    @names_ours
     def get_imputed_values(
         self,
         mdata: MuData | AnnData | None = None,

@@ -11,6 +11,7 @@ from mudata import MuData
 from mosaicvi.data.register import register
 from mosaicvi.data.register.query import align_to_model
 from mosaicvi.infer.readout import read_readout
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 from mosaicvi.store.saved import read_model, write_model
 
@@ -18,6 +19,7 @@ from mosaicvi.store.saved import read_model, write_model
 class Saving(ModelState):
     """What writes and reads a model."""
 
+    @names_ours
     def save(self, dir_path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a folder: ``weights.safetensors`` and ``model.json``, nothing pickled.
 
@@ -41,6 +43,7 @@ class Saving(ModelState):
         )
 
     @classmethod
+    @names_ours
     def load(cls, dir_path: str | Path, mdata: MuData | AnnData) -> Self:
         """Read a saved model; it answers the same, to the bit.
 
