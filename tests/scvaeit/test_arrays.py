@@ -41,7 +41,8 @@ def test_the_mosaic_holds_what_masks_and_nan_leave(data: st.DataObject) -> None:
     if not sparse:
         x[rng.random(x.shape) < 0.2] = np.nan
         x[:, 0] = 1
-    given_x = sp.csr_matrix(x) if sparse else x
+    given_x = sp.csr_matrix(x) if sparse else np.array(x, order=data.draw(st.sampled_from("CF")))
+    masks = np.array(masks, order=data.draw(st.sampled_from("CF")))
     arrays = read_arrays(given_x, masks, ids if condensed else None)
     columns = [("a", np.arange(d // 2)), ("b", np.arange(d // 2, d))]
     obs = pd.DataFrame(index=[str(i) for i in range(n)])

@@ -166,7 +166,7 @@ class Answers(ModelState):
         if library is not None and not number("library", library) > 0:
             raise InputError(f"library: must be > 0, not {library!r}.")
         if n_samples is not None:
-            whole("n_samples", n_samples, least=1)
+            n_samples = whole("n_samples", n_samples, least=1)
         wanted = ImputationRequest(
             m=m,
             scale=self.imputed_scale(modality, scale=scale, library=library),
@@ -182,7 +182,7 @@ class Answers(ModelState):
             readout=self.readout(),
             n_samples=n_samples,
             batch_size=minibatch_size(batch_size),
-            seed=seed,
+            seed=whole("seed", seed),
         )
         return ((part.rows, part.values[0]) for part in stream)
 
