@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from anndata import AnnData
@@ -18,10 +18,12 @@ from mosaicvi.model.names import METHODS, names_ours
 class Habits(Answers):
     """Methods of other packages."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Name ours where the method is one of another package."""
-        here = f"; use {METHODS[name]}" if name in METHODS else ""
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{here}")
+    if not TYPE_CHECKING:  # what a checker knows is all there is
+
+        def __getattr__(self, name: str) -> Any:
+            """Name ours where the method is one of another package."""
+            here = f"; use {METHODS[name]}" if name in METHODS else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{here}")
 
     @names_ours
     def get_normalized_expression(
