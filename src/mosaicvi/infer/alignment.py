@@ -35,10 +35,7 @@ N_STEPS = 2
 MOST_CLUSTERS, CELLS_OF_A_CLUSTER = 20, 10
 FEWEST_OF_GROUP, FEWEST_IN_CLUSTER = 50, 10
 MOST_CELLS = 20_000  # from which clusters and groups are learnt
-FURTHEST, FADE = (
-    1.0,
-    0.1,
-)  # distance of two means, in spreads of their cells, above which they are not the same
+FURTHEST, FADE = 1.25, 0.1  # of two means, in spreads of their cells: so far apart they count as the same
 RIDGE = 0.05  # of the mean variance, added to each covariance
 
 
