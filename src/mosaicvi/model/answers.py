@@ -17,12 +17,14 @@ from mosaicvi.errors import InputError
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout.views import shown_of_cells
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState, minibatch_size, positions_of
 
 
 class Answers(ModelState):
     """What a model says of cells: where they lie, and the values that they would have."""
 
+    @names_ours
     def get_latent_representation(
         self,
         mdata: MuData | AnnData | None = None,
@@ -108,6 +110,7 @@ class Answers(ModelState):
         found = alignment(mean.astype(float), var.astype(float), mosaic.batch[cells], code[cells], shown)
         return found[0].astype(np.float32), found[1].astype(np.float32)
 
+    @names_ours
     def get_imputed_values(
         self,
         mdata: MuData | AnnData | None = None,
@@ -203,7 +206,7 @@ class Answers(ModelState):
         if library is not None and not number("library", library) > 0:
             raise InputError(f"library: must be > 0, not {library!r}.")
         if n_samples is not None:
-            whole("n_samples", n_samples, least=1)
+            n_samples = whole("n_samples", n_samples, least=1)
         wanted = ImputationRequest(
             m=m,
             scale=self.imputed_scale(modality, scale=scale, library=library),
@@ -219,7 +222,7 @@ class Answers(ModelState):
             readout=self.readout(),
             n_samples=n_samples,
             batch_size=minibatch_size(batch_size),
-            seed=seed,
+            seed=whole("seed", seed),
         )
         return ((part.rows, part.values[0]) for part in stream)
 
