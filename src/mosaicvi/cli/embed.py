@@ -97,7 +97,10 @@ def command(
         with atomic_path(output, overwrite=overwrite) as temporary:
             table.to_csv(temporary)
     else:
-        _write(loaded, chosen, latent, output, model=model, umap=umap, overwrite=overwrite)
+        is_aligned = trained.alignment() is not None
+        _write(
+            loaded, chosen, latent, output, model=model, aligned=is_aligned, umap=umap, overwrite=overwrite
+        )
     note(f"Wrote {shown(output)}: {latent.shape[0]:,} cells × {latent.shape[1]}", quiet=quiet)
 
 
@@ -122,6 +125,7 @@ def _write(
     output: Path,
     *,
     model: Path,
+    aligned: bool,
     umap: bool,
     overwrite: bool,
 ) -> None:
@@ -129,7 +133,7 @@ def _write(
     if len(latent) < out.n_obs:
         out = out[cells].copy()
     out.obsm[KEY] = latent
-    add_note(out, {"model": str(model)})
+    add_note(out, {"model": str(model), "latent": "aligned" if aligned else "as encoded"})
     if umap:
         from mosaicvi.view.umap import umap as lay_out
 
