@@ -10,7 +10,7 @@ import torch
 from mosaicvi.config.arguments import check_training
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.splits import Split
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, quoted
 from mosaicvi.fit.loop import FitConfig
 from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
 from mosaicvi.model.registering import check_unchanged
@@ -121,6 +121,7 @@ class Training(ModelState):
             }
         )
         check_unchanged(self.mosaic)
+        self._check_can_train()
         if settings["lr"] is None:
             settings["lr"] = default_rate(settings["batch_size"])
         epochs = max_epochs
@@ -130,7 +131,7 @@ class Training(ModelState):
         config = FitConfig(max_epochs=in_all, precision=precision, lr_schedule=lr_schedule, **settings)
         loader = self._loader_on(accelerator, devices)
         self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
-        self._readout = None
+        self._readout = self._reference_cells = None
         split = Split.of(self.mosaic, config.train_size, config.seed)
         if split not in self._splits:
             self._splits.append(split)
@@ -146,6 +147,15 @@ class Training(ModelState):
             progress=progress,
         )
         return self
+
+    def _check_can_train(self) -> None:
+        """Refuse a model that was opened without data, or with batches that it has no weights for."""
+        self._check_has_cells()
+        for key, new in self.mosaic.unseen.items():
+            raise InputError(
+                f"obs[{key!r}] has {quoted(new)}, which the model has no weights for, so that they cannot be "
+                "trained on; it answers for them as it is."
+            )
 
     def _loader_on(self, accelerator: str, devices: int | str) -> MinibatchLoader:
         if accelerator not in ("auto", "cpu", "gpu"):

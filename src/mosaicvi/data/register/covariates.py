@@ -12,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.mosaic import ModalityData, Registry, Setup
+from mosaicvi.data.mosaic import ModalityData, Setup
 from mosaicvi.errors import InputError, quoted
 
 USUAL_BATCHES = (
@@ -34,6 +34,8 @@ class Covariates:
         Batch of each cell, (n,), a position in ``categories[batch_key]``.
     categories, centre, spread
         As in `Registry`.
+    unseen
+        By column, categories that a trained model has not seen; `batch` counts them after those it knows.
     """
 
     table: NDArray[np.float32]
@@ -41,10 +43,11 @@ class Covariates:
     categories: Mapping[str, tuple[str, ...]]
     centre: Mapping[str, float]
     spread: Mapping[str, float]
+    unseen: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
-def read_covariates(data: MuData | AnnData, setup: Setup, registry: Registry | None) -> Covariates:
-    """Read the batch and all other covariates.
+def read_covariates(data: MuData | AnnData, setup: Setup) -> Covariates:
+    """Read the batch and all other covariates of data to train on.
 
     Parameters
     ----------
@@ -52,8 +55,6 @@ def read_covariates(data: MuData | AnnData, setup: Setup, registry: Registry | N
         The user's object.
     setup
         Names of the columns.
-    registry
-        Of a trained model, whose categories and scales are used.
 
     Raises
     ------
@@ -73,10 +74,9 @@ def read_covariates(data: MuData | AnnData, setup: Setup, registry: Registry | N
         categories[setup.batch_key] = ()
     categories |= dict.fromkeys(setup.categorical_covariate_keys, ())
     for key in list(categories):
-        known = None if registry is None else registry.categories[key]
         argument = "batch_key" if key == setup.batch_key else "categorical_covariate_keys"
         try:
-            code, categories[key] = _categorical(complete_column(data, key, argument), key, known)
+            code, categories[key] = _categorical(complete_column(data, key, argument), key)
         except InputError as error:
             problems += error.problems
             continue
@@ -86,12 +86,12 @@ def read_covariates(data: MuData | AnnData, setup: Setup, registry: Registry | N
         batch = code if key == setup.batch_key else batch
     for key in setup.continuous_covariate_keys:
         try:
-            values = _numbers(complete_column(data, key, "continuous_covariate_keys"), key)
+            values = numbers(complete_column(data, key, "continuous_covariate_keys"), key)
         except InputError as error:
             problems += error.problems
             continue
-        centre[key] = float(values.mean()) if registry is None else registry.centre[key]
-        spread[key] = (float(values.std()) or 1.0) if registry is None else registry.spread[key]
+        centre[key] = float(values.mean())
+        spread[key] = float(values.std()) or 1.0
         parts.append(((values - centre[key]) / spread[key])[:, None].astype(np.float32))
     if problems:
         raise InputError(problems)
@@ -218,33 +218,25 @@ def check_categories(key: str, n: int) -> None:
         )
 
 
-def _categorical(
-    column: pd.Series[Any], key: str, known: tuple[str, ...] | None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _categorical(column: pd.Series[Any], key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     label = labels(column)
-    if known is None:
-        found = tuple(sorted(set(label)))
-        check_categories(key, len(found))
-        known = found
-    code = np.asarray(pd.Index(known, dtype=object).get_indexer(pd.Index(label, dtype=object)), np.int64)
-    if (code < 0).any():
-        new = dict.fromkeys(label[code < 0])
-        raise InputError(
-            f"obs[{key!r}] has {quoted(new)}, which the model has not seen; it knows {quoted(known)}."
-        )
-    return code, known
+    known = tuple(sorted(set(label)))
+    check_categories(key, len(known))
+    code = pd.Index(known, dtype=object).get_indexer(pd.Index(label, dtype=object))
+    return np.asarray(code, np.int64), known
 
 
-def _numbers(column: pd.Series[Any], key: str) -> NDArray[np.float64]:
+def numbers(column: pd.Series[Any], key: str, *, allow_missing: bool = False) -> NDArray[np.float64]:
+    """A column as numbers, finite or perhaps missing; `InputError` if it holds something else."""
     try:
-        numbers = np.asarray(column, np.float64)
+        found = np.asarray(column, np.float64)
     except (TypeError, ValueError):
         raise InputError(
             f"obs[{key!r}] does not hold numbers; name it in categorical_covariate_keys instead."
         ) from None
-    if not np.isfinite(numbers).all():
+    if np.isinf(found).any() or (np.isnan(found).any() and not allow_missing):
         raise InputError(f"obs[{key!r}] holds infinite values; remove or replace them.")
-    return numbers
+    return found
 
 
 def condition_groups(
