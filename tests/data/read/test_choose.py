@@ -82,7 +82,7 @@ def test_a_matrix_of_obsm_is_named_and_read() -> None:
 
 def test_counts_of_usual_names_in_obsm_are_a_modality() -> None:
     adata = counts()
-    adata.X = sparse.csr_matrix(X + np.eye(4, 3, k=0, dtype=np.float32) + np.eye(4, 3, k=-1, dtype=np.float32))
+    adata.X = sparse.csr_matrix(X + 1)
     adata.obsm["accessibility"] = pd.DataFrame({"chr1:1-9": [1, 0, 0, 2], "chr1:20-30": 1}, adata.obs_names)
     adata.obsm["peaks"] = np.full((4, 2), 0.5)
     words = r"2 features.*'atac', as by from_obsm=\{'atac': 'accessibility'\}; modalities=\['rna'\]"
