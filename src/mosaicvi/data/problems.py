@@ -53,7 +53,7 @@ PROBLEMS: dict[str, Problem] = {
         "such files are not read: copy it into one whole, e.g. with h5repack or cp -rL",
         cause="HDF5, and links in a zarr folder, can point to any file of the machine; "
         "what came by mail must not.",
-        remedy="Read it where it was made and write it again, or copy it: `h5repack` for HDF5, `cp -rL` for zarr.",
+        remedy="Read it where it was made and write it again, or copy it with `h5repack` (zarr: `cp -rL`).",
     ),
     "circle": Problem(
         text="{name}: {where} is a link to nothing or in a circle; write the file again without links",
