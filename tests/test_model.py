@@ -22,7 +22,7 @@ from anndata import AnnData
 from mudata import MuData
 from tests.builders import fingerprint, mudata_of, random_mudata
 
-import mosaicvi.model
+import mosaicvi.model.registering
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning
 from mosaicvi.data.read import read
 from mosaicvi.datasets import simulated_mosaic
@@ -307,10 +307,10 @@ def test_registering_keeps_nothing_alive_and_changes_nothing() -> None:
     before, key = fingerprint(mdata), id(mdata)
     first, second = set_up(mdata), set_up(mdata)
     assert fingerprint(mdata) == before
-    assert mosaicvi.model._registered[key] is second is not first
+    assert mosaicvi.model.registering._registered[key] is second is not first
     del mdata
     gc.collect()
-    assert key not in mosaicvi.model._registered
+    assert key not in mosaicvi.model.registering._registered
 
 
 def test_one_modality_from_an_anndata() -> None:

@@ -1,0 +1,99 @@
+"""MosaicVI: what a user holds. It registers, trains, answers and saves by calling the stations.
+
+`state` is what it holds; `registering`, `training`, `answers` and `saving` are the methods, by what they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from anndata import AnnData
+from mudata import MuData
+
+from mosaicvi.config import NetworkConfig, check_names
+from mosaicvi.config.arguments import check_network, whole
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.errors import InputError
+from mosaicvi.fit.build import build_network
+from mosaicvi.model.answers import Answers
+from mosaicvi.model.registering import Registering, registered
+from mosaicvi.model.saving import Saving
+from mosaicvi.model.training import Training
+
+__all__ = ["MosaicVI"]
+
+
+class MosaicVI(Registering, Training, Answers, Saving):
+    """One model of a mosaic: a common latent space, and imputed values for what was not measured.
+
+    Parameters
+    ----------
+    data
+        A MuData or AnnData that was given to `setup_mudata` or `setup_anndata`, or the `Mosaic`
+        which these return.
+    preset
+        ``"default"``, or ``"published"`` for the exact behaviour of the published implementation.
+    seed
+        Decides the first weights.
+    **parameters
+        Any field of `NetworkConfig`, such as ``dim_latent=20`` or ``beta_kl=1``. What is left out is
+        filled in from the data.
+
+    Raises
+    ------
+    InputError
+        If the data were not registered, or a parameter is unknown or does not fit.
+
+    Examples
+    --------
+    >>> mdata = mosaicvi.read("mosaic.h5mu")
+    >>> mosaicvi.MosaicVI.setup_mudata(mdata, batch_key="batch")
+    >>> model = mosaicvi.MosaicVI(mdata)
+    >>> model.train()
+    >>> mdata.obsm["X_mosaicvi"] = model.get_latent_representation()
+    """
+
+    def __init__(
+        self,
+        data: MuData | AnnData | Mosaic,
+        *,
+        preset: Literal["default", "published"] = "default",
+        seed: int = 0,
+        **parameters: Any,
+    ) -> None:
+        mosaic = registered(data)
+        if preset == "published":
+            mosaic = mosaic.as_published()
+        seed = whole("seed", seed)
+        config = _network_config(mosaic, preset, parameters)
+        self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "published"))
+        self._reads_out = preset != "published"
+
+    def __repr__(self) -> str:
+        n = sum(p.numel() for p in self.net.parameters())
+        trained = f"trained for {len(self._rows)} epochs" if self.is_trained else "not trained"
+        return (
+            f"MosaicVI with {n:,} weights, latent width {self.config.dim_latent}, {trained}, "
+            f"engine {self.net.engine()}\n{self.mosaic!r}"
+        )
+
+
+def _network_config(mosaic: Mosaic, preset: str, parameters: Mapping[str, Any]) -> NetworkConfig:
+    """Parameters with what the mosaic says; one that is of the wrong kind is named."""
+    check_names(parameters)
+    parameters = check_network(parameters)
+    try:
+        return NetworkConfig.for_mosaic(mosaic, preset=preset, **parameters)
+    except InputError:
+        raise
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        for name, value in parameters.items():
+            try:
+                NetworkConfig.for_mosaic(mosaic, preset=preset, **{name: value})
+            except InputError:
+                continue
+            except (TypeError, ValueError, AttributeError, OverflowError) as error:
+                reason = " ".join(str(error).split())[:120]
+                raise InputError(f"{name}: {value!r} is of the wrong kind ({reason}).") from None
+        raise

@@ -1,0 +1,192 @@
+"""Latent and imputed values of any cells."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+
+from mosaicvi.config.arguments import number, whole
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.errors import InputError
+from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
+from mosaicvi.infer.latent import latent
+from mosaicvi.model.state import ModelState, minibatch_size, positions_of
+
+
+class Answers(ModelState):
+    """What a model says of cells: where they lie, and the values that they would have."""
+
+    def get_latent_representation(
+        self,
+        mdata: MuData | AnnData | None = None,
+        *,
+        indices: Sequence[int] | NDArray[Any] | None = None,
+        give_mean: bool = True,
+        return_dist: bool = False,
+        modalities: Collection[str] | None = None,
+        batch_size: int = 1024,
+        seed: int = 0,
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Latent of each cell; that of a cell depends on nothing but its own values.
+
+        Parameters
+        ----------
+        mdata
+            Other data with the same features; the model's own where None.
+        indices
+            Positions of cells, or a boolean per cell; all where None.
+        give_mean
+            The mean of the posterior; with False one draw from it.
+        return_dist
+            Return mean and variance.
+        modalities
+            What the encoder may see, such as ``["rna"]``; all that was measured where None.
+        batch_size
+            Cells at a time; it does not change the answers.
+        seed
+            Decides the draw.
+
+        Returns
+        -------
+        Array (cells, ``dim_latent``), or two with `return_dist`.
+        """
+        mosaic, loader = self._data(mdata)
+        cells = positions_of(indices, mosaic)
+        mean, var = latent(
+            self.net, loader, cells, modalities=self._seen(modalities), batch_size=minibatch_size(batch_size)
+        )
+        if return_dist:
+            return mean, var
+        if give_mean:
+            return mean
+        noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
+        return np.asarray(mean + np.sqrt(var) * noise[cells], np.float32)
+
+    def get_imputed_values(
+        self,
+        mdata: MuData | AnnData | None = None,
+        *,
+        modality: str,
+        features: Sequence[str] | None = None,
+        indices: Sequence[int] | NDArray[Any] | None = None,
+        n_samples: int | None = None,
+        scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
+        library: float | None = None,
+        modalities: Collection[str] | None = None,
+        batch_size: int = 512,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Expected values of a modality, for any cell, whether it measured the modality or not.
+
+        Parameters
+        ----------
+        mdata
+            Other data with the same features; the model's own where None.
+        modality
+            Which modality.
+        features
+            Names of features; all where None. Fewer take less time and memory.
+        indices
+            Positions of cells, or a boolean per cell; all where None.
+        n_samples
+            Draws of z to average over; the mean of z is decoded where None.
+        scale
+            What the values are expected values of: ``"counts"`` or ``"log1p_cp10k"`` for counts, else
+            ``"value"`` or ``"probability"``; the first that the modality has where None. The logarithm of
+            an expected count is not the expected logarithm, by which cells are usually compared.
+        library
+            For counts: the library that each cell is given. Where None the median of the training data, or
+            for counts that are seen as centred log ratios the depth that these imply.
+        modalities
+            What the encoder may see; all that was measured where None.
+        batch_size
+            Cells at a time; it does not change the answers.
+        seed
+            Decides the draws.
+
+        Returns
+        -------
+        DataFrame (cells, features), float32; ``attrs["scale"]`` says what the values mean.
+
+        Notes
+        -----
+        Counts other than peaks are read out of the decoder, the latent and the measured values together,
+        with weights that cells decide which were held out from training (stacked regressions; Breiman,
+        Machine Learning 1996). The published preset takes the decoder's values.
+        """
+        mosaic, _ = self._data(mdata)
+        cells = positions_of(indices, mosaic)
+        names = self.imputed_features(modality)
+        names = names if features is None else names[self._places(modality, features)]
+        out = np.empty((len(cells), len(names)), np.float32)
+        stream = self.iter_imputed_values(
+            mdata if mdata is None else mosaic,
+            modality=modality,
+            features=features,
+            indices=cells,
+            n_samples=n_samples,
+            scale=scale,
+            library=library,
+            modalities=modalities,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        for at, values in stream:
+            out[at] = values
+        frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=names, copy=False)
+        frame.attrs["scale"] = str(self.imputed_scale(modality, scale=scale, library=library))
+        return frame
+
+    def iter_imputed_values(
+        self,
+        mdata: MuData | AnnData | Mosaic | None = None,
+        *,
+        modality: str,
+        features: Sequence[str] | None = None,
+        indices: Sequence[int] | NDArray[Any] | None = None,
+        n_samples: int | None = None,
+        scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
+        library: float | None = None,
+        modalities: Collection[str] | None = None,
+        batch_size: int = 512,
+        seed: int = 0,
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """`get_imputed_values` as a stream, in the memory of one minibatch: (rows, values) at a time."""
+        mosaic, loader = self._data(mdata)
+        m = self._position(modality)
+        if library is not None and not number("library", library) > 0:
+            raise InputError(f"library: must be > 0, not {library!r}.")
+        if n_samples is not None:
+            whole("n_samples", n_samples, least=1)
+        wanted = ImputationRequest(
+            m=m,
+            scale=self.imputed_scale(modality, scale=scale, library=library),
+            features=None if features is None else self._places(modality, features),
+        )
+        stream = imputed(
+            self.net,
+            loader,
+            mosaic,
+            positions_of(indices, mosaic),
+            [wanted],
+            modalities=self._seen(modalities),
+            readout=self.readout(),
+            n_samples=n_samples,
+            batch_size=minibatch_size(batch_size),
+            seed=seed,
+        )
+        return ((part.rows, part.values[0]) for part in stream)
+
+    def imputed_scale(
+        self, modality: str, *, scale: str | None = None, library: float | None = None
+    ) -> Scale:
+        """What imputed values of a modality mean; arguments as `get_imputed_values`."""
+        m, readout = self._position(modality), self.readout()
+        compared = None if readout is None else readout.scale_of(modality)
+        return scale_of(self.net, self.registry, m, kind=scale, library=library, compared=compared)

@@ -1,0 +1,188 @@
+"""Registering: where the values, batches and panels of a MuData or AnnData are."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anndata import AnnData
+from mudata import MuData
+
+from mosaicvi.config import Distribution
+from mosaicvi.config.arguments import pairs
+from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.register import register
+from mosaicvi.data.register.state import state_digest
+from mosaicvi.data.transforms import Transform
+from mosaicvi.errors import InputError
+
+PerModality = Mapping[str, str] | None
+
+# What each object was registered as, for as long as it lives; the object itself is never changed.
+_registered: dict[int, Mosaic] = {}
+# Which object each mosaic was read from, as long as both live, and what it was then.
+_sources: dict[int, tuple[weakref.ref[Any], str]] = {}
+
+
+class Registering:
+    """The class methods that register data for a model."""
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        batch_key: str | None = None,
+        layers: PerModality = None,
+        likelihoods: Mapping[str, Distribution] | None = None,
+        transforms: Mapping[str, Transform] | None = None,
+        block_keys: PerModality = None,
+        categorical_covariate_keys: Sequence[str] = (),
+        continuous_covariate_keys: Sequence[str] = (),
+        panel_key: str | None = None,
+        modalities: Sequence[str] = (),
+    ) -> Mosaic:
+        """Register a MuData: say where the values, batches and panels are. It is not changed.
+
+        Its matrices are not copied where that can be helped; do not write into them in place while the
+        model is in use.
+
+        Parameters
+        ----------
+        mdata
+            Cells are aligned by ``obs_names``; a cell may be absent from any modality.
+        batch_key
+            Column of ``obs`` with the batches.
+        layers
+            Layer with the values, by modality; ``X`` where none is named.
+        likelihoods
+            NB, ZINB, Poisson, Bernoulli or Gaussian, by modality. Where none is named: Poisson for
+            counts of peaks named by chromosome, Bernoulli if they are 0 or 1, NB for other whole numbers,
+            Gaussian for dense fractions.
+        transforms
+            What the encoder sees, by modality: log1p_cp10k (counts), binarize (Bernoulli), clr or none.
+        block_keys
+            Column of ``var`` with the block of each feature, by modality. Where none is named, features
+            like ``chr1:100-200`` make a block per chromosome, others one block.
+        categorical_covariate_keys, continuous_covariate_keys
+            Further columns of ``obs`` to correct for.
+        panel_key
+            Column of ``obs`` that names each cell's panel, a column of ``varm["measured"]`` (features x
+            panels, boolean). Where none is named: what `combine` noted, else `batch_key`.
+        modalities
+            Modalities to use; all where none is named.
+
+        Returns
+        -------
+        The registered `Mosaic`, which can be printed.
+
+        Raises
+        ------
+        InputError
+            With every problem found, one per line.
+        """
+        if not isinstance(mdata, MuData):
+            raise InputError(
+                f"setup_mudata needs a MuData, not {type(mdata).__name__}; use setup_anndata for an AnnData."
+            )
+        setup = Setup(
+            batch_key=batch_key,
+            layers=pairs("layers", layers),
+            likelihoods=pairs("likelihoods", likelihoods),
+            transforms=pairs("transforms", transforms),
+            block_keys=pairs("block_keys", block_keys),
+            categorical_covariate_keys=_names(categorical_covariate_keys, "categorical_covariate_keys"),
+            continuous_covariate_keys=_names(continuous_covariate_keys, "continuous_covariate_keys"),
+            panel_key=panel_key,
+            modalities=_names(modalities, "modalities"),
+        )
+        return _remember(mdata, setup)
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        modality: str = "rna",
+        batch_key: str | None = None,
+        layer: str | None = None,
+        likelihood: Distribution | None = None,
+        transform: Transform | None = None,
+        block_key: str | None = None,
+        categorical_covariate_keys: Sequence[str] = (),
+        continuous_covariate_keys: Sequence[str] = (),
+        panel_key: str | None = None,
+    ) -> Mosaic:
+        """Register an AnnData as a mosaic of one modality; the arguments are those of `setup_mudata`.
+
+        Parameters
+        ----------
+        adata
+            It is not changed.
+        modality
+            Name of the modality.
+        batch_key, layer, likelihood, transform, block_key
+            As in `setup_mudata`, for the one modality.
+        categorical_covariate_keys, continuous_covariate_keys, panel_key
+            As in `setup_mudata`.
+
+        Raises
+        ------
+        InputError
+            With every problem found, one per line.
+        """
+        if not isinstance(adata, AnnData):
+            raise InputError(
+                f"setup_anndata needs an AnnData, not {type(adata).__name__}; use setup_mudata for a MuData."
+            )
+        setup = Setup(
+            batch_key=batch_key,
+            layers={modality: layer} if layer else {},
+            likelihoods={modality: likelihood} if likelihood else {},
+            transforms={modality: transform} if transform else {},
+            block_keys={modality: block_key} if block_key else {},
+            categorical_covariate_keys=_names(categorical_covariate_keys, "categorical_covariate_keys"),
+            continuous_covariate_keys=_names(continuous_covariate_keys, "continuous_covariate_keys"),
+            panel_key=panel_key,
+            modalities=(modality,),
+        )
+        return _remember(adata, setup)
+
+
+def registered(data: MuData | AnnData | Mosaic) -> Mosaic:
+    """The mosaic that data were registered as, if they still are what they were then."""
+    mosaic = data if isinstance(data, Mosaic) else _registered.get(id(data))
+    if mosaic is None:
+        verb = "setup_mudata" if isinstance(data, MuData) else "setup_anndata"
+        raise InputError(f"The data are not registered; call MosaicVI.{verb}(data, ...) first.")
+    check_unchanged(mosaic)
+    return mosaic
+
+
+def _remember(data: MuData | AnnData, setup: Setup) -> Mosaic:
+    mosaic = register(data, setup)
+    if id(data) not in _registered:
+        weakref.finalize(data, _registered.pop, id(data), None)
+    _registered[id(data)] = mosaic
+    _sources[id(mosaic)] = weakref.ref(data), state_digest(data, setup)
+    weakref.finalize(mosaic, _sources.pop, id(mosaic), None)
+    return mosaic
+
+
+def check_unchanged(mosaic: Mosaic) -> None:
+    """Refuse to go on with what an object was, if it is something else by now."""
+    source, before = _sources.get(id(mosaic), (None, ""))
+    data = None if source is None else source()
+    if data is not None and state_digest(data, mosaic.registry.setup) != before:
+        verb = "setup_mudata" if isinstance(data, MuData) else "setup_anndata"
+        raise InputError(
+            "The data were changed after they had been registered (cells, features, values or covariates); "
+            f"call MosaicVI.{verb}(data, ...) again."
+        )
+
+
+def _names(value: Sequence[str], argument: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InputError(f"{argument}: a list of names is needed, such as [{value!r}].")
+    return tuple(value)

@@ -1,0 +1,103 @@
+"""Saving a model, opening it again, and fitting new data to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from anndata import AnnData
+from mudata import MuData
+
+from mosaicvi.data.register import register
+from mosaicvi.data.register.query import align_to_model
+from mosaicvi.infer.readout import read_readout
+from mosaicvi.model.state import ModelState
+from mosaicvi.store.saved import read_model, write_model
+
+
+class Saving(ModelState):
+    """What writes and reads a model."""
+
+    def save(self, dir_path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model to a folder: ``weights.safetensors`` and ``model.json``, nothing pickled.
+
+        Parameters
+        ----------
+        dir_path
+            The folder, which is written whole or not at all.
+        overwrite
+            Replace a model that is there.
+        """
+        readout = self.readout()
+        write_model(
+            Path(dir_path),
+            net=self.net,
+            registry=self.registry,
+            history=self.history,
+            splits=self._splits,
+            fit=self._saved_fit if self._state is None else self._state.to_dict(),
+            readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
+            overwrite=overwrite,
+        )
+
+    @classmethod
+    def load(cls, dir_path: str | Path, mdata: MuData | AnnData) -> Self:
+        """Read a saved model; it answers the same, to the bit.
+
+        Parameters
+        ----------
+        dir_path
+            The folder that `save` wrote. Nothing in it is executed.
+        mdata
+            The data to answer for, with the model's features.
+
+        Raises
+        ------
+        ModelFileError
+            If the folder is damaged, foreign or too new.
+        InputError
+            If the data do not fit the model, naming the features.
+        """
+        saved = read_model(Path(dir_path))
+        mosaic = register(mdata, saved.registry.setup, registry=saved.registry)
+        model = cls.__new__(cls)
+        model._take(mosaic, saved.config, saved.net)
+        model._saved_rows = saved.rows
+        model._saved_fit = saved.fit
+        model._splits = list(saved.splits)
+        model._reads_out = saved.readout is not None
+        if saved.readout:
+            model._readout = read_readout(saved.readout, saved.config, Path(dir_path))
+        return model
+
+    @staticmethod
+    def prepare_query(data: MuData | AnnData, reference: ModelState | str | Path) -> MuData | AnnData:
+        """A copy of new data with the features of a model, to ask the model about their cells.
+
+        What the model knows and the data lack is marked as not measured, ``varm["measured"]``; what the model
+        does not know is left out. Of layers, the one that the model was trained on is kept.
+
+        Parameters
+        ----------
+        data
+            Cells with any of the model's modalities; an AnnData is the one whose features it has most of.
+        reference
+            The model, or the folder where it is saved.
+
+        Returns
+        -------
+        MuData or AnnData for `load`, `get_latent_representation` and `get_imputed_values`.
+
+        Raises
+        ------
+        InputError
+            If a modality has none of the model's features, or its names occur more than once.
+        ModelFileError
+            If the folder cannot be read.
+        MosaicWarning
+            A warning, if less than a fifth of a modality's features are there.
+        """
+        registry = (
+            reference.registry if isinstance(reference, ModelState) else read_model(Path(reference)).registry
+        )
+        return align_to_model(data, registry)

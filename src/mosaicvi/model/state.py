@@ -1,0 +1,161 @@
+"""What a model holds, and what every kind of answer needs of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+
+from mosaicvi.config import NetworkConfig
+from mosaicvi.config.arguments import whole
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.register import register
+from mosaicvi.data.splits import Split, held_out
+from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.fit.loop import FitState
+from mosaicvi.infer.readout import ReadOut, fit_readout
+from mosaicvi.nn.vae import MosaicVAE
+
+
+class ModelState:
+    """A network, the mosaic it was made for, how far it was trained, and its read-out."""
+
+    def _take(self, mosaic: Mosaic, config: NetworkConfig, net: MosaicVAE) -> None:
+        self.mosaic, self.config, self.net = mosaic, config, net
+        self._loader: MinibatchLoader | None = None
+        self._state: FitState | None = None
+        self._saved_rows: list[dict[str, float]] = []
+        self._saved_fit: dict[str, Any] | None = None
+        self._splits: list[Split] = []
+        self._reads_out = True  # or the decoder alone imputes, as the published method does
+        self._readout: ReadOut | None = None
+
+    @property
+    def _rows(self) -> list[dict[str, float]]:
+        return self._saved_rows if self._state is None else self._state.rows
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Every term of the loss for training and validation, one row an epoch."""
+        return pd.DataFrame(self._rows).rename_axis("epoch")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether at least one epoch was finished."""
+        return bool(self._rows)
+
+    @property
+    def stopped_by(self) -> int | None:
+        """Number of the signal that ended the last training early, or None."""
+        return None if self._state is None else self._state.stopped_by
+
+    def held_out(self, mosaic: Mosaic | None = None) -> NDArray[np.bool_] | None:
+        """Which cells were kept for validation in every training of this model.
+
+        Parameters
+        ----------
+        mosaic
+            The cells; the model's own where None.
+
+        Returns
+        -------
+        A boolean per cell; None where it cannot be told: nothing was trained, these are other cells, or an
+        older version saved the model.
+        """
+        return held_out(self._splits, self.mosaic if mosaic is None else mosaic)
+
+    def _data(self, data: MuData | AnnData | Mosaic | None) -> tuple[Mosaic, MinibatchLoader]:
+        """The model's own data, or others read in the same way; a warning if the model knows nothing yet."""
+        if not self.is_trained:
+            warnings.warn(
+                "The model is not trained, so its answers are those of random weights; call train() first.",
+                MosaicWarning,
+                stacklevel=3,
+            )
+        device = next(self.net.parameters()).device
+        if data is None or data is self.mosaic:
+            if self._loader is None or self._loader.device != device:
+                self._loader = MinibatchLoader(self.mosaic, device=device)
+            return self.mosaic, self._loader
+        if isinstance(data, Mosaic):
+            if data.registry is not self.registry:
+                raise InputError("The Mosaic was registered for another model; give the MuData or AnnData.")
+            return data, MinibatchLoader(data, device=device)
+        mosaic = register(data, self.registry.setup, registry=self.registry)
+        return mosaic, MinibatchLoader(mosaic, device=device)
+
+    @property
+    def registry(self) -> Registry:
+        """What the model remembers of its data."""
+        return self.mosaic.registry
+
+    def readout(self) -> ReadOut | None:
+        """How counts are read out, fitted when it is first needed; None where the decoder alone imputes."""
+        if self._readout is None and self._reads_out and self.is_trained:
+            _, loader = self._data(None)
+            self._readout = fit_readout(self.net, loader, self.mosaic, held_out=self.held_out())
+        return self._readout
+
+    def imputed_features(self, modality: str) -> pd.Index[str]:
+        """Names of a modality's features in the order of imputed values, that of the training data."""
+        features = self.mosaic.registry.features[self.config.uni_block_names[self._position(modality)]]
+        names: pd.Index[str] = pd.Index(features.names)
+        return names[np.argsort(features.order, kind="stable")]
+
+    def _places(self, modality: str, features: Sequence[str]) -> NDArray[np.int64]:
+        """Positions of features among `imputed_features`."""
+        chosen = [features] if isinstance(features, str) else list(features)
+        at = self.imputed_features(modality).get_indexer(pd.Index(chosen, dtype=object))
+        if (at < 0).any():
+            absent = chosen[int(np.flatnonzero(at < 0)[0])]
+            raise InputError(f"features: {modality} has no {absent!r}; see imputed_features({modality!r}).")
+        return np.asarray(at, np.int64)
+
+    def _position(self, modality: str) -> int:
+        if modality not in self.config.uni_block_names:
+            raise InputError(
+                f"No modality {modality!r}; the model has {', '.join(self.config.uni_block_names)}."
+            )
+        return self.config.uni_block_names.index(modality)
+
+    def _seen(self, modalities: Collection[str] | None) -> Collection[str] | None:
+        if modalities is None:
+            return None
+        names = [modalities] if isinstance(modalities, str) else list(modalities)
+        for name in names:
+            self._position(name)
+        return names
+
+
+def positions_of(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -> NDArray[np.int64]:
+    """Positions of the cells that a user named by position, boolean or name."""
+    if indices is None:
+        return np.arange(mosaic.n_cells)
+    chosen = np.atleast_1d(np.asarray(indices))
+    if chosen.dtype == bool:
+        if len(chosen) != mosaic.n_cells:
+            raise InputError(f"indices: {len(chosen):,} booleans for {mosaic.n_cells:,} cells.")
+        return np.flatnonzero(chosen)
+    if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
+        named = mosaic.cells.get_indexer(pd.Index(chosen))
+        if (named < 0).any():
+            raise InputError(
+                f"indices: no cell {str(chosen[named < 0][0])!r}; give positions, booleans or obs_names."
+            )
+        return np.asarray(named, np.int64)
+    chosen = chosen.astype(np.int64)
+    if chosen.size and (chosen.min() < -mosaic.n_cells or chosen.max() >= mosaic.n_cells):
+        raise InputError(f"indices: positions must be below {mosaic.n_cells:,}.")
+    return chosen % max(mosaic.n_cells, 1)
+
+
+def minibatch_size(batch_size: int) -> int:
+    """The number of cells at a time, checked."""
+    return whole("batch_size", batch_size, least=1)

@@ -1,0 +1,158 @@
+"""Training a model, and going on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+
+from mosaicvi.config.arguments import check_training
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.splits import Split
+from mosaicvi.errors import InputError
+from mosaicvi.fit.loop import FitConfig
+from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
+from mosaicvi.model.registering import check_unchanged
+from mosaicvi.model.state import ModelState
+
+
+class Training(ModelState):
+    """What trains a model."""
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        lr: float | None = None,
+        weight_decay: float = 1e-4,
+        batch_size: int | None = None,
+        train_size: float = 0.9,
+        early_stopping: bool = False,
+        patience: int | None = None,
+        seed: int = 0,
+        accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+        devices: int | Literal["auto"] = "auto",
+        precision: Literal["float32", "bf16"] = "float32",
+        max_grad_norm: float = 1e4,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: float = 300.0,
+        resume: bool = False,
+        log_dir: str | Path | None = None,
+        progress: bool | None = None,
+    ) -> Self:
+        """Train, or go on training a model that was trained.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs; where None, training goes on until the loss on held-out cells has stopped falling, and
+            keeps the best weights. A trained model is trained for as many more.
+        lr, weight_decay
+            Of AdamW; the rate rises over the first steps and falls along a cosine. Where None 0.004 for
+            minibatches of 512 cells, and in proportion to the root of their size for others.
+        batch_size
+            Cells of a minibatch; where None 512, or 1,280 if there are up to 8,192 features, but a sixth of
+            the cells at most.
+        train_size
+            Share of the cells to train on; the rest validate.
+        early_stopping
+            With `max_epochs`: stop before when the validation loss has not fallen for `patience` epochs, and
+            keep the best weights.
+        patience
+            Epochs without a lower validation loss; where None 20, or without `max_epochs` as many as suit the
+            number of steps.
+        seed
+            Decides the split, the order of cells, the masks and the noise.
+        accelerator, devices
+            ``"auto"`` takes a GPU if there is one.
+        precision
+            ``"bf16"`` runs the dense layers in mixed precision.
+        max_grad_norm
+            Longer gradients are shortened to it.
+        checkpoint_dir, checkpoint_every
+            Where to write checkpoints, and after how many seconds; the first at the end of an epoch at the
+            latest.
+        resume
+            Go on from the newest checkpoint in `checkpoint_dir`, bit for bit.
+        log_dir
+            Where to write TensorBoard scalars (needs ``pip install 'mosaicvi[log]'``).
+        progress
+            A progress bar, plain lines, or with False nothing; None shows the bar on a terminal.
+
+        Returns
+        -------
+        The model itself.
+
+        Raises
+        ------
+        InputError
+            For a setting that cannot be used.
+        NonFiniteLossError
+            If the loss is not a number; the weights are those before that step.
+        """
+        if batch_size is None:
+            n_features = sum(m.n_features for m in self.mosaic.modalities)
+            batch_size = default_batch_size(self.mosaic.n_cells, n_features)
+        settings = check_training(
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "batch_size": batch_size,
+                "train_size": train_size,
+                "early_stopping": early_stopping,
+                "patience": patience,
+                "seed": seed,
+                "max_grad_norm": max_grad_norm,
+            }
+        )
+        check_training(
+            {
+                "max_epochs": max_epochs,
+                "checkpoint_dir": checkpoint_dir,
+                "checkpoint_every": checkpoint_every,
+                "resume": resume,
+                "log_dir": log_dir,
+                "progress": progress,
+            }
+        )
+        check_unchanged(self.mosaic)
+        if settings["lr"] is None:
+            settings["lr"] = default_rate(settings["batch_size"])
+        epochs = max_epochs
+        if epochs is None:
+            epochs = epochs_if_blind(self.mosaic.n_cells, settings["batch_size"], settings["train_size"])
+        in_all = None if epochs is None else int(epochs) + len(self._rows)
+        config = FitConfig(max_epochs=in_all, precision=precision, **settings)
+        loader = self._loader_on(accelerator, devices)
+        self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
+        self._readout = None
+        split = Split.of(self.mosaic, config.train_size, config.seed)
+        if split not in self._splits:
+            self._splits.append(split)
+        run(
+            self._state,
+            self.mosaic,
+            config,
+            loader,
+            checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            log_dir=None if log_dir is None else Path(log_dir),
+            progress=progress,
+        )
+        return self
+
+    def _loader_on(self, accelerator: str, devices: int | str) -> MinibatchLoader:
+        if accelerator not in ("auto", "cpu", "gpu"):
+            raise InputError(f"accelerator: 'auto', 'cpu' or 'gpu', not {accelerator!r}.")
+        if devices not in ("auto", 1):
+            raise InputError(f"devices: 'auto' or 1, not {devices!r}; one process trains on one device.")
+        has_gpu = torch.cuda.is_available()
+        if accelerator == "gpu" and not has_gpu:
+            raise InputError("accelerator: 'gpu' was asked for, but torch sees none; use 'auto' or 'cpu'.")
+        device = torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
+        self.net.to(device)
+        if self._loader is None or self._loader.device != device:
+            self._loader = MinibatchLoader(self.mosaic, device=device)
+        return self._loader
