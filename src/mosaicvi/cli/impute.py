@@ -76,6 +76,14 @@ def command(
             "depth that centred log ratios imply]"
         ),
     ] = None,
+    as_batch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BATCH",
+            help="As if every cell were of this batch, or `mean` for halfway between all that measured the "
+            "modality; repeated, the average. [default: each cell's own]",
+        ),
+    ] = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
     overwrite: Overwrite = False,
@@ -86,10 +94,11 @@ def command(
         mosaicvi impute model mosaic.h5mu --output imputed.h5mu
         mosaicvi impute model mosaic.h5mu --modality adt --cells missing --output adt.h5ad
         mosaicvi impute model mosaic.h5mu --scale rna=log1p_cp10k --output imputed.h5mu
+        mosaicvi impute model mosaic.h5mu --as-batch mean --output corrected.h5mu
 
-    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured it,
-    `uns["mosaicvi"]["scale"]` what the values mean. They are written as they are computed, so that memory
-    never holds more than one minibatch of them.
+    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured it, and in
+    `uns["mosaicvi"]` what the values mean, `scale`, and as which batch they are given, `batch`. They are
+    written as they are computed, so that memory never holds more than one minibatch of them.
     """
     from mosaicvi.infer.output import write_imputed
 
@@ -105,12 +114,14 @@ def command(
             f"{shown(output)}: an .h5ad holds one modality; choose it with --modality, or name an .h5mu"
         )
     scales = _scales(scale, names)
-    parts = [
-        part
-        for name in names
-        if (part := _part(trained, loaded, name, cells, n_samples, scales[name], library, batch_size))
-        is not None
-    ]
+    asked = {
+        "n_samples": n_samples,
+        "library": library,
+        "transform_batch": as_batch[0] if as_batch and len(as_batch) == 1 else as_batch,
+        "batch_size": batch_size,
+    }
+    found = [_part(trained, loaded, name, cells, scales[name], asked) for name in names]
+    parts = [part for part in found if part is not None]
     if not parts:
         raise InputError(f"--cells missing: every cell measured {' and '.join(names)}; use --cells all")
     total = sum(len(part.cells) for part in parts)
@@ -134,15 +145,14 @@ def _part(
     loaded: Loaded,
     name: str,
     cells: Cells,
-    n_samples: int | None,
     scale: Any,
-    library: float | None,
-    batch_size: int,
+    asked: Mapping[str, Any],
 ) -> ImputedModality | None:
     """One modality still to be imputed; None if no cell is wanted."""
     import numpy as np
     import pandas as pd
 
+    from mosaicvi.infer.covariates import batches_of
     from mosaicvi.infer.output import ImputedModality
 
     names = model.mosaic.cells
@@ -160,15 +170,9 @@ def _part(
         measured=measured[chosen],
         var=var,
         varm={"measured": panels.loc[features]} if isinstance(panels, pd.DataFrame) else {},
-        scale=model.imputed_scale(name, scale=scale, library=library),
-        values=model.iter_imputed_values(
-            modality=name,
-            indices=chosen,
-            n_samples=n_samples,
-            scale=scale,
-            library=library,
-            batch_size=batch_size,
-        ),
+        scale=model.imputed_scale(name, scale=scale, library=asked["library"]),
+        batch=str(batches_of(model.registry, name, asked["transform_batch"])),
+        values=model.iter_imputed_values(modality=name, indices=chosen, scale=scale, **asked),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from mosaicvi.data.minibatch import Minibatch
 from mosaicvi.data.mosaic import Registry
 from mosaicvi.errors import InputError, quoted
 
-TransformBatch = str | Sequence[str] | Literal["mean"] | None
+MEAN = "mean of the batches that measured it"
+TransformBatch = str | Sequence[str] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,16 @@ class Batches:
     shares
         As which batches every cell is decoded, rows (B,) that add up to 1, whose values are averaged;
         None for each cell's own, or the mean of those that measured the modality where its own did not.
+    said
+        The same in words.
     """
 
     measuring: NDArray[np.bool_]
     shares: tuple[NDArray[np.float64], ...] | None = None
+    said: str = "each cell's own batch"
+
+    def __str__(self) -> str:
+        return self.said
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -40,7 +46,7 @@ class Batches:
         return self.measuring / max(int(self.measuring.sum()), 1)
 
     def own(self, minibatch: Minibatch) -> Tensor:
-        """Covariates of each cell, its batch being its own or, where that measured nothing, the mean; (b, C)."""
+        """Covariates of each cell, with the mean of batches where its own measured nothing, (b, C)."""
         c = minibatch.covariates
         if self.measuring.all():
             return c
@@ -87,17 +93,21 @@ def batches_of(registry: Registry, modality: str, transform_batch: TransformBatc
     names = registry.categories[key]
     there = registry.measured_in[modality]
     found = Batches(measuring=np.isin(names, there))
+    if not found.measuring.all():
+        found = dataclasses.replace(found, said=f"{found}, or {MEAN} where that measured none of {modality}")
     if transform_batch is None:
         return found
     if isinstance(transform_batch, str) and transform_batch == "mean" and "mean" not in names:
-        return dataclasses.replace(found, shares=(found.mean,))
-    chosen = [transform_batch] if isinstance(transform_batch, str) else [str(name) for name in transform_batch]
+        return dataclasses.replace(found, shares=(found.mean,), said=MEAN)
+    chosen = [transform_batch] if isinstance(transform_batch, str) else list(map(str, transform_batch))
     if not chosen:
-        raise InputError("transform_batch: an empty list; name a batch, or write None for each cell's own.")
+        raise InputError("transform_batch: an empty list; name at least one batch.")
     for name in chosen:
         if name not in there:
             problem = f"did not measure {modality}" if name in names else "is unknown"
             raise InputError(f"transform_batch: {name!r} {problem}; use 'mean' or one of {quoted(there)}.")
     return dataclasses.replace(
-        found, shares=tuple((np.asarray(names) == name).astype(np.float64) for name in chosen)
+        found,
+        shares=tuple((np.asarray(names) == name).astype(np.float64) for name in chosen),
+        said=f"as batch {chosen[0]}" if len(chosen) == 1 else f"average as batches {', '.join(chosen)}",
     )

@@ -184,13 +184,13 @@ def imputed(
                 if readout is None or compared is None or (compared != "clr" and w.scale.kind == "counts"):
                     given = batches.asked(minibatch)
                     found = _mean([_of_decoder(net, mosaic, w, at, q, c, noise) for c in given])
-                    values.append(mosaic.modalities[w.m].raw(found, at))
+                    values.append(mosaic.modalities[w.m].raw(np.asarray(found, np.float32), at))
                     continue
                 some = cells[rows]
                 rates = _rates(net, mosaic, w.m, minibatch, q, batches, noise, readout)
                 z = q.mean.double().cpu().numpy()
-                known = readout(mosaic, w.m, some, code[some], views, z, rates)
-                found = on_asked_scale(known, compared, w.scale.kind, w.scale.library)
+                each = readout(mosaic, w.m, some, code[some], views, z, rates)
+                found = _mean([on_asked_scale(e, compared, w.scale.kind, w.scale.library) for e in each])
                 values.append(np.ascontiguousarray(found if at is None else found[:, at], np.float32))
         yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))
 
@@ -209,11 +209,12 @@ def _rates(
     library = _median_library(net, mosaic, m)
 
     def rate(covariates: Tensor) -> Floats:
-        return _averaged(net, m, None, q, covariates, noise, library).double().cpu().numpy()
+        return np.asarray(_averaged(net, m, None, q, covariates, noise, library).double().cpu().numpy())
 
-    own = rate(batches.own(minibatch))
     if mosaic.modalities[m].name not in readout.levels:
-        return Rates(own=own, mean=own)
+        one = np.mean([rate(covariates) for covariates in batches.asked(minibatch)], 0)
+        return Rates(own=one, mean=one)
+    own = rate(batches.own(minibatch))
     mean = rate(batches.shared(minibatch, batches.mean))
     if batches.shares is None:
         return Rates(own=own, mean=mean)
@@ -230,8 +231,8 @@ def _median_library(net: MosaicVAE, mosaic: Mosaic, m: int) -> float | None:
     return mosaic.registry.median_library[mosaic.modalities[m].name]
 
 
-def _mean(found: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return found[0] if len(found) == 1 else np.mean(found, 0, dtype=np.float64).astype(np.float32)
+def _mean(found: Sequence[Floats]) -> Floats:
+    return found[0] if len(found) == 1 else np.asarray(np.mean(found, 0, dtype=np.float64), found[0].dtype)
 
 
 def _places(mosaic: Mosaic, wanted: ImputationRequest) -> NDArray[np.int64] | None:

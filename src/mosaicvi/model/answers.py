@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
+from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.model.state import ModelState, minibatch_size, positions_of
@@ -78,6 +79,7 @@ class Answers(ModelState):
         n_samples: int | None = None,
         scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
         library: float | None = None,
+        transform_batch: TransformBatch = None,
         modalities: Collection[str] | None = None,
         batch_size: int = 512,
         seed: int = 0,
@@ -103,6 +105,11 @@ class Answers(ModelState):
         library
             For counts: the library that each cell is given. Where None the median of the training data, or
             for counts that are seen as centred log ratios the depth that these imply.
+        transform_batch
+            As which batch: by default every cell keeps its own, so that values differ between batches as the
+            measured ones do, and a cell whose batch never measured the modality is given ``"mean"``. The name
+            of a batch gives what its cells would have been measured as there; several names the average over
+            these batches; ``"mean"`` values halfway between all batches that measured the modality.
         modalities
             What the encoder may see; all that was measured where None.
         batch_size
@@ -112,13 +119,18 @@ class Answers(ModelState):
 
         Returns
         -------
-        DataFrame (cells, features), float32; ``attrs["scale"]`` says what the values mean.
+        DataFrame (cells, features), float32; ``attrs["scale"]`` says what the values mean, ``attrs["batch"]``
+        as which batch.
 
         Notes
         -----
         Counts other than peaks are read out of the decoder, the latent and the measured values together,
         with weights that cells decide which were held out from training (stacked regressions; Breiman,
-        Machine Learning 1996). The published preset takes the decoder's values.
+        Machine Learning 1996). The published preset takes the decoder's values. A level of a batch is the
+        decoder's difference between its covariates and their mean, on the scale of comparison, and what cells
+        of the batch differ by beyond that; only other batches than a cell's own change with
+        `transform_batch`, not its latent or further covariates. A batch has no level of features that it
+        never measured: they stay at the mean.
         """
         mosaic, _ = self._data(mdata)
         cells = positions_of(indices, mosaic)
@@ -133,6 +145,7 @@ class Answers(ModelState):
             n_samples=n_samples,
             scale=scale,
             library=library,
+            transform_batch=transform_batch,
             modalities=modalities,
             batch_size=batch_size,
             seed=seed,
@@ -141,6 +154,7 @@ class Answers(ModelState):
             out[at] = values
         frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=names, copy=False)
         frame.attrs["scale"] = str(self.imputed_scale(modality, scale=scale, library=library))
+        frame.attrs["batch"] = str(batches_of(self.registry, modality, transform_batch))
         return frame
 
     def iter_imputed_values(
@@ -153,6 +167,7 @@ class Answers(ModelState):
         n_samples: int | None = None,
         scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
         library: float | None = None,
+        transform_batch: TransformBatch = None,
         modalities: Collection[str] | None = None,
         batch_size: int = 512,
         seed: int = 0,
@@ -168,6 +183,7 @@ class Answers(ModelState):
             m=m,
             scale=self.imputed_scale(modality, scale=scale, library=library),
             features=None if features is None else self._places(modality, features),
+            batches=batches_of(self.registry, modality, transform_batch),
         )
         stream = imputed(
             self.net,

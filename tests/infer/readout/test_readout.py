@@ -153,6 +153,8 @@ def test_a_saved_read_out_that_does_not_fit_is_refused(
         {**plain, "scales": {"rna": "cubed"}},
         {**plain, "parts": [{**plain["parts"][0], "modality": "atac"}]},
         {**plain, "parts": [{**plain["parts"][0], "own": np.ones(3, bool)}]},
+        {**plain, "levels": {"adt": {"known": np.ones((2, 3), bool), "offset": np.zeros((2, 3))}}},
+        {**plain, "levels": {"atac": {"known": np.ones((2, 8), bool), "offset": np.zeros((2, 8))}}},
         {"parts": plain["parts"]},
     ):
         with pytest.raises(ModelFileError, match="its read-out does not fit"):

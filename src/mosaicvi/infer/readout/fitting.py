@@ -111,7 +111,7 @@ def _levels(
     measured = data.panels[data.panel_of_row[data.row_of_cell[references]]]
     truth = _truth(data, references, measured, rates, kind)
     batch, levels = mosaic.batch[references], Levels(known=known, offset=np.zeros(known.shape))
-    truth -= levels.of(batch, rates, kind)
+    truth -= levels.of(batch, rates, kind)[0]
     line = _line_by_feature(on_scale(rates.mean, kind), truth, measured)
     rest = truth - line(on_scale(rates.mean, kind))
     return Levels(known=known, offset=offsets(batch, rest, measured, len(known)))
@@ -153,7 +153,7 @@ def _fit_part(
     measured = data.panels[data.panel_of_row[data.row_of_cell[references]]]
     truth = _truth(data, references, measured, rates, kind)
     if levels is not None:
-        truth = truth - levels.of(mosaic.batch[references], rates, kind)
+        truth = truth - levels.of(mosaic.batch[references], rates, kind)[0]
     part = Part(
         kind=kind,
         library=mosaic.registry.median_library[data.name],

@@ -58,17 +58,16 @@ class Levels:
     known: NDArray[np.bool_]
     offset: Floats
 
-    def of(self, batch: NDArray[np.int64], rates: Rates, kind: Kind) -> Floats:
-        """Level of the batch that is asked for over that of the mean, of cells in batches (b,); (b, D)."""
+    def of(self, batch: NDArray[np.int64], rates: Rates, kind: Kind) -> list[Floats]:
+        """Level over the mean of each batch that is asked for, of cells in batches (b,); (b, D)."""
         at_mean = on_scale(rates.mean, kind)
         if not rates.asked:
-            own = on_scale(rates.own, kind) - at_mean
-            return np.where(self.known[batch], own, 0.0) + self.offset[batch]
-        total = np.zeros_like(at_mean)
-        for share, rate in rates.asked:
-            total += np.where(share @ self.known > 0, on_scale(rate, kind) - at_mean, 0.0)
-            total += share @ self.offset
-        return np.asarray(total / len(rates.asked))
+            own = np.where(self.known[batch], on_scale(rates.own, kind) - at_mean, 0.0)
+            return [np.asarray(own + self.offset[batch])]
+        return [
+            np.where(share @ self.known > 0, on_scale(rate, kind) - at_mean, 0.0) + share @ self.offset
+            for share, rate in rates.asked
+        ]
 
 
 def known_by_batch(mosaic: Mosaic, data: ModalityData) -> NDArray[np.bool_]:

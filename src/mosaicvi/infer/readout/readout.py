@@ -198,8 +198,8 @@ class ReadOut:
         views: Sequence[Shown],
         z: Floats,
         rates: Rates,
-    ) -> Floats:
-        """Values of modality m on its scale of comparison, (b, D).
+    ) -> list[Floats]:
+        """Values of modality m on its scale of comparison, (b, D), as each batch that is asked for.
 
         Parameters
         ----------
@@ -221,7 +221,9 @@ class ReadOut:
                 continue
             out[of_view] = part(part.known(mosaic, name, cells[of_view], z[of_view], rates.of(of_view)))
         levels = self.levels.get(name)
-        return out if levels is None else out + levels.of(mosaic.batch[cells], rates, self.scales[name])
+        if levels is None:
+            return [out]
+        return [out + level for level in levels.of(mosaic.batch[cells], rates, self.scales[name])]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays; `read_readout` reads it back."""

@@ -47,7 +47,7 @@ def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) 
             _need(part.kind == scales[name])
             _check(part, sizes, sizes[name], config.dim_latent)
             parts[Shown.make(features), name] = part
-        levels = {str(k): _levels(v) for k, v in saved["levels"].items()}
+        levels = {str(k): _levels(v) for k, v in saved.get("levels", {}).items()}  # older ones know none
         n = len(next(iter(levels.values())).known) if levels else 0
         for name, found in levels.items():
             _need(name in scales and found.known.shape == found.offset.shape == (n, sizes[name]))
