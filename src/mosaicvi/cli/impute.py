@@ -20,6 +20,8 @@ from mosaicvi.cli.options import (
     Overwrite,
     Quiet,
     Reading,
+    TakeAs,
+    mapping,
     one_or_mapping,
     reads_data,
 )
@@ -84,6 +86,7 @@ def command(
             "modality; repeated, the average. [default: each cell's own]",
         ),
     ] = None,
+    take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
     overwrite: Overwrite = False,
@@ -103,7 +106,7 @@ def command(
     from mosaicvi.infer.output import write_imputed
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
-    loaded = load_for(model, data, reading, quiet=quiet)
+    loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     loaded = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, loaded)
     names = list(dict.fromkeys(modality or trained.config.uni_block_names))

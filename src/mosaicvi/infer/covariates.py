@@ -46,14 +46,18 @@ class Batches:
         return self.measuring / max(int(self.measuring.sum()), 1)
 
     def own(self, minibatch: Minibatch) -> Tensor:
-        """Covariates of each cell, with the mean of batches where its own measured nothing, (b, C)."""
+        """Covariates of each cell, with the mean where its batch measured nothing or is not known, (b, C)."""
         c = minibatch.covariates
         if self.measuring.all():
             return c
         n = len(self.measuring)
-        known, mean = (torch.from_numpy(part).to(c) for part in (self.measuring, self.mean))
-        inside = (c[:, :n] * known).sum(1, keepdim=True) > 0
+        known, mean = torch.from_numpy(self.measuring).to(c.device), torch.from_numpy(self.mean).to(c)
+        inside = (c[:, :n] * ~known).sum(1, keepdim=True) == 0  # nor any share of a batch without it
         return torch.cat([torch.where(inside, c[:, :n], mean), c[:, n:]], 1)
+
+    def own_share(self, minibatch: Minibatch) -> NDArray[np.float64]:
+        """The share of each batch in that with which a cell is decoded, (b, B)."""
+        return np.asarray(self.own(minibatch)[:, : len(self.measuring)].double().cpu().numpy())
 
     def shared(self, minibatch: Minibatch, share: NDArray[np.float64]) -> Tensor:
         """Covariates of each cell as if it were of batches in these shares, (b, C)."""

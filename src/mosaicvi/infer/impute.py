@@ -211,18 +211,16 @@ def _rates(
     def rate(covariates: Tensor) -> Floats:
         return np.asarray(_averaged(net, m, None, q, covariates, noise, library).double().cpu().numpy())
 
+    share = batches.own_share(minibatch)
     if mosaic.modalities[m].name not in readout.levels:
         one = np.mean([rate(covariates) for covariates in batches.asked(minibatch)], 0)
-        return Rates(own=one, mean=one)
-    own = rate(batches.own(minibatch))
-    mean = rate(batches.shared(minibatch, batches.mean))
-    if batches.shares is None:
-        return Rates(own=own, mean=mean)
+        return Rates(own=one, mean=one, share=share)
+    own, mean = rate(batches.own(minibatch)), rate(batches.shared(minibatch, batches.mean))
     asked = [
-        (share, mean if np.array_equal(share, batches.mean) else rate(batches.shared(minibatch, share)))
-        for share in batches.shares
+        (part, mean if np.array_equal(part, batches.mean) else rate(batches.shared(minibatch, part)))
+        for part in batches.shares or ()
     ]
-    return Rates(own=own, mean=mean, asked=tuple(asked))
+    return Rates(own=own, mean=mean, share=share, asked=tuple(asked))
 
 
 def _median_library(net: MosaicVAE, mosaic: Mosaic, m: int) -> float | None:

@@ -22,7 +22,7 @@ from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.infer.covariates import batches_of
 from mosaicvi.infer.decode import decoded
 from mosaicvi.infer.latent import encoded
-from mosaicvi.infer.readout.levels import Levels, Rates, known_by_batch, offsets
+from mosaicvi.infer.readout.levels import Levels, Rates, known_by_batch, offsets, trust
 from mosaicvi.infer.readout.predictors import Floats, Projection
 from mosaicvi.infer.readout.readout import Group, Known, Part, ReadOut
 from mosaicvi.infer.readout.regression import Linear, Nearest, stacking_weights
@@ -78,7 +78,7 @@ def fit_readout(
         data.name: found
         for data in mosaic.modalities
         if (kind := kinds[data.name]) is not None
-        if (found := _levels(net, loader, mosaic, data, kind, seed)) is not None
+        if (found := _levels(net, loader, mosaic, data, kind, held, seed)) is not None
     }
     parts: dict[tuple[Shown, str], Part] = {}
     for view, cells in list(cells_of.items())[:MOST_VIEWS]:
@@ -100,7 +100,13 @@ def fit_readout(
 
 
 def _levels(
-    net: MosaicVAE, loader: MinibatchLoader, mosaic: Mosaic, data: ModalityData, kind: Kind, seed: int
+    net: MosaicVAE,
+    loader: MinibatchLoader,
+    mosaic: Mosaic,
+    data: ModalityData,
+    kind: Kind,
+    held: NDArray[np.bool_],
+    seed: int,
 ) -> Levels | None:
     """Levels of a modality by batch; None where one batch measured it, or where nothing can teach them."""
     known = known_by_batch(mosaic, data)
@@ -109,12 +115,17 @@ def _levels(
     references = _references(mosaic, data, [], np.zeros(data.n_features, bool), seed)
     _, rates = _seen(net, loader, mosaic, references, data, None)
     measured = data.panels[data.panel_of_row[data.row_of_cell[references]]]
+    batch, at_mean = mosaic.batch[references], on_scale(rates.mean, kind)
     truth = _truth(data, references, measured, rates, kind)
-    batch, levels = mosaic.batch[references], Levels(known=known, offset=np.zeros(known.shape))
-    truth -= levels.of(batch, rates, kind)[0]
-    line = _line_by_feature(on_scale(rates.mean, kind), truth, measured)
-    rest = truth - line(on_scale(rates.mean, kind))
-    return Levels(known=known, offset=offsets(batch, rest, measured, len(known)))
+    step = np.where(measured, on_scale(rates.own, kind) - at_mean, 0.0)
+    unseen = held[references]
+    if unseen.sum() < FEWEST_HELD_OUT:
+        unseen = np.ones(len(references), bool)
+    rest = truth - _line_by_feature(at_mean, truth, measured)(at_mean)
+    share = trust(step[unseen], rest[unseen])
+    truth = truth - share * step
+    rest = truth - _line_by_feature(at_mean, truth, measured)(at_mean)
+    return Levels(known=known, trust=share, offset=offsets(batch, rest, measured, len(known)))
 
 
 def _truth(
@@ -153,7 +164,7 @@ def _fit_part(
     measured = data.panels[data.panel_of_row[data.row_of_cell[references]]]
     truth = _truth(data, references, measured, rates, kind)
     if levels is not None:
-        truth = truth - levels.of(mosaic.batch[references], rates, kind)[0]
+        truth = truth - levels.of(rates, kind)[0]
     part = Part(
         kind=kind,
         library=mosaic.registry.median_library[data.name],
@@ -216,6 +227,7 @@ def _seen(
     z = np.empty((len(cells), net.config.dim_latent))
     own = np.empty((len(cells), data.n_features))
     mean = np.empty_like(own) if several else own
+    share = np.empty((len(cells), len(batches.measuring)))
     for at, minibatch, q in encoded(net, loader, cells, shown=shown, batch_size=BATCH_SIZE):
         with torch.no_grad():
             total = None if library is None else q.mean.new_full((len(q.mean), 1), library)
@@ -224,8 +236,8 @@ def _seen(
             for rate, covariates in given:
                 value = decoded(net, m, q.mean, q, covariates, library=total, features=None)
                 rate[at] = value.double().cpu().numpy()
-        z[at] = q.mean.double().cpu().numpy()
-    return z, Rates(own=own, mean=mean)
+        z[at], share[at] = q.mean.double().cpu().numpy(), batches.own_share(minibatch)
+    return z, Rates(own=own, mean=mean, share=share)
 
 
 def _projection(data: ModalityData, shown: NDArray[np.bool_], kind: str, seed: int) -> Projection:

@@ -223,7 +223,7 @@ class ReadOut:
         levels = self.levels.get(name)
         if levels is None:
             return [out]
-        return [out + level for level in levels.of(mosaic.batch[cells], rates, self.scales[name])]
+        return [out + level for level in levels.of(rates, self.scales[name])]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays; `read_readout` reads it back."""

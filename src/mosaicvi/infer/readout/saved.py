@@ -51,6 +51,7 @@ def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) 
         n = len(next(iter(levels.values())).known) if levels else 0
         for name, found in levels.items():
             _need(name in scales and found.known.shape == found.offset.shape == (n, sizes[name]))
+            _need(found.trust.shape == (sizes[name],))
         return ReadOut(parts=parts, scales=scales, levels=levels)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -90,7 +91,8 @@ def _check(part: Part, sizes: Mapping[str, int], d: int, k: int) -> None:
 
 
 def _levels(d: Mapping[str, Any]) -> Levels:
-    return Levels(known=np.asarray(d["known"], bool), offset=np.asarray(d["offset"], np.float64))
+    trust, offset = (np.asarray(d[key], np.float64) for key in ("trust", "offset"))
+    return Levels(known=np.asarray(d["known"], bool), trust=trust, offset=offset)
 
 
 def _part(d: Mapping[str, Any]) -> Part:
