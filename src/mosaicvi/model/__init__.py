@@ -18,6 +18,7 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.fit.build import build_network
 from mosaicvi.model.answers import Answers
+from mosaicvi.model.drawing import Drawing
 from mosaicvi.model.reference import Referring
 from mosaicvi.model.registering import Registering, registered
 from mosaicvi.model.saving import Saving
@@ -26,7 +27,7 @@ from mosaicvi.model.training import Training
 __all__ = ["MosaicVI"]
 
 
-class MosaicVI(Registering, Training, Answers, Referring, Saving):
+class MosaicVI(Registering, Training, Answers, Drawing, Referring, Saving):
     """One model of a mosaic: a common latent space, and imputed values for what was not measured.
 
     Parameters

@@ -15,6 +15,7 @@ from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.infer.covariates import TransformBatch, batches_of
+from mosaicvi.infer.draws import latent_draws
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.model.state import ModelState, minibatch_size, positions_of
@@ -30,6 +31,7 @@ class Answers(ModelState):
         indices: Sequence[int] | NDArray[Any] | None = None,
         give_mean: bool = True,
         return_dist: bool = False,
+        n_samples: int | None = None,
         modalities: Collection[str] | None = None,
         batch_size: int = 1024,
         seed: int = 0,
@@ -46,28 +48,37 @@ class Answers(ModelState):
             The mean of the posterior; with False one draw from it.
         return_dist
             Return mean and variance.
+        n_samples
+            So many draws from the posterior, which are those of `posterior_predictive_sample`.
         modalities
             What the encoder may see, such as ``["rna"]``; all that was measured where None.
         batch_size
             Cells at a time; it does not change the answers.
         seed
-            Decides the draw.
+            Decides the draws; a cell's depend on the seed and its name alone.
 
         Returns
         -------
-        Array (cells, ``dim_latent``), or two with `return_dist`.
+        Array (cells, ``dim_latent``), two with `return_dist`, or with `n_samples` one
+        (``n_samples``, cells, ``dim_latent``).
         """
         mosaic, loader = self._data(mdata)
         cells = positions_of(indices, mosaic)
-        mean, var = latent(
-            self.net, loader, cells, modalities=self._seen(modalities), batch_size=minibatch_size(batch_size)
+        seen, batch_size = self._seen(modalities), minibatch_size(batch_size)
+        if n_samples is None and (give_mean or return_dist):
+            mean, var = latent(self.net, loader, cells, modalities=seen, batch_size=batch_size)
+            return (mean, var) if return_dist else mean
+        draws = latent_draws(
+            self.net,
+            loader,
+            mosaic,
+            cells,
+            n_samples=1 if n_samples is None else whole("n_samples", n_samples, least=1),
+            modalities=seen,
+            batch_size=batch_size,
+            seed=whole("seed", seed),
         )
-        if return_dist:
-            return mean, var
-        if give_mean:
-            return mean
-        noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
-        return np.asarray(mean + np.sqrt(var) * noise[cells], np.float32)
+        return draws[0] if n_samples is None else draws
 
     def get_imputed_values(
         self,
