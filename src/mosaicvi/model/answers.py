@@ -18,12 +18,14 @@ from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import latent_draws
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState, minibatch_size, positions_of
 
 
 class Answers(ModelState):
     """What a model says of cells: where they lie, and the values that they would have."""
 
+    @names_ours
     def get_latent_representation(
         self,
         mdata: MuData | AnnData | None = None,
@@ -80,6 +82,7 @@ class Answers(ModelState):
         )
         return draws[0] if n_samples is None else draws
 
+    @names_ours
     def get_imputed_values(
         self,
         mdata: MuData | AnnData | None = None,
@@ -189,7 +192,7 @@ class Answers(ModelState):
         if library is not None and not number("library", library) > 0:
             raise InputError(f"library: must be > 0, not {library!r}.")
         if n_samples is not None:
-            whole("n_samples", n_samples, least=1)
+            n_samples = whole("n_samples", n_samples, least=1)
         wanted = ImputationRequest(
             m=m,
             scale=self.imputed_scale(modality, scale=scale, library=library),
@@ -206,7 +209,7 @@ class Answers(ModelState):
             readout=self.readout(),
             n_samples=n_samples,
             batch_size=minibatch_size(batch_size),
-            seed=seed,
+            seed=whole("seed", seed),
         )
         return ((part.rows, part.values[0]) for part in stream)
 

@@ -13,6 +13,7 @@ from mosaicvi.data.register import register, without_cells
 from mosaicvi.data.register.query import align_to_model, told
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 from mosaicvi.store.saved import read_model, write_model
 
@@ -20,6 +21,7 @@ from mosaicvi.store.saved import read_model, write_model
 class Saving(ModelState):
     """What writes and reads a model."""
 
+    @names_ours
     def save(self, dir_path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a folder: ``weights.safetensors`` and ``model.json``, nothing pickled.
 
@@ -44,6 +46,7 @@ class Saving(ModelState):
         )
 
     @classmethod
+    @names_ours
     def load(cls, dir_path: str | Path, mdata: MuData | AnnData | None = None) -> Self:
         """Read a saved model; it answers the same, to the bit.
 

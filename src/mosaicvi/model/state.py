@@ -161,6 +161,8 @@ def positions_of(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -
         if len(chosen) != mosaic.n_cells:
             raise InputError(f"indices: {len(chosen):,} booleans for {mosaic.n_cells:,} cells.")
         return np.flatnonzero(chosen)
+    if np.issubdtype(chosen.dtype, np.floating) and (chosen == np.rint(chosen)).all():
+        chosen = chosen.astype(np.int64)  # numbers that come from R are of this kind
     if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
         named = mosaic.cells.get_indexer(pd.Index(chosen))
         if (named < 0).any():
