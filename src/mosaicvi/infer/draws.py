@@ -61,40 +61,6 @@ def latent_noise(seed: int, cells: Iterable[str], n_samples: int, dim: int) -> N
     return np.asarray(np.stack(found, 1), np.float32) if found else np.zeros((n_samples, 0, dim), np.float32)
 
 
-def latent_draws(
-    net: MosaicVAE,
-    loader: MinibatchLoader,
-    mosaic: Mosaic,
-    cells: NDArray[np.int64],
-    *,
-    n_samples: int,
-    modalities: Collection[str] | None = None,
-    batch_size: int = 1024,
-    seed: int = 0,
-) -> NDArray[np.float32]:
-    """Draws of each cell's latent, (S, cells, K); the same as those of `drawn`.
-
-    Parameters
-    ----------
-    net, loader, mosaic, cells
-        The trained network, its data, and positions of cells.
-    n_samples
-        How many draws, S.
-    modalities
-        What the encoder may see; None for all.
-    batch_size
-        Cells at a time.
-    seed
-        Decides the draws.
-    """
-    out = np.empty((n_samples, len(cells), net.config.dim_latent), np.float32)
-    for rows, _, q in encoded(net, loader, cells, modalities=modalities, batch_size=batch_size):
-        names = mosaic.cells[cells[rows]]
-        noise = latent_noise(seed, names, n_samples, net.config.dim_latent)
-        out[:, rows] = q.mean.cpu().numpy() + torch.exp(0.5 * q.log_var).cpu().numpy() * noise
-    return out
-
-
 def drawn(
     net: MosaicVAE,
     loader: MinibatchLoader,

@@ -73,7 +73,7 @@ class MosaicVI(Registering, Training, Habits, Drawing, Referring, Saving):
         seed = whole("seed", seed)
         config = _network_config(mosaic, preset, in_our_names(parameters))
         self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "published"))
-        self._reads_out = preset != "published"
+        self._reads_out = self._aligns = preset != "published"
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.net.parameters())

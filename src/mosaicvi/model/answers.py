@@ -15,9 +15,10 @@ from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.infer.covariates import TransformBatch, batches_of
-from mosaicvi.infer.draws import latent_draws
+from mosaicvi.infer.draws import latent_noise
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
+from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState, minibatch_size, positions_of
 
@@ -35,10 +36,11 @@ class Answers(ModelState):
         return_dist: bool = False,
         n_samples: int | None = None,
         modalities: Collection[str] | None = None,
+        aligned: bool = True,
         batch_size: int = 1024,
         seed: int = 0,
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Latent of each cell; that of a cell depends on nothing but its own values.
+        """Latent of each cell; that of a cell depends on nothing but its own values and its batch.
 
         Parameters
         ----------
@@ -51,9 +53,12 @@ class Answers(ModelState):
         return_dist
             Return mean and variance.
         n_samples
-            So many draws from the posterior, which are those of `posterior_predictive_sample`.
+            So many draws from the posterior; with ``aligned=False`` those of `posterior_predictive_sample`.
         modalities
             What the encoder may see, such as ``["rna"]``; all that was measured where None.
+        aligned
+            Move and stretch the cells of each batch, and of each set of modalities, so that cells of a kind
+            lie together. With False the latent is what the encoder says, from which values are decoded.
         batch_size
             Cells at a time; it does not change the answers.
         seed
@@ -63,24 +68,57 @@ class Answers(ModelState):
         -------
         Array (cells, ``dim_latent``), two with `return_dist`, or with `n_samples` one
         (``n_samples``, cells, ``dim_latent``).
+
+        Notes
+        -----
+        Within clusters of the latent, groups of cells get the same mean (Korsunsky et al., Nature Methods
+        2019) and covariance (Sun, Feng and Saenko, AAAI 2016). Groups that lie further apart in a cluster
+        than its cells do stay apart, so types that a batch lacks are not mixed with others. The published
+        preset is not aligned.
         """
         mosaic, loader = self._data(mdata)
         cells = positions_of(indices, mosaic)
         seen, batch_size = self._seen(modalities), minibatch_size(batch_size)
-        if n_samples is None and (give_mean or return_dist):
-            mean, var = latent(self.net, loader, cells, modalities=seen, batch_size=batch_size)
-            return (mean, var) if return_dist else mean
-        draws = latent_draws(
-            self.net,
-            loader,
-            mosaic,
-            cells,
-            n_samples=1 if n_samples is None else whole("n_samples", n_samples, least=1),
-            modalities=seen,
-            batch_size=batch_size,
-            seed=whole("seed", seed),
-        )
-        return draws[0] if n_samples is None else draws
+        mean, var = latent(self.net, loader, cells, modalities=seen, batch_size=batch_size)
+        found = [mean]
+        if n_samples is not None or not (give_mean or return_dist):
+            n = 1 if n_samples is None else whole("n_samples", n_samples, least=1)
+            noise = latent_noise(whole("seed", seed), mosaic.cells[cells], n, mean.shape[1])
+            found = list(mean + np.sqrt(var) * noise)
+        if aligned:
+            both = [self.align(mosaic, cells, one, var, modalities=seen) for one in found]
+            found, var = [one for one, _ in both], both[0][1]
+        if n_samples is not None:
+            return np.stack(found)
+        return (found[0], var) if return_dist else found[0]
+
+    def align(
+        self,
+        mosaic: Mosaic,
+        cells: NDArray[np.int64],
+        mean: NDArray[np.float32],
+        var: NDArray[np.float32],
+        *,
+        modalities: Collection[str] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and variance of the latent of cells, (n, ``dim_latent``) each, with their groups aligned.
+
+        Parameters
+        ----------
+        mosaic, cells
+            The data, and positions of the cells.
+        mean, var
+            What the encoder says of them.
+        modalities
+            What it was shown; all that was measured where None.
+        """
+        alignment = self.alignment()
+        if alignment is None or not alignment.groups:
+            return mean, var
+        code, views = shown_of_cells(mosaic)
+        shown = [view.only(modalities) for view in views]
+        found = alignment(mean.astype(float), var.astype(float), mosaic.batch[cells], code[cells], shown)
+        return found[0].astype(np.float32), found[1].astype(np.float32)
 
     @names_ours
     def get_imputed_values(

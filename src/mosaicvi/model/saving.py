@@ -11,6 +11,7 @@ from mudata import MuData
 
 from mosaicvi.data.register import register, without_cells
 from mosaicvi.data.register.query import align_to_model, told
+from mosaicvi.infer.alignment import read_alignment
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.names import names_ours
@@ -33,6 +34,7 @@ class Saving(ModelState):
             Replace a model that is there.
         """
         readout, reference = self.readout(), self.reference_cells()
+        alignment = self.alignment()
         write_model(
             Path(dir_path),
             net=self.net,
@@ -42,6 +44,7 @@ class Saving(ModelState):
             fit=self._saved_fit if self._state is None else self._state.to_dict(),
             readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
             reference=None if reference is None else reference.to_dict(),
+            alignment=alignment.to_dict() if alignment is not None else {} if self._aligns else None,
             overwrite=overwrite,
         )
 
@@ -81,6 +84,9 @@ class Saving(ModelState):
         model._written_by = saved.written_by
         if saved.readout:
             model._readout = read_readout(saved.readout, saved.config, Path(dir_path))
+        model._aligns = saved.alignment is not None
+        if saved.alignment:
+            model._alignment = read_alignment(saved.alignment, saved.config, Path(dir_path))
         return model
 
     @staticmethod
