@@ -78,6 +78,14 @@ def command(
             "depth that centred log ratios imply]"
         ),
     ] = None,
+    as_batch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BATCH",
+            help="As if every cell were of this batch, or `mean` for halfway between all that measured the "
+            "modality; repeated, the average. [default: each cell's own]",
+        ),
+    ] = None,
     take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
@@ -90,10 +98,11 @@ def command(
         mosaicvi impute model mosaic.h5mu --modality adt --cells missing --output adt.h5ad
         mosaicvi impute model mosaic.h5mu --scale rna=log1p_cp10k --output imputed.h5mu
         mosaicvi impute model mosaic.h5mu --cells missing --cells 2/8 --output part2.h5mu
+        mosaicvi impute model mosaic.h5mu --as-batch mean --output corrected.h5mu
 
-    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured it,
-    `uns["mosaicvi"]["scale"]` what the values mean. They are written as they are computed, so that memory
-    never holds more than one minibatch of them.
+    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured it, and in
+    `uns["mosaicvi"]` what the values mean, `scale`, and as which batch they are given, `batch`. They are
+    written as they are computed, so that memory never holds more than one minibatch of them.
     """
     import numpy as np
 
@@ -112,12 +121,14 @@ def command(
         )
     scales = _scales(scale, names)
     chosen = _chosen(cells, trained.mosaic.n_cells)
-    parts = [
-        part
-        for name in names
-        if (part := _part(trained, loaded, name, chosen, n_samples, scales[name], library, batch_size))
-        is not None
-    ]
+    asked = {
+        "n_samples": n_samples,
+        "library": library,
+        "transform_batch": as_batch[0] if as_batch and len(as_batch) == 1 else as_batch,
+        "batch_size": batch_size,
+    }
+    found = [_part(trained, loaded, name, chosen, scales[name], asked) for name in names]
+    parts = [part for part in found if part is not None]
     if not parts:
         raise InputError(
             f"--cells {' '.join(cells or ())}: every cell measured {' and '.join(names)}; use --cells all"
@@ -162,15 +173,14 @@ def _part(
     loaded: Loaded,
     name: str,
     cells: _Chosen,
-    n_samples: int | None,
     scale: Any,
-    library: float | None,
-    batch_size: int,
+    asked: Mapping[str, Any],
 ) -> ImputedModality | None:
     """One modality still to be imputed; None if no cell is wanted."""
     import numpy as np
     import pandas as pd
 
+    from mosaicvi.infer.covariates import batches_of
     from mosaicvi.infer.output import ImputedModality
 
     names = model.mosaic.cells
@@ -190,17 +200,11 @@ def _part(
         measured=measured[chosen],
         var=var,
         varm={"measured": panels.loc[features]} if isinstance(panels, pd.DataFrame) else {},
-        scale=model.imputed_scale(name, scale=scale, library=library),
+        scale=model.imputed_scale(name, scale=scale, library=asked["library"]),
+        batch=str(batches_of(model.registry, name, asked["transform_batch"])),
         values=(
             (slice(first + rows.start, first + rows.stop), values)
-            for rows, values in model.iter_imputed_values(
-                modality=name,
-                indices=own,
-                n_samples=n_samples,
-                scale=scale,
-                library=library,
-                batch_size=batch_size,
-            )
+            for rows, values in model.iter_imputed_values(modality=name, indices=own, scale=scale, **asked)
         ),
     )
 
