@@ -139,7 +139,7 @@ class Training(ModelState):
         loader = self._loader_on(accelerator, devices)
         group = join(loader.device)
         self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
-        self._readout = self._reference_cells = None
+        self._readout = self._reference_cells = self._spreads = None
         split = Split.of(self.mosaic, config.train_size, config.seed)
         if split not in self._splits:
             self._splits.append(split)
