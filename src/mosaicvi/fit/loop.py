@@ -21,7 +21,7 @@ from torch.profiler import record_function
 
 from mosaicvi import engine
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.sampling import drawn_features, shuffled, split
+from mosaicvi.data.sampling import buffered, drawn_features, run_of, split
 from mosaicvi.device import would_wait
 from mosaicvi.engine.threads import without_threads_of_torch
 from mosaicvi.errors import NonFiniteLossError
@@ -89,6 +89,8 @@ class FitState:
         Of the terms over the present epoch's steps.
     rows
         History, one row an epoch.
+    buffer
+        Cells that are shuffled together, 0 for all.
     best
         Validation loss, epoch and weights of the best epoch.
     ending
@@ -107,6 +109,7 @@ class FitState:
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    buffer: int = 0
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
     best_loss: float = math.inf
     best_epoch: int = -1
@@ -152,6 +155,7 @@ class FitState:
             "steps_done",
         ):
             setattr(self, name, saved[name])
+        self.buffer = saved.get("buffer", 0)  # older states have none
         self.ending = Ending(**saved["ending"]) if "ending" in saved else Ending(first_epoch=self.epoch)
         self.pending, self.log_prob = [], []
 
@@ -234,14 +238,15 @@ def _fit(
 ) -> bool:
     net, names = state.net, names or state.net.config.uni_block_names
     sampler = MaskSampler(net.config)
-    train, valid = split(loader.n_cells, config.train_size, config.seed)
+    train, valid = split(loader.n_cells, config.train_size, config.seed, run=run_of(state.buffer))
     steps_per_epoch = max(1, -(-len(train) // config.batch_size))
     while not _is_over(state, config):
         last_epoch = config.max_epochs or (state.ending.last_epoch if state.ending.is_falling else None)
         gamma = net.config.gamma(state.epoch)
-        minibatches = shuffled(train, config.batch_size, config.seed, state.epoch)
+        buffers = buffered(train, config.batch_size, config.seed, state.epoch, state.buffer)
+        n_steps = sum(map(len, buffers))
         net.train()
-        for cells in minibatches[state.step :]:
+        for cells in loader.ahead(buffers, skip=state.step):
             losses, norm = _step(state, loader, sampler, cells, gamma, config, steps_per_epoch, names)
             _count(state, losses, norm, config, len(cells))
             state.step += 1
@@ -250,7 +255,7 @@ def _fit(
                 Report(
                     epoch=state.epoch,
                     step=state.step,
-                    n_steps=len(minibatches),
+                    n_steps=n_steps,
                     n_cells=len(cells),
                     log_prob=state.log_prob,
                     last_epoch=last_epoch,
@@ -268,7 +273,7 @@ def _fit(
             Report(
                 epoch=state.epoch,
                 step=0,
-                n_steps=len(minibatches),
+                n_steps=n_steps,
                 n_cells=0,
                 log_prob=[],
                 last_epoch=last_epoch,
@@ -354,7 +359,7 @@ def features_of(
     net: MosaicVAE, loader: MinibatchLoader, seed: tuple[int, ...]
 ) -> list[NDArray[np.int64] | None]:
     """Features of each modality whose likelihood a step computes; a function of the data and the seed."""
-    return drawn_features([s.by_total for s in loader.stores], net.config.likelihood_share, seed)
+    return drawn_features(loader.by_total, net.config.likelihood_share, seed)
 
 
 def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
@@ -480,7 +485,8 @@ def validate(
         size = config.batch_size
         if not would_wait(loader.group):  # it goes tile by tile: parts may be larger than minibatches
             size = 5 * config.batch_size // 2
-        for k, part in enumerate(np.array_split(cells, max(1, -(-len(cells) // size)))):
+        parts = [[part] for part in np.array_split(cells, max(1, -(-len(cells) // size)))]
+        for k, part in enumerate(loader.ahead(parts)):
             minibatch = loader.take(part, features_of(net, loader, (config.seed, 3, k)))
             masks = sampler.draw(minibatch, generator)
             shape = (net.n_passes() * len(part), net.config.dim_latent)

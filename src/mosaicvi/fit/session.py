@@ -63,6 +63,7 @@ def begin(
     *,
     earlier: FitState | None,
     saved: dict[str, Any] | None,
+    buffer: int = 0,
 ) -> FitState:
     """Where training of `net`, which lies on its device by now, begins.
 
@@ -74,6 +75,8 @@ def begin(
         How to train.
     earlier, saved
         State of an earlier run of this model, in memory or from its file, to go on from.
+    buffer
+        Cells that are shuffled together, 0 for all; an epoch that was begun keeps its own.
 
     Raises
     ------
@@ -88,6 +91,8 @@ def begin(
         saved = saved if earlier is None else earlier.to_dict()
         if saved is not None:
             _take_up(state, _for_device(saved, config, device) | _weights(net), "the saved model")
+    if state.step == 0:
+        state.buffer = buffer
     for group in state.optimizer.param_groups:
         group["weight_decay"] = config.weight_decay
     if not state.best:

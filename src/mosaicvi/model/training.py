@@ -9,6 +9,7 @@ import torch
 
 from mosaicvi.config.arguments import check_training
 from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.sampling import run_of
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import InputError
 from mosaicvi.fit.loop import FitConfig
@@ -125,22 +126,26 @@ class Training(ModelState):
         in_all = None if epochs is None else int(epochs) + len(self._rows)
         config = FitConfig(max_epochs=in_all, precision=precision, **settings)
         loader = self._loader_on(accelerator, devices)
-        self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
-        self._readout = None
-        split = Split.of(self.mosaic, config.train_size, config.seed)
-        if split not in self._splits:
-            self._splits.append(split)
-        run(
-            self._state,
-            self.mosaic,
-            config,
-            loader,
-            checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            log_dir=None if log_dir is None else Path(log_dir),
-            progress=progress,
+        self._state = begin(
+            self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, buffer=loader.buffer
         )
+        self._readout = None
+        try:
+            run(
+                self._state,
+                self.mosaic,
+                config,
+                loader,
+                checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
+                checkpoint_every=checkpoint_every,
+                resume=resume,
+                log_dir=None if log_dir is None else Path(log_dir),
+                progress=progress,
+            )
+        finally:
+            split = Split.of(self.mosaic, config.train_size, config.seed, run_of(self._state.buffer))
+            if split not in self._splits:
+                self._splits.append(split)
         return self
 
     def _loader_on(self, accelerator: str, devices: int | str) -> MinibatchLoader:

@@ -26,12 +26,12 @@ from mosaicvi.data.combine.pair import (
     suspicious,
 )
 from mosaicvi.data.combine.parts import Parts, take_apart
+from mosaicvi.data.looks import is_whole
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import read
 from mosaicvi.data.read.choose import Wanted
 from mosaicvi.data.read.files import Duplicates
 from mosaicvi.data.read.table import Orientation
-from mosaicvi.data.values import is_whole
 from mosaicvi.errors import InputError, MosaicWarning
 
 Dataset: TypeAlias = "AnnData | MuData | Mapping[str, AnnData] | str | os.PathLike[str]"
