@@ -177,7 +177,7 @@ class MinibatchLoader:
     def __init__(
         self, mosaic: Mosaic, *, device: torch.device | str = "cpu", memory: float = BUFFER_MEMORY
     ) -> None:
-        self.device = torch.device(device)
+        self.device, self.memory = torch.device(device), memory
         self.n_cells = mosaic.n_cells
         self.mosaic = mosaic
         self.buffer = cells_in(memory, mosaic)

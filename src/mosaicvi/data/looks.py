@@ -136,6 +136,8 @@ def filled_by_batch(x: Matrix, batch: NDArray[np.int64], n_batches: int) -> NDAr
         Batch of each row, (n,), and B.
     """
     out = np.zeros((n_batches, x.shape[1]), np.int64)
+    if not n_batches:
+        return out
     for rows, block in blocks(x):
         add_filled(out, block, batch[rows])
     return out
@@ -144,7 +146,11 @@ def filled_by_batch(x: Matrix, batch: NDArray[np.int64], n_batches: int) -> NDAr
 def add_filled(out: NDArray[np.int64], block: Block, batch: NDArray[np.int64]) -> None:
     """Add a block of rows to what `filled_by_batch` counts."""
     for b in np.unique(batch):
-        out[b] += np.asarray((block[batch == b] != 0).sum(0)).ravel()
+        rows = block if (batch == b).all() else block[batch == b]
+        if isinstance(rows, np.ndarray):
+            out[b] += np.count_nonzero(rows, axis=0)
+        else:
+            out[b] += np.bincount(rows.indices, minlength=out.shape[1])
 
 
 def first_value(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.stored.source import Paths
 from mosaicvi.errors import InputError
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
@@ -24,7 +25,7 @@ class Answers(ModelState):
 
     def get_latent_representation(
         self,
-        mdata: MuData | AnnData | None = None,
+        mdata: MuData | AnnData | Paths | None = None,
         *,
         indices: Sequence[int] | NDArray[Any] | None = None,
         give_mean: bool = True,
@@ -38,7 +39,7 @@ class Answers(ModelState):
         Parameters
         ----------
         mdata
-            Other data with the same features; the model's own where None.
+            Other data with the same features, or their path; the model's own where None.
         indices
             Positions of cells, or a boolean per cell; all where None.
         give_mean
@@ -70,7 +71,7 @@ class Answers(ModelState):
 
     def get_imputed_values(
         self,
-        mdata: MuData | AnnData | None = None,
+        mdata: MuData | AnnData | Paths | None = None,
         *,
         modality: str,
         features: Sequence[str] | None = None,
@@ -87,7 +88,7 @@ class Answers(ModelState):
         Parameters
         ----------
         mdata
-            Other data with the same features; the model's own where None.
+            Other data with the same features, or their path; the model's own where None.
         modality
             Which modality.
         features
@@ -145,7 +146,7 @@ class Answers(ModelState):
 
     def iter_imputed_values(
         self,
-        mdata: MuData | AnnData | Mosaic | None = None,
+        mdata: MuData | AnnData | Paths | Mosaic | None = None,
         *,
         modality: str,
         features: Sequence[str] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +12,13 @@ from mudata import MuData
 
 from mosaicvi.config import Distribution
 from mosaicvi.config.arguments import pairs
-from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.mosaic import Mosaic, Registry, Setup
+from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register import register
 from mosaicvi.data.register.state import state_digest
+from mosaicvi.data.stored.memory import InMemory
+from mosaicvi.data.stored.progress import shown_reading
+from mosaicvi.data.stored.source import PathLike, Paths, are_paths, source_of
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError
 
@@ -31,7 +36,7 @@ class Registering:
     @classmethod
     def setup_mudata(
         cls,
-        mdata: MuData,
+        mdata: MuData | Paths,
         *,
         batch_key: str | None = None,
         layers: PerModality = None,
@@ -42,6 +47,7 @@ class Registering:
         continuous_covariate_keys: Sequence[str] = (),
         panel_key: str | None = None,
         modalities: Sequence[str] = (),
+        in_memory: InMemory = "auto",
     ) -> Mosaic:
         """Register a MuData: say where the values, batches and panels are. It is not changed.
 
@@ -51,7 +57,9 @@ class Registering:
         Parameters
         ----------
         mdata
-            Cells are aligned by ``obs_names``; a cell may be absent from any modality.
+            Cells are aligned by ``obs_names``; a cell may be absent from any modality. It may be backed by
+            its file; or the path of an .h5mu, .h5ad or .zarr, or of anything that `mosaicvi.read` reads; or
+            several, as a list or by name, which become one mosaic as by `mosaicvi.combine`.
         batch_key
             Column of ``obs`` with the batches.
         layers
@@ -72,6 +80,10 @@ class Registering:
             panels, boolean). Where none is named: what `combine` noted, else `batch_key`.
         modalities
             Modalities to use; all where none is named.
+        in_memory
+            Of values in a file: whether they are brought into memory. With False they stay where they are,
+            and are read here and again in every epoch; ``"auto"`` does so where they need more than half of
+            the memory that is free. The printed `Mosaic` says which it is.
 
         Returns
         -------
@@ -82,7 +94,7 @@ class Registering:
         InputError
             With every problem found, one per line.
         """
-        if not isinstance(mdata, MuData):
+        if not isinstance(mdata, MuData) and not are_paths(mdata):
             raise InputError(
                 f"setup_mudata needs a MuData, not {type(mdata).__name__}; use setup_anndata for an AnnData."
             )
@@ -97,12 +109,12 @@ class Registering:
             panel_key=panel_key,
             modalities=_names(modalities, "modalities"),
         )
-        return _remember(mdata, setup)
+        return _remember(mdata, setup, in_memory, MuData)
 
     @classmethod
     def setup_anndata(
         cls,
-        adata: AnnData,
+        adata: AnnData | PathLike,
         *,
         modality: str = "rna",
         batch_key: str | None = None,
@@ -113,18 +125,19 @@ class Registering:
         categorical_covariate_keys: Sequence[str] = (),
         continuous_covariate_keys: Sequence[str] = (),
         panel_key: str | None = None,
+        in_memory: InMemory = "auto",
     ) -> Mosaic:
         """Register an AnnData as a mosaic of one modality; the arguments are those of `setup_mudata`.
 
         Parameters
         ----------
         adata
-            It is not changed.
+            It is not changed. It may be backed by its file, or be the path of one.
         modality
             Name of the modality.
         batch_key, layer, likelihood, transform, block_key
             As in `setup_mudata`, for the one modality.
-        categorical_covariate_keys, continuous_covariate_keys, panel_key
+        categorical_covariate_keys, continuous_covariate_keys, panel_key, in_memory
             As in `setup_mudata`.
 
         Raises
@@ -132,7 +145,7 @@ class Registering:
         InputError
             With every problem found, one per line.
         """
-        if not isinstance(adata, AnnData):
+        if not isinstance(adata, AnnData | str | os.PathLike):
             raise InputError(
                 f"setup_anndata needs an AnnData, not {type(adata).__name__}; use setup_mudata for a MuData."
             )
@@ -147,7 +160,7 @@ class Registering:
             panel_key=panel_key,
             modalities=(modality,),
         )
-        return _remember(adata, setup)
+        return _remember(adata, setup, in_memory, AnnData)
 
 
 def registered(data: MuData | AnnData | Mosaic) -> Mosaic:
@@ -160,14 +173,36 @@ def registered(data: MuData | AnnData | Mosaic) -> Mosaic:
     return mosaic
 
 
-def _remember(data: MuData | AnnData, setup: Setup) -> Mosaic:
-    mosaic = register(data, setup)
+def read_as(data: MuData | AnnData | Paths, registry: Registry, in_memory: InMemory = "auto") -> Mosaic:
+    """A mosaic of what a user gave, read as the data of a model were."""
+    with shown_reading():
+        source = source_of(data, registry.setup, in_memory)
+        return register(source.data, registry.setup, registry=registry, stored=source.stored)
+
+
+def _remember(
+    data: MuData | AnnData | Paths, setup: Setup, in_memory: InMemory, kind: type[MuData | AnnData]
+) -> Mosaic:
+    with shown_reading():
+        source = source_of(data, setup, in_memory)
+        if are_paths(data):
+            return register(_of_kind(source.data, kind), setup, stored=source.stored)
+        mosaic = register(source.data, setup, stored=source.stored)
     if id(data) not in _registered:
         weakref.finalize(data, _registered.pop, id(data), None)
     _registered[id(data)] = mosaic
     _sources[id(mosaic)] = weakref.ref(data), state_digest(data, setup)
     weakref.finalize(mosaic, _sources.pop, id(mosaic), None)
     return mosaic
+
+
+def _of_kind(data: MuData | AnnData, kind: type[MuData | AnnData]) -> MuData | AnnData:
+    """What a file holds, as it was asked for."""
+    if kind is MuData:
+        return to_mudata(data)
+    if isinstance(data, MuData):
+        raise InputError(f"The file holds a MuData of {', '.join(data.mod)}; use setup_mudata.")
+    return data
 
 
 def check_unchanged(mosaic: Mosaic) -> None:

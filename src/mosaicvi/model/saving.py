@@ -8,9 +8,11 @@ from typing import Self
 from anndata import AnnData
 from mudata import MuData
 
-from mosaicvi.data.register import register
 from mosaicvi.data.register.query import align_to_model
+from mosaicvi.data.stored.memory import InMemory
+from mosaicvi.data.stored.source import Paths
 from mosaicvi.infer.readout import read_readout
+from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState
 from mosaicvi.store.saved import read_model, write_model
 
@@ -41,7 +43,9 @@ class Saving(ModelState):
         )
 
     @classmethod
-    def load(cls, dir_path: str | Path, mdata: MuData | AnnData) -> Self:
+    def load(
+        cls, dir_path: str | Path, mdata: MuData | AnnData | Paths, *, in_memory: InMemory = "auto"
+    ) -> Self:
         """Read a saved model; it answers the same, to the bit.
 
         Parameters
@@ -49,7 +53,9 @@ class Saving(ModelState):
         dir_path
             The folder that `save` wrote. Nothing in it is executed.
         mdata
-            The data to answer for, with the model's features.
+            The data to answer for, with the model's features, or their path, as in `setup_mudata`.
+        in_memory
+            Whether values of a file are brought into memory, as in `setup_mudata`.
 
         Raises
         ------
@@ -59,7 +65,7 @@ class Saving(ModelState):
             If the data do not fit the model, naming the features.
         """
         saved = read_model(Path(dir_path))
-        mosaic = register(mdata, saved.registry.setup, registry=saved.registry)
+        mosaic = read_as(mdata, saved.registry, in_memory)
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
         model._saved_rows = saved.rows

@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 import torch
 
-from mosaicvi.config.arguments import check_training
-from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.config.arguments import check_training, number
+from mosaicvi.data.loader import BUFFER_MEMORY, MinibatchLoader
 from mosaicvi.data.sampling import run_of
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import InputError
@@ -36,6 +36,7 @@ class Training(ModelState):
         devices: int | Literal["auto"] = "auto",
         precision: Literal["float32", "bf16"] = "float32",
         max_grad_norm: float = 1e4,
+        buffer_memory: float = BUFFER_MEMORY,
         checkpoint_dir: str | Path | None = None,
         checkpoint_every: float = 300.0,
         resume: bool = False,
@@ -71,6 +72,10 @@ class Training(ModelState):
             ``"bf16"`` runs the dense layers in mixed precision.
         max_grad_norm
             Longer gradients are shortened to it.
+        buffer_memory
+            GiB for values that are read from disk while training: the more, the more cells are shuffled
+            together. If all of them find room, they are read once, and training is the same as in memory, to
+            the bit.
         checkpoint_dir, checkpoint_every
             Where to write checkpoints, and after how many seconds; the first at the end of an epoch at the
             latest.
@@ -125,7 +130,9 @@ class Training(ModelState):
             epochs = epochs_if_blind(self.mosaic.n_cells, settings["batch_size"], settings["train_size"])
         in_all = None if epochs is None else int(epochs) + len(self._rows)
         config = FitConfig(max_epochs=in_all, precision=precision, **settings)
-        loader = self._loader_on(accelerator, devices)
+        if not number("buffer_memory", buffer_memory) > 0:
+            raise InputError(f"buffer_memory: must be > 0, not {buffer_memory!r}.")
+        loader = self._loader_on(accelerator, devices, buffer_memory)
         self._state = begin(
             self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, buffer=loader.buffer
         )
@@ -148,7 +155,7 @@ class Training(ModelState):
                 self._splits.append(split)
         return self
 
-    def _loader_on(self, accelerator: str, devices: int | str) -> MinibatchLoader:
+    def _loader_on(self, accelerator: str, devices: int | str, memory: float) -> MinibatchLoader:
         if accelerator not in ("auto", "cpu", "gpu"):
             raise InputError(f"accelerator: 'auto', 'cpu' or 'gpu', not {accelerator!r}.")
         if devices not in ("auto", 1):
@@ -158,6 +165,6 @@ class Training(ModelState):
             raise InputError("accelerator: 'gpu' was asked for, but torch sees none; use 'auto' or 'cpu'.")
         device = torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
         self.net.to(device)
-        if self._loader is None or self._loader.device != device:
-            self._loader = MinibatchLoader(self.mosaic, device=device)
+        if self._loader is None or (self._loader.device, self._loader.memory) != (device, memory):
+            self._loader = MinibatchLoader(self.mosaic, device=device, memory=memory)
         return self._loader

@@ -83,9 +83,8 @@ def register(
     except InputError as error:
         of_covariates = error.problems
     batch = np.zeros(len(cells), np.int64) if covariates is None else covariates.batch
-    batches = _batches(
-        setup, registry.categories if registry else covariates.categories if covariates else {}
-    )
+    known = registry or covariates
+    batches = _batches(setup, {} if known is None else known.categories) or ("all",)
     read: list[ModalityData] = []
     notes += _unread_proteins(data) if registry is None else []
     for name in wanted:
@@ -242,7 +241,7 @@ def _read(
     there = row_of_cell >= 0
     batch_of_row = np.zeros(a.n_obs, np.int64)
     batch_of_row[row_of_cell[there]] = batch[there]
-    kept = keep(v, batch_of_row, len(batches))
+    kept = keep(v, batch_of_row, len(batches) if registry is None else 0)
     if registry is None:
         _check_measured(name, a.var_names[v.features.order], kept.seen)
     modality = ModalityData(
@@ -265,7 +264,7 @@ def _read(
     notes = _notes(modality, a.obs_names[empty], kept.n_outside)
     if registry is None:
         notes += hashtags(name, a.var_names) + droplets(name, v.looks)
-        if kept.entry is None and v.panels.all():
+        if len(kept.filled):
             notes += zeros(name, v.looks, kept.filled, pd.Index(v.features.names), batch_of_row, batches)
     if registry is None and name not in setup.likelihoods:
         notes += zero_or_one(name, v.looks, v.peaks)

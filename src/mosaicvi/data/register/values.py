@@ -72,7 +72,8 @@ def find_values(
         features = registry.features[name]
         order = find_features(name, a.var_names, features)
     x: Block | StoredMatrix
-    x = stored[name].ordered(order) if name in stored else read_values(name, a, setup.layers.get(name), order)
+    matrix = stored.get(name, stored.get(""))
+    x = read_values(name, a, setup.layers.get(name), order) if matrix is None else matrix.ordered(order)
     looks = look(x)
     check_finite(name, a.obs_names, x, looks)
     if registry is None:
@@ -129,7 +130,7 @@ class Kept:
 
 
 def keep(v: Values, batch: NDArray[np.int64], n_batches: int) -> Kept:
-    """Leave out what was not measured; `batch` is that of each row, (n_m,)."""
+    """Leave out what was not measured; `batch` is that of each row, (n_m,), of so many, 0 not to count."""
     if isinstance(v.x, StoredMatrix):
         return _keep_stored(v, v.x, batch, n_batches)
     x, entry, n_outside = keep_measured(v.x, v.panels, v.panel_of_row, dense=v.is_dense)

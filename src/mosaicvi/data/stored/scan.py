@@ -74,7 +74,7 @@ def scan(
     transform
         Of the modality.
     batch, n_batches
-        Batch of each row, (n,), and B; they are counted only where every row measured everything.
+        Batch of each row, (n,), and B, 0 not to count; it is done only where every row measured everything.
     """
     n, d = matrix.shape
     n_measured = panels.sum(1)[panel_of_row]

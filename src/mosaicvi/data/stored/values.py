@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.blocks import ROWS, Block, RowsOnDemand, row_slices
 from mosaicvi.data.stored.pieces import Piece
+from mosaicvi.data.stored.progress import of_rows
 from mosaicvi.data.values import keep_measured
 
 READ_TOGETHER = 1 << 26  # bytes
@@ -50,7 +51,10 @@ class StoredMatrix(RowsOnDemand):
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
         """All rows in order, several blocks read together."""
-        yield from _read_together(self.shape[0], self.n_bytes, self.take)
+        with of_rows(self.pieces[0].name, self.shape[0]) as advance:
+            for rows, block in _read_together(self.shape[0], self.n_bytes, self.take):
+                yield rows, block
+                advance(rows.stop - rows.start)
 
     def __getitem__(self, rows: NDArray[np.int64] | slice) -> Block:
         return _in_any_order(_positions(rows, self.shape[0]), self.take)
