@@ -81,8 +81,10 @@ def are_paths(data: object) -> TypeGuard[Paths]:
 def _of_paths(data: Paths, setup: Setup, in_memory: InMemory) -> Source:
     if isinstance(data, str | os.PathLike):
         data = [data]
-    is_named = isinstance(data, Mapping)
-    named = {name: Path(path) for name, path in data.items()} if is_named else dataset_names(data)
+    if isinstance(data, Mapping):
+        named = {name: Path(path) for name, path in data.items()}
+    else:
+        named = dataset_names(data)
     cannot = [path for path in named.values() if not can_stay(path)]
     if in_memory is False and cannot:
         raise InputError(
