@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.data.stored.source import Paths
+from mosaicvi.data.register.source import Paths
 from mosaicvi.errors import InputError
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent

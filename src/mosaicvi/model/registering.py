@@ -15,10 +15,10 @@ from mosaicvi.config.arguments import pairs
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register import register
+from mosaicvi.data.register.source import PathLike, Paths, are_paths, source_of
 from mosaicvi.data.register.state import state_digest
 from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.data.stored.progress import shown_reading
-from mosaicvi.data.stored.source import PathLike, Paths, are_paths, source_of
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError
 

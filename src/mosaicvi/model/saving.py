@@ -9,8 +9,8 @@ from anndata import AnnData
 from mudata import MuData
 
 from mosaicvi.data.register.query import align_to_model
+from mosaicvi.data.register.source import Paths
 from mosaicvi.data.stored.memory import InMemory
-from mosaicvi.data.stored.source import Paths
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState

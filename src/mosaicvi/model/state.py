@@ -16,8 +16,8 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.register.source import Paths
 from mosaicvi.data.splits import Split, held_out
-from mosaicvi.data.stored.source import Paths
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.loop import FitState
 from mosaicvi.infer.readout import ReadOut, fit_readout

@@ -17,16 +17,16 @@ from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mudata import MuData
-from tests.builders import random_mudata
+from tests.builders import mudata_of, random_mudata
 
 from mosaicvi.data import blocks as blocks_module
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
+from mosaicvi.data.register.source import source_of
 from mosaicvi.data.sampling import RUN, buffered, shuffled, split
 from mosaicvi.data.splits import values_digest
 from mosaicvi.data.stored import pieces
-from mosaicvi.data.stored.source import source_of
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.errors import InputError, MosaicWarning
 
@@ -212,3 +212,22 @@ def test_a_split_by_runs_keeps_neighbours_together() -> None:
     np.testing.assert_array_equal(np.sort(np.concatenate([train, valid])), np.arange(1000))
     assert not set(train // 30) & set(valid // 30)
     assert 0.7 < len(train) / 1000 < 0.9
+
+
+@pytest.mark.parametrize("nan", [False, True])
+def test_several_files_are_one_mosaic_as_combine_makes_it(tmp_path: Path, nan: bool) -> None:
+    paths = {}
+    for i, name in enumerate(("a", "b", "c")):
+        mdata = random_mudata(
+            i, n_genes=4 + i, panels=i == 1, nan=nan, modalities=("rna", "adt")[: 2 - (i == 2)]
+        )
+        for a in mdata.mod.values():
+            a.obs_names = [f"{name}{cell}" for cell in a.obs_names]
+        obs = mdata.obs.set_axis([f"{name}{cell}" for cell in mdata.obs_names])
+        paths[name] = written(mudata_of(dict(mdata.mod), obs), tmp_path / f"{name}.h5mu")
+    setup = Setup(batch_key="dataset")
+    assert_same(registered(paths, setup), registered(paths, setup, in_memory=True))
+    np.testing.assert_equal(
+        registered(list(paths.values()), setup).registry.to_dict(),
+        registered(list(paths.values()), setup, in_memory=True).registry.to_dict(),
+    )

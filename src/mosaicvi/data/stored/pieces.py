@@ -20,6 +20,7 @@ from mosaicvi.data.problems import problem
 from mosaicvi.data.sparse import arrays_fault
 from mosaicvi.errors import InputError
 
+GAPS_TOGETHER = 1 << 22  # entries
 NEAR = 64  # rows between two that are wanted which are rather read than skipped
 
 
@@ -76,17 +77,36 @@ class Piece:
         runs = np.split(rows, np.flatnonzero(np.diff(rows) > NEAR) + 1)
         return [self._some(run) for run in runs if len(run)]
 
+    def filled(self, part: Block) -> NDArray[np.float32]:
+        """Rows as an array, with NaN where the file has no such column."""
+        x: NDArray[np.float32] = part if isinstance(part, np.ndarray) else part.toarray()
+        if self.place is not None:
+            x[:, np.setdiff1d(np.arange(self.n_columns), self.place)] = np.nan
+        return x
+
+    def has_gaps(self) -> bool:
+        """Whether an entry of a dense matrix is missing."""
+        if not self.is_dense:
+            return False
+        step = max(1, GAPS_TOGETHER // max(1, self.shape[1]))
+        starts = range(0, self.shape[0], step)
+        return any(np.isnan(self._values(first, first + step)).any() for first in starts)
+
+    def _values(self, first: int, last: int) -> NDArray[np.float32]:
+        """Rows of a dense matrix as they are."""
+        with np.errstate(over="ignore"):  # what a float32 cannot hold is found as infinite
+            return np.asarray(self._read(lambda: self.values[first:last]), np.float32)
+
     def _some(self, rows: NDArray[np.int64]) -> Block:
         first, last = int(rows[0]), int(rows[-1]) + 1
         block = self._dense(first, last) if self.is_dense else self._sparse(first, last)
         return block if len(rows) == last - first else block[rows - first]
 
     def _dense(self, first: int, last: int) -> NDArray[np.float32]:
-        with np.errstate(over="ignore"):  # what a float32 cannot hold is found as infinite
-            x = np.asarray(self._read(lambda: self.values[first:last]), np.float32)
+        x = self._values(first, last)
         if self.place is None:
             return x
-        out = np.full((len(x), self.n_columns), np.nan, np.float32)
+        out = np.zeros((len(x), self.n_columns), np.float32)
         kept = np.argsort(self.place, kind="stable")[np.count_nonzero(self.place < 0) :]
         target, start = np.unique(self.place[kept], return_index=True)
         if len(kept):  # a sum of features that are one, of which one is missing, is missing

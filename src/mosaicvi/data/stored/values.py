@@ -43,10 +43,14 @@ class StoredMatrix(RowsOnDemand):
         """The same with columns in another order, or some of them."""
         place = np.full(self.shape[1], -1)
         place[order] = np.arange(len(order))
+        return self.placed(place, len(order))
+
+    def placed(self, place: NDArray[np.int64], n_columns: int) -> StoredMatrix:
+        """The same with each column at another place among `n_columns`, -1 for one that is left out."""
         pieces = [copy.copy(piece) for piece in self.pieces]
         for piece in pieces:
             before = np.arange(piece.shape[1]) if piece.place is None else piece.place
-            piece.put(np.where(before >= 0, place[before], -1), len(order))
+            piece.put(np.where(before >= 0, place[before], -1), n_columns)
         return StoredMatrix(pieces, is_dense=self.is_dense)
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
@@ -64,10 +68,10 @@ class StoredMatrix(RowsOnDemand):
         parts: list[Block] = []
         edges = np.searchsorted(rows, self.starts)
         for i, piece in enumerate(self.pieces):
-            parts += piece.take(rows[edges[i] : edges[i + 1]] - self.starts[i])
+            some = piece.take(rows[edges[i] : edges[i + 1]] - self.starts[i])
+            parts += [piece.filled(p) for p in some] if self.is_dense else some
         if self.is_dense:
-            whole = [p if isinstance(p, np.ndarray) else p.toarray() for p in parts]
-            return np.concatenate(whole) if whole else np.zeros((0, self.shape[1]), np.float32)
+            return np.concatenate(parts) if parts else np.zeros((0, self.shape[1]), np.float32)
         sparse = [sp.csr_matrix(p) for p in parts]
         return sparse[0] if len(sparse) == 1 else _below(sparse, self.shape[1])
 

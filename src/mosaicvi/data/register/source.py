@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeGuard
 from anndata import AnnData
 from mudata import MuData
 
-from mosaicvi.data.combine import combine
+from mosaicvi.data.combine import combine, combine_stored
 from mosaicvi.data.layers import values_of
 from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.read import dataset_names, read
@@ -107,7 +107,8 @@ def _in_memory(named: Mapping[str, Path], setup: Setup) -> MuData | AnnData:
 
 def _opened(named: Mapping[str, Path], setup: Setup) -> Source:
     if len(named) > 1:
-        raise InputError("in_memory: several files are combined in memory.")
+        together = combine_stored(named, layers=setup.layers)
+        return Source(data=together.mdata, stored=together.stored)
     data, stored = open_stored(next(iter(named.values())), setup.layers)
     return Source(data=data, stored=stored)
 
