@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from anndata import AnnData
 from mudata import MuData
 
-from mosaicvi.data.register.query import align_to_model
+from mosaicvi.data.register import without_cells
+from mosaicvi.data.register.query import align_to_model, told
 from mosaicvi.data.register.source import Paths
 from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.infer.readout import read_readout
+from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState
 from mosaicvi.store.saved import read_model, write_model
@@ -30,7 +33,7 @@ class Saving(ModelState):
         overwrite
             Replace a model that is there.
         """
-        readout = self.readout()
+        readout, reference = self.readout(), self.reference_cells()
         write_model(
             Path(dir_path),
             net=self.net,
@@ -39,12 +42,17 @@ class Saving(ModelState):
             splits=self._splits,
             fit=self._saved_fit if self._state is None else self._state.to_dict(),
             readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
+            reference=None if reference is None else reference.to_dict(),
             overwrite=overwrite,
         )
 
     @classmethod
     def load(
-        cls, dir_path: str | Path, mdata: MuData | AnnData | Paths, *, in_memory: InMemory = "auto"
+        cls,
+        dir_path: str | Path,
+        mdata: MuData | AnnData | Paths | None = None,
+        *,
+        in_memory: InMemory = "auto",
     ) -> Self:
         """Read a saved model; it answers the same, to the bit.
 
@@ -53,7 +61,8 @@ class Saving(ModelState):
         dir_path
             The folder that `save` wrote. Nothing in it is executed.
         mdata
-            The data to answer for, with the model's features, or their path, as in `setup_mudata`.
+            The data to answer for, with the model's features, or their path, as in `setup_mudata`. Where
+            None, every answer has to be given data.
         in_memory
             Whether values of a file are brought into memory, as in `setup_mudata`.
 
@@ -65,23 +74,34 @@ class Saving(ModelState):
             If the data do not fit the model, naming the features.
         """
         saved = read_model(Path(dir_path))
-        mosaic = read_as(mdata, saved.registry, in_memory)
+        known = saved.registry
+        mosaic = without_cells(known) if mdata is None else read_as(mdata, known, in_memory)
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
         model._saved_rows = saved.rows
         model._saved_fit = saved.fit
         model._splits = list(saved.splits)
         model._reads_out = saved.readout is not None
+        if saved.reference is not None:
+            model._reference_cells = read_reference(saved.reference, saved.config, Path(dir_path))
+        model._written_by = saved.written_by
         if saved.readout:
             model._readout = read_readout(saved.readout, saved.config, Path(dir_path))
         return model
 
     @staticmethod
-    def prepare_query(data: MuData | AnnData, reference: ModelState | str | Path) -> MuData | AnnData:
+    def prepare_query(
+        data: MuData | AnnData,
+        reference: ModelState | str | Path,
+        *,
+        layers: Mapping[str, str] | None = None,
+        take_as: Mapping[str, str] | None = None,
+    ) -> MuData | AnnData:
         """A copy of new data with the features of a model, to ask the model about their cells.
 
         What the model knows and the data lack is marked as not measured, ``varm["measured"]``; what the model
-        does not know is left out. Of layers, the one that the model was trained on is kept.
+        does not know is left out. Values are where those in training were, if they fit, or else in the one
+        place that does.
 
         Parameters
         ----------
@@ -89,6 +109,11 @@ class Saving(ModelState):
             Cells with any of the model's modalities; an AnnData is the one whose features it has most of.
         reference
             The model, or the folder where it is saved.
+        layers
+            By modality, where its values are: a layer, ``"raw"``, or ``"X"``.
+        take_as
+            By column of obs, such as the batch's, the category as which cells are decoded whose own the model
+            has not seen, or that have none. Where none is named, the mean of all that it knows.
 
         Returns
         -------
@@ -97,13 +122,15 @@ class Saving(ModelState):
         Raises
         ------
         InputError
-            If a modality has none of the model's features, or its names occur more than once.
+            If a modality has none of the model's features, or its names occur more than once; if there is no
+            such layer, column or category.
         ModelFileError
             If the folder cannot be read.
         MosaicWarning
-            A warning, if less than a fifth of a modality's features are there.
+            A warning, if less than a fifth of a modality's features are there, or its values are not where
+            those in training were.
         """
         registry = (
             reference.registry if isinstance(reference, ModelState) else read_model(Path(reference)).registry
         )
-        return align_to_model(data, registry)
+        return align_to_model(told(data, registry, layers=layers, take_as=take_as), registry)

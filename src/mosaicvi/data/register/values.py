@@ -22,6 +22,7 @@ from mosaicvi.data.register.kinds import (
     choose_likelihood,
     choose_transform,
     is_filled,
+    layer_for_model,
     looks_normalised,
 )
 from mosaicvi.data.register.panels import read_panels
@@ -45,6 +46,7 @@ class Values:
     peaks: bool
     panels: NDArray[np.bool_]
     panel_of_row: NDArray[np.int64]
+    notes: list[str]
 
     @property
     def is_dense(self) -> bool:
@@ -73,7 +75,14 @@ def find_values(
         order = find_features(name, a.var_names, features)
     x: Block | StoredMatrix
     matrix = stored.get(name, stored.get(""))
-    x = read_values(name, a, setup.layers.get(name), order) if matrix is None else matrix.ordered(order)
+    notes: list[str] = []
+    if matrix is not None:
+        x = matrix.ordered(order)
+    else:
+        layer = setup.layers.get(name)
+        if registry is not None:
+            layer, notes = layer_for_model(name, a, registry)
+        x = read_values(name, a, layer, order)
     looks = look(x)
     check_finite(name, a.obs_names, x, looks)
     if registry is None:
@@ -94,6 +103,7 @@ def find_values(
         peaks=peaks,
         panels=panels,
         panel_of_row=panel_of_row,
+        notes=notes,
     )
 
 
