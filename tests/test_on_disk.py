@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.builders import random_mudata
 from tests.data.stored.test_stored import written
 
 from mosaicvi import InputError, MosaicVI
+from mosaicvi.cli import run
 from mosaicvi.data import sampling
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.errors import MosaicWarning
@@ -93,6 +95,33 @@ def test_a_small_buffer_resumes_within_an_epoch_bit_for_bit(path: Path, tmp_path
     resumed.train(3, **small, resume=True)
     assert_equal(whole, resumed)
     assert whole.history.equals(resumed.history)
+
+
+def test_the_command_line_trains_embeds_and_imputes_on_disk(
+    path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, how = tmp_path / "model", ["--batch-key", "batch", "--max-epochs", "1", "--batch-size", "20"]
+    config = tmp_path / "small.toml"
+    config.write_text("[network]\n" + "".join(f"{name} = {value}\n" for name, value in SMALL.items()))
+    how += ["--config", str(config)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        assert run(["train", str(path), "--output", str(model), "--on-disk", *how]) == 0
+        assert "on disk" in capfd.readouterr().err
+        for where in ("--on-disk", "--in-memory"):
+            name = str(tmp_path / where[2:])
+            assert run(["embed", str(model), str(path), "--output", f"{name}.csv", where]) == 0
+            assert run(["embed", str(model), str(path), "--output", f"{name}.h5mu", where]) == 0
+            impute = ["impute", str(model), str(path), "--modality", "adt", where]
+            assert run([*impute, "--output", f"{name}-imputed.h5ad"]) == 0
+    csv = [(tmp_path / f"{name}.csv").read_bytes() for name in ("on-disk", "in-memory")]
+    assert csv[0] == csv[1]
+    imputed = [anndata.read_h5ad(tmp_path / f"{name}-imputed.h5ad") for name in ("on-disk", "in-memory")]
+    np.testing.assert_array_equal(imputed[0].X, imputed[1].X)
+    assert imputed[0].obs.equals(imputed[1].obs)
+    capfd.readouterr()
+    assert run(["train", str(path), "--output", str(tmp_path / "m"), "--on-disk", "--round", "adt"]) == 2
+    assert "--on-disk: --round needs the values in memory" in capfd.readouterr().err
 
 
 def test_memory_for_the_buffer_is_above_zero(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from mosaicvi.cli.options import (
     BatchSize,
     Data,
     Model,
+    OnDisk,
     Overwrite,
     Quiet,
     Reading,
@@ -81,6 +83,7 @@ def command(
     take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
+    on_disk: OnDisk = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -97,6 +100,7 @@ def command(
     from mosaicvi.infer.output import write_imputed
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
+    reading = replace(reading, on_disk=on_disk)
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     loaded = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import weakref
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from mosaicvi.config.arguments import pairs
 from mosaicvi.data.mosaic import Mosaic, Registry, Setup
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register import register
-from mosaicvi.data.register.source import PathLike, Paths, are_paths, source_of
+from mosaicvi.data.register.source import PathLike, Paths, Source, are_paths, source_of
 from mosaicvi.data.register.state import state_digest
 from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.data.stored.progress import shown_reading
@@ -36,7 +37,7 @@ class Registering:
     @classmethod
     def setup_mudata(
         cls,
-        mdata: MuData | Paths,
+        mdata: MuData | Paths | Source,
         *,
         batch_key: str | None = None,
         layers: PerModality = None,
@@ -99,7 +100,7 @@ class Registering:
         InputError
             With every problem found, one per line.
         """
-        if not isinstance(mdata, MuData) and not are_paths(mdata):
+        if not isinstance(mdata, MuData | Source) and not are_paths(mdata):
             raise InputError(
                 f"setup_mudata needs a MuData, not {type(mdata).__name__}; use setup_anndata for an AnnData."
             )
@@ -181,7 +182,9 @@ def registered(data: MuData | AnnData | Mosaic) -> Mosaic:
     return mosaic
 
 
-def read_as(data: MuData | AnnData | Paths, registry: Registry, in_memory: InMemory = "auto") -> Mosaic:
+def read_as(
+    data: MuData | AnnData | Paths | Source, registry: Registry, in_memory: InMemory = "auto"
+) -> Mosaic:
     """A mosaic of what a user gave, read as the data of a model were."""
     with shown_reading():
         source = source_of(data, registry.setup, in_memory)
@@ -189,11 +192,16 @@ def read_as(data: MuData | AnnData | Paths, registry: Registry, in_memory: InMem
 
 
 def _remember(
-    data: MuData | AnnData | Paths, setup: Setup, in_memory: InMemory, kind: type[MuData | AnnData]
+    data: MuData | AnnData | Paths | Source,
+    setup: Setup,
+    in_memory: InMemory,
+    kind: type[MuData | AnnData],
 ) -> Mosaic:
     with shown_reading():
         source = source_of(data, setup, in_memory)
-        if are_paths(data):
+        if not isinstance(data, MuData | AnnData):
+            if isinstance(data, Sequence | Mapping) and not isinstance(data, str) and len(data) > 1:
+                setup = dataclasses.replace(setup, layers={})  # taken when the files were combined
             return register(_of_kind(source.data, kind), setup, stored=source.stored)
         mosaic = register(source.data, setup, stored=source.stored)
     if id(data) not in _registered:

@@ -11,7 +11,7 @@ from mudata import MuData
 
 from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.query import align_to_model, told
-from mosaicvi.data.register.source import Paths
+from mosaicvi.data.register.source import Paths, Source
 from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
@@ -50,7 +50,7 @@ class Saving(ModelState):
     def load(
         cls,
         dir_path: str | Path,
-        mdata: MuData | AnnData | Paths | None = None,
+        mdata: MuData | AnnData | Paths | Source | None = None,
         *,
         in_memory: InMemory = "auto",
     ) -> Self:

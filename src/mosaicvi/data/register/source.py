@@ -41,7 +41,7 @@ class Source:
     stored: Mapping[str, StoredMatrix]
 
 
-def source_of(data: MuData | AnnData | Paths, setup: Setup, in_memory: InMemory) -> Source:
+def source_of(data: MuData | AnnData | Paths | Source, setup: Setup, in_memory: InMemory) -> Source:
     """Open what a user gave.
 
     Parameters
@@ -61,6 +61,8 @@ def source_of(data: MuData | AnnData | Paths, setup: Setup, in_memory: InMemory)
     """
     if in_memory not in (True, False, "auto"):
         raise InputError(f"in_memory: True, False or 'auto', not {in_memory!r}.")
+    if isinstance(data, Source):
+        return data
     if are_paths(data):
         return _of_paths(data, setup, in_memory)
     assert isinstance(data, MuData | AnnData)
@@ -78,6 +80,42 @@ def are_paths(data: object) -> TypeGuard[Paths]:
     return isinstance(every, str | os.PathLike)
 
 
+def left_on_disk(named: Mapping[str, Path], in_memory: InMemory, **options: Any) -> Source | None:
+    """Files whose values stay in them; None where they are to be brought into memory.
+
+    Parameters
+    ----------
+    named
+        Their paths by the names of the datasets.
+    in_memory
+        As in `source_of`.
+    **options
+        Of `combine`; for one file only its `layers`.
+
+    Raises
+    ------
+    InputError
+        They are to stay, and cannot.
+    """
+    if in_memory is True:
+        return None
+    cannot = [path for path in named.values() if not can_stay(path)]
+    if cannot and in_memory is False:
+        raise InputError(
+            f"{cannot[0]}: in_memory=False needs an .h5ad, .h5mu or .zarr, whose cells can be read one by "
+            "one; write it as one of these first, or set in_memory=True."
+        )
+    if cannot:
+        return None
+    if len(named) > 1:
+        together = combine_stored(named, **options)
+        source = Source(data=together.mdata, stored=together.stored)
+    else:
+        data, stored = open_stored(next(iter(named.values())), options.get("layers", {}))
+        source = Source(data=data, stored=stored)
+    return None if in_memory == "auto" and fits(source.stored.values()) else source
+
+
 def _of_paths(data: Paths, setup: Setup, in_memory: InMemory) -> Source:
     if isinstance(data, str | os.PathLike):
         data = [data]
@@ -85,32 +123,11 @@ def _of_paths(data: Paths, setup: Setup, in_memory: InMemory) -> Source:
         named = {name: Path(path) for name, path in data.items()}
     else:
         named = dataset_names(data)
-    cannot = [path for path in named.values() if not can_stay(path)]
-    if in_memory is False and cannot:
-        raise InputError(
-            f"{cannot[0]}: in_memory=False needs an .h5ad, .h5mu or .zarr, whose cells can be read one by "
-            "one; write it as one of these first, or set in_memory=True."
-        )
-    if in_memory is True or cannot:
-        return Source(data=_in_memory(named, setup), stored={})
-    opened = _opened(named, setup)
-    if in_memory == "auto" and fits(opened.stored.values()):
-        return Source(data=_in_memory(named, setup), stored={})
-    return opened
-
-
-def _in_memory(named: Mapping[str, Path], setup: Setup) -> MuData | AnnData:
-    if len(named) == 1:
-        return read(next(iter(named.values())))
-    return combine(named, layers=setup.layers)
-
-
-def _opened(named: Mapping[str, Path], setup: Setup) -> Source:
-    if len(named) > 1:
-        together = combine_stored(named, layers=setup.layers)
-        return Source(data=together.mdata, stored=together.stored)
-    data, stored = open_stored(next(iter(named.values())), setup.layers)
-    return Source(data=data, stored=stored)
+    source = left_on_disk(named, in_memory, layers=setup.layers)
+    if source is not None:
+        return source
+    one = next(iter(named.values()))
+    return Source(data=combine(named, layers=setup.layers) if len(named) > 1 else read(one), stored={})
 
 
 def _backed(data: MuData | AnnData, setup: Setup) -> dict[str, StoredMatrix]:
