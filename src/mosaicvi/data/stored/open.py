@@ -123,7 +123,7 @@ def _anndata(name: str, group: Any, layer: str | None) -> tuple[AnnData, StoredM
         a.varm["measured"] = read_elem(group["varm"]["measured"])
     a.uns.update(_notes(group))
     layers = list(group["layers"].keys()) if "layers" in group else []
-    if layer is None:
+    if layer is None or (layer == "X" and layer not in layers):
         if "X" not in group:
             raise InputError(problem("no-x", name=name, modality="the data", layers=listed(layers)))
         return a, StoredMatrix([Piece(name, element(group["X"]))])
