@@ -21,6 +21,7 @@ from mosaicvi import device
 from mosaicvi.data import runs
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, runs_at, sparse_rows
 from mosaicvi.data.mosaic import ModalityData, Mosaic, Standard
+from mosaicvi.data.sampling import share_of_rank
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.data.transforms import Transform
 from mosaicvi.engine.jit import Ints
@@ -152,7 +153,7 @@ class _Held:
 
     def find(self, index: Ints) -> Ints | None:
         """Where cells are among those in memory; None if some are not."""
-        if self.cells is None:
+        if self.cells is None or not len(index):
             return index
         at = np.minimum(np.searchsorted(self.cells, index), len(self.cells) - 1)
         return at if len(self.cells) and np.array_equal(self.cells[at], index) else None
@@ -198,7 +199,9 @@ class MinibatchLoader:
             for m in self.mosaic.modalities
         ]
 
-    def ahead(self, buffers: Sequence[Sequence[Ints]], *, skip: int = 0) -> Iterator[Ints]:
+    def ahead(
+        self, buffers: Sequence[Sequence[Ints]], *, skip: int = 0, share: tuple[int, int] | None = None
+    ) -> Iterator[Ints]:
         """Minibatches one after another, each of which can then be taken; what they need is read ahead.
 
         Parameters
@@ -207,6 +210,8 @@ class MinibatchLoader:
             Cells of each minibatch, by buffer: what is in one is read together.
         skip
             Minibatches to leave out at the beginning.
+        share
+            Number of this process and of all, where it takes only its share of each minibatch.
         """
         left = []
         for buffer in buffers:
@@ -218,11 +223,13 @@ class MinibatchLoader:
                 yield from buffer
             return
         with ThreadPoolExecutor(1, thread_name_prefix="mosaicvi-reader") as reader:
-            coming = [reader.submit(self._read, _cells_of(buffer)) for buffer in left[:1]]
+            coming = [reader.submit(self._read, _cells_of(buffer, share)) for buffer in left[:1]]
             for i, buffer in enumerate(left):
                 self.held = None  # its memory is for the one after the next
                 self.held = coming.pop().result()
-                coming = [reader.submit(self._read, _cells_of(buffer)) for buffer in left[i + 1 : i + 2]]
+                coming = [
+                    reader.submit(self._read, _cells_of(buffer, share)) for buffer in left[i + 1 : i + 2]
+                ]
                 yield from buffer
 
     def _read(self, cells: Ints | None) -> _Held:
@@ -279,8 +286,9 @@ class MinibatchLoader:
         )
 
 
-def _cells_of(minibatches: Sequence[Ints]) -> Ints:
-    return np.unique(np.concatenate(minibatches))
+def _cells_of(minibatches: Sequence[Ints], share: tuple[int, int] | None) -> Ints:
+    own = minibatches if share is None else [share_of_rank(part, *share)[1] for part in minibatches]
+    return np.unique(np.concatenate(own))
 
 
 def cells_in(memory: float, mosaic: Mosaic) -> int:

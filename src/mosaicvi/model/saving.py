@@ -19,6 +19,7 @@ from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState
+from mosaicvi.ranks import place
 from mosaicvi.store.saved import read_model, write_model
 
 
@@ -35,7 +36,13 @@ class Saving(ModelState):
             The folder, which is written whole or not at all.
         overwrite
             Replace a model that is there.
+
+        Notes
+        -----
+        Of several processes the first writes, and the others return at once.
         """
+        if not place().is_first:
+            return
         readout, reference = self.readout(), self.reference_cells()
         alignment = self.alignment()
         write_model(
