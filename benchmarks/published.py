@@ -88,7 +88,7 @@ def reversed_mosaic(truth: Any) -> tuple[Any, Floats]:
 
 
 def scores(predicted: Floats, measured: Floats) -> dict[str, float]:
-    """Mean correlation of proteins, of counts, their logarithms and centred log ratios; (cells, proteins) both."""
+    """Mean correlation of proteins: counts, their logarithms, centred log ratios; (cells, proteins) both."""
     from mosaicvi.metrics import correlation_per_feature
 
     pairs = {
