@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ from mosaicvi.cli.options import (
     BatchSize,
     Data,
     Model,
+    OnDisk,
     Overwrite,
     Quiet,
     Reading,
@@ -32,12 +34,16 @@ from mosaicvi.cli.options import (
     mapping,
     reads_data,
 )
+from mosaicvi.cli.parts import Cells, cells_of, own_share
 from mosaicvi.cli.say import note
+from mosaicvi.ranks import place
 from mosaicvi.store.files import atomic_path, shown
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from mosaicvi.model import MosaicVI
 
 KEY = "X_mosaicvi"
 
@@ -60,9 +66,11 @@ def command(
     umap: Annotated[
         bool, typer.Option("--umap", help='Add two dimensions to look at, obsm["X_umap"].')
     ] = False,
+    cells: Cells = None,
     take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 1024,
+    on_disk: OnDisk = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -71,6 +79,7 @@ def command(
         mosaicvi embed model mosaic.h5mu --output embedded.h5mu --umap
         mosaicvi embed model query.h5ad --output query_embedded.h5ad
         mosaicvi embed model mosaic.h5mu --modality rna --output rna_only.csv
+        mosaicvi embed model mosaic.h5mu --cells 2/8 --output part2.csv
 
     A cell's latent depends on that cell alone. Output and input may be the same file, with `--overwrite`.
     """
@@ -78,26 +87,57 @@ def command(
     import pandas as pd
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, ".csv"))
+    reading = replace(reading, on_disk=on_disk)
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     check_h5ad_fits(output, loaded)
     trained = load_model(model, prepared(model, loaded) if allow_missing else loaded)
-    latent = np.asarray(trained.get_latent_representation(modalities=modality or None, batch_size=batch_size))
+    chosen = cells_of(cells, trained.mosaic.n_cells)
+    latent = _latent(trained, np.arange(trained.mosaic.n_cells)[chosen], modality, batch_size)
+    if not place().is_first:
+        return
     if output.suffix.lower() == ".csv":
         names = [f"z{i + 1}" for i in range(latent.shape[1])]
-        table = pd.DataFrame(latent, index=trained.mosaic.cells, columns=names).rename_axis("cell")
+        table = pd.DataFrame(latent, index=trained.mosaic.cells[chosen], columns=names).rename_axis("cell")
         with atomic_path(output, overwrite=overwrite) as temporary:
             table.to_csv(temporary)
     else:
-        _write(loaded, latent, output, model=model, umap=umap, overwrite=overwrite)
+        is_aligned = trained.alignment() is not None
+        _write(
+            loaded, chosen, latent, output, model=model, aligned=is_aligned, umap=umap, overwrite=overwrite
+        )
     note(f"Wrote {shown(output)}: {latent.shape[0]:,} cells × {latent.shape[1]}", quiet=quiet)
 
 
+def _latent(
+    trained: MosaicVI, cells: NDArray[np.int64], modalities: list[str] | None, batch_size: int
+) -> NDArray[np.float32]:
+    """Latent of the cells; of several processes the first has it of all, and the others of their share."""
+    import numpy as np
+    import torch
+
+    group, _, own = own_share(cells)
+    latent = np.asarray(
+        trained.get_latent_representation(indices=own, modalities=modalities or None, batch_size=batch_size)
+    )
+    return latent if group is None else group.rows_to_first(torch.from_numpy(latent)).numpy()
+
+
 def _write(
-    loaded: Loaded, latent: NDArray[np.float32], output: Path, *, model: Path, umap: bool, overwrite: bool
+    loaded: Loaded,
+    cells: slice,
+    latent: NDArray[np.float32],
+    output: Path,
+    *,
+    model: Path,
+    aligned: bool,
+    umap: bool,
+    overwrite: bool,
 ) -> None:
     out = as_anndata(loaded.original) if output.suffix.lower() == H5AD else loaded.as_mudata()
+    if len(latent) < out.n_obs:
+        out = out[cells].copy()
     out.obsm[KEY] = latent
-    add_note(out, {"model": str(model)})
+    add_note(out, {"model": str(model), "latent": "aligned" if aligned else "as encoded"})
     if umap:
         from mosaicvi.view.umap import umap as lay_out
 

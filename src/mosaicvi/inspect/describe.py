@@ -14,7 +14,10 @@ from anndata import AnnData
 from mudata import MuData
 from scipy.sparse.csgraph import shortest_path
 
+from mosaicvi.data.blocks import Block
 from mosaicvi.data.combine.parts import agreed
+from mosaicvi.data.counts import settled_layers, taken
+from mosaicvi.data.looks import filled_by_batch, look
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register.connected import apart, components
@@ -30,7 +33,7 @@ from mosaicvi.data.register.suspicious import (
     zero_or_one,
     zeros,
 )
-from mosaicvi.data.values import Matrix, any_value, is_whole, read_values
+from mosaicvi.data.values import read_values
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.inspect.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
 
@@ -59,7 +62,8 @@ def describe(
     batch_key
         The column of ``obs`` that names each cell's batch; by default all cells are one batch.
     layers
-        Modality → layer with its values; ``X`` where none is named.
+        Modality → layer with its values. Where none is named: ``X``, or the counts beside it where ``X``
+        certainly holds none.
 
     Raises
     ------
@@ -72,18 +76,18 @@ def describe(
     labels, groups = _label_cells(mdata, batch_key)
     _check_panels(mdata, labels.panel, None if batch_key is not None else likely_batch(mdata))
     seen, notes = {}, []
+    named, found = settled_layers(mdata.mod, layers or {}, meant={})
+    notes += [f"{taken(name, layer)}." for name, layer in found.items()]
     modalities, libraries = [], []
     for name, adata in mdata.mod.items():
         rows = _rows_of(mdata, adata)
         panels = _panels_of(adata, labels.panel)
-        x_nd = read_values(name, adata, (layers or {}).get(name), np.arange(adata.n_vars))
+        x_nd = read_values(name, adata, named.get(name), np.arange(adata.n_vars))
         summary, seen[name], library_n = _modality(name, x_nd, adata.shape, panels, labels, rows, len(groups))
         modalities.append(summary)
         libraries += _libraries(name, library_n, labels.batch.to_numpy()[rows])
         notes += _feature_notes(name, adata, seen[name])
-        notes += _value_notes(
-            name, adata, x_nd, labels.batch.to_numpy()[rows], layer=(layers or {}).get(name)
-        )
+        notes += _value_notes(name, adata, x_nd, labels.batch.to_numpy()[rows], layer=named.get(name))
     overlaps = [o for name, adata in mdata.mod.items() for o in _overlaps(name, adata, labels.panel)]
     bridges = _bridges(labels.has)
     parts = components([str(group) for group in groups], seen)
@@ -190,7 +194,7 @@ def _panels_of(adata: AnnData, panel: pd.Series[str]) -> dict[str, npt.NDArray[n
 
 def _modality(
     name: str,
-    x_nd: Matrix,
+    x_nd: Block,
     shape: tuple[int, int],
     panels: Mapping[str, npt.NDArray[np.bool_]],
     labels: _Labels,
@@ -275,22 +279,24 @@ def _connection_notes(parts: tuple[tuple[str, ...], ...], bridges: Sequence[Brid
 
 
 def _value_notes(
-    name: str, adata: AnnData, x_nd: Matrix, batch: npt.NDArray[np.object_], *, layer: str | None
+    name: str, adata: AnnData, x_nd: Block, batch: npt.NDArray[np.object_], *, layer: str | None
 ) -> list[str]:
     """What is suspicious in the values, as training would say it."""
     counts = counts_in(adata) if layer is None else None
-    looks = scale(name, x_nd, counts_in=counts)
-    notes = [] if looks is None else [looks]
-    fractions = not is_whole(x_nd) and not any_value(x_nd, lambda v: v < 0)
-    if looks is None and fractions and (counts or looks_sparse(x_nd)):
+    found = look(x_nd)
+    unlikely = scale(name, found, counts_in=counts)
+    notes = [] if unlikely is None else [unlikely]
+    if unlikely is None and not found.whole and found.least >= 0 and (counts or looks_sparse(found)):
         notes.append(looks_normalised(name, adata))
     if technical(name) is not None:
         notes.append(f"Modality {name!r} holds {technical(name)}; training leaves it out unless it is named")
     code, batches = pd.factorize(batch)
     if "measured" not in adata.varm:
-        notes += zeros(name, x_nd, adata.var_names, code.astype(np.int64), [str(b) for b in batches])
-    notes += zero_or_one(name, x_nd, chromosomes(adata.var_names) is not None)
-    return notes + hashtags(name, adata.var_names) + droplets(name, x_nd)
+        of_cell = code.astype(np.int64)
+        filled = filled_by_batch(x_nd, of_cell, len(batches))
+        notes += zeros(name, found, filled, adata.var_names, of_cell, [str(b) for b in batches])
+    notes += zero_or_one(name, found, chromosomes(adata.var_names) is not None)
+    return notes + hashtags(name, adata.var_names) + droplets(name, found)
 
 
 def _feature_notes(modality: str, adata: AnnData, seen: npt.NDArray[np.bool_]) -> list[str]:

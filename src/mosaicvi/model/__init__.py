@@ -1,7 +1,7 @@
 """MosaicVI: what a user holds. It registers, trains, answers and saves by calling the stations.
 
-`state` is what it holds; the methods are in `registering`, `training`, `answers`, `reference` and `saving`,
-by what they do; `habits` and `names` are for users of other packages.
+`state` is what it holds; the methods are in `registering`, `training`, `answers`, `drawing`, `reference` and
+`saving`, by what they do; `habits` and `names` are for users of other packages.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mosaicvi.config.arguments import check_network, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.fit.build import build_network
+from mosaicvi.model.drawing import Drawing
 from mosaicvi.model.habits import Habits
 from mosaicvi.model.names import in_our_names
 from mosaicvi.model.reference import Referring
@@ -27,7 +28,7 @@ from mosaicvi.model.training import Training
 __all__ = ["MosaicVI"]
 
 
-class MosaicVI(Registering, Training, Habits, Referring, Saving):
+class MosaicVI(Registering, Training, Habits, Drawing, Referring, Saving):
     """One model of a mosaic: a common latent space, and imputed values for what was not measured.
 
     Parameters
@@ -72,7 +73,7 @@ class MosaicVI(Registering, Training, Habits, Referring, Saving):
         seed = whole("seed", seed)
         config = _network_config(mosaic, preset, in_our_names(parameters))
         self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "published"))
-        self._reads_out = preset != "published"
+        self._reads_out = self._aligns = preset != "published"
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.net.parameters())

@@ -9,12 +9,17 @@ from typing import Self
 from anndata import AnnData
 from mudata import MuData
 
-from mosaicvi.data.register import register, without_cells
+from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.query import align_to_model, told
+from mosaicvi.data.register.source import Paths, Source
+from mosaicvi.data.stored.memory import InMemory
+from mosaicvi.infer.alignment import read_alignment
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.names import names_ours
+from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState
+from mosaicvi.ranks import place
 from mosaicvi.store.saved import read_model, write_model
 
 
@@ -31,8 +36,15 @@ class Saving(ModelState):
             The folder, which is written whole or not at all.
         overwrite
             Replace a model that is there.
+
+        Notes
+        -----
+        Of several processes the first writes, and the others return at once.
         """
+        if not place().is_first:
+            return
         readout, reference = self.readout(), self.reference_cells()
+        alignment = self.alignment()
         write_model(
             Path(dir_path),
             net=self.net,
@@ -42,12 +54,19 @@ class Saving(ModelState):
             fit=self._saved_fit if self._state is None else self._state.to_dict(),
             readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
             reference=None if reference is None else reference.to_dict(),
+            alignment=alignment.to_dict() if alignment is not None else {} if self._aligns else None,
             overwrite=overwrite,
         )
 
     @classmethod
     @names_ours
-    def load(cls, dir_path: str | Path, mdata: MuData | AnnData | None = None) -> Self:
+    def load(
+        cls,
+        dir_path: str | Path,
+        mdata: MuData | AnnData | Paths | Source | None = None,
+        *,
+        in_memory: InMemory = "auto",
+    ) -> Self:
         """Read a saved model; it answers the same, to the bit.
 
         Parameters
@@ -55,7 +74,10 @@ class Saving(ModelState):
         dir_path
             The folder that `save` wrote. Nothing in it is executed.
         mdata
-            The data to answer for, with the model's features. Where None, every answer has to be given data.
+            The data to answer for, with the model's features, or their path, as in `setup_mudata`. Where
+            None, every answer has to be given data.
+        in_memory
+            Whether values of a file are brought into memory, as in `setup_mudata`.
 
         Raises
         ------
@@ -65,11 +87,8 @@ class Saving(ModelState):
             If the data do not fit the model, naming the features.
         """
         saved = read_model(Path(dir_path))
-        mosaic = (
-            without_cells(saved.registry)
-            if mdata is None
-            else register(mdata, saved.registry.setup, registry=saved.registry)
-        )
+        known = saved.registry
+        mosaic = without_cells(known) if mdata is None else read_as(mdata, known, in_memory)
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
         model._saved_rows = saved.rows
@@ -81,6 +100,9 @@ class Saving(ModelState):
         model._written_by = saved.written_by
         if saved.readout:
             model._readout = read_readout(saved.readout, saved.config, Path(dir_path))
+        model._aligns = saved.alignment is not None
+        if saved.alignment:
+            model._alignment = read_alignment(saved.alignment, saved.config, Path(dir_path))
         return model
 
     @staticmethod

@@ -16,12 +16,14 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry
-from mosaicvi.data.register import register
+from mosaicvi.data.register.source import Paths
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.state import FitState
+from mosaicvi.infer.alignment import Alignment, fit_alignment
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.reference import ReferenceCells
+from mosaicvi.model.registering import read_as
 from mosaicvi.nn.vae import MosaicVAE
 
 
@@ -37,6 +39,8 @@ class ModelState:
         self._splits: list[Split] = []
         self._reads_out = True  # or the decoder alone imputes, as the published method does
         self._readout: ReadOut | None = None
+        self._aligns = True  # or the latent is what the encoder says, as in the published method
+        self._alignment: Alignment | None = None
         self._reference_cells: ReferenceCells | None = None
         self._written_by: Mapping[str, str] = {}  # versions of a model that was opened
 
@@ -74,7 +78,7 @@ class ModelState:
         """
         return held_out(self._splits, self.mosaic if mosaic is None else mosaic)
 
-    def _data(self, data: MuData | AnnData | Mosaic | None) -> tuple[Mosaic, MinibatchLoader]:
+    def _data(self, data: MuData | AnnData | Paths | Mosaic | None) -> tuple[Mosaic, MinibatchLoader]:
         """The model's own data, or others read in the same way; a warning if the model knows nothing yet."""
         if not self.is_trained:
             warnings.warn(
@@ -92,7 +96,7 @@ class ModelState:
             if data.registry is not self.registry:
                 raise InputError("The Mosaic was registered for another model; give the MuData or AnnData.")
             return data, MinibatchLoader(data, device=device)
-        mosaic = register(data, self.registry.setup, registry=self.registry)
+        mosaic = read_as(data, self.registry)
         return mosaic, MinibatchLoader(mosaic, device=device)
 
     def _check_has_cells(self) -> None:
@@ -120,6 +124,13 @@ class ModelState:
             _, loader = self._data(None)
             self._reference_cells = ReferenceCells.of(self.net, loader, self.mosaic)
         return self._reference_cells
+
+    def alignment(self) -> Alignment | None:
+        """How batches are aligned in the latent, learnt when it is first needed; None where they are not."""
+        if self._alignment is None and self._aligns and self.is_trained:
+            _, loader = self._data(None)
+            self._alignment = fit_alignment(self.net, loader, self.mosaic)
+        return self._alignment
 
     def imputed_features(self, modality: str) -> pd.Index[str]:
         """Names of a modality's features in the order of imputed values, that of the training data."""

@@ -7,8 +7,9 @@ from typing import Literal, Self
 
 import torch
 
-from mosaicvi.config.arguments import check_training
-from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.config.arguments import check_training, number
+from mosaicvi.data.loader import BUFFER_MEMORY, MinibatchLoader
+from mosaicvi.data.sampling import run_of
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
@@ -16,6 +17,8 @@ from mosaicvi.fit.state import FitConfig
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState
+from mosaicvi.ranks import Place, place
+from mosaicvi.ranks.group import join
 
 
 class Training(ModelState):
@@ -38,6 +41,7 @@ class Training(ModelState):
         devices: int | Literal["auto"] = "auto",
         precision: Literal["float32", "bf16"] = "float32",
         max_grad_norm: float = 1e4,
+        buffer_memory: float = BUFFER_MEMORY,
         checkpoint_dir: str | Path | None = None,
         checkpoint_every: float = 300.0,
         resume: bool = False,
@@ -58,8 +62,8 @@ class Training(ModelState):
             The rate rises over the first steps and falls along a cosine; or it is constant, as in the
             published method, which needs `max_epochs`.
         batch_size
-            Cells of a minibatch; where None 512, or 1,280 if there are up to 8,192 features, but a sixth of
-            the cells at most.
+            Cells of a step, of all processes together; where None 512, or 1,280 if there are up to 8,192
+            features, but a sixth of the cells at most.
         train_size
             Share of the cells to train on; the rest validate.
         early_stopping
@@ -71,11 +75,16 @@ class Training(ModelState):
         seed
             Decides the split, the order of cells, the masks and the noise.
         accelerator, devices
-            ``"auto"`` takes a GPU if there is one.
+            ``"auto"`` takes a GPU if there is one. Several devices are trained on by as many processes, which
+            torchrun starts (:doc:`scale`).
         precision
             ``"bf16"`` runs the dense layers in mixed precision.
         max_grad_norm
             Longer gradients are shortened to it.
+        buffer_memory
+            GiB for values that are read from disk while training: the more, the more cells are shuffled
+            together. If all of them find room, they are read once, and training is the same as in memory, to
+            the bit.
         checkpoint_dir, checkpoint_every
             Where to write checkpoints, and after how many seconds; the first at the end of an epoch at the
             latest.
@@ -94,6 +103,8 @@ class Training(ModelState):
         ------
         InputError
             For a setting that cannot be used.
+        LostRankError
+            If another of several processes ended; the weights are those after the last step.
         NonFiniteLossError
             If the loss is not a number; the weights are those before that step.
         """
@@ -130,24 +141,32 @@ class Training(ModelState):
         if epochs is None:
             epochs = epochs_if_blind(self.mosaic.n_cells, settings["batch_size"], settings["train_size"])
         in_all = None if epochs is None else int(epochs) + len(self._rows)
+        if not number("buffer_memory", buffer_memory) > 0:
+            raise InputError(f"buffer_memory: must be > 0, not {buffer_memory!r}.")
         config = FitConfig(max_epochs=in_all, precision=precision, lr_schedule=lr_schedule, **settings)
-        loader = self._loader_on(accelerator, devices)
-        self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
-        self._readout = self._reference_cells = None
-        split = Split.of(self.mosaic, config.train_size, config.seed)
-        if split not in self._splits:
-            self._splits.append(split)
-        run(
-            self._state,
-            self.mosaic,
-            config,
-            loader,
-            checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            log_dir=None if log_dir is None else Path(log_dir),
-            progress=progress,
+        loader = self._loader_on(accelerator, devices, buffer_memory)
+        group = join(loader.device)
+        self._state = begin(
+            self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, buffer=loader.buffer
         )
+        self._readout = self._reference_cells = None
+        try:
+            run(
+                self._state,
+                self.mosaic,
+                config,
+                loader,
+                checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
+                checkpoint_every=checkpoint_every,
+                resume=resume,
+                log_dir=None if log_dir is None else Path(log_dir),
+                progress=progress,
+                group=group,
+            )
+        finally:
+            split = Split.of(self.mosaic, config.train_size, config.seed, run_of(self._state.buffer))
+            if split not in self._splits:
+                self._splits.append(split)
         return self
 
     def _check_can_train(self) -> None:
@@ -159,16 +178,41 @@ class Training(ModelState):
                 "trained on; it answers for them as it is."
             )
 
-    def _loader_on(self, accelerator: str, devices: int | str) -> MinibatchLoader:
+    def _loader_on(self, accelerator: str, devices: int | str, memory: float) -> MinibatchLoader:
         if accelerator not in ("auto", "cpu", "gpu"):
             raise InputError(f"accelerator: 'auto', 'cpu' or 'gpu', not {accelerator!r}.")
-        if devices not in ("auto", 1):
-            raise InputError(f"devices: 'auto' or 1, not {devices!r}; one process trains on one device.")
+        here = place()
+        if devices not in ("auto", here.local_size):
+            raise InputError(_how_many(devices, here))
         has_gpu = torch.cuda.is_available()
         if accelerator == "gpu" and not has_gpu:
             raise InputError("accelerator: 'gpu' was asked for, but torch sees none; use 'auto' or 'cpu'.")
-        device = torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
+        device = torch.device("cpu")
+        if has_gpu and accelerator != "cpu":
+            device = _own_gpu(here)
         self.net.to(device)
-        if self._loader is None or self._loader.device != device:
-            self._loader = MinibatchLoader(self.mosaic, device=device)
+        if self._loader is None or (self._loader.device, self._loader.memory) != (device, memory):
+            self._loader = MinibatchLoader(self.mosaic, device=device, memory=memory)
         return self._loader
+
+
+def _own_gpu(here: Place) -> torch.device:
+    """The GPU of this process."""
+    n_gpus = torch.cuda.device_count()
+    if here.local_size > n_gpus:
+        raise InputError(
+            f"{here.local_size} processes train on this machine, but torch sees {n_gpus} GPU(s); start "
+            f"torchrun with --nproc-per-node {n_gpus}, or set accelerator='cpu'."
+        )
+    return torch.device("cuda", here.local_rank) if here.size > 1 else torch.device("cuda")
+
+
+def _how_many(devices: object, here: Place) -> str:
+    """Why so many devices are not what this process has, and how to get them."""
+    if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
+        return f"devices: 'auto' or a number of devices, not {devices!r}."
+    now = f"{here.local_size} were started" if here.size > 1 else "this is one"
+    return (
+        f"devices: {devices} need as many processes, and {now}; "
+        f"start them by torchrun --standalone --nproc-per-node {devices} your_script.py."
+    )
