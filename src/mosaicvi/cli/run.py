@@ -15,7 +15,7 @@ from typer import Typer
 from typer.main import get_command
 
 from mosaicvi.cli.say import OPTIONS, error, warning
-from mosaicvi.errors import InputError, MosaicWarning, NonFiniteLossError
+from mosaicvi.errors import FEWER_FEATURES, InputError, MosaicWarning, NonFiniteLossError, OutOfMemoryError
 
 BAD_INPUT, FAILED = 2, 1
 
@@ -67,7 +67,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
             error(str(problem))
             return FAILED
         except MemoryError as problem:
-            error(f"memory ran out ({problem or 'no details'}); use fewer cells or features")
+            is_named = isinstance(problem, OutOfMemoryError)
+            error(
+                str(problem) if is_named else f"Memory ran out ({problem or 'no details'}); {FEWER_FEATURES}"
+            )
             return FAILED
         except OSError as problem:
             where = f"{problem.filename}: " if problem.filename else ""

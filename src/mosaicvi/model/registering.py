@@ -15,7 +15,7 @@ from mosaicvi.data.mosaic import Mosaic, Setup
 from mosaicvi.data.register import register
 from mosaicvi.data.register.state import state_digest
 from mosaicvi.data.transforms import Transform
-from mosaicvi.errors import InputError
+from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for
 
 PerModality = Mapping[str, str] | None
 
@@ -171,7 +171,8 @@ def registered(data: MuData | AnnData | Mosaic) -> Mosaic:
 
 
 def _remember(data: MuData | AnnData, setup: Setup) -> Mosaic:
-    mosaic = register(data, setup)
+    with memory_for("registering the data", FEWER_FEATURES):
+        mosaic = register(data, setup)
     if id(data) not in _registered:
         weakref.finalize(data, _registered.pop, id(data), None)
     _registered[id(data)] = mosaic

@@ -11,6 +11,7 @@ from mudata import MuData
 
 from mosaicvi.data.register import register, without_cells
 from mosaicvi.data.register.query import align_to_model, told
+from mosaicvi.errors import FEWER_CELLS, memory_for
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.state import ModelState
@@ -62,11 +63,12 @@ class Saving(ModelState):
             If the data do not fit the model, naming the features.
         """
         saved = read_model(Path(dir_path))
-        mosaic = (
-            without_cells(saved.registry)
-            if mdata is None
-            else register(mdata, saved.registry.setup, registry=saved.registry)
-        )
+        with memory_for("reading the data as the model does", FEWER_CELLS):
+            mosaic = (
+                without_cells(saved.registry)
+                if mdata is None
+                else register(mdata, saved.registry.setup, registry=saved.registry)
+            )
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
         model._saved_rows = saved.rows

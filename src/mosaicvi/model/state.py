@@ -18,7 +18,7 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry
 from mosaicvi.data.register import register
 from mosaicvi.data.splits import Split, held_out
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import FEWER_CELLS, InputError, MosaicWarning, memory_for
 from mosaicvi.fit.state import FitState
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.reference import ReferenceCells
@@ -92,7 +92,8 @@ class ModelState:
             if data.registry is not self.registry:
                 raise InputError("The Mosaic was registered for another model; give the MuData or AnnData.")
             return data, MinibatchLoader(data, device=device)
-        mosaic = register(data, self.registry.setup, registry=self.registry)
+        with memory_for("reading the data as the model does", FEWER_CELLS):
+            mosaic = register(data, self.registry.setup, registry=self.registry)
         return mosaic, MinibatchLoader(mosaic, device=device)
 
     def _check_has_cells(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from mosaicvi.config.arguments import check_training
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.splits import Split
-from mosaicvi.errors import InputError, quoted
+from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for, quoted
 from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
 from mosaicvi.fit.state import FitConfig
 from mosaicvi.model.registering import check_unchanged
@@ -168,5 +168,6 @@ class Training(ModelState):
         device = torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
         self.net.to(device)
         if self._loader is None or self._loader.device != device:
-            self._loader = MinibatchLoader(self.mosaic, device=device)
+            with memory_for(f"bringing the data to the {device.type}", FEWER_FEATURES):
+                self._loader = MinibatchLoader(self.mosaic, device=device)
         return self._loader

@@ -34,7 +34,7 @@ from mosaicvi.data.read.choose import Wanted
 from mosaicvi.data.read.files import Duplicates, dataset_names
 from mosaicvi.data.read.table import Orientation
 from mosaicvi.data.values import is_whole
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, MosaicWarning, memory_for
 
 Dataset: TypeAlias = "AnnData | MuData | Mapping[str, AnnData] | str | os.PathLike[str]"
 Choice = TypeVar("Choice")
@@ -201,7 +201,8 @@ def combine(
             names = {parts.name: parts.obs.index for parts in loaded}
             for a, b, shared in suspicious(names, {parts.name: {*parts.modalities} for parts in loaded}):
                 warnings.warn(notice(a, b, shared), MosaicWarning, stacklevel=2)
-        mdata = assemble(loaded, plan, bar)
+        with memory_for("combining", "combine fewer datasets, or join='inner', the features that all have"):
+            mdata = assemble(loaded, plan, bar)
         files = _named_files(datasets)
         if len(files):
             mdata.uns["mosaicvi"]["files"] = files
