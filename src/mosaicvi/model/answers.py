@@ -16,12 +16,15 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError, memory_for
 from mosaicvi.infer.impute import ImputationRequest, Imputed, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
+from mosaicvi.infer.readout.views import shown_of_cells
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState, minibatch_size, positions_of
 
 
 class Answers(ModelState):
     """What a model says of cells: where they lie, and the values that they would have."""
 
+    @names_ours
     def get_latent_representation(
         self,
         mdata: MuData | AnnData | None = None,
@@ -30,10 +33,11 @@ class Answers(ModelState):
         give_mean: bool = True,
         return_dist: bool = False,
         modalities: Collection[str] | None = None,
+        aligned: bool = True,
         batch_size: int = 1024,
         seed: int = 0,
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Latent of each cell; that of a cell depends on nothing but its own values.
+        """Latent of each cell; that of a cell depends on nothing but its own values and its batch.
 
         Parameters
         ----------
@@ -47,6 +51,9 @@ class Answers(ModelState):
             Return mean and variance.
         modalities
             What the encoder may see, such as ``["rna"]``; all that was measured where None.
+        aligned
+            Move and stretch the cells of each batch, and of each set of modalities, so that cells of a kind
+            lie together. With False the latent is what the encoder says, from which values are decoded.
         batch_size
             Cells at a time; it does not change the answers.
         seed
@@ -55,19 +62,55 @@ class Answers(ModelState):
         Returns
         -------
         Array (cells, ``dim_latent``), or two with `return_dist`.
+
+        Notes
+        -----
+        Within clusters of the latent, groups of cells get the same mean (Korsunsky et al., Nature Methods
+        2019) and covariance (Sun, Feng and Saenko, AAAI 2016). Groups that lie further apart in a cluster
+        than its cells do stay apart, so types that a batch lacks are not mixed with others. The published
+        preset is not aligned.
         """
         mosaic, loader = self._data(mdata)
         cells = positions_of(indices, mosaic)
         size = minibatch_size(batch_size)
         with memory_for("computing the latent", f"set batch_size={max(1, size // 4)}"):
             mean, var = latent(self.net, loader, cells, modalities=self._seen(modalities), batch_size=size)
-        if return_dist:
-            return mean, var
-        if give_mean:
-            return mean
-        noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
-        return np.asarray(mean + np.sqrt(var) * noise[cells], np.float32)
+        if not (give_mean or return_dist):
+            noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
+            mean = np.asarray(mean + np.sqrt(var) * noise[cells], np.float32)
+        if aligned:
+            mean, var = self.align(mosaic, cells, mean, var, modalities=self._seen(modalities))
+        return (mean, var) if return_dist else mean
 
+    def align(
+        self,
+        mosaic: Mosaic,
+        cells: NDArray[np.int64],
+        mean: NDArray[np.float32],
+        var: NDArray[np.float32],
+        *,
+        modalities: Collection[str] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and variance of the latent of cells, (n, ``dim_latent``) each, with their groups aligned.
+
+        Parameters
+        ----------
+        mosaic, cells
+            The data, and positions of the cells.
+        mean, var
+            What the encoder says of them.
+        modalities
+            What it was shown; all that was measured where None.
+        """
+        alignment = self.alignment()
+        if alignment is None or not alignment.groups:
+            return mean, var
+        code, views = shown_of_cells(mosaic)
+        shown = [view.only(modalities) for view in views]
+        found = alignment(mean.astype(float), var.astype(float), mosaic.batch[cells], code[cells], shown)
+        return found[0].astype(np.float32), found[1].astype(np.float32)
+
+    @names_ours
     def get_imputed_values(
         self,
         mdata: MuData | AnnData | None = None,
@@ -165,7 +208,7 @@ class Answers(ModelState):
         if library is not None and not number("library", library) > 0:
             raise InputError(f"library: must be > 0, not {library!r}.")
         if n_samples is not None:
-            whole("n_samples", n_samples, least=1)
+            n_samples = whole("n_samples", n_samples, least=1)
         wanted = ImputationRequest(
             m=m,
             scale=self.imputed_scale(modality, scale=scale, library=library),
@@ -181,7 +224,7 @@ class Answers(ModelState):
             readout=self.readout(),
             n_samples=n_samples,
             batch_size=minibatch_size(batch_size),
-            seed=seed,
+            seed=whole("seed", seed),
         )
         return _within_memory(stream, minibatch_size(batch_size))
 
