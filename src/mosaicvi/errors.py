@@ -85,6 +85,10 @@ def memory_for(work: str, remedy: str) -> Iterator[None]:
         raise OutOfMemoryError(f"Memory ran out in {work}{detail}; {remedy}.") from error
 
 
+class LostRankError(RuntimeError):
+    """Another process of a training ended; the weights are those after the last step that all finished."""
+
+
 class MosaicWarning(UserWarning):
     """Something that the user may have meant, or may not."""
 
