@@ -86,12 +86,12 @@ WORK: dict[str, tuple[str, Callable[[MosaicVI], object], str]] = {
         r"imputing.*batch_size=16\.$",
     ),
     "other data": (
-        "mosaicvi.model.state.register",
+        "mosaicvi.model.registering.register",
         lambda m: m.get_latent_representation(random_mudata(1)),
         r"reading the data.*fewer cells at a time",
     ),
     "combine": (
-        "mosaicvi.data.combine.combine.assemble",
+        "mosaicvi.data.combine.together.assemble",
         lambda m: combine({"a": random_mudata(0)}, dataset_key="d"),
         r"combining.*join='inner'",
     ),
