@@ -23,7 +23,7 @@ def made(n: int, seed: int = 0, zeros: float = 0.0) -> tuple[np.ndarray, np.ndar
 def test_quantiles_by_a_loop(seed: int, level: float) -> None:
     imputed, truth = made(400, seed)
     table = Table.fit(imputed, truth, np.ones(imputed.shape, bool))
-    bins, found = table.bins(imputed), table.at(level, upper=True)
+    bins, found = table.bins(imputed), table.at(level)
     assert found.shape == (3, 4)
     assert table.relative.all()
     for j in range(3):
@@ -49,12 +49,12 @@ def test_between_levels_and_beside_atoms() -> None:
     values = np.zeros((1, 1, len(LEVELS)), np.float32)
     values[..., LEVELS >= 0.5] = 1 + LEVELS[LEVELS >= 0.5]
     table = Table(edges=np.zeros((1, 0)), values=values, relative=np.zeros(1, bool))
-    np.testing.assert_allclose(table.at(0.625, upper=True), 1.625)
-    assert table.at(0.475, upper=True) == 1.5
-    assert table.at(0.475, upper=False) == 0
-    assert table.at(0.45, upper=True) == 0
-    assert table.at(0.001, upper=False) == 0
-    np.testing.assert_allclose(table.at(0.999, upper=True), 1.995)
+    np.testing.assert_allclose(table.at(0.625), 1.625)
+    assert table.at(0.48) == 1.5
+    assert table.at(0.47) == 0
+    assert table.at(0.45) == 0
+    assert table.at(0.001) == 0
+    np.testing.assert_allclose(table.at(0.999), 1.995)
 
 
 def test_levels_of_values_are_even_where_the_table_is_right() -> None:

@@ -70,21 +70,20 @@ class Table:
         parts = (self.edges[features], self.values[features], self.relative[features])
         return Table(edges=parts[0], values=parts[1], relative=parts[2])
 
-    def at(self, level: float, *, upper: bool) -> Floats:
-        """Quantile of each bin at a level, (D, k), between those of `LEVELS` but where one of them is 0."""
+    def at(self, level: float) -> Floats:
+        """Quantile of each bin at a level, (D, k), between those of `LEVELS`, or the nearest beside a 0."""
         i = int(np.clip(np.searchsorted(LEVELS, level), 1, len(LEVELS) - 1))
         low, high = (self.values[..., at].astype(np.float64) for at in (i - 1, i))
         share = float(np.clip((level - LEVELS[i - 1]) / (LEVELS[i] - LEVELS[i - 1]), 0, 1))
-        beside = high if (upper and share > 1e-9) or share > 1 - 1e-9 else low
         is_atom = (low <= 0) & ~self.relative[:, None]
-        return np.where(is_atom, beside, low + share * (high - low))
+        return np.where(is_atom, high if share > 0.5 else low, low + share * (high - low))
 
     def ends(self, imputed_bd: Floats, low: float, high: float) -> tuple[Floats, Floats]:
         """Quantiles at two levels of cells for which this was imputed, (b, D) each."""
         bins, columns = self.bins(imputed_bd), np.arange(len(self.values))
         base = np.where(self.relative, imputed_bd, 0.0)
-        lower, upper = (self.at(p, upper=up)[columns, bins] for p, up in ((low, False), (high, True)))
-        return np.maximum(base + lower, 0.0), np.maximum(base + upper, 0.0)
+        lower, upper = (np.maximum(base + self.at(p)[columns, bins], 0.0) for p in (low, high))
+        return lower, upper
 
     def cumulative(self, imputed_bd: Floats, truth_bd: Floats, uniform_bd: Floats) -> Floats:
         """Level at which each true value lies, (b, D); within an atom wherever a uniform number says."""
