@@ -106,7 +106,7 @@ def test_a_page_is_filled_between_the_marks_alone(tmp_path: Path) -> None:
         common.fill(page, "memory", "new")
 
 
-@pytest.mark.parametrize("module", ["speed", "memory", "scaling", "quality"])
+@pytest.mark.parametrize("module", ["speed", "memory", "scaling", "quality", "published"])
 def test_the_page_has_a_place_for_each_table(module: str, tmp_path: Path) -> None:
     copy = tmp_path / "benchmarks.md"
     copy.write_text((ROOT / "docs" / "benchmarks.md").read_text())
