@@ -423,6 +423,7 @@ OUTPUTS = {
     "train": ["train", "DATA", "--max-epochs", "1", "-o"],
     "embed": ["embed", "MODEL", "DATA", "-o"],
     "impute": ["impute", "MODEL", "DATA", "-o"],
+    "label": ["label", "MODEL", "DATA", "--label-key", "cell_type", "-o"],
     "combine": ["combine", "DATA", "-o"],
     "inspect": ["inspect", "DATA", "--plot"],
 }
@@ -444,7 +445,7 @@ def test_outputs_are_checked_before_any_work(
     assert ("--overwrite" if what == "exists" else "does not exist") in said
 
 
-@pytest.mark.parametrize("command", ["embed", "impute", "combine", "inspect"])
+@pytest.mark.parametrize("command", ["embed", "impute", "label", "combine", "inspect"])
 def test_outputs_of_unknown_format(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [{"DATA": "no.h5mu", "MODEL": "no"}.get(word, word) for word in OUTPUTS[command]]
     said = problems(run([*arguments, str(tmp_path / "out.xyz")]), capsys.readouterr().err)

@@ -43,6 +43,7 @@ _IN_TERMINAL = (
     (re.compile(r"block_keys=\{'([^']+)': \.\.\.\}"), r"--block-key \1=..."),
     (re.compile(r"transforms=\{'([^']+)': '([^']+)'\}"), r"--transform \1=\2"),
     (re.compile(r"panel_key=\.{3,4}"), "--panel-key ..."),
+    (re.compile(r"^label_key: "), "--label-key: "),
     (re.compile(r"batch_key=\.{3,4}"), "--batch-key ..."),
     (re.compile(r"batch_key=(\w+)"), r"--batch-key \1"),
     (re.compile(r"batch_size=(\w+)"), r"--batch-size \1"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from anndata import AnnData
 from mudata import MuData
@@ -16,13 +15,12 @@ from mosaicvi.data.register import register
 from mosaicvi.data.register.state import state_digest
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError
+from mosaicvi.model.columns import digest_of, remember_source, source_of
 
 PerModality = Mapping[str, str] | None
 
 # What each object was registered as, for as long as it lives; the object itself is never changed.
 _registered: dict[int, Mosaic] = {}
-# Which object each mosaic was read from, as long as both live, and what it was then.
-_sources: dict[int, tuple[weakref.ref[Any], str]] = {}
 
 
 class Registering:
@@ -165,16 +163,14 @@ def _remember(data: MuData | AnnData, setup: Setup) -> Mosaic:
     if id(data) not in _registered:
         weakref.finalize(data, _registered.pop, id(data), None)
     _registered[id(data)] = mosaic
-    _sources[id(mosaic)] = weakref.ref(data), state_digest(data, setup)
-    weakref.finalize(mosaic, _sources.pop, id(mosaic), None)
+    remember_source(mosaic, data, state_digest(data, setup))
     return mosaic
 
 
 def check_unchanged(mosaic: Mosaic) -> None:
     """Refuse to go on with what an object was, if it is something else by now."""
-    source, before = _sources.get(id(mosaic), (None, ""))
-    data = None if source is None else source()
-    if data is not None and state_digest(data, mosaic.registry.setup) != before:
+    data, before = source_of(mosaic), digest_of(mosaic)
+    if data is not None and before is not None and state_digest(data, mosaic.registry.setup) != before:
         verb = "setup_mudata" if isinstance(data, MuData) else "setup_anndata"
         raise InputError(
             "The data were changed after they had been registered (cells, features, values or covariates); "

@@ -11,6 +11,7 @@ from mudata import MuData
 from mosaicvi.data.register import register
 from mosaicvi.data.register.query import align_to_model
 from mosaicvi.infer.readout import read_readout
+from mosaicvi.model.columns import remember_source
 from mosaicvi.model.state import ModelState
 from mosaicvi.store.saved import read_model, write_model
 
@@ -60,6 +61,7 @@ class Saving(ModelState):
         """
         saved = read_model(Path(dir_path))
         mosaic = register(mdata, saved.registry.setup, registry=saved.registry)
+        remember_source(mosaic, mdata, None)
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
         model._saved_rows = saved.rows
