@@ -59,7 +59,7 @@ def test_labels(tmp_path: Path) -> None:
     assert {row["hidden"] for row in found} >= {"A:rna+adt", "a random half", "all"}
     for row in found:
         assert 0 <= float(row["error"]) <= 1
-        assert 0 <= float(row["AUC"]) <= 1
+        assert 0 <= float(row["right"]) <= 1
     assert int(found[-1]["cells"]) == sum(int(row["cells"]) for row in found[:-1])
 
 
