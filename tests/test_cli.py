@@ -26,7 +26,7 @@ from mosaicvi.cli.app import app
 from mosaicvi.data.read import mudata_as_it_is, read
 from mosaicvi.datasets import simulated_mosaic
 
-COMMANDS = ("demo", "inspect", "combine", "train", "embed", "impute", "label", "report")
+COMMANDS = ("demo", "inspect", "combine", "train", "embed", "impute", "label", "compare", "report")
 
 
 def read_h5mu(path: Path) -> MuData:
@@ -205,6 +205,35 @@ def test_label_writes_what_the_model_says(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(written.obs["predicted_probability"], wanted["probability"])
     assert written.uns["mosaicvi"]["labels"]["label_key"] == "cell_type"
     assert written.obs["cell_type"].astype(str).tolist() == labels.tolist()
+
+
+# --- compare ------------------------------------------------------------------------------------
+
+
+def test_compare_writes_what_the_model_says(folder: Path, tmp_path: Path) -> None:
+    data, out = folder / "mosaic.h5mu", tmp_path / "de.csv"
+    given = ["compare", str(folder / "model"), str(data), "--groupby", "cell_type", "-q", "-o", str(out)]
+    given += [
+        "--modality",
+        "adt",
+        "--modality",
+        "rna",
+        "--group1",
+        "type01",
+        "--mode",
+        "vanilla",
+        "--fdr",
+        "0.1",
+    ]
+    assert run(given) == 0
+    found = pd.read_csv(out, index_col="feature")
+    assert list(dict.fromkeys(found["modality"])) == ["adt", "rna"]
+    ask = {"groupby": "cell_type", "group1": "type01", "mode": "vanilla", "fdr_target": 0.1}
+    mdata = read_h5mu(data)
+    model = MosaicVI.load(folder / "model", mdata)
+    wanted = model.differential_expression(modality="rna", **ask)
+    rna = found[found["modality"] == "rna"].drop(columns="modality").rename_axis(None)
+    pd.testing.assert_frame_equal(rna, wanted, check_flags=False)
 
 
 # --- embed --------------------------------------------------------------------------------------
