@@ -95,6 +95,19 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_how_to_go_on(
     assert_same(model, whole)
 
 
+def test_a_constant_rate_is_constant_and_needs_an_end() -> None:
+    model = model_of().train(3, lr=1e-3, lr_schedule="constant", **QUICK)
+    assert model.history["lr"].tolist() == [1e-3] * 3
+    assert model.train(2, lr=2e-3, lr_schedule="constant", **QUICK).history["lr"].tolist()[3:] == [2e-3] * 2
+    assert model_of().train(3, lr=1e-3, **QUICK).history["lr"].nunique() == 3
+    with pytest.raises(
+        InputError, match="lr_schedule: a constant rate has no end of its own; set max_epochs"
+    ):
+        model_of().train(lr_schedule="constant", **QUICK)
+    with pytest.raises(InputError, match="lr_schedule: 'cosine' or 'constant', not 'linear'"):
+        model_of().train(1, lr_schedule="linear", **QUICK)  # type: ignore[arg-type]
+
+
 # --- checkpoints --------------------------------------------------------------------------------
 
 

@@ -46,6 +46,8 @@ class FitConfig:
         Epochs to reach in all; None until the held-out loss has stopped falling.
     lr, weight_decay
         Of AdamW.
+    lr_schedule
+        How the rate moves: up over the first steps and down along a cosine, or not at all.
     batch_size
         Cells of a minibatch.
     train_size
@@ -64,6 +66,7 @@ class FitConfig:
 
     max_epochs: int | None
     lr: float = 4e-3
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 1e-4
     batch_size: int = 512
     train_size: float = 0.9
@@ -345,7 +348,9 @@ def _step(
         elif not math.isfinite(norm.item()):
             _restore(before)
             raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
-        rate = config.lr * rate_share(state.steps_done, _progress(state, config, steps_per_epoch))
+        rate = config.lr
+        if config.lr_schedule == "cosine":
+            rate *= rate_share(state.steps_done, _progress(state, config, steps_per_epoch))
         optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
     return dataclasses.replace(losses, total=losses.total.detach()), norm  # without what backward held
 
