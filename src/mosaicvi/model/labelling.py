@@ -109,7 +109,8 @@ class Labelling(ModelState):
         order = np.argsort(-labels.probability, axis=1, kind="stable")
         rows = np.arange(len(cells))
         first, second = order[:, 0], order[:, 1]
-        of_name = pd.Series(np.append(names, None)[code], index=self.mosaic.cells, dtype=object)
+        of_code: NDArray[Any] = np.array([*names, None], object)
+        of_name = pd.Series(of_code[code], index=self.mosaic.cells)
         frame = pd.DataFrame(
             {
                 "label": names[first],
