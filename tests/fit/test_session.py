@@ -19,7 +19,7 @@ from tests.builders import random_mudata
 
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning, NonFiniteLossError
 from mosaicvi.fit import progress as progress_module
-from mosaicvi.fit.loop import FitConfig, Report
+from mosaicvi.fit.loop import Report
 from mosaicvi.fit.progress import listener
 from mosaicvi.fit.session import (
     BLIND_STEPS,
@@ -28,6 +28,7 @@ from mosaicvi.fit.session import (
     epochs_if_blind,
     fewest_epochs,
 )
+from mosaicvi.fit.state import FitConfig
 from mosaicvi.store.checkpoint import CheckpointStore
 from mosaicvi.store.format import save_bundle
 

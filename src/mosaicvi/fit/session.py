@@ -19,9 +19,10 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.splits import names_digest, values_digest
 from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
 from mosaicvi.fit.ending import LEAST_FALL_STEPS, LEAST_STEPS, Ending
-from mosaicvi.fit.loop import FitConfig, FitState, fit, start
+from mosaicvi.fit.loop import fit
 from mosaicvi.fit.progress import IN_TERMINAL, listener
 from mosaicvi.fit.signals import stop_requests
+from mosaicvi.fit.state import FitConfig, FitState, start
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.checkpoint import CheckpointStore
 from mosaicvi.store.files import atomic_path

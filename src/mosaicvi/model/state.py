@@ -19,7 +19,7 @@ from mosaicvi.data.mosaic import Mosaic, Registry
 from mosaicvi.data.register import register
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
-from mosaicvi.fit.loop import FitState
+from mosaicvi.fit.state import FitState
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.reference import ReferenceCells
 from mosaicvi.nn.vae import MosaicVAE

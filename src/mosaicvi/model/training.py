@@ -11,8 +11,8 @@ from mosaicvi.config.arguments import check_training
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import InputError, quoted
-from mosaicvi.fit.loop import FitConfig
 from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
+from mosaicvi.fit.state import FitConfig
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState
 
