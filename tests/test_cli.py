@@ -26,7 +26,18 @@ from mosaicvi.cli.app import app
 from mosaicvi.data.read import mudata_as_it_is, read
 from mosaicvi.datasets import simulated_mosaic
 
-COMMANDS = ("demo", "inspect", "combine", "train", "embed", "impute", "label", "compare", "report")
+COMMANDS = (
+    "demo",
+    "inspect",
+    "combine",
+    "train",
+    "describe",
+    "embed",
+    "impute",
+    "label",
+    "compare",
+    "report",
+)
 
 
 def read_h5mu(path: Path) -> MuData:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mosaicvi._version import __version__
-from mosaicvi.cli import combine, compare, demo, embed, impute, inspect, label, report, train
+from mosaicvi.cli import combine, compare, demo, describe, embed, impute, inspect, label, report, train
 
 app = typer.Typer(
     name="mosaicvi",
@@ -54,6 +54,7 @@ app.command("demo")(demo.command)
 app.command("inspect")(inspect.command)
 app.command("combine")(combine.command)
 app.command("train")(train.command)
+app.command("describe")(describe.command)
 app.command("embed")(embed.command)
 app.command("impute")(impute.command)
 app.command("label")(label.command)

@@ -182,22 +182,61 @@ def suggest_batch(data: AnnData | MuData, batch_key: str | None) -> None:
         )
 
 
-def load_for(model: Path, paths: Sequence[Path], reading: Reading, *, quiet: bool = False) -> Loaded:
-    """Read files as those that a model was trained on: by its batches, and with its names of datasets."""
+def load_for(
+    model: Path,
+    paths: Sequence[Path],
+    reading: Reading,
+    *,
+    take_as: Mapping[str, str] | None = None,
+    quiet: bool = False,
+) -> Loaded:
+    """Read files as those that a model was trained on: by its batches, and with its names of datasets.
+
+    Parameters
+    ----------
+    model
+        Folder of the model.
+    paths, reading
+        What the user gave.
+    take_as
+        By column of obs, the category of cells of which the model has not seen theirs.
+    quiet
+        Show no progress.
+    """
     from mosaicvi.store.format import load_document
 
     document: Any = load_document(model, kind="model")
     try:
         key = document["registry"]["setup"]["batch_key"]
-        known = document["registry"]["categories"].get(key)
+        paths = [_named_as_in_training(path, document["registry"].get("files", {})) for path in paths]
     except (KeyError, TypeError, AttributeError):
         return load(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
     loaded = load(paths, reading, batch_key=key, quiet=quiet)
-    if loaded.combined or key != DATASET_KEY or known is None or _has(loaded.original, key):
-        return loaded
-    mdata = combine_files(paths, reading, quiet=quiet)
-    alone = Loaded(original=mdata, to_register=mdata, combined=True)
-    return prepared(model, alone)  # it lacks what only the other files had measured
+    if not loaded.combined and key == DATASET_KEY and not _has(loaded.original, key):
+        mdata = combine_files(paths, reading, quiet=quiet)
+        alone = Loaded(original=mdata, to_register=mdata, combined=True)
+        # it lacks what only the other files had measured
+        return prepared(model, alone, take_as=take_as)
+    layers = {} if loaded.combined else _without_file(reading.layers, _name(paths[0]))
+    if layers or take_as:
+        from mosaicvi.data.register.query import told
+        from mosaicvi.store.saved import read_model
+
+        registry = read_model(model).registry
+        return replace(loaded, to_register=told(loaded.to_register, registry, layers=layers, take_as=take_as))
+    return loaded
+
+
+def _named_as_in_training(path: Path, files: Mapping[str, str]) -> Path:
+    """A file with the name that its dataset had in training, where that was another than its own."""
+    if _is_named(path):
+        return path
+    parts = path.absolute().parts
+    for n in (1, 2):
+        same = [name for name, file in files.items() if Path(file).parts[-n:] == parts[-n:]]
+        if len(same) == 1:
+            return Path(f"{same[0]}={path}")
+    return path
 
 
 def _has(data: AnnData | MuData, key: str) -> bool:
@@ -213,11 +252,12 @@ def load_model(model: Path, loaded: Loaded) -> MosaicVI:
     return MosaicVI.load(model, loaded.to_register)
 
 
-def prepared(model: Path, loaded: Loaded) -> Loaded:
+def prepared(model: Path, loaded: Loaded, *, take_as: Mapping[str, str] | None = None) -> Loaded:
     """The data with the model's features; what they lack is marked as not measured."""
     from mosaicvi.model import MosaicVI
 
-    return replace(loaded, to_register=MosaicVI.prepare_query(loaded.to_register, model))
+    made = MosaicVI.prepare_query(loaded.to_register, model, take_as=take_as)
+    return replace(loaded, to_register=made)
 
 
 def name_datasets(paths: Sequence[Path]) -> dict[str, Path]:

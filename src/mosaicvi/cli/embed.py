@@ -20,7 +20,18 @@ from mosaicvi.cli.data import (
     prepared,
     write,
 )
-from mosaicvi.cli.options import AllowMissing, BatchSize, Data, Model, Overwrite, Quiet, Reading, reads_data
+from mosaicvi.cli.options import (
+    AllowMissing,
+    BatchSize,
+    Data,
+    Model,
+    Overwrite,
+    Quiet,
+    Reading,
+    TakeAs,
+    mapping,
+    reads_data,
+)
 from mosaicvi.cli.say import note
 from mosaicvi.store.files import atomic_path, shown
 
@@ -49,6 +60,7 @@ def command(
     umap: Annotated[
         bool, typer.Option("--umap", help='Add two dimensions to look at, obsm["X_umap"].')
     ] = False,
+    take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 1024,
     overwrite: Overwrite = False,
@@ -66,7 +78,7 @@ def command(
     import pandas as pd
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, ".csv"))
-    loaded = load_for(model, data, reading, quiet=quiet)
+    loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     check_h5ad_fits(output, loaded)
     trained = load_model(model, prepared(model, loaded) if allow_missing else loaded)
     latent = np.asarray(trained.get_latent_representation(modalities=modality or None, batch_size=batch_size))

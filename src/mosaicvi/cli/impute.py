@@ -20,6 +20,8 @@ from mosaicvi.cli.options import (
     Overwrite,
     Quiet,
     Reading,
+    TakeAs,
+    mapping,
     one_or_mapping,
     reads_data,
 )
@@ -76,6 +78,7 @@ def command(
             "depth that centred log ratios imply]"
         ),
     ] = None,
+    take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
     overwrite: Overwrite = False,
@@ -94,7 +97,7 @@ def command(
     from mosaicvi.infer.output import write_imputed
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
-    loaded = load_for(model, data, reading, quiet=quiet)
+    loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     loaded = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, loaded)
     names = list(dict.fromkeys(modality or trained.config.uni_block_names))

@@ -171,6 +171,14 @@ AllowMissing = Annotated[
         help="Take features of the model that the data lack as not measured, and leave out others.",
     ),
 ]
+TakeAs = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN=CATEGORY",
+        help="What cells of a category that the model has not seen, or of none, are decoded as. "
+        "[default: the mean of all that it knows]",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Cells at a time; it does not change the answers.", min=1)]
 
 
@@ -207,6 +215,7 @@ _EXAMPLE = {
     "--from-obsm": "adt=protein_counts",
     "--orientation": "a.csv=cells",
     "--columns": "a.csv=^S",
+    "--take-as": "batch=donor1",
 }
 
 

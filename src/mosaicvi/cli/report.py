@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from mosaicvi.cli.data import check_data_output, load_for, load_model, prepared
-from mosaicvi.cli.options import AllowMissing, Data, Model, Overwrite, Quiet, Reading, reads_data
+from mosaicvi.cli.options import (
+    AllowMissing,
+    Data,
+    Model,
+    Overwrite,
+    Quiet,
+    Reading,
+    TakeAs,
+    mapping,
+    reads_data,
+)
 from mosaicvi.cli.say import note
 from mosaicvi.store.files import shown
 
@@ -30,6 +40,7 @@ def command(
             metavar="NAME", help="Show its imputed values; may be repeated. [default: the most variable]"
         ),
     ] = None,
+    take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -44,7 +55,7 @@ def command(
     from mosaicvi.report.page import write_report
 
     check_data_output(output, overwrite=overwrite, suffixes=(".html",))
-    loaded = load_for(model, data, reading, quiet=quiet)
+    loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     loaded = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, loaded)
     write_report(

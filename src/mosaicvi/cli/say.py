@@ -26,9 +26,14 @@ def _as_option(argument: re.Match[str]) -> str:
 
 # Remedies are written for Python; the terminal has other names for the same things.
 _IN_TERMINAL = (
+    (re.compile(r"MosaicVI\.prepare_query\(data, model, layers=\{'([^']+)': \.\.\.\}\)"), r"--layer \1=..."),
     (re.compile(r"layers=\{'([^']+)': \.\.\.\}"), r"--layer \1=..."),
     (re.compile(r"layers=\{'([^']+)': '([^']+)'\}"), r"--layer \1=\2"),
     (re.compile(r"MosaicVI\.prepare_query\(data, model\)"), "--allow-missing"),
+    (
+        re.compile(r"MosaicVI\.prepare_query\(data, model, take_as=\{'([^']+)': \.\.\.\}\)"),
+        r"--take-as \1=...",
+    ),
     (re.compile(r"likelihoods=\{'([^']+)': \.\.\.\}"), r"--likelihood \1=..."),
     (re.compile(r"likelihoods=\{'([^']+)': '([^']+)'\}"), r"--likelihood \1=\2"),
     (re.compile(r"modalities=\[((?:'[^']+'(?:, )?)+)\]"), lambda m: _repeated("--modality", m[1])),

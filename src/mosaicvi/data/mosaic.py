@@ -40,12 +40,17 @@ class Setup:
     continuous_covariate_keys: tuple[str, ...] = ()
     panel_key: str | None = None
     modalities: tuple[str, ...] = ()
+    condition_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         covariates = [*self.categorical_covariate_keys, *self.continuous_covariate_keys]
         if self.batch_key is not None:
             covariates.append(self.batch_key)
-        for what, names in (("covariates", covariates), ("modalities", self.modalities)):
+        for what, names in (
+            ("covariates", covariates),
+            ("modalities", self.modalities),
+            ("condition_keys", self.condition_keys),
+        ):
             twice = [name for i, name in enumerate(names) if name in names[:i]]
             if twice:
                 raise InputError(f"{what}: {twice[0]!r} is named more than once; name it once.")
@@ -108,6 +113,8 @@ class Registry:
         Batches in which any cell has the modality.
     standards
         Of the modalities that the network sees standardised.
+    files
+        Datasets that were named otherwise than their file, and the end of its path.
     """
 
     setup: Setup
@@ -121,6 +128,7 @@ class Registry:
     median_library: Mapping[str, float]
     measured_in: Mapping[str, tuple[str, ...]]
     standards: Mapping[str, Standard]
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays; `from_dict` reads it back."""
@@ -129,7 +137,7 @@ class Registry:
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Registry:
         """Read what `to_dict` wrote."""
-        lists = ("categorical_covariate_keys", "continuous_covariate_keys", "modalities")
+        lists = ("categorical_covariate_keys", "continuous_covariate_keys", "modalities", "condition_keys")
         said: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in d["setup"].items()}
         features = {
             k: ModalityFeatures(
@@ -147,7 +155,8 @@ class Registry:
             name: Standard(**{field: np.asarray(part, np.float64) for field, part in of_modality.items()})
             for name, of_modality in d.get("standards", {}).items()  # older models have none
         }
-        return cls(setup=Setup(**said), features=features, standards=standards, **rest)
+        files = {str(name): str(file) for name, file in d.get("files", {}).items()}
+        return cls(setup=Setup(**said), features=features, standards=standards, files=files, **rest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,9 +238,12 @@ class Mosaic:
     covariates
         One-hot batches and other categories, then standardised numbers, float32 (n, C).
     batch
-        Batch of each cell, shape (n,), a position in ``registry.categories[batch_key]``.
+        Batch of each cell, shape (n,), a position in `batches`.
     group
-        Condition group of each cell, batch x measured modalities, from 1; shape (n,).
+        Condition group of each cell, from 1, by the batch and the measured modalities, shape (n,); or one
+        of each of k columns of conditions, 0 for none, shape (n, k).
+    unseen
+        By column of obs, categories that the model whose registry this is has not seen.
     """
 
     cells: pd.Index[str]
@@ -241,11 +253,18 @@ class Mosaic:
     group: NDArray[np.int64]
     group_names: tuple[str, ...]
     registry: Registry
+    unseen: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def n_cells(self) -> int:
         """Number of cells."""
         return len(self.cells)
+
+    @property
+    def batches(self) -> tuple[str, ...]:
+        """Names of the batches, those that the model has not seen last."""
+        key = self.registry.setup.batch_key
+        return ("all",) if key is None else (*self.registry.categories[key], *self.unseen.get(key, ()))
 
     def modality(self, name: str) -> ModalityData:
         """One modality by name; `InputError` names those that exist."""

@@ -22,12 +22,14 @@ def measuring_batches(mosaic: Mosaic, m: int) -> NDArray[np.bool_] | None:
 
 
 def covariates_for(minibatch: Minibatch, measuring: NDArray[np.bool_] | None) -> Tensor:
-    """Covariates of each cell; batches that never measured the modality get the mean of those that did."""
+    """Covariates of each cell; batches that never measured the modality, or that are not known, get the mean
+    of those that did.
+    """
     c = minibatch.covariates
     if measuring is None:
         return c
     known = torch.from_numpy(measuring).to(c.device)
     n = len(known)
     mean = known.to(c.dtype) / known.sum()
-    inside = (c[:, :n] * known).sum(1, keepdim=True) > 0
+    inside = (c[:, :n] * ~known).sum(1, keepdim=True) == 0  # nor any share of a batch without the modality
     return torch.cat([torch.where(inside, c[:, :n], mean), c[:, n:]], 1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from anndata import AnnData
 from mudata import MuData
 
-from mosaicvi.data.register import register
-from mosaicvi.data.register.query import align_to_model
+from mosaicvi.data.register import register, without_cells
+from mosaicvi.data.register.query import align_to_model, told
 from mosaicvi.infer.readout import read_readout
+from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.columns import remember_source
 from mosaicvi.model.state import ModelState
 from mosaicvi.store.saved import read_model, write_model
@@ -29,7 +31,7 @@ class Saving(ModelState):
         overwrite
             Replace a model that is there.
         """
-        readout = self.readout()
+        readout, reference = self.readout(), self.reference_cells()
         write_model(
             Path(dir_path),
             net=self.net,
@@ -38,11 +40,12 @@ class Saving(ModelState):
             splits=self._splits,
             fit=self._saved_fit if self._state is None else self._state.to_dict(),
             readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
+            reference=None if reference is None else reference.to_dict(),
             overwrite=overwrite,
         )
 
     @classmethod
-    def load(cls, dir_path: str | Path, mdata: MuData | AnnData) -> Self:
+    def load(cls, dir_path: str | Path, mdata: MuData | AnnData | None = None) -> Self:
         """Read a saved model; it answers the same, to the bit.
 
         Parameters
@@ -50,7 +53,7 @@ class Saving(ModelState):
         dir_path
             The folder that `save` wrote. Nothing in it is executed.
         mdata
-            The data to answer for, with the model's features.
+            The data to answer for, with the model's features. Where None, every answer has to be given data.
 
         Raises
         ------
@@ -60,24 +63,39 @@ class Saving(ModelState):
             If the data do not fit the model, naming the features.
         """
         saved = read_model(Path(dir_path))
-        mosaic = register(mdata, saved.registry.setup, registry=saved.registry)
-        remember_source(mosaic, mdata, None)
+        mosaic = (
+            without_cells(saved.registry)
+            if mdata is None
+            else register(mdata, saved.registry.setup, registry=saved.registry)
+        )
+        if mdata is not None:
+            remember_source(mosaic, mdata, None)
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
         model._saved_rows = saved.rows
         model._saved_fit = saved.fit
         model._splits = list(saved.splits)
         model._reads_out = saved.readout is not None
+        if saved.reference is not None:
+            model._reference_cells = read_reference(saved.reference, saved.config, Path(dir_path))
+        model._written_by = saved.written_by
         if saved.readout:
             model._readout = read_readout(saved.readout, saved.config, Path(dir_path))
         return model
 
     @staticmethod
-    def prepare_query(data: MuData | AnnData, reference: ModelState | str | Path) -> MuData | AnnData:
+    def prepare_query(
+        data: MuData | AnnData,
+        reference: ModelState | str | Path,
+        *,
+        layers: Mapping[str, str] | None = None,
+        take_as: Mapping[str, str] | None = None,
+    ) -> MuData | AnnData:
         """A copy of new data with the features of a model, to ask the model about their cells.
 
         What the model knows and the data lack is marked as not measured, ``varm["measured"]``; what the model
-        does not know is left out. Of layers, the one that the model was trained on is kept.
+        does not know is left out. Values are where those in training were, if they fit, or else in the one
+        place that does.
 
         Parameters
         ----------
@@ -85,6 +103,11 @@ class Saving(ModelState):
             Cells with any of the model's modalities; an AnnData is the one whose features it has most of.
         reference
             The model, or the folder where it is saved.
+        layers
+            By modality, where its values are: a layer, ``"raw"``, or ``"X"``.
+        take_as
+            By column of obs, such as the batch's, the category as which cells are decoded whose own the model
+            has not seen, or that have none. Where none is named, the mean of all that it knows.
 
         Returns
         -------
@@ -93,13 +116,15 @@ class Saving(ModelState):
         Raises
         ------
         InputError
-            If a modality has none of the model's features, or its names occur more than once.
+            If a modality has none of the model's features, or its names occur more than once; if there is no
+            such layer, column or category.
         ModelFileError
             If the folder cannot be read.
         MosaicWarning
-            A warning, if less than a fifth of a modality's features are there.
+            A warning, if less than a fifth of a modality's features are there, or its values are not where
+            those in training were.
         """
         registry = (
             reference.registry if isinstance(reference, ModelState) else read_model(Path(reference)).registry
         )
-        return align_to_model(data, registry)
+        return align_to_model(told(data, registry, layers=layers, take_as=take_as), registry)

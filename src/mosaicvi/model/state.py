@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from mosaicvi.data.mosaic import Mosaic, Registry
 from mosaicvi.data.register import register
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
-from mosaicvi.fit.loop import FitState
+from mosaicvi.fit.state import FitState
 from mosaicvi.infer.readout import ReadOut, fit_readout
+from mosaicvi.infer.reference import ReferenceCells
 from mosaicvi.nn.vae import MosaicVAE
 
 
@@ -36,6 +37,8 @@ class ModelState:
         self._splits: list[Split] = []
         self._reads_out = True  # or the decoder alone imputes, as the published method does
         self._readout: ReadOut | None = None
+        self._reference_cells: ReferenceCells | None = None
+        self._written_by: Mapping[str, str] = {}  # versions of a model that was opened
 
     @property
     def _rows(self) -> list[dict[str, float]]:
@@ -81,6 +84,7 @@ class ModelState:
             )
         device = next(self.net.parameters()).device
         if data is None or data is self.mosaic:
+            self._check_has_cells()
             if self._loader is None or self._loader.device != device:
                 self._loader = MinibatchLoader(self.mosaic, device=device)
             return self.mosaic, self._loader
@@ -90,6 +94,13 @@ class ModelState:
             return data, MinibatchLoader(data, device=device)
         mosaic = register(data, self.registry.setup, registry=self.registry)
         return mosaic, MinibatchLoader(mosaic, device=device)
+
+    def _check_has_cells(self) -> None:
+        if not self.mosaic.n_cells:
+            raise InputError(
+                "The model was opened without data; give the data to each answer, such as "
+                "model.get_latent_representation(data), or open it with them, MosaicVI.load(dir_path, data)."
+            )
 
     @property
     def registry(self) -> Registry:
@@ -102,6 +113,13 @@ class ModelState:
             _, loader = self._data(None)
             self._readout = fit_readout(self.net, loader, self.mosaic, held_out=self.held_out())
         return self._readout
+
+    def reference_cells(self) -> ReferenceCells | None:
+        """What is kept of the cells in training; None where nothing was trained, or was kept."""
+        if self._reference_cells is None and self.is_trained and self.held_out() is not None:
+            _, loader = self._data(None)
+            self._reference_cells = ReferenceCells.of(self.net, loader, self.mosaic)
+        return self._reference_cells
 
     def imputed_features(self, modality: str) -> pd.Index[str]:
         """Names of a modality's features in the order of imputed values, that of the training data."""

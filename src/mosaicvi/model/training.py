@@ -10,9 +10,9 @@ import torch
 from mosaicvi.config.arguments import check_training
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.splits import Split
-from mosaicvi.errors import InputError
-from mosaicvi.fit.loop import FitConfig
+from mosaicvi.errors import InputError, quoted
 from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
+from mosaicvi.fit.state import FitConfig
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState
 
@@ -25,6 +25,7 @@ class Training(ModelState):
         max_epochs: int | None = None,
         *,
         lr: float | None = None,
+        lr_schedule: Literal["cosine", "constant"] = "cosine",
         weight_decay: float = 1e-4,
         batch_size: int | None = None,
         train_size: float = 0.9,
@@ -49,8 +50,11 @@ class Training(ModelState):
             Epochs; where None, training goes on until the loss on held-out cells has stopped falling, and
             keeps the best weights. A trained model is trained for as many more.
         lr, weight_decay
-            Of AdamW; the rate rises over the first steps and falls along a cosine. Where None 0.004 for
-            minibatches of 512 cells, and in proportion to the root of their size for others.
+            Of AdamW. The rate where None: 0.004 for minibatches of 512 cells, and in proportion to the root
+            of their size for others.
+        lr_schedule
+            The rate rises over the first steps and falls along a cosine; or it is constant, as in the
+            published method, which needs `max_epochs`.
         batch_size
             Cells of a minibatch; where None 512, or 1,280 if there are up to 8,192 features, but a sixth of
             the cells at most.
@@ -117,16 +121,17 @@ class Training(ModelState):
             }
         )
         check_unchanged(self.mosaic)
+        self._check_can_train()
         if settings["lr"] is None:
             settings["lr"] = default_rate(settings["batch_size"])
         epochs = max_epochs
         if epochs is None:
             epochs = epochs_if_blind(self.mosaic.n_cells, settings["batch_size"], settings["train_size"])
         in_all = None if epochs is None else int(epochs) + len(self._rows)
-        config = FitConfig(max_epochs=in_all, precision=precision, **settings)
+        config = FitConfig(max_epochs=in_all, precision=precision, lr_schedule=lr_schedule, **settings)
         loader = self._loader_on(accelerator, devices)
         self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
-        self._readout = None
+        self._readout = self._reference_cells = None
         split = Split.of(self.mosaic, config.train_size, config.seed)
         if split not in self._splits:
             self._splits.append(split)
@@ -142,6 +147,15 @@ class Training(ModelState):
             progress=progress,
         )
         return self
+
+    def _check_can_train(self) -> None:
+        """Refuse a model that was opened without data, or with batches that it has no weights for."""
+        self._check_has_cells()
+        for key, new in self.mosaic.unseen.items():
+            raise InputError(
+                f"obs[{key!r}] has {quoted(new)}, which the model has no weights for, so that they cannot be "
+                "trained on; it answers for them as it is."
+            )
 
     def _loader_on(self, accelerator: str, devices: int | str) -> MinibatchLoader:
         if accelerator not in ("auto", "cpu", "gpu"):

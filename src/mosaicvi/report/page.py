@@ -162,7 +162,7 @@ def _coordinates(mdata: MuData | AnnData, z: NDArray[np.float32], seed: int) -> 
 def _groups(mosaic: Mosaic) -> tuple[pd.Series, pd.Series]:
     """Batch and set of measured modalities of each cell."""
     key = mosaic.registry.setup.batch_key
-    names = np.asarray(mosaic.registry.categories[key] if key else ("all",), object)
+    names = np.asarray(mosaic.batches, object)
     has = np.stack([m.row_of_cell >= 0 for m in mosaic.modalities], axis=1)
     pattern = pattern_of(has, [m.name for m in mosaic.modalities], mosaic.cells)
     return pd.Series(names[mosaic.batch], index=mosaic.cells, name=key or "batch"), pattern

@@ -117,7 +117,7 @@ def save_bundle(
                 "format": "mosaicvi",
                 "format_version": FORMAT_VERSION,
                 "kind": kind,
-                "written_by": _versions(),
+                "written_by": dict(versions()),
                 "manifest": manifest,
                 "tensors": {name: entry(tensor) for name, tensor in tensors.items()},
                 "document": dict(document),
@@ -192,7 +192,8 @@ def _document_bytes(content: dict[str, JSON]) -> bytes:
     return data
 
 
-def _versions() -> dict[str, JSON]:
+def versions() -> dict[str, str]:
+    """Versions of what writes a model."""
     return {
         "mosaicvi": __version__,
         "python": platform.python_version(),

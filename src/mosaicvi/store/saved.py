@@ -30,6 +30,7 @@ def write_model(
     splits: Sequence[Split],
     fit: Mapping[str, Any] | None,
     readout: Mapping[str, Any] | None,
+    reference: Mapping[str, Any] | None,
     overwrite: bool,
 ) -> None:
     """Write a model, whole or not at all.
@@ -46,6 +47,8 @@ def write_model(
         The state of its training, to go on from, of which the weights are left out; None if there is none.
     readout
         How counts are read out, as plain values and arrays; None for a model whose decoder alone imputes.
+    reference
+        What is kept of the cells in training, likewise; None for nothing.
     overwrite
         Replace a model that is there.
     """
@@ -59,6 +62,7 @@ def write_model(
         "engine": net.engine(),
         "splits": [dataclasses.asdict(s) for s in splits],
         "readout": readout,
+        "reference": reference,
         "fit": None if fit is None else {**fit, "net": None, "best": {}},
     }
     save_bundle(folder, *flatten(state), kind="model", overwrite=overwrite)
@@ -75,6 +79,8 @@ class Saved:
     fit: dict[str, Any] | None
     splits: tuple[Split, ...]
     readout: Mapping[str, Any] | None
+    reference: Mapping[str, Any] | None
+    written_by: Mapping[str, str]
 
 
 def read_model(folder: Path) -> Saved:
@@ -102,6 +108,8 @@ def read_model(folder: Path) -> Saved:
             fit=state["fit"],
             splits=splits,
             readout=state.get("readout"),
+            reference=state.get("reference"),
+            written_by=bundle.written_by,
         )
     except ModelFileError:
         raise

@@ -145,8 +145,7 @@ def _from_mosaic(data: Mosaic) -> Layout:
         order = np.argsort(-kinds.sum(0), kind="stable")
         segments[m.name] = tuple(int(c) for c in count[order])
         inside[m.name] = kinds[:, order]
-    key = data.registry.setup.batch_key
-    names = data.registry.categories[key] if key else ("all",)
+    names = data.batches
     panel = [np.append(m.panel_of_row, -1)[m.row_of_cell] for m in data.modalities]  # row -1: has none
     kinds, count = np.unique(np.column_stack([data.batch, *panel]), axis=0, return_counts=True)
     rows = [

@@ -7,8 +7,10 @@ import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_args
 
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from rich.console import Console
@@ -29,7 +31,7 @@ from mosaicvi.data.combine.parts import Parts, take_apart
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import read
 from mosaicvi.data.read.choose import Wanted
-from mosaicvi.data.read.files import Duplicates
+from mosaicvi.data.read.files import Duplicates, dataset_names
 from mosaicvi.data.read.table import Orientation
 from mosaicvi.data.values import is_whole
 from mosaicvi.errors import InputError, MosaicWarning
@@ -197,7 +199,22 @@ def combine(
             names = {parts.name: parts.obs.index for parts in loaded}
             for a, b, shared in suspicious(names, {parts.name: {*parts.modalities} for parts in loaded}):
                 warnings.warn(notice(a, b, shared), MosaicWarning, stacklevel=2)
-        return assemble(loaded, plan, bar)
+        mdata = assemble(loaded, plan, bar)
+        files = _named_files(datasets)
+        if len(files):
+            mdata.uns["mosaicvi"]["files"] = files
+        return mdata
+
+
+def _named_files(datasets: Mapping[str, Dataset]) -> pd.DataFrame:
+    """Datasets whose name is not that of their file alone, and the end of its path."""
+    paths = {name: Path(data) for name, data in datasets.items() if isinstance(data, str | os.PathLike)}
+    named = [
+        (name, "/".join(path.absolute().parts[-2:]))
+        for name, path in paths.items()
+        if name not in dataset_names([path])
+    ]
+    return pd.DataFrame(named, columns=["dataset", "file"], index=pd.Index(range(len(named))).astype(str))
 
 
 def _check_options(datasets: Mapping[str, Dataset], plan: Plan, **by_dataset: object) -> None:

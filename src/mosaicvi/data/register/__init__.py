@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mosaicvi.data.register.register import register
+from mosaicvi.data.register.register import register, without_cells
 
-__all__ = ["register"]
+__all__ = ["register", "without_cells"]

@@ -12,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.mosaic import ModalityData, Registry, Setup
+from mosaicvi.data.mosaic import ModalityData, Setup
 from mosaicvi.errors import InputError, quoted
 
 USUAL_BATCHES = (
@@ -34,6 +34,8 @@ class Covariates:
         Batch of each cell, (n,), a position in ``categories[batch_key]``.
     categories, centre, spread
         As in `Registry`.
+    unseen
+        By column, categories that a trained model has not seen; `batch` counts them after those it knows.
     """
 
     table: NDArray[np.float32]
@@ -41,10 +43,11 @@ class Covariates:
     categories: Mapping[str, tuple[str, ...]]
     centre: Mapping[str, float]
     spread: Mapping[str, float]
+    unseen: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
-def read_covariates(data: MuData | AnnData, setup: Setup, registry: Registry | None) -> Covariates:
-    """Read the batch and all other covariates.
+def read_covariates(data: MuData | AnnData, setup: Setup) -> Covariates:
+    """Read the batch and all other covariates of data to train on.
 
     Parameters
     ----------
@@ -52,8 +55,6 @@ def read_covariates(data: MuData | AnnData, setup: Setup, registry: Registry | N
         The user's object.
     setup
         Names of the columns.
-    registry
-        Of a trained model, whose categories and scales are used.
 
     Raises
     ------
@@ -73,10 +74,9 @@ def read_covariates(data: MuData | AnnData, setup: Setup, registry: Registry | N
         categories[setup.batch_key] = ()
     categories |= dict.fromkeys(setup.categorical_covariate_keys, ())
     for key in list(categories):
-        known = None if registry is None else registry.categories[key]
         argument = "batch_key" if key == setup.batch_key else "categorical_covariate_keys"
         try:
-            code, categories[key] = _categorical(complete_column(data, key, argument), key, known)
+            code, categories[key] = _categorical(complete_column(data, key, argument), key)
         except InputError as error:
             problems += error.problems
             continue
@@ -86,12 +86,12 @@ def read_covariates(data: MuData | AnnData, setup: Setup, registry: Registry | N
         batch = code if key == setup.batch_key else batch
     for key in setup.continuous_covariate_keys:
         try:
-            values = _numbers(complete_column(data, key, "continuous_covariate_keys"), key)
+            values = numbers(complete_column(data, key, "continuous_covariate_keys"), key)
         except InputError as error:
             problems += error.problems
             continue
-        centre[key] = float(values.mean()) if registry is None else registry.centre[key]
-        spread[key] = (float(values.std()) or 1.0) if registry is None else registry.spread[key]
+        centre[key] = float(values.mean())
+        spread[key] = float(values.std()) or 1.0
         parts.append(((values - centre[key]) / spread[key])[:, None].astype(np.float32))
     if problems:
         raise InputError(problems)
@@ -109,10 +109,7 @@ def complete_column(data: MuData | AnnData, key: str, argument: str) -> pd.Serie
     """
     column = obs_column(data, key)
     if column is None:
-        have = [c for c in data.obs.columns if ":" not in str(c)]
-        if isinstance(data, MuData):
-            have += [c for a in data.mod.values() for c in a.obs.columns if c not in have]
-        there = quoted(dict.fromkeys(have)) or "none"
+        there = quoted(_columns(data)) or "none"
         raise InputError(f"{argument}: no obs column {key!r}; there are {there}.")
     missing = column.isna()
     if missing.any():
@@ -221,33 +218,25 @@ def check_categories(key: str, n: int) -> None:
         )
 
 
-def _categorical(
-    column: pd.Series[Any], key: str, known: tuple[str, ...] | None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _categorical(column: pd.Series[Any], key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     label = labels(column)
-    if known is None:
-        found = tuple(sorted(set(label)))
-        check_categories(key, len(found))
-        known = found
-    code = np.asarray(pd.Index(known, dtype=object).get_indexer(pd.Index(label, dtype=object)), np.int64)
-    if (code < 0).any():
-        new = dict.fromkeys(label[code < 0])
-        raise InputError(
-            f"obs[{key!r}] has {quoted(new)}, which the model has not seen; it knows {quoted(known)}."
-        )
-    return code, known
+    known = tuple(sorted(set(label)))
+    check_categories(key, len(known))
+    code = pd.Index(known, dtype=object).get_indexer(pd.Index(label, dtype=object))
+    return np.asarray(code, np.int64), known
 
 
-def _numbers(column: pd.Series[Any], key: str) -> NDArray[np.float64]:
+def numbers(column: pd.Series[Any], key: str, *, allow_missing: bool = False) -> NDArray[np.float64]:
+    """A column as numbers, finite or perhaps missing; `InputError` if it holds something else."""
     try:
-        numbers = np.asarray(column, np.float64)
+        found = np.asarray(column, np.float64)
     except (TypeError, ValueError):
         raise InputError(
             f"obs[{key!r}] does not hold numbers; name it in categorical_covariate_keys instead."
         ) from None
-    if not np.isfinite(numbers).all():
+    if np.isinf(found).any() or (np.isnan(found).any() and not allow_missing):
         raise InputError(f"obs[{key!r}] holds infinite values; remove or replace them.")
-    return numbers
+    return found
 
 
 def condition_groups(
@@ -271,3 +260,51 @@ def condition_groups(
         for i in first
     ]
     return code.ravel().astype(np.int64) + 1, tuple(names)
+
+
+def named_conditions(
+    data: MuData | AnnData, keys: Sequence[str], *, needed: bool
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Groups that columns of obs name, (n, k), and their names; a cell without a value is in none, 0.
+
+    Parameters
+    ----------
+    data
+        The user's object.
+    keys
+        The k columns. No group occurs in two of them.
+    needed
+        Whether a column that is not there is an error; else no cell has a value in it.
+
+    Raises
+    ------
+    InputError
+        If there is no such column.
+    """
+    columns: list[NDArray[np.int64]] = []
+    names: list[str] = []
+    for key in keys:
+        column = obs_column(data, key)
+        if column is None and needed:
+            raise InputError(
+                f"condition_keys: no obs column {key!r}; there are {quoted(_columns(data)) or 'none'}."
+            )
+        group = np.zeros(data.n_obs, np.int64)
+        if column is not None:
+            there = column.notna().to_numpy()
+            known = labels(column[there])
+            found = sorted(set(known))
+            check_categories(key, len(found))
+            group[there] = pd.Index(found, dtype=object).get_indexer(pd.Index(known, dtype=object)) + 1
+            group[there] += len(names)
+            names += [f"{key}: {value}" for value in found]
+        columns.append(group)
+    return np.stack(columns, axis=1), tuple(names)
+
+
+def _columns(data: MuData | AnnData) -> list[str]:
+    """Names of the columns of obs, of the whole and of the modalities."""
+    have = [str(c) for c in data.obs.columns if ":" not in str(c)]
+    if isinstance(data, MuData):
+        have += [str(c) for a in data.mod.values() for c in a.obs.columns]
+    return list(dict.fromkeys(have))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mosaicvi import likelihoods
 from mosaicvi.config import Distribution
 from mosaicvi.data.layers import RAW, layer_names, values_of
-from mosaicvi.data.mosaic import Setup
+from mosaicvi.data.mosaic import Registry, Setup
 from mosaicvi.data.register.suspicious import USUALLY_COUNTS, looks_sparse, scale
 from mosaicvi.data.transforms import TRANSFORMS, Transform
 from mosaicvi.data.values import Matrix, any_value, first_value, is_whole, share
@@ -106,6 +106,65 @@ def counts_in(a: AnnData) -> str | None:
         if in_memory and values.dtype.kind in "biuf" and is_whole(values):
             return layer
     return None
+
+
+def layer_for_model(name: str, a: AnnData, registry: Registry) -> tuple[str | None, list[str]]:
+    """Where new data have the values that a model takes: where those in training had them, if they fit.
+
+    Parameters
+    ----------
+    name, a
+        The modality of the new data.
+    registry
+        Of the model.
+
+    Returns
+    -------
+    A layer, ``"raw"`` or None for ``X``, and a note if that is elsewhere than in training.
+
+    Raises
+    ------
+    InputError
+        If the layer of the model is not there, and nothing else can be meant.
+    """
+    layer = registry.setup.layers.get(name)
+    is_there = a.X is not None if layer is None else layer in layer_names(a)
+    whole = registry.whole[name] and likelihoods.get(registry.likelihoods[name]).whole
+    if is_there and not (whole and not _holds_counts(a, layer)):
+        return layer, []
+    other = counts_in(a) if whole else None
+    if layer is not None and a.X is not None and _holds_counts(a, None) == whole:
+        return None, [_elsewhere(name, layer, None, is_there)]
+    if other is not None and other != layer:
+        return other, [_elsewhere(name, layer, other, is_there)]
+    if is_there:
+        return layer, []  # what is wrong with the values is said when they are read
+    wanted = "counts" if whole else "such values"
+    there = quoted(["X"] * (a.X is not None) + layer_names(a)) or "none"
+    raise InputError(
+        f"{name}: no {_place(layer)}, where the model's data had their values, and no other place certainly "
+        f"holds {wanted} (there are {there}); say which to take: "
+        f"MosaicVI.prepare_query(data, model, layers={{{name!r}: ...}})."
+    )
+
+
+def _place(layer: str | None) -> str:
+    return "X" if layer is None else RAW if layer == RAW else f"layer {layer!r}"
+
+
+def _elsewhere(name: str, layer: str | None, other: str | None, is_there: bool) -> str:
+    why = "holds no counts" if is_there else "is not there"
+    return (
+        f"Modality {name!r}: the model was trained on {_place(layer)}, which {why}; "
+        f"{_place(other)} fits and is taken."
+    )
+
+
+def _holds_counts(a: AnnData, layer: str | None) -> bool:
+    """Whether the values of a layer, or of ``X``, are whole numbers >= 0; those of a file count as such."""
+    values = values_of("the data", "", a, layer)
+    in_memory = isinstance(values, np.ndarray | sp.csr_matrix | sp.csc_matrix)
+    return not in_memory or (values.dtype.kind in "biuf" and is_whole(values))
 
 
 def looks_normalised(name: str, a: AnnData) -> str:

@@ -6,6 +6,7 @@ Legend: n cells, D_m features of the model.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import mudata
@@ -18,11 +19,82 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.layers import layer_names, values_of
 from mosaicvi.data.mosaic import Registry
+from mosaicvi.data.register.kinds import layer_for_model
 from mosaicvi.data.register.panels import measured_table
 from mosaicvi.data.register.register import modalities_of
+from mosaicvi.data.register.unseen import with_categories
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
 FEW = 0.2  # share of a modality's features below which a warning is given
+
+
+def told(
+    data: MuData | AnnData,
+    registry: Registry,
+    *,
+    layers: Mapping[str, str] | None = None,
+    take_as: Mapping[str, str] | None = None,
+) -> MuData | AnnData:
+    """New data as a model reads them, by what is said of them; the user's object is not changed.
+
+    Parameters
+    ----------
+    data
+        The new data.
+    registry
+        Of the model.
+    layers
+        By modality, where its values are: a layer, ``"raw"`` or ``"X"``.
+    take_as
+        By column of obs, the category of cells of which the model has not seen theirs.
+
+    Raises
+    ------
+    InputError
+        If there is no such modality, layer, column or category.
+    """
+    if not layers and not take_as:
+        return data
+    mods = dict(modalities_of(data, registry.setup, registry))
+    for name, layer in (layers or {}).items():
+        if name not in mods or name not in registry.features:
+            known = quoted(n for n in mods if n in registry.features)
+            raise InputError(f"layers: no modality {name!r} that the model knows; there are {known}.")
+        mods[name] = _with_values(name, mods[name], layer, registry.setup.layers.get(name))
+    obs = with_categories(data, registry, take_as) if take_as else data.obs
+    if isinstance(data, AnnData) and len(mods) == 1:
+        only = next(iter(mods.values())).copy()
+        only.obs = obs.copy()
+        return only
+    return _together(mods, data, obs)
+
+
+def _with_values(name: str, a: AnnData, layer: str, wanted: str | None) -> AnnData:
+    """The modality with the values of a layer where the model looks for them."""
+    if layer == "X" and "X" not in a.layers:
+        values = values_of("the data", name, a, None)
+    elif layer in layer_names(a):
+        values = values_of("the data", name, a, layer)
+    else:
+        raise InputError(f"{name}: no layer {layer!r}; it has {quoted(layer_names(a)) or 'none'}.")
+    return AnnData(
+        values if wanted is None else a.X,
+        obs=a.obs.copy(),
+        var=a.var.copy(),
+        varm=dict(a.varm),
+        layers={} if wanted is None else {wanted: values},
+        uns=dict(a.uns),
+    )
+
+
+def _together(mods: Mapping[str, AnnData], data: MuData | AnnData, obs: pd.DataFrame) -> MuData:
+    """Modalities with the cells, columns and notes of the whole."""
+    with warnings.catch_warnings(), mudata.set_options(pull_on_update=False):
+        warnings.simplefilter("ignore")
+        out = MuData(dict(mods), obs=pd.DataFrame(index=data.obs_names))
+        out.obs = obs.copy()
+    out.uns.update(data.uns)
+    return out
 
 
 def align_to_model(data: MuData | AnnData, registry: Registry) -> MuData | AnnData:
@@ -48,12 +120,7 @@ def align_to_model(data: MuData | AnnData, registry: Registry) -> MuData | AnnDa
         raise InputError(
             f"The data have {quoted(mods) or 'no modality'}; the model knows {quoted(registry.features)}."
         )
-    with warnings.catch_warnings(), mudata.set_options(pull_on_update=False):
-        warnings.simplefilter("ignore")
-        out = MuData(made, obs=pd.DataFrame(index=data.obs_names))
-        out.obs = data.obs.copy()
-    out.uns.update(data.uns)
-    return out
+    return _together(made, data, data.obs)
 
 
 def _modality(name: str, a: AnnData, registry: Registry) -> AnnData:
@@ -81,15 +148,17 @@ def _modality(name: str, a: AnnData, registry: Registry) -> AnnData:
     )
     measured = np.zeros((len(known), len(columns)), bool)
     measured[there] = table[at[there]]
-    layer = registry.setup.layers.get(name)
+    wanted = registry.setup.layers.get(name)
+    layer, notes = layer_for_model(name, a, registry)
+    for note in notes:
+        warnings.warn(note, MosaicWarning, stacklevel=4)
+    values = _columns(values_of("the data", name, a, layer), at)
     return AnnData(
-        _columns(a.X, at),
+        values if wanted is None else _columns(a.X, at),
         obs=a.obs.copy(),
         var=pd.DataFrame(index=known),
         varm={"measured": pd.DataFrame(measured, index=known, columns=columns)},
-        layers={layer: _columns(values_of("the data", name, a, layer), at)}
-        if layer in layer_names(a)
-        else {},
+        layers={} if wanted is None else {wanted: values},
         uns=dict(a.uns),
     )
 

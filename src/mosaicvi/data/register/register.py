@@ -17,7 +17,13 @@ from mosaicvi import likelihoods
 from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
 from mosaicvi.data.read.modalities import PROTEINS, feature_types, names_modalities, split_types
 from mosaicvi.data.register.connected import apart, components, seen_by_group
-from mosaicvi.data.register.covariates import Covariates, condition_groups, obs_column, read_covariates
+from mosaicvi.data.register.covariates import (
+    Covariates,
+    condition_groups,
+    named_conditions,
+    obs_column,
+    read_covariates,
+)
 from mosaicvi.data.register.features import chromosomes, find_features, read_blocks
 from mosaicvi.data.register.kinds import (
     check_range,
@@ -25,11 +31,13 @@ from mosaicvi.data.register.kinds import (
     choose_transform,
     guessed_gaussian,
     is_filled,
+    layer_for_model,
     looks_normalised,
 )
 from mosaicvi.data.register.panels import panel_column, read_panels
 from mosaicvi.data.register.standard import standard_of
 from mosaicvi.data.register.suspicious import droplets, hashtags, technical, zero_or_one, zeros
+from mosaicvi.data.register.unseen import read_new_covariates
 from mosaicvi.data.values import check_finite, is_whole, keep_measured, read_values, scales
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
@@ -73,7 +81,12 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         raise InputError(f"The data have none of the modalities {quoted(wanted)}; they have {there}.")
     panel_key = panel_column(data, setup.panel_key, setup.batch_key)
     # where the batches are missing, that panels cannot be told by them would only confuse
-    no_batch = panel_key is not None and panel_key == setup.batch_key and obs_column(data, panel_key) is None
+    no_batch = (
+        registry is None
+        and panel_key is not None
+        and panel_key == setup.batch_key
+        and obs_column(data, panel_key) is None
+    )
     read: list[ModalityData] = []
     notes += _unread_proteins(data) if registry is None else []
     for name in wanted:
@@ -90,21 +103,33 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         notes += said
     covariates: Covariates | None = None
     try:
-        covariates = read_covariates(data, setup, registry)
+        if registry is None:
+            covariates = read_covariates(data, setup)
+        else:
+            covariates, said = read_new_covariates(data, registry)
+            notes += said
+    except InputError as error:
+        problems += error.problems
+    conditions = None
+    try:
+        if setup.condition_keys:
+            conditions = named_conditions(data, setup.condition_keys, needed=registry is None)
     except InputError as error:
         problems += error.problems
     if len(read) == len(wanted):
         problems += _cells_without_modality(cells, read)
     if problems or covariates is None:
         raise InputError(problems)
-    learned = registry or _learn(setup, read, covariates)
-    batches = _batches(setup, learned.categories)
+    learned = registry or _learn(setup, read, covariates, named_files(data))
+    batches = _batches(setup, learned.categories, covariates.unseen)
     group, group_names = condition_groups(read, covariates.batch, batches)
     if registry is None:
         notes += _zeros(read, covariates.batch, batches)
         notes += apart(components(group_names, seen_by_group(read, group, len(group_names))))
     for note in notes:
         warnings.warn(note, MosaicWarning, stacklevel=4)
+    if conditions is not None:
+        group, group_names = conditions
     return Mosaic(
         cells=cells,
         modalities=tuple(read),
@@ -113,6 +138,22 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         group=group,
         group_names=group_names,
         registry=learned,
+        unseen=covariates.unseen,
+    )
+
+
+def without_cells(registry: Registry) -> Mosaic:
+    """The mosaic of a model that was opened without data: its modalities, and no cell."""
+    n_covariates = sum(map(len, registry.categories.values())) + len(registry.centre)
+    n_covariates += registry.setup.batch_key is None
+    return Mosaic(
+        cells=pd.Index([], dtype=object),
+        modalities=tuple(_absent(name, 0, registry) for name in registry.features),
+        covariates=np.zeros((0, n_covariates), np.float32),
+        batch=np.zeros(0, np.int64),
+        group=np.zeros(0, np.int64),
+        group_names=(),
+        registry=registry,
     )
 
 
@@ -209,12 +250,26 @@ def _cells_without_modality(cells: pd.Index[str], mods: Sequence[ModalityData]) 
     ]
 
 
-def _batches(setup: Setup, categories: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    return ("all",) if setup.batch_key is None else categories[setup.batch_key]
+def _batches(
+    setup: Setup, categories: Mapping[str, tuple[str, ...]], unseen: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    key = setup.batch_key
+    return ("all",) if key is None else (*categories[key], *unseen.get(key, ()))
 
 
-def _learn(setup: Setup, mods: Sequence[ModalityData], covariates: Covariates) -> Registry:
-    names = _batches(setup, covariates.categories)
+def named_files(data: MuData | AnnData) -> dict[str, str]:
+    """The files that `combine` noted, of datasets that have another name than their file."""
+    about = data.uns.get("mosaicvi")
+    table = about.get("files") if isinstance(about, Mapping) else None
+    if not isinstance(table, pd.DataFrame) or not {"dataset", "file"} <= {*table.columns}:
+        return {}
+    return dict(zip(table["dataset"].astype(str), table["file"].astype(str), strict=True))
+
+
+def _learn(
+    setup: Setup, mods: Sequence[ModalityData], covariates: Covariates, files: Mapping[str, str]
+) -> Registry:
+    names = _batches(setup, covariates.categories, {})
     return Registry(
         setup=setup,
         features={m.name: m.features for m in mods},
@@ -231,6 +286,7 @@ def _learn(setup: Setup, mods: Sequence[ModalityData], covariates: Covariates) -
             m.name: tuple(names[b] for b in np.unique(covariates.batch[m.row_of_cell >= 0])) for m in mods
         },
         standards={m.name: m.standard for m in mods if m.standard is not None},
+        files=files,
     )
 
 
@@ -256,7 +312,11 @@ def _read(
     else:
         features = registry.features[name]
         order = find_features(name, a.var_names, features)
-    x = read_values(name, a, setup.layers.get(name), order)
+    said: list[str] = []
+    layer = setup.layers.get(name)
+    if registry is not None:
+        layer, said = layer_for_model(name, a, registry)
+    x = read_values(name, a, layer, order)
     check_finite(name, a.obs_names, x)
     whole = is_whole(x)
     if registry is None:
@@ -288,7 +348,7 @@ def _read(
         whole=whole,
     )
     empty = (library == 0) & (n_measured > 0) if registry is None else np.zeros(a.n_obs, bool)
-    notes = _notes(modality, a.obs_names[empty], n_outside)
+    notes = said + _notes(modality, a.obs_names[empty], n_outside)
     if registry is None:
         notes += hashtags(name, a.var_names) + droplets(name, x)
     if registry is None and name not in setup.likelihoods:

@@ -1,0 +1,156 @@
+"""What is kept of the cells that a model was trained on, so that new ones can be compared with them.
+
+Legend: n cells, r of them kept, K latent, P panels, D features of a modality.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from mosaicvi.config import NetworkConfig
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.errors import ModelFileError
+from mosaicvi.infer.latent import latent
+from mosaicvi.nn.vae import MosaicVAE
+
+KEPT = 2000  # cells whose latent is kept
+NEIGHBOURS = 15
+BATCH_SIZE = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceCells:
+    """The cells of a reference in short.
+
+    Attributes
+    ----------
+    n_cells
+        How many there were.
+    cells
+        Of each batch, how many there were, and how many had each modality: batch → modality → number, with
+        an empty name for all.
+    panels
+        What each panel of a modality measured, boolean (P, D), in the network's order.
+    latent
+        Of some of them, chosen at random, float32 (r, K).
+    distance
+        How far each of those lies from its neighbours among them, ascending, float32 (r,).
+    """
+
+    n_cells: int
+    cells: Mapping[str, Mapping[str, int]]
+    panels: Mapping[str, NDArray[np.bool_]]
+    latent: NDArray[np.float32]
+    distance: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        r = len(self.latent)
+        if self.latent.ndim != 2 or r < 2 or self.distance.shape != (r,):
+            raise ValueError("the kept cells do not fit together")
+        if not (np.isfinite(self.latent).all() and np.isfinite(self.distance).all()):
+            raise ValueError("a kept cell is not finite")
+        if (np.diff(self.distance) < 0).any() or any(p.ndim != 2 for p in self.panels.values()):
+            raise ValueError("the kept cells do not fit together")
+
+    @classmethod
+    def of(cls, net: MosaicVAE, loader: MinibatchLoader, mosaic: Mosaic, *, seed: int = 0) -> ReferenceCells:
+        """Those of a trained network's own data.
+
+        Parameters
+        ----------
+        net, loader, mosaic
+            The network and its data.
+        seed
+            Decides which latents are kept.
+        """
+        some = np.random.default_rng(seed).permutation(mosaic.n_cells)[:KEPT]
+        z, _ = latent(net, loader, np.sort(some), batch_size=BATCH_SIZE)
+        counts: dict[str, dict[str, int]] = {}
+        for b, name in enumerate(mosaic.batches):
+            here = mosaic.batch == b
+            counts[name] = {"": int(here.sum())}
+            counts[name] |= {m.name: int((here & (m.row_of_cell >= 0)).sum()) for m in mosaic.modalities}
+        return cls(
+            n_cells=mosaic.n_cells,
+            cells=counts,
+            panels={m.name: m.panels.copy() for m in mosaic.modalities},
+            latent=z,
+            distance=np.sort(_from_neighbours(z, z, skip=1)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values and arrays; `from_dict` reads it back."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return plain | {"cells": {name: dict(of) for name, of in self.cells.items()}}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any], config: NetworkConfig) -> ReferenceCells:
+        """Read what `to_dict` wrote; `ValueError` and its like if it is not of this network."""
+        found = cls(
+            n_cells=int(saved["n_cells"]),
+            cells={str(name): {str(k): int(v) for k, v in of.items()} for name, of in saved["cells"].items()},
+            panels={str(name): np.asarray(p, bool) for name, p in saved["panels"].items()},
+            latent=np.asarray(saved["latent"], np.float32),
+            distance=np.asarray(saved["distance"], np.float32),
+        )
+        sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
+        if found.latent.shape[1] != config.dim_latent or any(
+            p.shape[1] != sizes.get(name) for name, p in found.panels.items()
+        ):
+            raise ValueError("the kept cells are not of this network")
+        return found
+
+    def distances(self, z: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """How far cells lie from their neighbours among those kept, and which share of these lies nearer.
+
+        Parameters
+        ----------
+        z
+            Latent, (n, K).
+
+        Returns
+        -------
+        Distances (n,), the mean over the nearest 15; and of each the share of the reference's own cells that
+        lie nearer to theirs, (n,), from 0 for the most typical to 1 for a cell farther out than all.
+        """
+        far = _from_neighbours(self.latent, z, skip=0)
+        return far, (np.searchsorted(self.distance, far) / len(self.distance)).astype(np.float32)
+
+
+def read_reference(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> ReferenceCells:
+    """Read what `ReferenceCells.to_dict` wrote.
+
+    Parameters
+    ----------
+    saved
+        The values.
+    config
+        The network that it belongs to.
+    folder
+        Of the model, for the message.
+
+    Raises
+    ------
+    ModelFileError
+        It is damaged or of another network.
+    """
+    try:
+        return ReferenceCells.from_dict(saved, config)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFileError(f"{folder}: its kept cells do not fit the network ({reason}).") from None
+
+
+def _from_neighbours(kept: NDArray[np.float32], z: NDArray[np.float32], *, skip: int) -> NDArray[np.float32]:
+    """Mean distance of each cell to its nearest kept ones after the first `skip`, (n,)."""
+    k = min(NEIGHBOURS + skip, len(kept))
+    far, _ = NearestNeighbors(n_neighbors=k).fit(kept).kneighbors(z)
+    return np.asarray(far[:, skip:].mean(1), np.float32)

@@ -1,0 +1,143 @@
+"""What a model knows, whether its data are at hand or not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mosaicvi.errors import InputError
+from mosaicvi.infer.reference import ReferenceCells
+from mosaicvi.model.state import ModelState
+from mosaicvi.store.format import versions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a model knows of the data that it was trained on.
+
+    Attributes
+    ----------
+    modalities
+        One row each: likelihood, transform, layer (empty for ``X``), number of features, blocks and panels.
+    categories
+        By column of obs, the batch's first, the categories that have weights of their own.
+    numbers
+        Columns of obs with numbers that are corrected for.
+    cells
+        Cells of each batch, in all and with each modality; empty where an older version saved the model.
+    panels
+        By modality, features × panels, boolean.
+    training
+        Epochs, the loss on held-out cells, their share and the seed.
+    versions
+        Of the libraries that wrote the model, or that run now.
+    """
+
+    modalities: pd.DataFrame
+    categories: Mapping[str, tuple[str, ...]]
+    numbers: tuple[str, ...]
+    cells: pd.DataFrame
+    panels: Mapping[str, pd.DataFrame]
+    training: Mapping[str, float | int | None]
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON; of panels their names and numbers of features."""
+        return {
+            "modalities": self.modalities.to_dict("index"),
+            "categories": {key: list(names) for key, names in self.categories.items()},
+            "numbers": list(self.numbers),
+            "cells": self.cells.to_dict("index"),
+            "panels": {name: table.sum().astype(int).to_dict() for name, table in self.panels.items()},
+            "training": dict(self.training),
+            "versions": dict(self.versions),
+        }
+
+    def __repr__(self) -> str:
+        n = "" if self.cells.empty else f" of {int(self.cells['cells'].sum()):,} cells"
+        corrected = [f"{key} ({len(names)})" for key, names in self.categories.items()] + list(self.numbers)
+        parts = [
+            f"Reference{n}",
+            self.modalities.to_string(),
+            f"Corrected for: {', '.join(corrected) or 'nothing'}",
+            "" if self.cells.empty else self.cells.to_string(),
+            "Training: " + ", ".join(f"{k} {v}" for k, v in self.training.items() if v is not None),
+            "Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+
+class Referring(ModelState):
+    """What says of a model what it knows."""
+
+    @property
+    def reference(self) -> Reference:
+        """What the model knows: modalities, panels, batches, how it was trained, and with which versions."""
+        registry, kept = self.registry, self.reference_cells()
+        rows = {
+            name: {
+                "likelihood": registry.likelihoods[name],
+                "transform": registry.transforms[name],
+                "layer": registry.setup.layers.get(name, ""),
+                "features": len(features.names),
+                "blocks": len(features.blocks),
+                "panels": len(kept.panels[name]) if kept is not None and name in kept.panels else None,
+            }
+            for name, features in registry.features.items()
+        }
+        modalities = pd.DataFrame.from_dict(rows, orient="index").convert_dtypes()
+        cells = pd.DataFrame() if kept is None else pd.DataFrame.from_dict(dict(kept.cells), orient="index")
+        return Reference(
+            modalities=modalities.rename_axis("modality"),
+            categories=registry.categories,
+            numbers=tuple(registry.centre),
+            cells=cells.rename(columns={"": "cells"}),
+            panels={} if kept is None else {name: self._panel_table(name, kept) for name in kept.panels},
+            training=self._how_trained(),
+            versions=self._written_by or versions(),
+        )
+
+    def distance_to_reference(self, z: Any) -> pd.DataFrame:
+        """How far cells lie from those that the model was trained on, in the latent space.
+
+        Parameters
+        ----------
+        z
+            Latent of the cells, (n, K), from `get_latent_representation`.
+
+        Returns
+        -------
+        One row a cell: ``distance``, the mean over its 15 nearest reference cells, and ``rank``, the share of
+        the reference's own cells that lie nearer to theirs. A rank of 1 is a cell unlike all of them.
+
+        Raises
+        ------
+        InputError
+            If the model is not trained, or an older version saved it and its data are not at hand.
+        """
+        kept = self.reference_cells()
+        if kept is None:
+            raise InputError(
+                "The model keeps no cells to compare with; train it, or open it with the data that it was "
+                "trained on, MosaicVI.load(dir_path, data), and save it again."
+            )
+        far, rank = kept.distances(np.asarray(z, np.float32))
+        return pd.DataFrame({"distance": far, "rank": rank})
+
+    def _panel_table(self, name: str, kept: ReferenceCells) -> pd.DataFrame:
+        table = kept.panels[name].T
+        return pd.DataFrame(table, index=list(self.registry.features[name].names))
+
+    def _how_trained(self) -> dict[str, float | int | None]:
+        last = self._rows[-1] if self._rows else {}
+        split = self._splits[-1] if self._splits else None
+        return {
+            "epochs": len(self._rows),
+            "validation loss": last.get("validation_loss"),
+            "share of cells trained on": None if split is None else split.train_size,
+            "seed": None if split is None else split.seed,
+        }
