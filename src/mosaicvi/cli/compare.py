@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from mosaicvi.cli.data import check_data_output, load_for, load_model, prepared
-from mosaicvi.cli.options import AllowMissing, BatchSize, Data, Model, Overwrite, Quiet, Reading, reads_data
+from mosaicvi.cli.options import (
+    AllowMissing,
+    BatchSize,
+    Data,
+    Model,
+    Overwrite,
+    Quiet,
+    Reading,
+    TakeAs,
+    mapping,
+    reads_data,
+)
 from mosaicvi.cli.say import note
 from mosaicvi.store.files import atomic_path, shown
 
@@ -58,6 +69,7 @@ def command(
         bool,
         typer.Option("--batch-correction/--no-batch-correction", help="Compare cells within batches."),
     ] = True,
+    take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
     overwrite: Overwrite = False,
@@ -74,7 +86,7 @@ def command(
     import pandas as pd
 
     check_data_output(output, overwrite=overwrite, suffixes=(".csv",))
-    loaded = load_for(model, data, reading, quiet=quiet)
+    loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     # kept in a variable: the groups are read from these data
     asked = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, asked)

@@ -79,6 +79,13 @@ def command(
         ),
     ] = None,
     take_as: TakeAs = None,
+    accuracy: Annotated[
+        bool,
+        typer.Option(
+            "--accuracy/--no-accuracy",
+            help="Add to var how well each feature is imputed, by hiding it where it was measured.",
+        ),
+    ] = True,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
     overwrite: Overwrite = False,
@@ -90,7 +97,8 @@ def command(
         mosaicvi impute model mosaic.h5mu --modality adt --cells missing --output adt.h5ad
         mosaicvi impute model mosaic.h5mu --scale rna=log1p_cp10k --output imputed.h5mu
 
-    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured it,
+    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured any of it,
+    `var["believe"]` (yes, partly, no) and `var["accuracy_from_..."]` how well each feature is imputed,
     `uns["mosaicvi"]["scale"]` what the values mean. They are written as they are computed, so that memory
     never holds more than one minibatch of them.
     """
@@ -114,6 +122,7 @@ def command(
         if (part := _part(trained, loaded, name, cells, n_samples, scales[name], library, batch_size))
         is not None
     ]
+    parts = [_with_accuracy(trained, part) for part in parts] if accuracy else parts
     if not parts:
         raise InputError(f"--cells missing: every cell measured {' and '.join(names)}; use --cells all")
     total = sum(len(part.cells) for part in parts)
@@ -150,7 +159,7 @@ def _part(
 
     names = model.mosaic.cells
     source = _source(loaded, name, first=model.config.uni_block_names[0])
-    measured = np.zeros(len(names), bool) if source is None else np.asarray(names.isin(source.obs_names))
+    measured = model.mosaic.modality(name).has_any()
     chosen = np.flatnonzero(~measured) if cells is Cells.missing else np.arange(len(names))
     if not len(chosen):
         return None
@@ -173,6 +182,22 @@ def _part(
             batch_size=batch_size,
         ),
     )
+
+
+def _with_accuracy(model: MosaicVI, part: ImputedModality) -> ImputedModality:
+    """The part whose features say how well they are imputed, by what is measured of a cell."""
+    from dataclasses import replace
+
+    table = model.imputation_accuracy(modality=part.name)
+    if not len(table):
+        return part
+    var = part.var.copy()
+    # of the view that most cells have which lack the feature
+    usual = table.sort_values("lacking", ascending=False, kind="stable").drop_duplicates("feature")
+    var["believe"] = usual.set_index("feature")["believe"].reindex(var.index).fillna("unknown")
+    for view, rows in table.groupby("view", sort=False):
+        var[f"accuracy_from_{view}"] = rows.set_index("feature")["score"].reindex(var.index)
+    return replace(part, var=var)
 
 
 def _scales(said: list[str] | None, names: list[str]) -> dict[str, str | None]:

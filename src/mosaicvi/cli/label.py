@@ -20,7 +20,18 @@ from mosaicvi.cli.data import (
     prepared,
     write,
 )
-from mosaicvi.cli.options import AllowMissing, BatchSize, Data, Model, Overwrite, Quiet, Reading, reads_data
+from mosaicvi.cli.options import (
+    AllowMissing,
+    BatchSize,
+    Data,
+    Model,
+    Overwrite,
+    Quiet,
+    Reading,
+    TakeAs,
+    mapping,
+    reads_data,
+)
 from mosaicvi.cli.say import note
 from mosaicvi.store.files import atomic_path, shown
 
@@ -53,6 +64,7 @@ def command(
             metavar="VALUE", help="Value of that column that is no label; may be repeated. [default: unknown]"
         ),
     ] = None,
+    take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 1024,
     overwrite: Overwrite = False,
@@ -68,7 +80,7 @@ def command(
     or .h5ad the columns of obs are called `predicted_label` and so on.
     """
     check_data_output(output, overwrite=overwrite, suffixes=(".csv", H5MU, H5AD))
-    loaded = load_for(model, data, reading, quiet=quiet)
+    loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     check_h5ad_fits(output, loaded)
     # kept in a variable: the labels are read from these data
     asked = prepared(model, loaded) if allow_missing else loaded

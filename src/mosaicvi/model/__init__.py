@@ -1,7 +1,7 @@
 """MosaicVI: what a user holds. It registers, trains, answers and saves by calling the stations.
 
-`state` is what it holds; the methods are in `registering`, `training`, `answers`, `comparing`, `labelling`,
-`reference` and `saving`, by what they do.
+`state` is what it holds; the methods are in `registering`, `training`, `answers`, `comparing`, `trust`,
+`labelling`, `reference` and `saving`, by what they do.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from mosaicvi.config.arguments import check_network, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.fit.build import build_network
-from mosaicvi.model.comparing import Comparing
 from mosaicvi.model.labelling import Labelling
 from mosaicvi.model.reference import Referring
 from mosaicvi.model.registering import Registering, registered
 from mosaicvi.model.saving import Saving
 from mosaicvi.model.training import Training
+from mosaicvi.model.trust import Trusting
 
 __all__ = ["MosaicVI"]
 
 
-class MosaicVI(Registering, Training, Comparing, Labelling, Referring, Saving):
+class MosaicVI(Registering, Training, Trusting, Labelling, Referring, Saving):
     """One model of a mosaic: a common latent space, and imputed values for what was not measured.
 
     Parameters

@@ -1,9 +1,10 @@
 """Groups of which no two cells of one batch measured a modality: compared by their imputed values.
 
-How far such a comparison can be off is learned from cells that measured the modality and were held out from
-training: the modality is hidden from the encoder, clusters of these cells in the latent are compared with
-all others of them by imputed and by measured values, and the differences of both comparisons, beyond the
-noise of the measured ones, are the error of an imputed comparison.
+How far such a comparison can be off is learned from cells that measured the modality, held out from training
+where there are enough: the modality is hidden from the encoder, clusters of these cells in the latent are
+compared with all others of them by imputed and by measured values, and the differences of both comparisons
+are the error of an imputed one: beyond the noise of the measured values of held-out cells, and together
+with that of cells that the model was trained on.
 
 Legend: n cells, d features.
 """
@@ -25,7 +26,8 @@ from mosaicvi.infer.differential.measured import Comparison, score_of, strata_of
 from mosaicvi.infer.differential.moments import Floats, Ints, Moments, moments
 
 MOST_CELLS = 4000
-FEWEST_CELLS = 100
+FEWEST_CELLS = 120
+FEWEST_HELD_OUT = 240
 CELLS_OF_CLUSTER = 30
 MOST_CLUSTERS = 12
 FEWEST_CLUSTERS = 4
@@ -84,7 +86,8 @@ def learn_error(
         others |= (other.row_of_cell >= 0) & (other.name != data.name)
     able = np.flatnonzero(others & (data.row_of_cell >= 0))
     unseen = able if held_out is None else able[held_out[able]]
-    chosen = unseen if len(unseen) >= FEWEST_CELLS else able
+    is_new = held_out is not None and len(unseen) >= FEWEST_HELD_OUT
+    chosen = unseen if is_new else able
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(chosen)[:MOST_CELLS])
     k = min(MOST_CLUSTERS, len(chosen) // CELLS_OF_CLUSTER)
@@ -104,7 +107,8 @@ def learn_error(
         comparison = Comparison(name1="", name2="", first=(i,), second=rest)
         seen = score_of(truth, comparison, k, n_strata, kind).contrast()
         imputed = score_of(guess, comparison, k, n_strata, kind).contrast()
-        off = (imputed.effect - seen.effect) ** 2 - seen.error**2
+        # cells that the model was trained on have made their noise its own; others add theirs
+        off = (imputed.effect - seen.effect) ** 2 + (-1 if is_new else 1) * seen.error**2
         square += np.where(seen.usable, off, 0.0)
         n += seen.usable
     usual = max(float(np.median((square / np.maximum(n, 1))[n > 0])), 1e-4) if (n > 0).any() else np.inf
