@@ -359,6 +359,7 @@ def test_impute_writes_all_cells(folder: Path, tmp_path: Path) -> None:
         measured = data.obs_names.isin(data[name].obs_names)
         np.testing.assert_array_equal(imputed[name].obs["measured"].to_numpy(bool), measured)
         assert imputed[name].uns["mosaicvi"]["scale"] == wanted.attrs["scale"]
+        assert imputed[name].uns["mosaicvi"]["batch"] == wanted.attrs["batch"]
         pd.testing.assert_frame_equal(imputed[name].varm["measured"], data[name].varm["measured"])
 
 
@@ -374,6 +375,27 @@ def test_impute_only_missing_cells_into_h5ad(folder: Path, tmp_path: Path) -> No
     assert imputed.uns["mosaicvi"]["n_samples"] == 3
     wanted = loaded(folder).get_imputed_values(modality="adt", indices=list(missing), n_samples=3)
     np.testing.assert_allclose(imputed.X, wanted.to_numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("said", "meant"), [(["mean"], "mean"), (["A", "D"], ["A", "D"])], ids=str)
+def test_impute_as_another_batch(
+    folder: Path, tmp_path: Path, said: list[str], meant: str | list[str]
+) -> None:
+    out = tmp_path / "i.h5ad"
+    arguments = ["-o", str(out), "--modality", "adt", "-q", *(a for b in said for a in ("--as-batch", b))]
+    assert run(["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), *arguments]) == 0
+    imputed = anndata.read_h5ad(out)
+    wanted = loaded(folder).get_imputed_values(modality="adt", transform_batch=meant)
+    np.testing.assert_allclose(imputed.X, wanted.to_numpy(), rtol=1e-5, atol=1e-6)
+    assert imputed.uns["mosaicvi"]["batch"] == wanted.attrs["batch"]
+
+
+def test_impute_as_a_batch_that_measured_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-o", str(tmp_path / "i.h5ad"), "--modality", "adt", "--as-batch", "C"]
+    assert run(["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), *arguments]) == 2
+    assert "--as-batch: 'C' did not measure adt; use 'mean' or one of 'A', 'D'" in capsys.readouterr().err
 
 
 def test_impute_what_the_data_lack(folder: Path, tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def command(
             "depth that centred log ratios imply]"
         ),
     ] = None,
+    as_batch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BATCH",
+            help="As if every cell were of this batch, or `mean` for halfway between all that measured the "
+            "modality; repeated, the average. [default: each cell's own]",
+        ),
+    ] = None,
     take_as: TakeAs = None,
     accuracy: Annotated[
         bool,
@@ -96,11 +104,12 @@ def command(
         mosaicvi impute model mosaic.h5mu --output imputed.h5mu
         mosaicvi impute model mosaic.h5mu --modality adt --cells missing --output adt.h5ad
         mosaicvi impute model mosaic.h5mu --scale rna=log1p_cp10k --output imputed.h5mu
+        mosaicvi impute model mosaic.h5mu --as-batch mean --output corrected.h5mu
 
     Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured any of it,
-    `var["believe"]` (yes, partly, no) and `var["accuracy_from_..."]` how well each feature is imputed,
-    `uns["mosaicvi"]["scale"]` what the values mean. They are written as they are computed, so that memory
-    never holds more than one minibatch of them.
+    `var["believe"]` (yes, partly, no) and `var["accuracy_from_..."]` how well each feature is imputed, and in
+    `uns["mosaicvi"]` what the values mean, `scale`, and as which batch they are given, `batch`. They are
+    written as they are computed, so that memory never holds more than one minibatch of them.
     """
     from mosaicvi.infer.output import write_imputed
 
@@ -116,12 +125,14 @@ def command(
             f"{shown(output)}: an .h5ad holds one modality; choose it with --modality, or name an .h5mu"
         )
     scales = _scales(scale, names)
-    parts = [
-        part
-        for name in names
-        if (part := _part(trained, loaded, name, cells, n_samples, scales[name], library, batch_size))
-        is not None
-    ]
+    asked = {
+        "n_samples": n_samples,
+        "library": library,
+        "transform_batch": as_batch[0] if as_batch and len(as_batch) == 1 else as_batch,
+        "batch_size": batch_size,
+    }
+    found = [_part(trained, loaded, name, cells, scales[name], asked) for name in names]
+    parts = [part for part in found if part is not None]
     parts = [_with_accuracy(trained, part) for part in parts] if accuracy else parts
     if not parts:
         raise InputError(f"--cells missing: every cell measured {' and '.join(names)}; use --cells all")
@@ -146,15 +157,14 @@ def _part(
     loaded: Loaded,
     name: str,
     cells: Cells,
-    n_samples: int | None,
     scale: Any,
-    library: float | None,
-    batch_size: int,
+    asked: Mapping[str, Any],
 ) -> ImputedModality | None:
     """One modality still to be imputed; None if no cell is wanted."""
     import numpy as np
     import pandas as pd
 
+    from mosaicvi.infer.covariates import batches_of
     from mosaicvi.infer.output import ImputedModality
 
     names = model.mosaic.cells
@@ -172,15 +182,9 @@ def _part(
         measured=measured[chosen],
         var=var,
         varm={"measured": panels.loc[features]} if isinstance(panels, pd.DataFrame) else {},
-        scale=model.imputed_scale(name, scale=scale, library=library),
-        values=model.iter_imputed_values(
-            modality=name,
-            indices=chosen,
-            n_samples=n_samples,
-            scale=scale,
-            library=library,
-            batch_size=batch_size,
-        ),
+        scale=model.imputed_scale(name, scale=scale, library=asked["library"]),
+        batch=str(batches_of(model.registry, name, asked["transform_batch"])),
+        values=model.iter_imputed_values(modality=name, indices=chosen, scale=scale, **asked),
     )
 
 

@@ -59,6 +59,7 @@ _IN_TERMINAL = (
     (re.compile(r"batch_key=(\w+)"), r"--batch-key \1"),
     (re.compile(r"batch_size=(\w+)"), r"--batch-size \1"),
     (re.compile(r"batch_key='([^']+)'"), r"--batch-key \1"),
+    (re.compile(r"transform_batch:"), "--as-batch:"),
     (re.compile(r"checkpoint_dir=\.{3,4}"), "--checkpoint ..."),
     (re.compile(r"; mdata = mdata\[[^;]*$"), "."),
     (re.compile(r"--overwrite \(overwrite=True\)"), "--overwrite"),

@@ -46,6 +46,8 @@ class ImputedModality:
         What is known of them, such as ``"measured"``: features × panels.
     scale
         What the values mean.
+    batch
+        As which batch.
     values
         Pairs of rows and values, float32 (b, d), in any order, each row once.
     """
@@ -55,6 +57,7 @@ class ImputedModality:
     measured: NDArray[np.bool_]
     var: pd.DataFrame
     scale: Scale
+    batch: str
     values: Chunks
     varm: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
 
@@ -84,7 +87,7 @@ def write_imputed(
     obs
         Of all cells; those in none of the parts are left out.
     uns
-        Entries of ``uns["mosaicvi"]`` besides the scale.
+        Entries of ``uns["mosaicvi"]`` besides scale and batch.
     overwrite
         Whether a file may be replaced.
     advance
@@ -140,6 +143,7 @@ def _write_skeleton(
         mdata = mdata[obs.index[there]].copy()
     mdata.obs = obs[there].copy()
     mdata.uns["mosaicvi"] = {**uns, "scale": {part.name: str(part.scale) for part in parts}}
+    mdata.uns["mosaicvi"]["batch"] = {part.name: part.batch for part in parts}
     mdata.write_h5mu(path)
 
 
@@ -149,7 +153,8 @@ def _shell(part: ImputedModality, uns: Mapping[str, Any]) -> AnnData:
     for key, table in part.varm.items():
         shell.varm[key] = table
     scale = {k: v for k, v in dataclasses.asdict(part.scale).items() if v is not None}
-    shell.uns["mosaicvi"] = {**uns, "scale": str(part.scale), **{f"scale_{k}": v for k, v in scale.items()}}
+    about = {**uns, "scale": str(part.scale), "batch": part.batch}
+    shell.uns["mosaicvi"] = {**about, **{f"scale_{k}": v for k, v in scale.items()}}
     return shell
 
 

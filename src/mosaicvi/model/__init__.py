@@ -1,7 +1,8 @@
 """MosaicVI: what a user holds. It registers, trains, answers and saves by calling the stations.
 
-`state` is what it holds; the methods are in `registering`, `training`, `answers`, `comparing`, `trust`,
-`labelling`, `reference` and `saving`, by what they do.
+`state` is what it holds; the methods are in `registering`, `training`, `answers`, `drawing`, `comparing`,
+`trust`, `labelling`, `reference` and `saving`, by what they do; `habits` and `names` are for users of other
+packages.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from mosaicvi.config.arguments import check_network, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.fit.build import build_network
+from mosaicvi.model.drawing import Drawing
+from mosaicvi.model.habits import Habits
 from mosaicvi.model.labelling import Labelling
+from mosaicvi.model.names import in_our_names
 from mosaicvi.model.reference import Referring
 from mosaicvi.model.registering import Registering, registered
 from mosaicvi.model.saving import Saving
@@ -27,7 +31,7 @@ from mosaicvi.model.trust import Trusting
 __all__ = ["MosaicVI"]
 
 
-class MosaicVI(Registering, Training, Trusting, Labelling, Referring, Saving):
+class MosaicVI(Registering, Training, Habits, Drawing, Trusting, Labelling, Referring, Saving):
     """One model of a mosaic: a common latent space, and imputed values for what was not measured.
 
     Parameters
@@ -41,7 +45,8 @@ class MosaicVI(Registering, Training, Trusting, Labelling, Referring, Saving):
         Decides the first weights.
     **parameters
         Any field of `NetworkConfig`, such as ``dim_latent=20`` or ``beta_kl=1``. What is left out is
-        filled in from the data.
+        filled in from the data. ``n_latent`` is another name of `dim_latent`; ``n_hidden`` and ``n_layers``
+        are the width and number of hidden layers, `dimensions`.
 
     Raises
     ------
@@ -69,9 +74,9 @@ class MosaicVI(Registering, Training, Trusting, Labelling, Referring, Saving):
         if preset == "published":
             mosaic = mosaic.as_published()
         seed = whole("seed", seed)
-        config = _network_config(mosaic, preset, parameters)
+        config = _network_config(mosaic, preset, in_our_names(parameters))
         self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "published"))
-        self._reads_out = preset != "published"
+        self._reads_out = self._aligns = preset != "published"
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.net.parameters())

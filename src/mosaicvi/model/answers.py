@@ -14,14 +14,19 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
+from mosaicvi.infer.covariates import TransformBatch, batches_of
+from mosaicvi.infer.draws import latent_noise
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
+from mosaicvi.infer.readout.views import shown_of_cells
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState, minibatch_size, positions_of
 
 
 class Answers(ModelState):
     """What a model says of cells: where they lie, and the values that they would have."""
 
+    @names_ours
     def get_latent_representation(
         self,
         mdata: MuData | AnnData | None = None,
@@ -29,11 +34,13 @@ class Answers(ModelState):
         indices: Sequence[int] | NDArray[Any] | None = None,
         give_mean: bool = True,
         return_dist: bool = False,
+        n_samples: int | None = None,
         modalities: Collection[str] | None = None,
+        aligned: bool = True,
         batch_size: int = 1024,
         seed: int = 0,
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Latent of each cell; that of a cell depends on nothing but its own values.
+        """Latent of each cell; that of a cell depends on nothing but its own values and its batch.
 
         Parameters
         ----------
@@ -45,29 +52,75 @@ class Answers(ModelState):
             The mean of the posterior; with False one draw from it.
         return_dist
             Return mean and variance.
+        n_samples
+            So many draws from the posterior; with ``aligned=False`` those of `posterior_predictive_sample`.
         modalities
             What the encoder may see, such as ``["rna"]``; all that was measured where None.
+        aligned
+            Move and stretch the cells of each batch, and of each set of modalities, so that cells of a kind
+            lie together. With False the latent is what the encoder says, from which values are decoded.
         batch_size
             Cells at a time; it does not change the answers.
         seed
-            Decides the draw.
+            Decides the draws; a cell's depend on the seed and its name alone.
 
         Returns
         -------
-        Array (cells, ``dim_latent``), or two with `return_dist`.
+        Array (cells, ``dim_latent``), two with `return_dist`, or with `n_samples` one
+        (``n_samples``, cells, ``dim_latent``).
+
+        Notes
+        -----
+        Within clusters of the latent, groups of cells get the same mean (Korsunsky et al., Nature Methods
+        2019) and covariance (Sun, Feng and Saenko, AAAI 2016). Groups that lie further apart in a cluster
+        than its cells do stay apart, so types that a batch lacks are not mixed with others. The published
+        preset is not aligned.
         """
         mosaic, loader = self._data(mdata)
         cells = positions_of(indices, mosaic)
-        mean, var = latent(
-            self.net, loader, cells, modalities=self._seen(modalities), batch_size=minibatch_size(batch_size)
-        )
-        if return_dist:
-            return mean, var
-        if give_mean:
-            return mean
-        noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
-        return np.asarray(mean + np.sqrt(var) * noise[cells], np.float32)
+        seen, batch_size = self._seen(modalities), minibatch_size(batch_size)
+        mean, var = latent(self.net, loader, cells, modalities=seen, batch_size=batch_size)
+        found = [mean]
+        if n_samples is not None or not (give_mean or return_dist):
+            n = 1 if n_samples is None else whole("n_samples", n_samples, least=1)
+            noise = latent_noise(whole("seed", seed), mosaic.cells[cells], n, mean.shape[1])
+            found = list(mean + np.sqrt(var) * noise)
+        if aligned:
+            both = [self.align(mosaic, cells, one, var, modalities=seen) for one in found]
+            found, var = [one for one, _ in both], both[0][1]
+        if n_samples is not None:
+            return np.stack(found)
+        return (found[0], var) if return_dist else found[0]
 
+    def align(
+        self,
+        mosaic: Mosaic,
+        cells: NDArray[np.int64],
+        mean: NDArray[np.float32],
+        var: NDArray[np.float32],
+        *,
+        modalities: Collection[str] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and variance of the latent of cells, (n, ``dim_latent``) each, with their groups aligned.
+
+        Parameters
+        ----------
+        mosaic, cells
+            The data, and positions of the cells.
+        mean, var
+            What the encoder says of them.
+        modalities
+            What it was shown; all that was measured where None.
+        """
+        alignment = self.alignment()
+        if alignment is None or not alignment.groups:
+            return mean, var
+        code, views = shown_of_cells(mosaic)
+        shown = [view.only(modalities) for view in views]
+        found = alignment(mean.astype(float), var.astype(float), mosaic.batch[cells], code[cells], shown)
+        return found[0].astype(np.float32), found[1].astype(np.float32)
+
+    @names_ours
     def get_imputed_values(
         self,
         mdata: MuData | AnnData | None = None,
@@ -78,6 +131,7 @@ class Answers(ModelState):
         n_samples: int | None = None,
         scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
         library: float | None = None,
+        transform_batch: TransformBatch = None,
         modalities: Collection[str] | None = None,
         batch_size: int = 512,
         seed: int = 0,
@@ -103,6 +157,11 @@ class Answers(ModelState):
         library
             For counts: the library that each cell is given. Where None the median of the training data, or
             for counts that are seen as centred log ratios the depth that these imply.
+        transform_batch
+            As which batch: by default every cell keeps its own, so that values differ between batches as the
+            measured ones do, and a cell whose batch never measured the modality is given ``"mean"``. The name
+            of a batch gives what its cells would have been measured as there; several names the average over
+            these batches; ``"mean"`` values halfway between all batches that measured the modality.
         modalities
             What the encoder may see; all that was measured where None.
         batch_size
@@ -112,13 +171,18 @@ class Answers(ModelState):
 
         Returns
         -------
-        DataFrame (cells, features), float32; ``attrs["scale"]`` says what the values mean.
+        DataFrame (cells, features), float32; ``attrs["scale"]`` says what the values mean, ``attrs["batch"]``
+        as which batch.
 
         Notes
         -----
         Counts other than peaks are read out of the decoder, the latent and the measured values together,
         with weights that cells decide which were held out from training (stacked regressions; Breiman,
-        Machine Learning 1996). The published preset takes the decoder's values.
+        Machine Learning 1996). The published preset takes the decoder's values. A level of a batch is the
+        decoder's difference between its covariates and their mean, on the scale of comparison, and what cells
+        of the batch differ by beyond that; only other batches than a cell's own change with
+        `transform_batch`, not its latent or further covariates. A batch has no level of features that it
+        never measured: they stay at the mean.
         """
         mosaic, _ = self._data(mdata)
         cells = positions_of(indices, mosaic)
@@ -133,6 +197,7 @@ class Answers(ModelState):
             n_samples=n_samples,
             scale=scale,
             library=library,
+            transform_batch=transform_batch,
             modalities=modalities,
             batch_size=batch_size,
             seed=seed,
@@ -141,6 +206,7 @@ class Answers(ModelState):
             out[at] = values
         frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=names, copy=False)
         frame.attrs["scale"] = str(self.imputed_scale(modality, scale=scale, library=library))
+        frame.attrs["batch"] = str(batches_of(self.registry, modality, transform_batch))
         return frame
 
     def iter_imputed_values(
@@ -153,6 +219,7 @@ class Answers(ModelState):
         n_samples: int | None = None,
         scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
         library: float | None = None,
+        transform_batch: TransformBatch = None,
         modalities: Collection[str] | None = None,
         batch_size: int = 512,
         seed: int = 0,
@@ -163,11 +230,12 @@ class Answers(ModelState):
         if library is not None and not number("library", library) > 0:
             raise InputError(f"library: must be > 0, not {library!r}.")
         if n_samples is not None:
-            whole("n_samples", n_samples, least=1)
+            n_samples = whole("n_samples", n_samples, least=1)
         wanted = ImputationRequest(
             m=m,
             scale=self.imputed_scale(modality, scale=scale, library=library),
             features=None if features is None else self._places(modality, features),
+            batches=batches_of(self.registry, modality, transform_batch),
         )
         stream = imputed(
             self.net,
@@ -179,7 +247,7 @@ class Answers(ModelState):
             readout=self.readout(),
             n_samples=n_samples,
             batch_size=minibatch_size(batch_size),
-            seed=seed,
+            seed=whole("seed", seed),
         )
         return ((part.rows, part.values[0]) for part in stream)
 

@@ -16,6 +16,7 @@ from mosaicvi.data.register.state import state_digest
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError
 from mosaicvi.model.columns import digest_of, remember_source, source_of
+from mosaicvi.model.names import names_ours
 
 PerModality = Mapping[str, str] | None
 
@@ -27,6 +28,7 @@ class Registering:
     """The class methods that register data for a model."""
 
     @classmethod
+    @names_ours
     def setup_mudata(
         cls,
         mdata: MuData,
@@ -54,7 +56,9 @@ class Registering:
         batch_key
             Column of ``obs`` with the batches.
         layers
-            Layer with the values, by modality; ``X`` where none is named.
+            Layer with the values, by modality; ``"raw"`` is ``.raw``. Where none is named: ``X``, or, with a
+            warning, counts of all its features in ``layers["counts"]`` or ``.raw`` where counts are expected
+            (rna, adt, atac), ``X`` certainly holds none, and no likelihood or transform was named either.
         likelihoods
             NB, ZINB, Poisson, Bernoulli or Gaussian, by modality. Where none is named: Poisson for
             counts of peaks named by chromosome, Bernoulli if they are 0 or 1, NB for other whole numbers,
@@ -104,6 +108,7 @@ class Registering:
         return _remember(mdata, setup)
 
     @classmethod
+    @names_ours
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -171,7 +176,7 @@ def _remember(data: MuData | AnnData, setup: Setup) -> Mosaic:
     if id(data) not in _registered:
         weakref.finalize(data, _registered.pop, id(data), None)
     _registered[id(data)] = mosaic
-    remember_source(mosaic, data, state_digest(data, setup))
+    remember_source(mosaic, data, state_digest(data, mosaic.registry.setup))
     return mosaic
 
 
@@ -189,4 +194,6 @@ def check_unchanged(mosaic: Mosaic) -> None:
 def _names(value: Sequence[str], argument: str) -> tuple[str, ...]:
     if isinstance(value, str):
         raise InputError(f"{argument}: a list of names is needed, such as [{value!r}].")
+    if isinstance(value, Mapping):
+        raise InputError(f"{argument}: a list of names is needed, such as {list(value.values())!r}.")
     return tuple(value)

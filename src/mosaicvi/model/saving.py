@@ -11,9 +11,11 @@ from mudata import MuData
 
 from mosaicvi.data.register import register, without_cells
 from mosaicvi.data.register.query import align_to_model, told
+from mosaicvi.infer.alignment import read_alignment
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.columns import remember_source
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 from mosaicvi.store.saved import read_model, write_model
 
@@ -21,6 +23,7 @@ from mosaicvi.store.saved import read_model, write_model
 class Saving(ModelState):
     """What writes and reads a model."""
 
+    @names_ours
     def save(self, dir_path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a folder: ``weights.safetensors`` and ``model.json``, nothing pickled.
 
@@ -32,6 +35,7 @@ class Saving(ModelState):
             Replace a model that is there.
         """
         readout, reference = self.readout(), self.reference_cells()
+        alignment = self.alignment()
         write_model(
             Path(dir_path),
             net=self.net,
@@ -41,10 +45,12 @@ class Saving(ModelState):
             fit=self._saved_fit if self._state is None else self._state.to_dict(),
             readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
             reference=None if reference is None else reference.to_dict(),
+            alignment=alignment.to_dict() if alignment is not None else {} if self._aligns else None,
             overwrite=overwrite,
         )
 
     @classmethod
+    @names_ours
     def load(cls, dir_path: str | Path, mdata: MuData | AnnData | None = None) -> Self:
         """Read a saved model; it answers the same, to the bit.
 
@@ -81,6 +87,9 @@ class Saving(ModelState):
         model._written_by = saved.written_by
         if saved.readout:
             model._readout = read_readout(saved.readout, saved.config, Path(dir_path))
+        model._aligns = saved.alignment is not None
+        if saved.alignment:
+            model._alignment = read_alignment(saved.alignment, saved.config, Path(dir_path))
         return model
 
     @staticmethod

@@ -20,6 +20,7 @@ from mosaicvi.data.register import register
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.state import FitState
+from mosaicvi.infer.alignment import Alignment, fit_alignment
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.reference import ReferenceCells
 from mosaicvi.nn.vae import MosaicVAE
@@ -37,6 +38,8 @@ class ModelState:
         self._splits: list[Split] = []
         self._reads_out = True  # or the decoder alone imputes, as the published method does
         self._readout: ReadOut | None = None
+        self._aligns = True  # or the latent is what the encoder says, as in the published method
+        self._alignment: Alignment | None = None
         self._reference_cells: ReferenceCells | None = None
         self._written_by: Mapping[str, str] = {}  # versions of a model that was opened
 
@@ -121,6 +124,13 @@ class ModelState:
             self._reference_cells = ReferenceCells.of(self.net, loader, self.mosaic)
         return self._reference_cells
 
+    def alignment(self) -> Alignment | None:
+        """How batches are aligned in the latent, learnt when it is first needed; None where they are not."""
+        if self._alignment is None and self._aligns and self.is_trained:
+            _, loader = self._data(None)
+            self._alignment = fit_alignment(self.net, loader, self.mosaic)
+        return self._alignment
+
     def imputed_features(self, modality: str) -> pd.Index[str]:
         """Names of a modality's features in the order of imputed values, that of the training data."""
         features = self.mosaic.registry.features[self.config.uni_block_names[self._position(modality)]]
@@ -161,6 +171,8 @@ def positions_of(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -
         if len(chosen) != mosaic.n_cells:
             raise InputError(f"indices: {len(chosen):,} booleans for {mosaic.n_cells:,} cells.")
         return np.flatnonzero(chosen)
+    if np.issubdtype(chosen.dtype, np.floating) and (chosen == np.rint(chosen)).all():
+        chosen = chosen.astype(np.int64)  # numbers that come from R are of this kind
     if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
         named = mosaic.cells.get_indexer(pd.Index(chosen))
         if (named < 0).any():

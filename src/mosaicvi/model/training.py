@@ -13,6 +13,7 @@ from mosaicvi.data.splits import Split
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
 from mosaicvi.fit.state import FitConfig
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState
 
@@ -20,6 +21,7 @@ from mosaicvi.model.state import ModelState
 class Training(ModelState):
     """What trains a model."""
 
+    @names_ours
     def train(
         self,
         max_epochs: int | None = None,

@@ -30,6 +30,7 @@ def write_model(
     splits: Sequence[Split],
     fit: Mapping[str, Any] | None,
     readout: Mapping[str, Any] | None,
+    alignment: Mapping[str, Any] | None,
     reference: Mapping[str, Any] | None,
     overwrite: bool,
 ) -> None:
@@ -47,6 +48,8 @@ def write_model(
         The state of its training, to go on from, of which the weights are left out; None if there is none.
     readout
         How counts are read out, as plain values and arrays; None for a model whose decoder alone imputes.
+    alignment
+        How the groups of its latent are aligned, likewise; None for a model whose latent is the encoder's.
     reference
         What is kept of the cells in training, likewise; None for nothing.
     overwrite
@@ -62,6 +65,7 @@ def write_model(
         "engine": net.engine(),
         "splits": [dataclasses.asdict(s) for s in splits],
         "readout": readout,
+        "alignment": alignment,
         "reference": reference,
         "fit": None if fit is None else {**fit, "net": None, "best": {}},
     }
@@ -79,6 +83,7 @@ class Saved:
     fit: dict[str, Any] | None
     splits: tuple[Split, ...]
     readout: Mapping[str, Any] | None
+    alignment: Mapping[str, Any] | None
     reference: Mapping[str, Any] | None
     written_by: Mapping[str, str]
 
@@ -108,6 +113,7 @@ def read_model(folder: Path) -> Saved:
             fit=state["fit"],
             splits=splits,
             readout=state.get("readout"),
+            alignment=state.get("alignment"),
             reference=state.get("reference"),
             written_by=bundle.written_by,
         )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import ModalityData, Mosaic
+from mosaicvi.infer.covariates import batches_of
 from mosaicvi.infer.differential.contrast import Contrast, adjusted, centre_of
 from mosaicvi.infer.differential.kinds import Kind
 from mosaicvi.infer.differential.measured import Comparison, column_chunks, score_of, strata_of, sums
@@ -98,7 +99,6 @@ class Differential:
         self.stratum, self.n_strata = strata_of(mosaic, self.data, by_batch=question.by_batch)
         self._error: ImputedError | None = None
         self._has_error = False
-        self._alike: tuple[Mosaic, MinibatchLoader] | None = None
 
     def tables(self) -> Iterator[pd.DataFrame]:
         """A table of each comparison, a row for each feature in the network's order."""
@@ -234,17 +234,16 @@ class Differential:
 
     def _impute(self, cells: Ints, hide: bool) -> Floats:
         """Expected values of some cells, (n, d), in the network's order."""
-        if self._alike is None:
-            mosaic = _as_one_batch(self.mosaic, self.data.name)
-            self._alike = mosaic, MinibatchLoader(mosaic, device=self.loader.device)
-        mosaic, loader = self._alike
         scale, readout = self.imputing()
+        registry = self.mosaic.registry
+        as_mean = None if registry.setup.batch_key is None else "mean"
+        batches = batches_of(registry, self.data.name, as_mean)
         stream = imputed(
             self.net,
-            loader,
-            mosaic,
+            self.loader,
+            self.mosaic,
             cells,
-            [ImputationRequest(m=self.question.m, scale=scale)],
+            [ImputationRequest(m=self.question.m, scale=scale, batches=batches)],
             modalities=self._others() if hide else None,
             readout=readout,
             batch_size=self.batch_size,
@@ -252,18 +251,6 @@ class Differential:
         values = np.concatenate([part.values[0] for part in stream]).astype(np.float64)
         back = np.argsort(self.data.features.order, kind="stable")
         return values[:, np.argsort(back, kind="stable")]
-
-
-def _as_one_batch(mosaic: Mosaic, modality: str) -> Mosaic:
-    """The cells as if all were of one batch, halfway between those that measured the modality."""
-    key = mosaic.registry.setup.batch_key
-    if key is None:
-        return mosaic
-    names = mosaic.registry.categories[key]
-    measured = np.isin(names, mosaic.registry.measured_in[modality])
-    covariates = mosaic.covariates.copy()
-    covariates[:, : len(names)] = measured / measured.sum()
-    return dataclasses.replace(mosaic, covariates=covariates)
 
 
 def _as_contrast(found: dict[str, Floats]) -> Contrast:
