@@ -249,7 +249,7 @@ def _end(
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Save, say what is next, and exit as the signal asks if there was one."""
+    """Save, say what is next, and exit as the signal asks if there was one; the first process does."""
     number = model.stopped_by
     files = " ".join(shown(path) for path in data)
     if number is None:

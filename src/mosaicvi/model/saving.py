@@ -17,6 +17,7 @@ from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.columns import remember_source
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
+from mosaicvi.ranks import place
 from mosaicvi.store.saved import read_model, write_model
 
 
@@ -33,7 +34,13 @@ class Saving(ModelState):
             The folder, which is written whole or not at all.
         overwrite
             Replace a model that is there.
+
+        Notes
+        -----
+        Of several processes the first writes, and the others return at once.
         """
+        if not place().is_first:
+            return
         readout, reference = self.readout(), self.reference_cells()
         alignment = self.alignment()
         write_model(
