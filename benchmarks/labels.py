@@ -96,11 +96,14 @@ def labelled(model: Any, label: Any, rest: Any, asked: Any) -> tuple[Any, Any]:
     """Names of the labels, and what is said of the asked cells."""
     from mosaicvi.infer.labels import predict_labels
 
+    def place(_: Any, cells: Any, modalities: Any) -> tuple[Any, Any]:
+        found = model.get_latent_representation(indices=cells, modalities=modalities, return_dist=True)
+        return tuple(part.astype(np.float64) for part in found)
+
     names, found = np.unique(label[rest], return_inverse=True)
     code = np.full(len(label), -1)
     code[rest] = found
-    here = model._data(None)
-    return names, predict_labels(model.net, here, code, here, np.flatnonzero(asked), batch_size=1024, seed=0)
+    return names, predict_labels(place, model.mosaic, code, model.mosaic, np.flatnonzero(asked), seed=0)
 
 
 def scored(model: Any, label: Any, rest: Any, asked: Any) -> tuple[Any, Any, Any, Any]:

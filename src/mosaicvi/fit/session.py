@@ -66,6 +66,7 @@ def begin(
     *,
     earlier: FitState | None,
     saved: dict[str, Any] | None,
+    buffer: int = 0,
 ) -> FitState:
     """Where training of `net`, which lies on its device by now, begins.
 
@@ -77,6 +78,8 @@ def begin(
         How to train.
     earlier, saved
         State of an earlier run of this model, in memory or from its file, to go on from.
+    buffer
+        Cells that are shuffled together, 0 for all; an epoch that was begun keeps its own.
 
     Raises
     ------
@@ -91,6 +94,8 @@ def begin(
         saved = saved if earlier is None else earlier.to_dict()
         if saved is not None:
             take_up(state, saved | _weights(net), config, "the saved model")
+    if state.step == 0:
+        state.buffer = buffer
     for group in state.optimizer.param_groups:
         group["weight_decay"] = config.weight_decay
     if not state.best:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.register.source import Paths
 from mosaicvi.errors import InputError
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import latent_noise
@@ -29,7 +30,7 @@ class Answers(ModelState):
     @names_ours
     def get_latent_representation(
         self,
-        mdata: MuData | AnnData | None = None,
+        mdata: MuData | AnnData | Paths | None = None,
         *,
         indices: Sequence[int] | NDArray[Any] | None = None,
         give_mean: bool = True,
@@ -45,7 +46,7 @@ class Answers(ModelState):
         Parameters
         ----------
         mdata
-            Other data with the same features; the model's own where None.
+            Other data with the same features, or their path; the model's own where None.
         indices
             Positions of cells, or a boolean per cell; all where None.
         give_mean
@@ -123,7 +124,7 @@ class Answers(ModelState):
     @names_ours
     def get_imputed_values(
         self,
-        mdata: MuData | AnnData | None = None,
+        mdata: MuData | AnnData | Paths | None = None,
         *,
         modality: str,
         features: Sequence[str] | None = None,
@@ -141,7 +142,7 @@ class Answers(ModelState):
         Parameters
         ----------
         mdata
-            Other data with the same features; the model's own where None.
+            Other data with the same features, or their path; the model's own where None.
         modality
             Which modality.
         features
@@ -211,7 +212,7 @@ class Answers(ModelState):
 
     def iter_imputed_values(
         self,
-        mdata: MuData | AnnData | Mosaic | None = None,
+        mdata: MuData | AnnData | Paths | Mosaic | None = None,
         *,
         modality: str,
         features: Sequence[str] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -14,16 +15,28 @@ from mosaicvi.data.register.covariates import obs_column
 from mosaicvi.errors import InputError, quoted
 
 # Which object each mosaic was read from, as long as both live, and what it was then; None for unknown.
-_sources: dict[int, tuple[weakref.ref[Any], str | None]] = {}
+_sources: dict[int, tuple[Callable[[], MuData | AnnData | None], str | None]] = {}
 
 
-def remember_source(mosaic: Mosaic, data: MuData | AnnData, digest: str | None) -> None:
-    """Note which object a mosaic was read from, without keeping it alive, and what it was then."""
-    _sources[id(mosaic)] = weakref.ref(data), digest
+def remember_source(
+    mosaic: Mosaic, data: MuData | AnnData, digest: str | None = None, *, keep: bool = False
+) -> None:
+    """Note which object a mosaic was read from, and what it was then.
+
+    Parameters
+    ----------
+    mosaic, data
+        The mosaic, and the object.
+    digest
+        What it was; None where nobody can change it.
+    keep
+        Whether the object is to live as long as the mosaic: where nobody else has it.
+    """
+    _sources[id(mosaic)] = (lambda: data) if keep else weakref.ref(data), digest
     weakref.finalize(mosaic, _sources.pop, id(mosaic), None)
 
 
-def source_of(mosaic: Mosaic) -> MuData | AnnData | None:
+def object_of(mosaic: Mosaic) -> MuData | AnnData | None:
     """The object that a mosaic was read from; None if it is gone."""
     source, _ = _sources.get(id(mosaic), (None, None))
     return None if source is None else source()

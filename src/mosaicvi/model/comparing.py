@@ -20,7 +20,7 @@ from mosaicvi.infer.differential import Comparison, Differential, Question
 from mosaicvi.infer.impute import Scale
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.model.answers import Answers
-from mosaicvi.model.columns import column_of, source_of
+from mosaicvi.model.columns import column_of, object_of
 from mosaicvi.model.state import minibatch_size, positions_of
 
 DELTA = 0.25
@@ -130,7 +130,7 @@ class Comparing(Answers):
         if (groupby is None) == (idx1 is None):
             raise InputError("groupby: name a column of obs, or the cells of the groups with idx1 and idx2.")
         if groupby is not None:
-            source = mdata if mdata is not None else source_of(self.mosaic)
+            source = object_of(mosaic)
             code, comparisons = _by_column(source, groupby, group1, group2, mosaic)
         else:
             code, comparisons = _by_cells(idx1, idx2, mosaic)

@@ -12,15 +12,18 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import whole
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.infer.labels import predict_labels
-from mosaicvi.model.columns import column_of, source_of
-from mosaicvi.model.state import ModelState, minibatch_size, positions_of
+from mosaicvi.infer.latent import latent
+from mosaicvi.model.answers import Answers
+from mosaicvi.model.columns import column_of, object_of
+from mosaicvi.model.state import minibatch_size, positions_of
 
 FEWEST_LABELLED = 20
 
 
-class Labelling(ModelState):
+class Labelling(Answers):
     """What carries labels from cells that have them to others."""
 
     def predict_labels(
@@ -78,7 +81,7 @@ class Labelling(ModelState):
         are shown to the encoder as little as the cells in question, and find neighbours in other batches
         only where the batch in question has no labels. The distance is that of Lee et al. (NeurIPS 2018).
         """
-        source = source_of(self.mosaic)
+        source = object_of(self.mosaic)
         if source is None:
             raise InputError(
                 "predict_labels: the data that the model was given are gone, and the labels with them; "
@@ -95,17 +98,21 @@ class Labelling(ModelState):
             )
         code = np.full(self.mosaic.n_cells, -1)
         code[known.to_numpy()] = found
-        asked = self._data(mdata)
-        cells = positions_of(indices, asked[0])
-        labels = predict_labels(
-            self.net,
-            self._data(None),
-            code,
-            asked,
-            cells,
-            batch_size=minibatch_size(batch_size),
-            seed=whole("seed", seed),
-        )
+        own, loader = self._data(None)
+        asked, its_loader = self._data(mdata)
+        cells = positions_of(indices, asked)
+        size = minibatch_size(batch_size)
+
+        def place(
+            mosaic: Mosaic, of: NDArray[np.int64], modalities: list[str] | None
+        ) -> tuple[NDArray[Any], NDArray[Any]]:
+            """Latent of cells as `get_latent_representation` gives it, in float64."""
+            known = loader if mosaic is own else its_loader
+            mean, var = latent(self.net, known, of, modalities=modalities, batch_size=size)
+            mean, var = self.align(mosaic, of, mean, var, modalities=modalities)
+            return mean.astype(np.float64), var.astype(np.float64)
+
+        labels = predict_labels(place, own, code, asked, cells, seed=whole("seed", seed))
         order = np.argsort(-labels.probability, axis=1, kind="stable")
         rows = np.arange(len(cells))
         first, second = order[:, 0], order[:, 1]
@@ -120,9 +127,9 @@ class Labelling(ModelState):
                 "distance": labels.distance,
                 "typicality": labels.typicality,
                 "none_of_these": labels.is_far,
-                "given": of_name.reindex(asked[0].cells[cells]).to_numpy(),
+                "given": of_name.reindex(asked.cells[cells]).to_numpy(),
             },
-            index=asked[0].cells[cells],
+            index=asked.cells[cells],
         )
         frame.attrs.update(
             {

@@ -16,13 +16,14 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry
-from mosaicvi.data.register import register
+from mosaicvi.data.register.source import Paths
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.state import FitState
 from mosaicvi.infer.alignment import Alignment, fit_alignment
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.reference import ReferenceCells
+from mosaicvi.model.registering import read_as
 from mosaicvi.nn.vae import MosaicVAE
 
 
@@ -77,7 +78,7 @@ class ModelState:
         """
         return held_out(self._splits, self.mosaic if mosaic is None else mosaic)
 
-    def _data(self, data: MuData | AnnData | Mosaic | None) -> tuple[Mosaic, MinibatchLoader]:
+    def _data(self, data: MuData | AnnData | Paths | Mosaic | None) -> tuple[Mosaic, MinibatchLoader]:
         """The model's own data, or others read in the same way; a warning if the model knows nothing yet."""
         if not self.is_trained:
             warnings.warn(
@@ -95,7 +96,7 @@ class ModelState:
             if data.registry is not self.registry:
                 raise InputError("The Mosaic was registered for another model; give the MuData or AnnData.")
             return data, MinibatchLoader(data, device=device)
-        mosaic = register(data, self.registry.setup, registry=self.registry)
+        mosaic = read_as(data, self.registry)
         return mosaic, MinibatchLoader(mosaic, device=device)
 
     def _check_has_cells(self) -> None:

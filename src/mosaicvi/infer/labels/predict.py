@@ -11,17 +11,17 @@ Legend: q cells, n labelled cells, K latent, L labels.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.labels.calibration import FAR, Calibration
 from mosaicvi.infer.labels.reference import Floats, Ints, Reference
-from mosaicvi.infer.latent import latent
-from mosaicvi.nn.vae import MosaicVAE
 
+# cells of a mosaic and the modalities that may be seen, None for all -> mean and variance of their latent
+Place = Callable[[Mosaic, Ints, list[str] | None], tuple[Floats, Floats]]
 MOST_DECIDING = 3000
 FEWEST_DECIDING = 50
 FOR_WIDTH = 500  # cells that tell how wide posteriors are
@@ -52,61 +52,41 @@ class Labels:
 
 
 def predict_labels(
-    net: MosaicVAE,
-    reference: tuple[Mosaic, MinibatchLoader],
-    code: Ints,
-    asked: tuple[Mosaic, MinibatchLoader],
-    cells: Ints,
-    *,
-    batch_size: int,
-    seed: int,
+    place: Place, reference: Mosaic, code: Ints, asked: Mosaic, cells: Ints, *, seed: int
 ) -> Labels:
     """Labels of some cells.
 
     Parameters
     ----------
-    net
-        The trained network.
+    place
+        Where cells lie in the latent.
     reference
         The mosaic with the labelled cells.
     code
         Label of each of its cells, from 0 to L - 1, or -1.
     asked, cells
         The mosaic with the cells that are asked for, and their positions; it may be the same.
-    batch_size
-        Cells at a time; it does not change the answers.
     seed
         Decides which labelled cells decide on probabilities, where there are many.
     """
-    of, loader = reference
     labelled = np.flatnonzero(code >= 0)
-    place, width = _latent(net, loader, labelled, None, batch_size)
-    known = Reference.of(place, width, code[labelled], of.batch[labelled])
-    mosaic, its_loader = asked
-    place, width = _latent(net, its_loader, cells, None, batch_size)
+    known = Reference.of(*place(reference, labelled, None), code[labelled], reference.batch[labelled])
+    z, width = place(asked, cells, None)
     # whoever is known by the same name is the same cell
-    own = of.cells[labelled].get_indexer(mosaic.cells[cells])
-    near = known.near(place, width, own=own)
-    squares = known.squares(place)
+    own = reference.cells[labelled].get_indexer(asked.cells[cells])
+    near = known.near(z, width, own=own)
+    squares = known.squares(z)
     distance = np.sqrt(squares.min(1))
     probability = np.empty((len(cells), len(known.share)))
     typicality = np.empty(len(cells))
-    foreign = ~np.isin(mosaic.batch[cells], known.batch)
-    shown = _shown(mosaic, cells)
+    foreign = ~np.isin(asked.batch[cells], known.batch)
+    shown = _shown(asked, cells)
     situations, of_cell = np.unique(np.c_[shown, foreign], axis=0, return_inverse=True)
     for i, line in enumerate(situations):
         here = of_cell.reshape(-1) == i
-        calibration = _calibration(
-            net,
-            reference,
-            labelled,
-            known,
-            line[:-1],
-            _width(net, asked, line[:-1], batch_size),
-            bool(line[-1]),
-            batch_size,
-            seed,
-        )
+        view = line[:-1]
+        wide = _width(place, asked, view)
+        calibration = _calibration(place, reference, labelled, known, view, wide, bool(line[-1]), seed)
         some = dataclasses.replace(near, code=near.code[here], apart=near.apart[here])
         probability[here] = calibration.probabilities(some, squares[here], known.share)
         typicality[here] = calibration.typicality(distance[here])
@@ -114,22 +94,21 @@ def predict_labels(
 
 
 def _calibration(
-    net: MosaicVAE,
-    reference: tuple[Mosaic, MinibatchLoader],
+    place: Place,
+    reference: Mosaic,
     labelled: Ints,
     known: Reference,
     shown: NDArray[np.bool_],
     width: float,
     foreign: bool,
-    batch_size: int,
     seed: int,
 ) -> Calibration:
     """How votes become probabilities for cells of which these modalities are shown.
 
     Parameters
     ----------
-    net, reference
-        The network, and the mosaic with the labelled cells.
+    place, reference
+        Where cells lie, and the mosaic with the labelled cells.
     labelled, known
         Positions of these, and what is known of them.
     shown
@@ -138,23 +117,22 @@ def _calibration(
         Mean logarithm of their posterior variance.
     foreign
         Whether no cell of their batches is labelled.
-    batch_size, seed
+    seed
         As above.
     """
-    mosaic, loader = reference
-    able, names = _able(mosaic, labelled, known, shown, width)
+    able, names = _able(reference, labelled, known, shown, width)
     chosen = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(able))[:MOST_DECIDING])
     elsewhere = _elsewhere(known)[chosen]
     shared = chosen[elsewhere]
     leaves_out = foreign and len(shared) >= FEWEST_DECIDING and len(np.unique(known.code[shared])) > 1
     deciding = shared if leaves_out else chosen
     but = known.batch[deciding] if leaves_out else None
-    z, var = _latent(net, loader, labelled[deciding], names, batch_size)
+    z, var = place(reference, labelled[deciding], names)
     near, squares = known.near(z, var, own=deciding, but=but), known.squares(z, but=but)
     strangers = None
     if foreign and len(np.unique(known.batch)) > 1:
         alone = chosen[~elsewhere]
-        z, _ = _latent(net, loader, labelled[alone], names, batch_size)
+        z, _ = place(reference, labelled[alone], names)
         strangers = np.sqrt(known.squares(z, but=known.batch[alone]).min(1))
     return Calibration.fit(near, squares, known.code[deciding], known.share, strangers)
 
@@ -181,13 +159,10 @@ def _able(
     return best, None
 
 
-def _width(
-    net: MosaicVAE, asked: tuple[Mosaic, MinibatchLoader], shown: NDArray[np.bool_], batch_size: int
-) -> float:
+def _width(place: Place, asked: Mosaic, shown: NDArray[np.bool_]) -> float:
     """Mean logarithm of the posterior variance of cells with these modalities, of the first ones."""
-    mosaic, loader = asked
-    alike = np.flatnonzero((_shown(mosaic, np.arange(mosaic.n_cells)) == shown).all(1))
-    _, width = _latent(net, loader, alike[:FOR_WIDTH], None, batch_size)
+    alike = np.flatnonzero((_shown(asked, np.arange(asked.n_cells)) == shown).all(1))
+    _, width = place(asked, alike[:FOR_WIDTH], None)
     return float(np.log(width).mean())
 
 
@@ -201,10 +176,3 @@ def _elsewhere(known: Reference) -> NDArray[np.bool_]:
 def _shown(mosaic: Mosaic, cells: Ints) -> NDArray[np.bool_]:
     """Which modalities each cell has, (q, M)."""
     return np.stack([m.row_of_cell[cells] >= 0 for m in mosaic.modalities], 1)
-
-
-def _latent(
-    net: MosaicVAE, loader: MinibatchLoader, cells: Ints, modalities: list[str] | None, batch_size: int
-) -> tuple[Floats, Floats]:
-    mean, var = latent(net, loader, cells, modalities=modalities, batch_size=batch_size)
-    return mean.astype(np.float64), var.astype(np.float64)
