@@ -52,6 +52,18 @@ def test_speed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_labels(tmp_path: Path) -> None:
+    out = run("labels", "--csv", tmp_path / "labels.csv")
+    assert "benchmarks.labels --quick" in out
+    found = rows(tmp_path / "labels.csv")
+    assert {row["hidden"] for row in found} >= {"A:rna+adt", "a random half", "all"}
+    for row in found:
+        assert 0 <= float(row["error"]) <= 1
+        assert 0 <= float(row["right"]) <= 1
+    assert int(found[-1]["cells"]) == sum(int(row["cells"]) for row in found[:-1])
+
+
+@pytest.mark.slow
 def test_memory(tmp_path: Path) -> None:
     run("memory", "--csv", tmp_path / "memory.csv")
     peak = {r["what"]: float(r["peak_GiB"]) for r in rows(tmp_path / "memory.csv")}
