@@ -229,6 +229,16 @@ class ModalityData:
             return self.entry_measured[rows, columns]
         return self.panels[:, columns][self.panel_of_row[rows]]
 
+    def has_any(self) -> NDArray[np.bool_]:
+        """Which cells measured any feature, (n,)."""
+        out = np.zeros(len(self.row_of_cell), bool)
+        there = self.row_of_cell >= 0
+        any_of_row: NDArray[np.bool_] = np.any(self.panels, axis=1)[self.panel_of_row]
+        if isinstance(self.entry_measured, np.ndarray):
+            any_of_row = any_of_row & self.entry_measured.any(1)
+        out[there] = any_of_row[self.row_of_cell[there]]
+        return out
+
     @property
     def on_disk(self) -> bool:
         """Whether the values stay in a file."""

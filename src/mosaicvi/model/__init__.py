@@ -1,7 +1,8 @@
 """MosaicVI: what a user holds. It registers, trains, answers and saves by calling the stations.
 
-`state` is what it holds; the methods are in `registering`, `training`, `answers`, `drawing`, `reference` and
-`saving`, by what they do; `habits` and `names` are for users of other packages.
+`state` is what it holds; the methods are in `registering`, `training`, `answers`, `drawing`, `comparing`,
+`trust`, `labelling`, `reference` and `saving`, by what they do; `habits` and `names` are for users of other
+packages.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from mudata import MuData
 from mosaicvi.config import NetworkConfig, check_names
 from mosaicvi.config.arguments import check_network, whole
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.errors import InputError
+from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for
 from mosaicvi.fit.build import build_network
 from mosaicvi.model.drawing import Drawing
 from mosaicvi.model.habits import Habits
+from mosaicvi.model.labelling import Labelling
 from mosaicvi.model.names import in_our_names
 from mosaicvi.model.reference import Referring
 from mosaicvi.model.registering import Registering, registered
 from mosaicvi.model.saving import Saving
 from mosaicvi.model.training import Training
+from mosaicvi.model.trust import Trusting
 
 __all__ = ["MosaicVI"]
 
 
-class MosaicVI(Registering, Training, Habits, Drawing, Referring, Saving):
+class MosaicVI(Registering, Training, Habits, Drawing, Trusting, Labelling, Referring, Saving):
     """One model of a mosaic: a common latent space, and imputed values for what was not measured.
 
     Parameters
@@ -72,7 +75,9 @@ class MosaicVI(Registering, Training, Habits, Drawing, Referring, Saving):
             mosaic = mosaic.as_published()
         seed = whole("seed", seed)
         config = _network_config(mosaic, preset, in_our_names(parameters))
-        self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "published"))
+        with memory_for("making the network", FEWER_FEATURES):
+            net = build_network(mosaic, config, seed=seed, guess=preset != "published")
+        self._take(mosaic, config, net)
         self._reads_out = self._aligns = preset != "published"
 
     def __repr__(self) -> str:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.source import Paths
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, memory_for
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import latent_noise
-from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
+from mosaicvi.infer.impute import ImputationRequest, Imputed, Scale, imputed, scale_of
 from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.model.names import names_ours
@@ -80,7 +80,8 @@ class Answers(ModelState):
         mosaic, loader = self._data(mdata)
         cells = positions_of(indices, mosaic)
         seen, batch_size = self._seen(modalities), minibatch_size(batch_size)
-        mean, var = latent(self.net, loader, cells, modalities=seen, batch_size=batch_size)
+        with memory_for("computing the latent", f"set batch_size={max(1, batch_size // 4)}"):
+            mean, var = latent(self.net, loader, cells, modalities=seen, batch_size=batch_size)
         found = [mean]
         if n_samples is not None or not (give_mean or return_dist):
             n = 1 if n_samples is None else whole("n_samples", n_samples, least=1)
@@ -189,7 +190,9 @@ class Answers(ModelState):
         cells = positions_of(indices, mosaic)
         names = self.imputed_features(modality)
         names = names if features is None else names[self._places(modality, features)]
-        out = np.empty((len(cells), len(names)), np.float32)
+        fewer = "name fewer features=[...], or take a minibatch at a time from iter_imputed_values"
+        with memory_for("imputing", fewer):
+            out = np.empty((len(cells), len(names)), np.float32)
         stream = self.iter_imputed_values(
             mdata if mdata is None else mosaic,
             modality=modality,
@@ -250,7 +253,7 @@ class Answers(ModelState):
             batch_size=minibatch_size(batch_size),
             seed=whole("seed", seed),
         )
-        return ((part.rows, part.values[0]) for part in stream)
+        return _within_memory(stream, minibatch_size(batch_size))
 
     def imputed_scale(
         self, modality: str, *, scale: str | None = None, library: float | None = None
@@ -259,3 +262,8 @@ class Answers(ModelState):
         m, readout = self._position(modality), self.readout()
         compared = None if readout is None else readout.scale_of(modality)
         return scale_of(self.net, self.registry, m, kind=scale, library=library, compared=compared)
+
+
+def _within_memory(stream: Iterator[Imputed], size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    with memory_for("imputing", f"set batch_size={max(1, size // 4)}"):
+        yield from ((part.rows, part.values[0]) for part in stream)
