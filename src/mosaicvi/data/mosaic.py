@@ -118,6 +118,8 @@ class Registry:
         Of the modalities that the network sees standardised.
     files
         Datasets that were named otherwise than their file, and the end of its path.
+    reading
+        How files were read, as `mosaicvi.data.read.remembered` notes it.
     """
 
     setup: Setup
@@ -132,6 +134,7 @@ class Registry:
     measured_in: Mapping[str, tuple[str, ...]]
     standards: Mapping[str, Standard]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reading: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays; `from_dict` reads it back."""
@@ -159,7 +162,14 @@ class Registry:
             for name, of_modality in d.get("standards", {}).items()  # older models have none
         }
         files = {str(name): str(file) for name, file in d.get("files", {}).items()}
-        return cls(setup=Setup(**said), features=features, standards=standards, files=files, **rest)
+        return cls(
+            setup=Setup(**said),
+            features=features,
+            standards=standards,
+            files=files,
+            reading=str(d.get("reading", "")),
+            **rest,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
