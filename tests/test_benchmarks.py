@@ -64,6 +64,18 @@ def test_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_intervals(tmp_path: Path) -> None:
+    out = run("intervals", "--csv", tmp_path / "intervals.csv")
+    assert "benchmarks.intervals --quick" in out
+    found = rows(tmp_path / "intervals.csv")
+    assert {row["modality"] for row in found} == {"rna", "adt", "atac"}
+    assert {row["batch"] for row in found} == {"measured", "never"}
+    for row in found:
+        assert 0 <= float(row["inside"]) <= 1
+        assert float(row["width"]) >= 0
+
+
+@pytest.mark.slow
 def test_memory(tmp_path: Path) -> None:
     run("memory", "--csv", tmp_path / "memory.csv")
     peak = {r["what"]: float(r["peak_GiB"]) for r in rows(tmp_path / "memory.csv")}

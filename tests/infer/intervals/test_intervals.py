@@ -111,6 +111,7 @@ def test_saved_spreads_that_do_not_fit_are_refused(made: tuple[MosaicVI, MuData,
     for broken in (
         {**part, "modality": "atac"},
         {**part, "of_table": np.zeros(3)},
+        {**part, "shift": np.zeros((3, 2))},
         {**part, "of_likelihood": part["of_likelihood"][::-1]},
         {**part, "shown": {"rna": np.ones(3, bool)}},
         {**part, "table": {**part["table"], "values": np.zeros((2, 2, 2))}},

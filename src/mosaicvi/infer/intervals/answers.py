@@ -16,7 +16,7 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.covariates import Batches
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed
-from mosaicvi.infer.intervals.spread import LEVELS, Spread, Spreads, Table, corrected
+from mosaicvi.infer.intervals.spread import LEVELS, Spread, Spreads, corrected
 from mosaicvi.infer.latent import encoded
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.infer.readout.views import shown_of_cells
@@ -98,13 +98,17 @@ def intervals(
             readout=readout,
             batch_size=batch_size,
         )
-        tables = [_of_features(spread, _places(mosaic, wanted)) for spread in known]
+        at = _places(mosaic, wanted)
+        tables = [None if spread is None else spread.of(at) for spread in known]
+        batch = _batches(mosaic, wanted.batches)
         for part in stream:
             value, of_cell = part.values[0], code[cells[part.rows]]
             lower, upper = np.empty_like(value), np.empty_like(value)
-            for i in np.unique(of_cell):
-                here, (table, of_table) = of_cell == i, tables[i]
-                lower[here], upper[here] = table.ends(value[here], *_levels(wanted.level, of_table))
+            of_batch = batch[cells[part.rows]]
+            for i, b in np.unique(np.stack([of_cell, of_batch], 1), axis=0).tolist():
+                here, spread = (of_cell == i) & (of_batch == b), tables[i]
+                assert spread is not None
+                lower[here], upper[here] = spread.ends(value[here], b, wanted.level)
             yield part.rows, lower, upper
         return
     yield from _of_likelihood(net, loader, mosaic, cells, wanted, code, known, modalities, batch_size)
@@ -115,11 +119,13 @@ def _places(mosaic: Mosaic, wanted: IntervalRequest) -> NDArray[np.int64]:
     return np.asarray(back if wanted.features is None else back[wanted.features])
 
 
-def _of_features(spread: Spread | None, at: NDArray[np.int64]) -> tuple[Table, NDArray[np.floating]]:
-    """The table of some features, and the levels at which it is asked."""
-    assert spread is not None
-    assert spread.table is not None
-    return spread.table.of(at), spread.of_table
+def _batches(mosaic: Mosaic, batches: Batches) -> NDArray[np.int64]:
+    """Which batch's spread each cell has, (n,); the number of batches for that of any other."""
+    n = len(batches.measuring)
+    if batches.shares is None:
+        return np.minimum(mosaic.batch if n else np.zeros(mosaic.n_cells, np.int64), n)
+    alone = len(batches.shares) == 1 and batches.shares[0].max() == 1
+    return np.full(mosaic.n_cells, int(batches.shares[0].argmax()) if alone else n)
 
 
 def _levels(level: float, levels: NDArray[np.floating]) -> tuple[float, float]:

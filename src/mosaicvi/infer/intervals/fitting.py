@@ -28,6 +28,7 @@ from mosaicvi.infer.readout.fitting import (
     seen,
     views_to_teach,
 )
+from mosaicvi.infer.readout.levels import offsets
 from mosaicvi.infer.readout.scales import completed, dense_counts, on_asked_scale, on_scale
 from mosaicvi.infer.readout.views import Shown
 from mosaicvi.likelihoods import Parameters
@@ -66,14 +67,25 @@ def fit_spreads(
                 continue
             rng = np.random.default_rng(seed)
             taught, unseen = _divided(cells, held, rng)
-            table, levels = None, calibrated(np.zeros(0))
+            n_batches = len(batches_of(mosaic.registry, data.name).measuring)
+            table: Table | None = None
+            shift: Floats = np.zeros((n_batches + 1, 0))
+            levels = np.tile(calibrated(np.zeros(0)), (n_batches + 1, 1))
             if readout is not None and readout.scale_of(data.name) is not None:
-                table = Table.fit(*_of_readout(net, loader, mosaic, m, readout, view, taught))
+                imputed, truth, measured = _of_readout(net, loader, mosaic, m, readout, view, taught)
+                batch = np.minimum(mosaic.batch[taught], n_batches)
+                shift = offsets(batch, (truth - imputed) * measured, measured, n_batches + 1)
+                table = Table.fit(imputed + shift[batch], truth, measured)
                 imputed, truth, measured = _of_readout(net, loader, mosaic, m, readout, view, unseen)
-                found = table.cumulative(imputed, truth, rng.random(truth.shape))
-                levels = calibrated(found[measured])
+                batch = np.minimum(mosaic.batch[unseen], n_batches)
+                found = table.cumulative(imputed + shift[batch], truth, rng.random(truth.shape))
+                levels[:] = calibrated(found[measured])
+                for b in np.flatnonzero(np.bincount(batch, minlength=n_batches) >= FEWEST_HELD_OUT):
+                    levels[b] = calibrated(found[batch == b][measured[batch == b]])
             of_likelihood = calibrated(_of_likelihood(net, loader, mosaic, m, view, unseen, rng))
-            parts[view, data.name] = Spread(table=table, of_table=levels, of_likelihood=of_likelihood)
+            parts[view, data.name] = Spread(
+                table=table, shift=shift, of_table=levels, of_likelihood=of_likelihood
+            )
     return Spreads(parts=parts)
 
 

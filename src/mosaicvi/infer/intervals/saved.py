@@ -59,6 +59,10 @@ def _spread(one: Mapping[str, Any], d: int) -> Spread:
         relative = np.asarray(one["table"]["relative"], bool)
         _need(relative.shape == (d,))
         table = Table(edges=edges, values=values, relative=relative)
-    levels = [np.asarray(one[key], np.float64) for key in ("of_table", "of_likelihood")]
-    _need(all(part.shape == LEVELS.shape and bool((np.diff(part) >= 0).all()) for part in levels))
-    return Spread(table=table, of_table=levels[0], of_likelihood=levels[1])
+    shift, of_table, of_likelihood = (
+        np.asarray(one[key], np.float64) for key in ("shift", "of_table", "of_likelihood")
+    )
+    _need(of_table.ndim == 2 and of_table.shape[1:] == of_likelihood.shape == LEVELS.shape)
+    _need(table is None or shift.shape == (len(of_table), d))
+    _need(all(bool((np.diff(part, axis=-1) >= 0).all()) for part in (of_table, of_likelihood)))
+    return Spread(table=table, shift=shift, of_table=of_table, of_likelihood=of_likelihood)

@@ -107,14 +107,31 @@ class Spread:
     ----------
     table
         Of log(1 + counts per 10,000), the cell's own total being unknown; None for other values.
-    of_table, of_likelihood
-        The levels of the table and of the likelihood at which held-out values lie below as often as `LEVELS`
-        say, (G,).
+    shift
+        What is added to imputed values of each batch first, (B + 1, D); the last row is for any other.
+    of_table
+        The levels of the table at which held-out values of each batch, and of any other, lie below as often
+        as `LEVELS` say, (B + 1, G).
+    of_likelihood
+        The same of the likelihood, of all batches, (G,).
     """
 
     table: Table | None
+    shift: Floats
     of_table: Floats
     of_likelihood: Floats
+
+    def ends(self, imputed_bd: Floats, batch: int, level: float) -> tuple[Floats, Floats]:
+        """Both ends of the intervals of cells of one batch for which this was imputed, (b, D) each."""
+        assert self.table is not None
+        of_table = self.of_table[batch]
+        low, high = (corrected(p, of_table) for p in ((1 - level) / 2, (1 + level) / 2))
+        return self.table.ends(imputed_bd + self.shift[batch], low, high)
+
+    def of(self, features: NDArray[np.int64]) -> Spread:
+        """That of some features."""
+        assert self.table is not None
+        return dataclasses.replace(self, table=self.table.of(features), shift=self.shift[:, features])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
