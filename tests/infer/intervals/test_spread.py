@@ -40,7 +40,7 @@ def test_intervals_cover_and_follow_the_spread(zeros: float) -> None:
     x, y = made(4000, 1, zeros=zeros)
     assert table.relative.all() == (zeros == 0)
     for level in (0.5, 0.8, 0.9, 0.95):
-        lower, upper = table.ends(x, (1 - level) / 2, (1 + level) / 2)
+        lower, upper = table.ends(x, (1 - level) / 2, (1 + level) / 2, level)
         assert level - 0.02 < ((y >= lower) & (y <= upper)).mean() < level + 0.02 + zeros / 2
         assert (upper - lower)[x > 4].mean() > 1.5 * (upper - lower)[x < 2].mean()
 
@@ -77,6 +77,30 @@ def test_a_feature_that_none_measured_has_what_was_imputed() -> None:
     imputed, truth = made(200)
     measured = np.ones(imputed.shape, bool)
     measured[:, 1] = False
-    lower, upper = Table.fit(imputed, truth, measured).ends(imputed, 0.25, 0.75)
+    lower, upper = Table.fit(imputed, truth, measured).ends(imputed, 0.25, 0.75, 0.5)
     np.testing.assert_allclose(lower[:, 1], imputed[:, 1], rtol=1e-6)
     np.testing.assert_allclose(upper[:, 1], imputed[:, 1], rtol=1e-6)
+
+
+def test_where_most_are_0_the_interval_is_the_smallest_that_begins_there() -> None:
+    values = np.zeros((1, 1, len(LEVELS)), np.float32)
+    values[..., LEVELS > 0.82] = LEVELS[LEVELS > 0.82]
+    table = Table(edges=np.zeros((1, 0)), values=values, relative=np.zeros(1, bool))
+    x = np.zeros((1, 1))
+    for level, wanted in ((0.5, 0.0), (0.8, 0.0), (0.9, 0.9), (0.95, 0.95)):
+        lower, upper = table.ends(x, (1 - level) / 2, (1 + level) / 2, level)
+        assert lower == 0
+        np.testing.assert_allclose(upper, wanted, rtol=1e-6)
+
+
+def test_ends_are_nested() -> None:
+    imputed, truth = made(3000, zeros=0.3)
+    table = Table.fit(imputed, truth, np.ones(imputed.shape, bool))
+    before = None
+    for level in np.arange(0.02, 0.99, 0.02):
+        lower, upper = table.ends(imputed, (1 - level) / 2, (1 + level) / 2, level)
+        assert (lower <= upper).all()
+        if before is not None:
+            assert (lower <= before[0]).all()
+            assert (upper >= before[1]).all()
+        before = lower, upper

@@ -78,11 +78,20 @@ class Table:
         is_atom = (low <= 0) & ~self.relative[:, None]
         return np.where(is_atom, high if share > 0.5 else low, low + share * (high - low))
 
-    def ends(self, imputed_bd: Floats, low: float, high: float) -> tuple[Floats, Floats]:
-        """Quantiles at two levels of cells for which this was imputed, (b, D) each."""
+    def ends(self, imputed_bd: Floats, low: float, high: float, whole: float) -> tuple[Floats, Floats]:
+        """Both ends, at two levels, of cells for which this was imputed, (b, D) each.
+
+        Where the lower one is 0, nothing lies below it: then `whole`, the level of both together, is that of
+        the upper one, or that at which 0 would just be left out.
+        """
         bins, columns = self.bins(imputed_bd), np.arange(len(self.values))
+        lower, upper = self.at(low), self.at(high)
+        n_zero = np.maximum((self.values <= 0).sum(2), 1)
+        beyond = np.take_along_axis(self.values, len(LEVELS) - n_zero[..., None], 2)[..., 0]
+        at_zero = (lower <= 0) & ~self.relative[:, None]
+        upper = np.where(at_zero, np.minimum(upper, np.maximum(self.at(whole), beyond)), upper)
         base = np.where(self.relative, imputed_bd, 0.0)
-        lower, upper = (np.maximum(base + self.at(p)[columns, bins], 0.0) for p in (low, high))
+        lower, upper = (np.maximum(base + end[columns, bins], 0.0) for end in (lower, upper))
         return lower, upper
 
     def cumulative(self, imputed_bd: Floats, truth_bd: Floats, uniform_bd: Floats) -> Floats:
@@ -125,8 +134,8 @@ class Spread:
         """Both ends of the intervals of cells of one batch for which this was imputed, (b, D) each."""
         assert self.table is not None
         of_table = self.of_table[batch]
-        low, high = (corrected(p, of_table) for p in ((1 - level) / 2, (1 + level) / 2))
-        return self.table.ends(imputed_bd + self.shift[batch], low, high)
+        low, high, whole = (corrected(p, of_table) for p in ((1 - level) / 2, (1 + level) / 2, level))
+        return self.table.ends(imputed_bd + self.shift[batch], low, high, whole)
 
     def of(self, features: NDArray[np.int64]) -> Spread:
         """That of some features."""
