@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.sampling import drawn_features, share_of_rank
+from mosaicvi.data.sampling import drawn_features, run_of, share_of_rank
 from mosaicvi.device import would_wait
 from mosaicvi.errors import LostRankError, NonFiniteLossError
 from mosaicvi.fit.ending import rate_share
@@ -61,7 +61,7 @@ def _gradients(
 ) -> Losses:
     """Terms of the loss of a minibatch, whose gradients are left in the parameters."""
     net = state.net
-    own, share = shared(cells, group)
+    own, share = shared(cells, group, run_of(state.buffer))
     if share is not None:
         state.generator.manual_seed(seed_of(config.seed, 4, state.steps_done, share.group.rank))
     with record_function("slice"):
@@ -108,11 +108,13 @@ def _advance(
     return norm
 
 
-def shared(cells: NDArray[np.int64], group: Group | None) -> tuple[NDArray[np.int64], Share | None]:
+def shared(
+    cells: NDArray[np.int64], group: Group | None, run: int = 1
+) -> tuple[NDArray[np.int64], Share | None]:
     """What this process has of a minibatch; where that is nothing, a cell stands in and does not count."""
     if group is None:
         return cells, None
-    first, own = share_of_rank(cells, group.rank, group.size)
+    first, own = share_of_rank(cells, group.rank, group.size, run=run)
     share = Share(group=group, first=first, n=len(own), n_all=len(cells))
     return own if len(own) else cells[:1], share
 
