@@ -26,6 +26,7 @@ from mosaicvi.device import would_wait
 from mosaicvi.engine.threads import without_threads_of_torch
 from mosaicvi.errors import NonFiniteLossError
 from mosaicvi.fit.ending import Ending, rate_share
+from mosaicvi.fit.frozen import Frozen
 from mosaicvi.fit.optimizer import Optimizer
 from mosaicvi.nn.losses import Losses
 from mosaicvi.nn.masks import MaskSampler
@@ -74,7 +75,7 @@ class FitConfig:
     precision: Literal["float32", "bf16"] = "float32"
 
 
-NOT_SAVED = ("pending", "log_prob")  # fields of a state
+NOT_SAVED = ("pending", "log_prob", "frozen")  # fields of a state
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -99,6 +100,8 @@ class FitState:
         Cells and terms of the steps whose terms are not in `sums` yet.
     log_prob
         Log-likelihood of each modality in the step that was read last.
+    frozen
+        Weights that are not to be trained; None where all are.
     """
 
     net: MosaicVAE
@@ -117,6 +120,7 @@ class FitState:
     stopped_by: int | None = None
     pending: list[tuple[int, dict[str, Tensor]]] = dataclasses.field(default_factory=list)
     log_prob: list[float] = dataclasses.field(default_factory=list)
+    frozen: Frozen | None = None
 
     def history(self) -> pd.DataFrame:
         """One row an epoch, indexed by epoch from 0."""
@@ -337,6 +341,8 @@ def _step(
     with record_function("backward"):
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
+        if state.frozen is not None:
+            state.frozen.hide()
     with record_function("optimiser"):
         norm = optimizer.norm()
         if would_wait(norm):  # without reading it, put back what the step must not change
@@ -347,6 +353,8 @@ def _step(
             raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
         rate = config.lr * rate_share(state.steps_done, _progress(state, config, steps_per_epoch))
         optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
+        if state.frozen is not None:
+            state.frozen.restore()
     return dataclasses.replace(losses, total=losses.total.detach()), norm  # without what backward held
 
 

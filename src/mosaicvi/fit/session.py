@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.splits import names_digest, values_digest
 from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
 from mosaicvi.fit.ending import LEAST_FALL_STEPS, LEAST_STEPS, Ending
+from mosaicvi.fit.frozen import Frozen
 from mosaicvi.fit.loop import FitConfig, FitState, fit, start
 from mosaicvi.fit.progress import IN_TERMINAL, listener
 from mosaicvi.fit.signals import stop_requests
@@ -63,6 +64,7 @@ def begin(
     *,
     earlier: FitState | None,
     saved: dict[str, Any] | None,
+    free: Mapping[str, torch.Tensor] | None = None,
 ) -> FitState:
     """Where training of `net`, which lies on its device by now, begins.
 
@@ -74,6 +76,8 @@ def begin(
         How to train.
     earlier, saved
         State of an earlier run of this model, in memory or from its file, to go on from.
+    free
+        Which entries of each weight may be trained, boolean; None for all.
 
     Raises
     ------
@@ -88,6 +92,7 @@ def begin(
         saved = saved if earlier is None else earlier.to_dict()
         if saved is not None:
             _take_up(state, _for_device(saved, config, device) | _weights(net), "the saved model")
+    state.frozen = None if free is None else Frozen(net, free)
     for group in state.optimizer.param_groups:
         group["weight_decay"] = config.weight_decay
     if not state.best:

@@ -1,7 +1,7 @@
 """MosaicVI: what a user holds. It registers, trains, answers and saves by calling the stations.
 
-`state` is what it holds; the methods are in `registering`, `training`, `answers`, `reference` and `saving`,
-by what they do.
+`state` is what it holds; the methods are in `registering`, `training`, `answers`, `reference`, `saving` and
+`growing`, by what they do.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.fit.build import build_network
 from mosaicvi.model.answers import Answers
+from mosaicvi.model.growing import Growing
 from mosaicvi.model.reference import Referring
 from mosaicvi.model.registering import Registering, registered
-from mosaicvi.model.saving import Saving
 from mosaicvi.model.training import Training
 
 __all__ = ["MosaicVI"]
 
 
-class MosaicVI(Registering, Training, Answers, Referring, Saving):
+class MosaicVI(Registering, Training, Answers, Referring, Growing):
     """One model of a mosaic: a common latent space, and imputed values for what was not measured.
 
     Parameters

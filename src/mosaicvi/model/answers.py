@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
-from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
-from mosaicvi.infer.latent import latent
-from mosaicvi.model.state import ModelState, minibatch_size, positions_of
+from mosaicvi.model.routing import Routing
+from mosaicvi.model.state import minibatch_size, positions_of
 
 
-class Answers(ModelState):
+class Answers(Routing):
     """What a model says of cells: where they lie, and the values that they would have."""
 
     def get_latent_representation(
@@ -58,8 +57,12 @@ class Answers(ModelState):
         """
         mosaic, loader = self._data(mdata)
         cells = positions_of(indices, mosaic)
-        mean, var = latent(
-            self.net, loader, cells, modalities=self._seen(modalities), batch_size=minibatch_size(batch_size)
+        mean, var = self._latent_of(
+            mosaic,
+            loader,
+            cells,
+            modalities=self._seen(modalities),
+            batch_size=minibatch_size(batch_size),
         )
         if return_dist:
             return mean, var
@@ -158,35 +161,24 @@ class Answers(ModelState):
         seed: int = 0,
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """`get_imputed_values` as a stream, in the memory of one minibatch: (rows, values) at a time."""
-        mosaic, loader = self._data(mdata)
-        m = self._position(modality)
+        mosaic, _ = self._data(mdata)
+        self._position(modality)
         if library is not None and not number("library", library) > 0:
             raise InputError(f"library: must be > 0, not {library!r}.")
         if n_samples is not None:
             whole("n_samples", n_samples, least=1)
-        wanted = ImputationRequest(
-            m=m,
-            scale=self.imputed_scale(modality, scale=scale, library=library),
-            features=None if features is None else self._places(modality, features),
-        )
-        stream = imputed(
-            self.net,
-            loader,
+        if features is not None:
+            self._places(modality, features)
+        self.imputed_scale(modality, scale=scale, library=library)
+        return self._imputed_stream(
             mosaic,
             positions_of(indices, mosaic),
-            [wanted],
+            modality=modality,
+            features=features,
             modalities=self._seen(modalities),
-            readout=self.readout(),
             n_samples=n_samples,
+            scale=scale,
+            library=library,
             batch_size=minibatch_size(batch_size),
             seed=seed,
         )
-        return ((part.rows, part.values[0]) for part in stream)
-
-    def imputed_scale(
-        self, modality: str, *, scale: str | None = None, library: float | None = None
-    ) -> Scale:
-        """What imputed values of a modality mean; arguments as `get_imputed_values`."""
-        m, readout = self._position(modality), self.readout()
-        compared = None if readout is None else readout.scale_of(modality)
-        return scale_of(self.net, self.registry, m, kind=scale, library=library, compared=compared)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from anndata import AnnData
 from mudata import MuData
 
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register, without_cells
 from mosaicvi.data.register.query import align_to_model, told
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.state import ModelState
-from mosaicvi.store.saved import read_model, write_model
+from mosaicvi.nn.growth import transplant
+from mosaicvi.store.saved import Saved, described, known_of, read_model, write_model
 
 
 class Saving(ModelState):
@@ -30,17 +33,28 @@ class Saving(ModelState):
         overwrite
             Replace a model that is there.
         """
-        readout, reference = self.readout(), self.reference_cells()
         write_model(
             Path(dir_path),
+            self._described(),
+            net=self.net,
+            fit=self._saved_fit if self._state is None else self._state.to_dict(),
+            overwrite=overwrite,
+        )
+
+    def _described(self) -> dict[str, Any]:
+        """All that is saved but the weights and the state of training."""
+        readout = self.readout()
+        reference = self.reference_cells() if self._base is None else None
+        base = None if self._base is None else self._base._described()
+        return described(
             net=self.net,
             registry=self.registry,
             history=self.history,
             splits=self._splits,
-            fit=self._saved_fit if self._state is None else self._state.to_dict(),
             readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
             reference=None if reference is None else reference.to_dict(),
-            overwrite=overwrite,
+            lineage=self._lineage,
+            grown=None if base is None else {"base": base, "sees": list(self._sees)},
         )
 
     @classmethod
@@ -67,17 +81,29 @@ class Saving(ModelState):
             if mdata is None
             else register(mdata, saved.registry.setup, registry=saved.registry)
         )
+        return cls._of_saved(saved, mosaic, Path(dir_path))
+
+    @classmethod
+    def _of_saved(cls, saved: Saved, mosaic: Mosaic, folder: Path) -> Self:
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
         model._saved_rows = saved.rows
         model._saved_fit = saved.fit
         model._splits = list(saved.splits)
         model._reads_out = saved.readout is not None
-        if saved.reference is not None:
-            model._reference_cells = read_reference(saved.reference, saved.config, Path(dir_path))
         model._written_by = saved.written_by
+        model._lineage = saved.lineage
+        if saved.reference is not None:
+            model._reference_cells = read_reference(saved.reference, saved.config, folder)
         if saved.readout:
-            model._readout = read_readout(saved.readout, saved.config, Path(dir_path))
+            model._readout = read_readout(saved.readout, saved.config, folder)
+        if saved.base is not None:
+            model._base = cls._of_saved(saved.base, without_cells(saved.base.registry), folder)
+            small, large = (known_of(s.config, s.registry) for s in (saved.base, saved))
+            weights = saved.base.net.state_dict()
+            scratch = copy.deepcopy(saved.net)
+            model._free = transplant(scratch, weights, small, large, sees=saved.sees)
+            model._sees = saved.sees
         return model
 
     @staticmethod

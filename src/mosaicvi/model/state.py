@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
@@ -16,13 +18,14 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry
-from mosaicvi.data.register import register
+from mosaicvi.data.register import register, without_cells
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.loop import FitState
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.reference import ReferenceCells
 from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.store.saved import weights_digest
 
 
 class ModelState:
@@ -39,6 +42,10 @@ class ModelState:
         self._readout: ReadOut | None = None
         self._reference_cells: ReferenceCells | None = None
         self._written_by: Mapping[str, str] = {}  # versions of a model that was opened
+        self._lineage: tuple[dict[str, Any], ...] = ()  # the models that it grew from, the first one first
+        self._base: Self | None = None  # what a model was before it grew with frozen weights
+        self._free: Mapping[str, torch.Tensor] | None = None  # entries of weights that may be trained then
+        self._sees: tuple[str, ...] = ()  # known modalities of whose new features the encoder learns
 
     @property
     def _rows(self) -> list[dict[str, float]]:
@@ -51,13 +58,37 @@ class ModelState:
 
     @property
     def is_trained(self) -> bool:
-        """Whether at least one epoch was finished."""
-        return bool(self._rows)
+        """Whether at least one epoch was finished, of this model or of one that it grew from."""
+        return bool(self._rows or self._lineage)
 
     @property
     def stopped_by(self) -> int | None:
         """Number of the signal that ended the last training early, or None."""
         return None if self._state is None else self._state.stopped_by
+
+    def ancestor(self) -> dict[str, Any]:
+        """What a model that grows from this one remembers of it."""
+        kept = self.reference_cells()
+        return {
+            "weights": weights_digest(self.net),
+            "cells": None if kept is None else kept.n_cells,
+            "epochs": len(self._rows),
+        }
+
+    def without_data(self) -> Self:
+        """The same model without its cells, as if it had been saved and opened."""
+        twin = type(self).__new__(type(self))
+        twin._take(without_cells(self.registry), self.config, copy.deepcopy(self.net))
+        twin._reads_out, twin._readout = self._reads_out, self.readout()
+        twin._reference_cells, twin._written_by = self.reference_cells(), self._written_by
+        twin._saved_rows, twin._splits = list(self._rows), list(self._splits)
+        twin._lineage, twin._base, twin._free, twin._sees = (
+            self._lineage,
+            self._base,
+            self._free,
+            self._sees,
+        )
+        return twin
 
     def held_out(self, mosaic: Mosaic | None = None) -> NDArray[np.bool_] | None:
         """Which cells were kept for validation in every training of this model.
@@ -112,10 +143,21 @@ class ModelState:
         if self._readout is None and self._reads_out and self.is_trained:
             _, loader = self._data(None)
             self._readout = fit_readout(self.net, loader, self.mosaic, held_out=self.held_out())
+            before = None if self._base is None else self._base.readout()
+            if self._base is not None and before is not None:
+                sizes = [
+                    dict(zip(c.uni_block_names, c.dim_input_arr, strict=True))
+                    for c in (self._base.config, self.config)
+                ]
+                self._readout = self._readout.after(
+                    before, same={n for n, d in sizes[0].items() if sizes[1][n] == d}
+                )
         return self._readout
 
     def reference_cells(self) -> ReferenceCells | None:
         """What is kept of the cells in training; None where nothing was trained, or was kept."""
+        if self._base is not None:
+            return self._base.reference_cells()
         if self._reference_cells is None and self.is_trained and self.held_out() is not None:
             _, loader = self._data(None)
             self._reference_cells = ReferenceCells.of(self.net, loader, self.mosaic)

@@ -126,7 +126,9 @@ class Training(ModelState):
         in_all = None if epochs is None else int(epochs) + len(self._rows)
         config = FitConfig(max_epochs=in_all, precision=precision, **settings)
         loader = self._loader_on(accelerator, devices)
-        self._state = begin(self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit)
+        self._state = begin(
+            self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, free=self._free
+        )
         self._readout = self._reference_cells = None
         split = Split.of(self.mosaic, config.train_size, config.seed)
         if split not in self._splits:

@@ -66,7 +66,7 @@ def told(
         only = next(iter(mods.values())).copy()
         only.obs = obs.copy()
         return only
-    return _together(mods, data, obs)
+    return together(mods, obs, data.uns)
 
 
 def _with_values(name: str, a: AnnData, layer: str, wanted: str | None) -> AnnData:
@@ -87,13 +87,26 @@ def _with_values(name: str, a: AnnData, layer: str, wanted: str | None) -> AnnDa
     )
 
 
-def _together(mods: Mapping[str, AnnData], data: MuData | AnnData, obs: pd.DataFrame) -> MuData:
-    """Modalities with the cells, columns and notes of the whole."""
+def together(mods: Mapping[str, AnnData], obs: pd.DataFrame, uns: Mapping[str, Any]) -> MuData:
+    """Modalities with the cells, columns and notes of the whole.
+
+    Raises
+    ------
+    InputError
+        If a cell has none of the modalities.
+    """
+    has = np.any([obs.index.isin(a.obs_names) for a in mods.values()], axis=0)
+    if not has.all():
+        raise InputError(
+            f"{int((~has).sum()):,} cells have none of the modalities {quoted(mods)} "
+            f"(such as {quoted(obs.index[~has])}); "
+            f"remove them: mdata = mdata[np.any([mdata.obsm[m] for m in {list(mods)!r}], axis=0)].copy()."
+        )
     with warnings.catch_warnings(), mudata.set_options(pull_on_update=False):
         warnings.simplefilter("ignore")
-        out = MuData(dict(mods), obs=pd.DataFrame(index=data.obs_names))
+        out = MuData(dict(mods), obs=pd.DataFrame(index=obs.index))
         out.obs = obs.copy()
-    out.uns.update(data.uns)
+    out.uns.update(uns)
     return out
 
 
@@ -120,7 +133,7 @@ def align_to_model(data: MuData | AnnData, registry: Registry) -> MuData | AnnDa
         raise InputError(
             f"The data have {quoted(mods) or 'no modality'}; the model knows {quoted(registry.features)}."
         )
-    return _together(made, data, data.obs)
+    return together(made, data.obs, data.uns)
 
 
 def _modality(name: str, a: AnnData, registry: Registry) -> AnnData:

@@ -32,7 +32,8 @@ from mosaicvi.data.register.panels import panel_column, read_panels
 from mosaicvi.data.register.standard import standard_of
 from mosaicvi.data.register.suspicious import droplets, hashtags, technical, zero_or_one, zeros
 from mosaicvi.data.register.unseen import read_new_covariates
-from mosaicvi.data.values import check_finite, is_whole, keep_measured, read_values, scales
+from mosaicvi.data.transforms import Transform
+from mosaicvi.data.values import Matrix, check_finite, is_whole, keep_measured, read_values, scales
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
 
@@ -319,6 +320,8 @@ def _read(
     if registry is None:
         _check_measured(name, a.var_names[order], panels, entry)
     library, scale = scales(x, n_measured, transform)
+    if features.scaled is not None:
+        scale = _scale_by_some(x, panels, panel_of_row, entry, transform, scale, features.scaled)
     modality = ModalityData(
         name=name,
         features=features,
@@ -344,6 +347,21 @@ def _read(
         modality = _without(modality, n_measured == 0)
     standard = standard_of(modality) if registry is None else registry.standards.get(name)
     return dataclasses.replace(modality, standard=standard), notes
+
+
+def _scale_by_some(
+    x: Matrix,
+    panels: NDArray[np.bool_],
+    panel_of_row: NDArray[np.int64],
+    entry: NDArray[np.bool_] | None,
+    transform: Transform,
+    of_all: NDArray[np.float32],
+    scaled: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """The transform's scale of each row by some features, or by all where it measured none of them."""
+    n_some = panels[:, scaled].sum(1)[panel_of_row] if entry is None else entry[:, scaled].sum(1)
+    _, scale = scales(x[:, np.flatnonzero(scaled)], n_some, transform)
+    return np.where(n_some > 0, scale, of_all)
 
 
 def _check_names(name: str, a: AnnData, cells: pd.Index[str]) -> None:
