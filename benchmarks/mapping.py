@@ -1,8 +1,9 @@
 """How well the cells of a batch that was left out of training are served, beside training on everything.
 
-Of each mosaic one whole batch is left out. The model of the rest answers for it as it is (zero-shot), and after it
-has grown by it. Compared with a model that was trained on all batches: labels carried from the other batches by
-the nearest cells in the latent, the correlation of imputed with hidden values of the left-out batch, and seconds.
+Of each mosaic one whole batch is left out. The model of the rest answers for it as it is (zero-shot), and
+after it has grown by it. Compared with a model that was trained on all batches: labels carried from the other
+batches by the nearest cells in the latent, the correlation of imputed with hidden values of the left-out
+batch, and the seconds of the processor that training took.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Left:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Of one way to serve the left-out batch: accuracy of labels, r of each modality, and seconds of training."""
+    """Of one way to serve the left-out batch: accuracy of labels, r of each modality, seconds of training."""
 
     transfer: float
     r: dict[str, float]
@@ -80,8 +81,8 @@ def main() -> None:
             "s",
             "of_time",
         ),
-        note="Each modality's r is the mean over its features on the left-out batch's hidden values; `of` is the share of "
-        "what training on everything reaches, and of the time that it takes.",
+        note="Each modality's r is the mean over its features on the left-out batch's hidden values; `of` is "
+        "the share of what training on everything reaches, and of the processor's time that it takes.",
     )
     for name in options.task or list(LEFT_OUT):
         for row in _rows(name, options):
@@ -161,9 +162,9 @@ def _served(left: Left, how: str, options: argparse.Namespace) -> Scores:
         if how == "zero-shot":
             return _scores(left, model, MosaicVI.prepare_query(left.query, model), 0.0)
         grown = MosaicVI.load_query_data(left.query, model)
-        began = time.perf_counter()
+        began = time.process_time()
         grown.train(options.epochs, progress=False, accelerator="cpu")
-        return _scores(left, grown, left.query, time.perf_counter() - began)
+        return _scores(left, grown, left.query, time.process_time() - began)
 
 
 def _trained(left: Left, data: MuData, name: str, options: argparse.Namespace) -> tuple[MosaicVI, float]:
@@ -172,9 +173,9 @@ def _trained(left: Left, data: MuData, name: str, options: argparse.Namespace) -
     if options.models is not None and (options.models / f"t.{name}.json").exists():
         said = json.loads((options.models / f"t.{name}.json").read_text())
         return MosaicVI.load(options.models / f"m.{name}", data), said["s"]
-    began = time.perf_counter()
+    began = time.process_time()
     model = MosaicVI(data).train(options.epochs, progress=False, accelerator="cpu")
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     if options.models is not None:
         model.save(options.models / f"m.{name}", overwrite=True)
         (options.models / f"t.{name}.json").write_text(json.dumps({"s": seconds}))
@@ -200,7 +201,7 @@ def _scores(left: Left, model: MosaicVI, query: MuData | None, seconds: float) -
 
 
 def _transfer(left: Left, reference: npt.NDArray[Any], asked: npt.NDArray[Any]) -> float:
-    """Accuracy of labels carried from the other batches to the left-out one; NaN where nobody published any."""
+    """Accuracy of labels carried from the other batches to the left-out one; NaN where there are none."""
     label = left.task.label
     known = ~np.isin(label, UNKNOWN)
     here, there = known[~left.is_query], known[left.is_query]

@@ -17,6 +17,7 @@ from mosaicvi.config import Distribution, NetworkConfig
 from mosaicvi.config.arguments import pairs
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.grow import grow
+from mosaicvi.data.register.join import lifted
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_grown
 from mosaicvi.model.saving import Saving
@@ -98,6 +99,8 @@ class Growing(Saving):
         model._take(found.mosaic, config, net)
         model._reads_out = old._reads_out
         model._lineage = (*old._lineage, old.ancestor())
+        if old.held_out() is not None:  # its data are at hand: they teach the read-out together
+            model._earlier = lifted(old.mosaic, found.mosaic.registry), old.held_out()
         if not unfrozen:
             model._base, model._free, model._sees = old.without_data(), free, found.sees
         return model

@@ -113,7 +113,7 @@ class Routing(ModelState):
             scale=self.imputed_scale(modality, scale=scale, library=library),
             features=None if features is None else self._places(modality, features),
         )
-        stream = imputed(self.net, loader, mosaic, cells, [wanted], readout=self.readout(), **how)
+        stream = imputed(self.net, loader, mosaic, cells, [wanted], readout=self.readout(mosaic), **how)
         return ((part.rows, part.values[0]) for part in stream)
 
     def imputed_scale(

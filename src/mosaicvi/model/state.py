@@ -19,10 +19,12 @@ from mosaicvi.config.arguments import whole
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry
 from mosaicvi.data.register import register, without_cells
+from mosaicvi.data.register.join import joined
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.loop import FitState
 from mosaicvi.infer.readout import ReadOut, fit_readout
+from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import ReferenceCells
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import weights_digest
@@ -40,6 +42,9 @@ class ModelState:
         self._splits: list[Split] = []
         self._reads_out = True  # or the decoder alone imputes, as the published method does
         self._readout: ReadOut | None = None
+        self._views: set[Shown] = set()  # for which the read-out was fitted
+        # cells of the model that this one grew from, and which of them were held out
+        self._earlier: tuple[Mosaic, NDArray[np.bool_] | None] | None = None
         self._reference_cells: ReferenceCells | None = None
         self._written_by: Mapping[str, str] = {}  # versions of a model that was opened
         self._lineage: tuple[dict[str, Any], ...] = ()  # the models that it grew from, the first one first
@@ -138,21 +143,48 @@ class ModelState:
         """What the model remembers of its data."""
         return self.mosaic.registry
 
-    def readout(self) -> ReadOut | None:
-        """How counts are read out, fitted when it is first needed; None where the decoder alone imputes."""
-        if self._readout is None and self._reads_out and self.is_trained:
-            _, loader = self._data(None)
-            self._readout = fit_readout(self.net, loader, self.mosaic, held_out=self.held_out())
-            before = None if self._base is None else self._base.readout()
-            if self._base is not None and before is not None:
-                sizes = [
-                    dict(zip(c.uni_block_names, c.dim_input_arr, strict=True))
-                    for c in (self._base.config, self.config)
-                ]
-                self._readout = self._readout.after(
-                    before, same={n for n, d in sizes[0].items() if sizes[1][n] == d}
-                )
+    def readout(self, mosaic: Mosaic | None = None) -> ReadOut | None:
+        """How counts are read out, fitted when it is first needed; None where the decoder alone imputes.
+
+        Parameters
+        ----------
+        mosaic
+            Cells that are to be answered for: where they show what no cell in training did, and the data in
+            training are at hand, it is fitted for that as well.
+        """
+        if not (self._reads_out and self.is_trained):
+            return None
+        if self._readout is None:
+            self._check_has_cells()
+            self._readout = self._fit_readout()
+        if mosaic is not None and mosaic is not self.mosaic and self.held_out() is not None:
+            new = [v for v in shown_of_cells(mosaic)[1] if v not in self._views]
+            self._views |= set(new)
+            if new:
+                more = self._fit_readout(new)
+                self._readout = more.after(self._readout, same=self.registry.features)
         return self._readout
+
+    def _fit_readout(self, views: Sequence[Shown] | None = None) -> ReadOut:
+        """The read-out by the model's own cells, and those of the one that it grew from."""
+        whole, held = self.mosaic, self.held_out()
+        if self._earlier is not None:
+            earlier, held_earlier = self._earlier
+            parts = [
+                np.zeros(m.n_cells, bool) if h is None else h
+                for m, h in ((earlier, held_earlier), (whole, held))
+            ]
+            whole, held = joined(earlier, whole), np.concatenate(parts)
+        device = next(self.net.parameters()).device
+        loader = MinibatchLoader(whole, device=device)
+        found = fit_readout(self.net, loader, whole, held_out=held, views=views)
+        self._views |= set(shown_of_cells(whole)[1])
+        before = None if self._base is None else self._base.readout()
+        if self._base is None or before is None or views is not None:
+            return found
+        known = self._base.registry.features
+        same = {name for name, of in known.items() if of.names == self.registry.features[name].names}
+        return found.after(before, same=same)
 
     def reference_cells(self) -> ReferenceCells | None:
         """What is kept of the cells in training; None where nothing was trained, or was kept."""

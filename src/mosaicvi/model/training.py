@@ -12,7 +12,7 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.fit.loop import FitConfig
-from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
+from mosaicvi.fit.session import begin, run, usual
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState
 
@@ -47,7 +47,8 @@ class Training(ModelState):
         ----------
         max_epochs
             Epochs; where None, training goes on until the loss on held-out cells has stopped falling, and
-            keeps the best weights. A trained model is trained for as many more.
+            keeps the best weights. A trained model is trained for as many more; of a model that grew, what is
+            new is trained for 150 steps.
         lr, weight_decay
             Of AdamW; the rate rises over the first steps and falls along a cosine. Where None 0.004 for
             minibatches of 512 cells, and in proportion to the root of their size for others.
@@ -91,9 +92,6 @@ class Training(ModelState):
         NonFiniteLossError
             If the loss is not a number; the weights are those before that step.
         """
-        if batch_size is None:
-            n_features = sum(m.n_features for m in self.mosaic.modalities)
-            batch_size = default_batch_size(self.mosaic.n_cells, n_features)
         settings = check_training(
             {
                 "lr": lr,
@@ -118,11 +116,16 @@ class Training(ModelState):
         )
         check_unchanged(self.mosaic)
         self._check_can_train()
-        if settings["lr"] is None:
-            settings["lr"] = default_rate(settings["batch_size"])
-        epochs = max_epochs
-        if epochs is None:
-            epochs = epochs_if_blind(self.mosaic.n_cells, settings["batch_size"], settings["train_size"])
+        own = usual(
+            self.mosaic.n_cells,
+            sum(m.n_features for m in self.mosaic.modalities),
+            train_size=settings["train_size"],
+            batch_size=settings["batch_size"],
+            is_growing=self._free is not None,
+        )
+        settings["batch_size"] = own.batch_size
+        settings["lr"] = own.rate if settings["lr"] is None else settings["lr"]
+        epochs = own.epochs if max_epochs is None else max_epochs
         in_all = None if epochs is None else int(epochs) + len(self._rows)
         config = FitConfig(max_epochs=in_all, precision=precision, **settings)
         loader = self._loader_on(accelerator, devices)
@@ -130,6 +133,7 @@ class Training(ModelState):
             self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, free=self._free
         )
         self._readout = self._reference_cells = None
+        self._views = set()
         split = Split.of(self.mosaic, config.train_size, config.seed)
         if split not in self._splits:
             self._splits.append(split)

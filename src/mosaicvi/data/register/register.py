@@ -87,7 +87,7 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     for name in wanted:
         if name not in mods:
             assert registry is not None
-            read.append(_absent(name, len(cells), registry))
+            read.append(absent(name, len(cells), registry))
             continue
         try:
             modality, said = _read(name, mods[name], data, cells, setup, panel_key, registry)
@@ -135,7 +135,7 @@ def without_cells(registry: Registry) -> Mosaic:
     n_covariates += registry.setup.batch_key is None
     return Mosaic(
         cells=pd.Index([], dtype=object),
-        modalities=tuple(_absent(name, 0, registry) for name in registry.features),
+        modalities=tuple(absent(name, 0, registry) for name in registry.features),
         covariates=np.zeros((0, n_covariates), np.float32),
         batch=np.zeros(0, np.int64),
         group=np.zeros(0, np.int64),
@@ -426,7 +426,7 @@ def _without(m: ModalityData, empty: NDArray[np.bool_]) -> ModalityData:
     )
 
 
-def _absent(name: str, n_cells: int, registry: Registry) -> ModalityData:
+def absent(name: str, n_cells: int, registry: Registry) -> ModalityData:
     """A modality that no cell of the data has."""
     features: ModalityFeatures = registry.features[name]
     shape = (0, len(features.names))

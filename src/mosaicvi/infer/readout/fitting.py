@@ -9,7 +9,7 @@ Legend: n reference cells, D features of a modality, g of a group.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -45,6 +45,7 @@ def fit_readout(
     mosaic: Mosaic,
     *,
     held_out: NDArray[np.bool_] | None,
+    views: Sequence[Shown] | None = None,
     seed: int = 0,
 ) -> ReadOut:
     """The read-out of a model.
@@ -55,13 +56,19 @@ def fit_readout(
         The trained network and its data.
     held_out
         Cells that no training saw, (n,), which decide on the weights; None where that is not known.
+    views
+        What may be shown of cells; None for all that is shown of those of the mosaic.
     seed
         Decides which cells are references.
     """
     kinds = {data.name: scale_of_counts(data) for data in mosaic.modalities}
-    code, views = shown_of_cells(mosaic)
-    cells_of = {view: np.flatnonzero(code == i) for i, view in enumerate(views)}
-    for view in views:  # what remains of a cell when a modality is hidden to see how well it is imputed
+    code, own = shown_of_cells(mosaic)
+    cells_of = {view: np.flatnonzero(code == i) for i, view in enumerate(own)}
+    if views is not None:
+        cells_of = {view: cells_of.get(view, np.zeros(0, np.int64)) for view in views}
+    for view in (
+        own if views is None else ()
+    ):  # what remains of a cell when a modality is hidden to see how well it is imputed
         for name in view.features:
             less = view.only([other for other in view.features if other != name])
             if less.of:
