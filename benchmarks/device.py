@@ -109,7 +109,7 @@ def _waits(state: Any, loader: Any, config: Any) -> int:
     import torch
 
     from mosaicvi.data.sampling import split
-    from mosaicvi.fit import loop
+    from mosaicvi.fit.step import update
     from mosaicvi.nn.masks import MaskSampler
 
     train, _ = split(loader.n_cells, config.train_size, config.seed)
@@ -119,7 +119,7 @@ def _waits(state: Any, loader: Any, config: Any) -> int:
         torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            loop._step(state, loader, sampler, train[: config.batch_size], 0.0, config, 1, ("",) * 9)
+            update(state, loader, sampler, train[: config.batch_size], 0.0, config, 1, ("",) * 9)
         torch.cuda.set_sync_debug_mode("default")
         said = {str(w.message).splitlines()[0] for w in caught if "synchron" in str(w.message)}
         found += bool(said)

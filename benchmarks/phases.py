@@ -27,7 +27,8 @@ from benchmarks.ours import set_up
 from benchmarks.tasks import registered
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.engine import decoder, embedding, encoder, rows, stack
-from mosaicvi.fit.loop import FitConfig, FitState, Report, fit
+from mosaicvi.fit.loop import Report, fit
+from mosaicvi.fit.state import FitConfig, FitState
 
 PHASES = ("slice", "mask", "encode", "decode", "likelihood", "backward", "optimiser")
 COMPILED = ("encode", "decode", "likelihood", "backward")  # with products that torch does not see

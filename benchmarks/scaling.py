@@ -21,7 +21,7 @@ from benchmarks.common import Table, child_env, last_line, read_json, run, say
 
 if TYPE_CHECKING:
     from mosaicvi.data.loader import MinibatchLoader
-    from mosaicvi.fit.loop import FitConfig, FitState
+    from mosaicvi.fit.state import FitConfig, FitState
 
 SIZES = (5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
 QUICK = (300, 600)

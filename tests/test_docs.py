@@ -22,7 +22,13 @@ from mosaicvi.data.read import mudata_as_it_is
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", DOCS / "quickstart.md", DOCS / "tutorial.md", DOCS / "parameters.md"]
+PAGES = [
+    ROOT / "README.md",
+    DOCS / "quickstart.md",
+    DOCS / "tutorial.md",
+    DOCS / "parameters.md",
+    DOCS / "from-scvaeit.md",
+]
 BUILDERS = ("sphinx", "myst_parser", "sphinx_book_theme", "sphinx_copybutton")
 
 

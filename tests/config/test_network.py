@@ -193,7 +193,7 @@ def test_scalars_and_mappings_are_spread(mosaic: Mosaic) -> None:
         ({"skip_conn": True, "dim_block_dec": 3}, r"skip_conn: needs dim_block_enc equal to dim_block_dec"),
         ({"gamma": lambda epoch: 1.0}, r"a number or a Schedule.*not function; a function cannot be saved"),
         ({"gamma": -1}, r"gamma: start and end must be >= 0"),
-        ({"gamma": {"begin": 1}}, r"gamma: needs 'start' and takes 'end' and 'decay'; got \['begin'\]"),
+        ({"gamma": {"begin": 1}}, r"takes 'end', 'decay' and 'first'; got \['begin'\]"),
         ({"gamma": {"start": "a"}}, r"gamma: numbers are needed"),
         ({"gamma": {"start": 1, "decay": 2}}, r"gamma: decay must be in \(0, 1\], not 2"),
     ],
@@ -244,6 +244,18 @@ def test_a_schedule_decays_exponentially(start: float, end: float, decay: float,
     assert value == pytest.approx(end + (start - end) * decay**epoch, rel=1e-12, abs=1e-12)
     low, high = sorted((start, end))
     assert low - 1e-9 <= value <= high + 1e-9
+
+
+def test_a_schedule_may_begin_with_given_values() -> None:
+    schedule = Schedule.of({"start": 1.0, "decay": 0.5, "first": [3, 2.5]})
+    assert [schedule(epoch) for epoch in range(4)] == [3, 2.5, 0.25, 0.125]
+    config = plain(gamma=schedule)
+    assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    for wrong in ((-1.0,), (float("nan"),)):
+        with pytest.raises(InputError, match="gamma: first must hold numbers >= 0"):
+            Schedule(start=0, first=wrong)
+    with pytest.raises(InputError, match="gamma: numbers are needed"):
+        Schedule.of({"start": 1.0, "first": ["a"]})
 
 
 def test_a_number_is_a_schedule_that_stays() -> None:

@@ -25,19 +25,13 @@ from mosaicvi.data.register import register
 from mosaicvi.data.sampling import shuffled, split
 from mosaicvi.engine.threads import n_workers
 from mosaicvi.errors import MosaicWarning, NonFiniteLossError
-from mosaicvi.fit import ending, loop
+from mosaicvi.fit import ending, step
 from mosaicvi.fit.build import build_network
 from mosaicvi.fit.ending import WARM_UP_STEPS
-from mosaicvi.fit.loop import (
-    BALANCE_EPOCHS,
-    FitConfig,
-    FitState,
-    Report,
-    balanced,
-    fit,
-    start,
-    validate,
-)
+from mosaicvi.fit.loop import Report, fit
+from mosaicvi.fit.state import FitConfig, FitState, start
+from mosaicvi.fit.step import BALANCE_EPOCHS, balanced
+from mosaicvi.fit.validation import validate
 from mosaicvi.nn.masks import MaskSampler
 from mosaicvi.store.checkpoint import CheckpointStore
 from mosaicvi.store.state import flatten, unflatten
@@ -510,8 +504,8 @@ def test_a_config_is_frozen_and_keyword_only() -> None:
 def test_terms_that_are_read_later_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once, later = fresh(), fresh()
     fit(at_once, LOADER, quick())
-    monkeypatch.setattr(loop, "would_wait", lambda value: True)
-    monkeypatch.setattr(loop, "READ_EVERY", 3)
+    monkeypatch.setattr(step, "would_wait", lambda value: True)
+    monkeypatch.setattr(step, "READ_EVERY", 3)
     seen: list[list[float]] = []
     fit(later, LOADER, quick(), listen=lambda r: seen.append(r.log_prob) if r.row is None else None)
     pd.testing.assert_frame_equal(at_once.history(), later.history(), rtol=1e-9)
@@ -520,7 +514,7 @@ def test_terms_that_are_read_later_are_the_same(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_non_finite_step_on_a_device_changes_nothing_and_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "would_wait", lambda value: True)
+    monkeypatch.setattr(step, "would_wait", lambda value: True)
     state = fresh(beta_modal=1.0)
     m = 1
     with torch.no_grad():

@@ -19,7 +19,7 @@ from tests.builders import random_mudata
 
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning, NonFiniteLossError
 from mosaicvi.fit import progress as progress_module
-from mosaicvi.fit.loop import FitConfig, Report
+from mosaicvi.fit.loop import Report
 from mosaicvi.fit.progress import listener
 from mosaicvi.fit.session import (
     BLIND_STEPS,
@@ -28,6 +28,7 @@ from mosaicvi.fit.session import (
     epochs_if_blind,
     fewest_epochs,
 )
+from mosaicvi.fit.state import FitConfig
 from mosaicvi.store.checkpoint import CheckpointStore
 from mosaicvi.store.format import save_bundle
 
@@ -93,6 +94,19 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_how_to_go_on(
     assert_same(other, whole)
     model.train(3, **QUICK)
     assert_same(model, whole)
+
+
+def test_a_constant_rate_is_constant_and_needs_an_end() -> None:
+    model = model_of().train(3, lr=1e-3, lr_schedule="constant", **QUICK)
+    assert model.history["lr"].tolist() == [1e-3] * 3
+    assert model.train(2, lr=2e-3, lr_schedule="constant", **QUICK).history["lr"].tolist()[3:] == [2e-3] * 2
+    assert model_of().train(3, lr=1e-3, **QUICK).history["lr"].nunique() == 3
+    with pytest.raises(
+        InputError, match="lr_schedule: a constant rate has no end of its own; set max_epochs"
+    ):
+        model_of().train(lr_schedule="constant", **QUICK)
+    with pytest.raises(InputError, match="lr_schedule: 'cosine' or 'constant', not 'linear'"):
+        model_of().train(1, lr_schedule="linear", **QUICK)  # type: ignore[arg-type]
 
 
 # --- checkpoints --------------------------------------------------------------------------------

@@ -8,8 +8,11 @@ import torch
 from hypothesis import given, settings
 from tests.oracles import mmd as slow_mmd
 
+from mosaicvi.config import NetworkConfig
+from mosaicvi.likelihoods.base import Bounds
 from mosaicvi.nn import compiled
 from mosaicvi.nn.losses import mmd
+from mosaicvi.nn.vae import MosaicVAE
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,3 +72,18 @@ def test_groups_apart_are_drawn_together() -> None:
     (grad,) = torch.autograd.grad(value, mean)
     assert bool((grad[group == 1].mean(0) < 0).all())  # a step against it goes towards the other group
     assert bool((grad[group == 2].mean(0) > 0).all())
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_several_ways_to_group_cells_are_aligned_each_alone(unbiased: bool) -> None:
+    config = NetworkConfig(
+        dim_input_arr=(2,), dim_block=(2,), dist_block=("Gaussian",), dim_block_embed=(1,),
+        dim_block_enc=(0,), dim_block_dec=(0,), block_names=("a",), uni_block_names=("a",), dimensions=(2,),
+        dim_latent=3, unbiased_mmd=unbiased,
+    )  # fmt: skip
+    bounds = Bounds(centre=torch.zeros(2), low=-torch.ones(2), high=torch.ones(2))
+    net = MosaicVAE(config, 1, [bounds], torch.Generator().manual_seed(0))
+    mean = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
+    group = torch.stack([torch.arange(12) % 4, torch.arange(12) // 5, torch.zeros(12, dtype=torch.int64)], 1)
+    apart = sum(slow_mmd(mean.double(), column, unbiased=unbiased) for column in group.T)
+    torch.testing.assert_close(net._mmd(mean, group, 0.5).double(), 0.5 * apart, rtol=1e-4, atol=1e-6)

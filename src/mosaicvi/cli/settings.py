@@ -31,6 +31,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "categorical_covariate_keys": list,
     "continuous_covariate_keys": list,
     "modalities": list,
+    "condition_keys": list,
     "preset": str,
 }
 WORDS = {

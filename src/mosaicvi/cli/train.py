@@ -85,6 +85,14 @@ def command(
     panel_key: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of obs that names each cell's feature panel.")
     ] = None,
+    condition: Annotated[
+        Pairs,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of obs with the groups that --gamma mixes; may be repeated. "
+            "[default: batches, and what cells measured]",
+        ),
+    ] = None,
     modality: Annotated[
         Pairs, typer.Option(metavar="MOD", help="Use only this modality; may be repeated. [default: all]")
     ] = None,
@@ -163,6 +171,7 @@ def command(
         continuous_covariate_keys=continuous_covariate,
         panel_key=panel_key,
         modalities=modality,
+        condition_keys=condition,
     )
     how = dict(settings.train) | _given(
         max_epochs=max_epochs,

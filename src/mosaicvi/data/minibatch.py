@@ -116,7 +116,7 @@ class Minibatch:
     covariate_table, covariate_code
         Distinct rows of covariates, float32 (A, C), and the row of each cell, int64 (B,).
     group
-        Condition group from 1, 0 for none, int64 (B,).
+        Condition group from 1, 0 for none, int64 (B,); or (B, k) where there are k ways to group cells.
     """
 
     index: Tensor

@@ -40,12 +40,17 @@ class Setup:
     continuous_covariate_keys: tuple[str, ...] = ()
     panel_key: str | None = None
     modalities: tuple[str, ...] = ()
+    condition_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         covariates = [*self.categorical_covariate_keys, *self.continuous_covariate_keys]
         if self.batch_key is not None:
             covariates.append(self.batch_key)
-        for what, names in (("covariates", covariates), ("modalities", self.modalities)):
+        for what, names in (
+            ("covariates", covariates),
+            ("modalities", self.modalities),
+            ("condition_keys", self.condition_keys),
+        ):
             twice = [name for i, name in enumerate(names) if name in names[:i]]
             if twice:
                 raise InputError(f"{what}: {twice[0]!r} is named more than once; name it once.")
@@ -143,7 +148,7 @@ class Registry:
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Registry:
         """Read what `to_dict` wrote."""
-        lists = ("categorical_covariate_keys", "continuous_covariate_keys", "modalities")
+        lists = ("categorical_covariate_keys", "continuous_covariate_keys", "modalities", "condition_keys")
         said: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in d["setup"].items()}
         features = {
             k: ModalityFeatures(
@@ -247,7 +252,8 @@ class Mosaic:
     batch
         Batch of each cell, shape (n,), a position in `batches`.
     group
-        Condition group of each cell, batch x measured modalities, from 1; shape (n,).
+        Condition group of each cell, from 1, by the batch and the measured modalities, shape (n,); or one
+        of each of k columns of conditions, 0 for none, shape (n, k).
     unseen
         By column of obs, categories that the model whose registry this is has not seen.
     """

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mosaicvi.errors import InputError
-from mosaicvi.fit.loop import FitConfig, FitState, Report
+from mosaicvi.fit.loop import Report
+from mosaicvi.fit.state import FitConfig, FitState
 
 LINE_EVERY = 10.0  # seconds between plain lines
 EVERY_EPOCH_UP_TO = 50  # epochs of a run, to have a line for each

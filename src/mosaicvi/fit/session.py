@@ -21,9 +21,10 @@ from mosaicvi.data.splits import names_digest, values_digest
 from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
 from mosaicvi.fit.ending import LEAST_FALL_STEPS, LEAST_STEPS, Ending
 from mosaicvi.fit.frozen import Frozen
-from mosaicvi.fit.loop import FitConfig, FitState, fit, start
+from mosaicvi.fit.loop import fit
 from mosaicvi.fit.progress import IN_TERMINAL, listener
 from mosaicvi.fit.signals import stop_requests
+from mosaicvi.fit.state import FitConfig, FitState, start
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.checkpoint import CheckpointStore
 from mosaicvi.store.files import atomic_path
@@ -236,6 +237,10 @@ def _check(config: FitConfig, mosaic: Mosaic) -> None:
         problems.append(
             f"early_stopping: train_size={config.train_size!r} leaves no cells to validate; lower it."
         )
+    if config.lr_schedule not in ("cosine", "constant"):
+        problems.append(f"lr_schedule: 'cosine' or 'constant', not {config.lr_schedule!r}.")
+    if config.lr_schedule == "constant" and config.max_epochs is None:
+        problems.append("lr_schedule: a constant rate has no end of its own; set max_epochs.")
     if config.patience is not None and config.patience < 1:
         problems.append(f"patience: at least 1, not {config.patience!r}.")
     if not config.max_grad_norm > 0:
@@ -258,6 +263,8 @@ def _fingerprint(net: MosaicVAE, mosaic: Mosaic, config: FitConfig) -> dict[str,
     fit_config = {
         k: v for k, v in vars(config).items() if k not in ("max_epochs", "early_stopping", "patience")
     }
+    if config.lr_schedule == "cosine":
+        del fit_config["lr_schedule"]  # which checkpoints of older versions do not name
     return {
         "network": net.config.to_dict(),
         "fit": fit_config,

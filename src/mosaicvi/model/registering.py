@@ -42,6 +42,7 @@ class Registering:
         continuous_covariate_keys: Sequence[str] = (),
         panel_key: str | None = None,
         modalities: Sequence[str] = (),
+        condition_keys: Sequence[str] = (),
     ) -> Mosaic:
         """Register a MuData: say where the values, batches and panels are. It is not changed.
 
@@ -72,6 +73,10 @@ class Registering:
             panels, boolean). Where none is named: what `combine` noted, else `batch_key`.
         modalities
             Modalities to use; all where none is named.
+        condition_keys
+            Columns of ``obs`` with the groups that the alignment term (`gamma`) brings together, each column
+            alone; a cell without a value is in none. Where none is named, groups are the batch with what a
+            cell measured.
 
         Returns
         -------
@@ -96,6 +101,7 @@ class Registering:
             continuous_covariate_keys=_names(continuous_covariate_keys, "continuous_covariate_keys"),
             panel_key=panel_key,
             modalities=_names(modalities, "modalities"),
+            condition_keys=_names(condition_keys, "condition_keys"),
         )
         return _remember(mdata, setup)
 
@@ -113,6 +119,7 @@ class Registering:
         categorical_covariate_keys: Sequence[str] = (),
         continuous_covariate_keys: Sequence[str] = (),
         panel_key: str | None = None,
+        condition_keys: Sequence[str] = (),
     ) -> Mosaic:
         """Register an AnnData as a mosaic of one modality; the arguments are those of `setup_mudata`.
 
@@ -124,7 +131,7 @@ class Registering:
             Name of the modality.
         batch_key, layer, likelihood, transform, block_key
             As in `setup_mudata`, for the one modality.
-        categorical_covariate_keys, continuous_covariate_keys, panel_key
+        categorical_covariate_keys, continuous_covariate_keys, panel_key, condition_keys
             As in `setup_mudata`.
 
         Raises
@@ -146,6 +153,7 @@ class Registering:
             continuous_covariate_keys=_names(continuous_covariate_keys, "continuous_covariate_keys"),
             panel_key=panel_key,
             modalities=(modality,),
+            condition_keys=_names(condition_keys, "condition_keys"),
         )
         return _remember(adata, setup)
 

@@ -22,7 +22,7 @@ from mosaicvi.data.register import register, without_cells
 from mosaicvi.data.register.join import joined
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
-from mosaicvi.fit.loop import FitState
+from mosaicvi.fit.state import FitState
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import ReferenceCells

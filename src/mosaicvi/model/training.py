@@ -11,8 +11,8 @@ from mosaicvi.config.arguments import check_training
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import InputError, quoted
-from mosaicvi.fit.loop import FitConfig
 from mosaicvi.fit.session import begin, run, usual
+from mosaicvi.fit.state import FitConfig
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState
 
@@ -25,6 +25,7 @@ class Training(ModelState):
         max_epochs: int | None = None,
         *,
         lr: float | None = None,
+        lr_schedule: Literal["cosine", "constant"] = "cosine",
         weight_decay: float = 1e-4,
         batch_size: int | None = None,
         train_size: float = 0.9,
@@ -50,8 +51,11 @@ class Training(ModelState):
             keeps the best weights. A trained model is trained for as many more; of a model that grew, what is
             new is trained for 150 steps.
         lr, weight_decay
-            Of AdamW; the rate rises over the first steps and falls along a cosine. Where None 0.004 for
-            minibatches of 512 cells, and in proportion to the root of their size for others.
+            Of AdamW. The rate where None: 0.004 for minibatches of 512 cells, and in proportion to the root
+            of their size for others.
+        lr_schedule
+            The rate rises over the first steps and falls along a cosine; or it is constant, as in the
+            published method, which needs `max_epochs`.
         batch_size
             Cells of a minibatch; where None 512, or 1,280 if there are up to 8,192 features, but a sixth of
             the cells at most.
@@ -127,7 +131,7 @@ class Training(ModelState):
         settings["lr"] = own.rate if settings["lr"] is None else settings["lr"]
         epochs = own.epochs if max_epochs is None else max_epochs
         in_all = None if epochs is None else int(epochs) + len(self._rows)
-        config = FitConfig(max_epochs=in_all, precision=precision, **settings)
+        config = FitConfig(max_epochs=in_all, precision=precision, lr_schedule=lr_schedule, **settings)
         loader = self._loader_on(accelerator, devices)
         self._state = begin(
             self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, free=self._free

@@ -193,8 +193,9 @@ class MosaicVAE(nn.Module):
     def _mmd(self, mean: Tensor, group: Tensor, gamma: float) -> Tensor:
         if gamma <= 0:
             return mean.new_zeros(())
-        found: Tensor = (self.compiled() or losses).mmd(mean, group, unbiased=self.config.unbiased_mmd)
-        return gamma * found
+        mmd, unbiased = (self.compiled() or losses).mmd, self.config.unbiased_mmd
+        found = [mmd(mean, column, unbiased=unbiased) for column in group.view(len(mean), -1).T]
+        return gamma * torch.stack(found).sum()
 
     def set_beta_modal(self, weights: Sequence[float]) -> None:
         """Weigh the modalities' likelihoods anew."""

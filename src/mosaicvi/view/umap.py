@@ -69,9 +69,9 @@ def layout(
     try:
         learn = importlib.import_module("umap")
     except ImportError:
-        return _pca(z), "PCA"
+        return principal_components(z), "PCA"
     if len(z) < FEWEST:
-        return _pca(z), "PCA"
+        return principal_components(z), "PCA"
     k = min(n_neighbors, len(z) - 1)
     near = neighbors(z, k, seed=seed)
     graph = memberships(near.indices[:, :-1], near.distances[:, :-1], k)
@@ -136,8 +136,11 @@ def memberships(indices: NDArray[np.int64], distances: NDArray[np.float64], k: i
     return graph
 
 
-def _pca(z: NDArray[Any]) -> NDArray[np.float32]:
-    """Two principal components; each one's largest entry is positive, so that its sign is not arbitrary."""
+def principal_components(z: NDArray[Any]) -> NDArray[np.float32]:
+    """Two principal components, float32 (n, 2).
+
+    Each one's largest entry is positive, so that its sign is not arbitrary.
+    """
     centred = np.asarray(z, np.float64) - np.mean(z, 0)
     axis = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :2]
     axis = axis * np.sign(axis[np.abs(axis).argmax(0), np.arange(axis.shape[1])])

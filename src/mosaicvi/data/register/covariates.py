@@ -109,10 +109,7 @@ def complete_column(data: MuData | AnnData, key: str, argument: str) -> pd.Serie
     """
     column = obs_column(data, key)
     if column is None:
-        have = [c for c in data.obs.columns if ":" not in str(c)]
-        if isinstance(data, MuData):
-            have += [c for a in data.mod.values() for c in a.obs.columns if c not in have]
-        there = quoted(dict.fromkeys(have)) or "none"
+        there = quoted(_columns(data)) or "none"
         raise InputError(f"{argument}: no obs column {key!r}; there are {there}.")
     missing = column.isna()
     if missing.any():
@@ -263,3 +260,51 @@ def condition_groups(
         for i in first
     ]
     return code.ravel().astype(np.int64) + 1, tuple(names)
+
+
+def named_conditions(
+    data: MuData | AnnData, keys: Sequence[str], *, needed: bool
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Groups that columns of obs name, (n, k), and their names; a cell without a value is in none, 0.
+
+    Parameters
+    ----------
+    data
+        The user's object.
+    keys
+        The k columns. No group occurs in two of them.
+    needed
+        Whether a column that is not there is an error; else no cell has a value in it.
+
+    Raises
+    ------
+    InputError
+        If there is no such column.
+    """
+    columns: list[NDArray[np.int64]] = []
+    names: list[str] = []
+    for key in keys:
+        column = obs_column(data, key)
+        if column is None and needed:
+            raise InputError(
+                f"condition_keys: no obs column {key!r}; there are {quoted(_columns(data)) or 'none'}."
+            )
+        group = np.zeros(data.n_obs, np.int64)
+        if column is not None:
+            there = column.notna().to_numpy()
+            known = labels(column[there])
+            found = sorted(set(known))
+            check_categories(key, len(found))
+            group[there] = pd.Index(found, dtype=object).get_indexer(pd.Index(known, dtype=object)) + 1
+            group[there] += len(names)
+            names += [f"{key}: {value}" for value in found]
+        columns.append(group)
+    return np.stack(columns, axis=1), tuple(names)
+
+
+def _columns(data: MuData | AnnData) -> list[str]:
+    """Names of the columns of obs, of the whole and of the modalities."""
+    have = [str(c) for c in data.obs.columns if ":" not in str(c)]
+    if isinstance(data, MuData):
+        have += [str(c) for a in data.mod.values() for c in a.obs.columns]
+    return list(dict.fromkeys(have))

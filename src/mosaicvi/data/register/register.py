@@ -17,7 +17,13 @@ from mosaicvi import likelihoods
 from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
 from mosaicvi.data.read.modalities import PROTEINS, feature_types, names_modalities, split_types
 from mosaicvi.data.register.connected import apart, components, seen_by_group
-from mosaicvi.data.register.covariates import Covariates, condition_groups, obs_column, read_covariates
+from mosaicvi.data.register.covariates import (
+    Covariates,
+    condition_groups,
+    named_conditions,
+    obs_column,
+    read_covariates,
+)
 from mosaicvi.data.register.features import chromosomes, find_features, read_blocks
 from mosaicvi.data.register.kinds import (
     check_range,
@@ -105,6 +111,12 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
             notes += said
     except InputError as error:
         problems += error.problems
+    conditions = None
+    try:
+        if setup.condition_keys:
+            conditions = named_conditions(data, setup.condition_keys, needed=registry is None)
+    except InputError as error:
+        problems += error.problems
     if len(read) == len(wanted):
         problems += _cells_without_modality(cells, read)
     if problems or covariates is None:
@@ -117,6 +129,8 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         notes += apart(components(group_names, seen_by_group(read, group, len(group_names))))
     for note in notes:
         warnings.warn(note, MosaicWarning, stacklevel=4)
+    if conditions is not None:
+        group, group_names = conditions
     return Mosaic(
         cells=cells,
         modalities=tuple(read),

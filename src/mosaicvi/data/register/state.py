@@ -29,6 +29,7 @@ def state_digest(data: MuData | AnnData, setup: Setup) -> str:
         setup.panel_key,
         *setup.categorical_covariate_keys,
         *setup.continuous_covariate_keys,
+        *setup.condition_keys,
     )
     for table in (data.obs, *(a.obs for a in mods.values())):
         for key in keys:

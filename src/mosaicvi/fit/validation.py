@@ -1,0 +1,45 @@
+"""The loss on held-out cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.device import would_wait
+from mosaicvi.fit.state import FitConfig
+from mosaicvi.fit.step import features_of
+from mosaicvi.nn.losses import Losses
+from mosaicvi.nn.masks import MaskSampler
+from mosaicvi.nn.vae import MosaicVAE
+
+
+def validate(
+    net: MosaicVAE,
+    loader: MinibatchLoader,
+    sampler: MaskSampler,
+    cells: NDArray[np.int64],
+    gamma: float,
+    config: FitConfig,
+    names: tuple[str, ...],
+) -> dict[str, float]:
+    """Terms of the loss on held-out cells; masks, features and noise are the same in every epoch."""
+    generator = torch.Generator(loader.device).manual_seed(config.seed + 1)
+    sums: dict[str, Tensor] = {}
+    net.eval()
+    with torch.no_grad():
+        size = config.batch_size
+        if not would_wait(loader.group):  # it goes tile by tile: parts may be larger than minibatches
+            size = 5 * config.batch_size // 2
+        for k, part in enumerate(np.array_split(cells, max(1, -(-len(cells) // size)))):
+            minibatch = loader.take(part, features_of(net, loader, (config.seed, 3, k)))
+            masks = sampler.draw(minibatch, generator)
+            shape = (net.n_passes() * len(part), net.config.dim_latent)
+            noise = torch.randn(shape, generator=generator, device=loader.device)
+            losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise)
+            for name, value in losses.by_name(names).items():
+                sums[name] = sums.get(name, 0) + value.double() * len(part) / len(cells)
+    net.train()
+    return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))

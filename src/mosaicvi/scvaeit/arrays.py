@@ -1,0 +1,175 @@
+"""Arrays and masks, as scripts for scVAEIT give them, as a mosaic.
+
+Legend: n cells, D features, P patterns of what is seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+
+from mosaicvi.data.read import mudata_as_it_is
+from mosaicvi.errors import InputError
+
+MOST_PANELS = 64  # patterns up to which they are panels, and values stay sparse
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """Values with what is seen of them.
+
+    Attributes
+    ----------
+    x
+        Values (n, D), dense or CSR; NaN is missing.
+    table, code
+        Different patterns (P, D), and that of each cell (n,).
+    dataset
+        Row of condensed masks of each cell, (n,), if there are any.
+    is_full
+        Whether the masks came cell by cell.
+    """
+
+    x: Any
+    table: NDArray[np.bool_]
+    code: NDArray[np.int64]
+    dataset: NDArray[np.int64] | None
+    is_full: bool
+
+    def only(self, masks: Any) -> Arrays:
+        """The same, less what further masks hide: entries other than 0."""
+        shown = _shown(masks, self.dataset, self.x.shape, allowed=(-1, 0, 1))
+        table, code = _patterns(self.table[self.code] & shown)
+        return dataclasses.replace(self, table=table, code=code)
+
+    def mudata(
+        self, columns: list[tuple[str, NDArray[np.int64]]], block: NDArray[np.int64], obs: pd.DataFrame
+    ) -> MuData:
+        """As a MuData, with the pattern of each cell as its panel, or NaN where patterns are many.
+
+        Parameters
+        ----------
+        columns
+            Name and columns of each modality.
+        block
+            Of each feature, (D,).
+        obs
+            Further columns of ``obs``.
+        """
+        mods = {}
+        for name, at in columns:
+            x = self.x[:, at]
+            var = pd.DataFrame({"block": block[at].astype(str)}, index=[f"{name}:{j}" for j in at])
+            seen = self.table[:, at]
+            if len(self.table) > MOST_PANELS:
+                dense = x.toarray() if sp.issparse(x) else x
+                mods[name] = AnnData(
+                    np.where(seen[self.code], dense, np.float32(np.nan)), obs=obs[[]], var=var
+                )
+                continue
+            kept = x.multiply(seen[self.code]).tocsr() if sp.issparse(x) else np.where(seen[self.code], x, 0)
+            mods[name] = AnnData(kept.astype(np.float32), obs=obs[[]], var=var)
+            panels = pd.DataFrame(seen.T, index=var.index, columns=[str(p) for p in range(len(seen))])
+            mods[name].varm["measured"] = panels
+        with mudata_as_it_is():
+            mdata = MuData(mods)
+            mdata.obs = obs.assign(pattern=self.code.astype(str))
+        return mdata
+
+
+def read_arrays(data: Any, masks: Any, id_dataset: Any) -> Arrays:
+    """Read `data`, `masks` and `id_dataset` of `VAEIT`.
+
+    Raises
+    ------
+    InputError
+        They do not fit one another, or a cell has no value.
+    """
+    x: Any = data.tocsr() if sp.issparse(data) else np.asarray(data, np.float32)
+    if x.ndim != 2:
+        raise InputError(f"data: a table of cells x features is needed, not the shape {x.shape}.")
+    dataset = None
+    if id_dataset is not None:
+        given = np.asarray(id_dataset, np.float64).ravel()
+        if len(given) != x.shape[0]:
+            raise InputError(
+                f"id_dataset: {len(given):,} numbers for {x.shape[0]:,} cells; give one per cell."
+            )
+        if (given != np.rint(given)).any():
+            raise InputError("id_dataset: whole numbers are needed, rows of masks counted from 0.")
+        dataset = given.astype(np.int64)
+    shown = _shown(masks, dataset, x.shape, allowed=(-1, 0))
+    table, code = _patterns(shown if sp.issparse(x) else shown & ~np.isnan(x))
+    is_full = masks is None or np.shape(masks) == x.shape
+    return Arrays(x=x, table=table, code=code, dataset=dataset, is_full=is_full)
+
+
+def _shown(
+    masks: Any, dataset: NDArray[np.int64] | None, shape: tuple[int, int], *, allowed: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """What masks leave visible, (n, D)."""
+    if masks is None:
+        return np.ones(shape, bool)
+    m = np.asarray(masks, np.float32)
+    strange = ~np.isin(m, allowed)
+    if strange.any():
+        raise InputError(f"masks: -1 is missing and 0 is seen; {m[strange][0]:g} is neither.")
+    seen: NDArray[np.bool_] = m == 0
+    if m.shape == shape:
+        return seen
+    if m.ndim != 2 or m.shape[1] != shape[1] or dataset is None:
+        raise InputError(
+            f"masks: the shape {m.shape} fits neither data, {shape}, nor id_dataset; give a row for each "
+            f"cell, or a row of {shape[1]} for each dataset and the row of each cell in id_dataset."
+        )
+    if dataset.min() < 0 or dataset.max() >= len(m):
+        raise InputError(
+            f"id_dataset: {dataset.min()} to {dataset.max()}, but masks has the rows 0 to {len(m) - 1}; "
+            "count datasets from 0."
+        )
+    return seen[dataset]
+
+
+def _patterns(shown: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Different rows (P, D), and which of them each row is, (n,)."""
+    packed = np.packbits(shown, axis=1)
+    rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
+    _, first, code = np.unique(rows, return_index=True, return_inverse=True)
+    table: NDArray[np.bool_] = shown[first]
+    blind = np.flatnonzero(~np.any(table, axis=1)[code])
+    if len(blind):
+        raise InputError(
+            f"masks: nothing is left to see of {len(blind):,} cells (such as {blind[0]}, counted from 0); "
+            "leave these cells out, or leave them a value."
+        )
+    return table, code.astype(np.int64)
+
+
+def covariates(batches_cate: Any, batches_cont: Any, conditions: Any, n: int) -> dict[str, pd.DataFrame]:
+    """Columns of ``obs`` by argument, (n, k) each; in those of numbers NaN is the mean.
+
+    Raises
+    ------
+    InputError
+        If there are not n rows.
+    """
+    given = {"batches_cate": batches_cate, "batches_cont": batches_cont, "conditions": conditions}
+    found = {}
+    for name, value in given.items():
+        frame = pd.DataFrame() if value is None else pd.DataFrame(value if np.ndim(value) else [value])
+        if value is not None and len(frame) != n:
+            raise InputError(f"{name}: {len(frame):,} rows for {n:,} cells; give one per cell.")
+        frame = frame.set_axis([f"{name}[:, {j}]" for j in range(frame.shape[1])], axis=1)
+        frame.index = pd.Index([str(i) for i in range(n)]) if len(frame) else pd.Index([], dtype=str)
+        if name == "batches_cont":
+            numbers = frame.apply(pd.to_numeric, errors="coerce")
+            frame = numbers.fillna(numbers.mean())
+        found[name] = frame
+    return found

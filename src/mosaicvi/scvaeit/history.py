@@ -1,0 +1,36 @@
+"""Epochs as scVAEIT counts them: a gamma that is a function of them, and the terms of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mosaicvi.config import Schedule
+from mosaicvi.config.arguments import number
+
+Hist = dict[str, dict[str, list[float]]]
+
+
+def tabulated(gamma: Callable[[int], float], *, done: int, first: int, last: int, repeat: int) -> Schedule:
+    """Values of gamma from epoch `first`, counted from 1, to `last`, each for `repeat` passes.
+
+    They stand behind the `done` passes that are over.
+    """
+    values = [number("gamma", gamma(epoch)) for epoch in range(first, last + 1) for _ in range(repeat)]
+    return Schedule(start=values[-1], end=values[-1], first=(0.0,) * done + tuple(values))
+
+
+def histories(rows: pd.DataFrame, modalities: Sequence[str], repeat: int) -> Hist:
+    """Terms of the loss by the original's names, of rows of `MosaicVI.history`: means of `repeat` each."""
+    names = {"total": "loss"}
+    for short, term in (("obs", "observed"), ("unobs", "masked")):
+        names |= {f"{short}_{i}": f"{term}_{name}" for i, name in enumerate(modalities)}
+    names |= {"kl": "kl", "mmd": "mmd"}
+    means = rows.groupby(np.arange(len(rows)) // repeat).mean()
+    return {
+        part: {short: means[f"{ours}_{name}"].tolist() for short, name in names.items()}
+        for part, ours in (("train", "train"), ("val", "validation"))
+        if f"{ours}_loss" in means
+    }

@@ -1,0 +1,90 @@
+"""mosaicvi.scvaeit.arrays: masks, NaN and ids against a dense reading, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mosaicvi import InputError
+from mosaicvi.scvaeit.arrays import covariates, read_arrays
+
+
+def said_by(mdata: Any, columns: list[tuple[str, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
+    """Values that a MuData says were measured, (n, D); all others NaN."""
+    out = np.full(shape, np.nan)
+    for name, at in columns:
+        a = mdata[name]
+        x = a.X.toarray() if sp.issparse(a.X) else np.array(a.X)
+        if "measured" in a.varm:
+            x[~a.varm["measured"][mdata.obs["pattern"]].to_numpy().T] = np.nan
+        out[:, at] = x
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_mosaic_holds_what_masks_and_nan_leave(data: st.DataObject) -> None:
+    n, d = data.draw(st.integers(1, 90)), data.draw(st.integers(2, 12))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    x = rng.normal(size=(n, d)).astype(np.float32)
+    condensed, sparse = data.draw(st.booleans()), data.draw(st.booleans())
+    ids = rng.integers(0, 3, n)
+    masks = -(rng.random((3 if condensed else n, d)) < 0.5).astype(int)
+    masks[:, 0] = 0
+    dense = masks[ids] if condensed else masks
+    if not sparse:
+        x[rng.random(x.shape) < 0.2] = np.nan
+        x[:, 0] = 1
+    given_x = sp.csr_matrix(x) if sparse else x
+    arrays = read_arrays(given_x, masks, ids if condensed else None)
+    columns = [("a", np.arange(d // 2)), ("b", np.arange(d // 2, d))]
+    obs = pd.DataFrame(index=[str(i) for i in range(n)])
+    mdata = arrays.mudata(columns, np.arange(d) % 2, obs)
+    np.testing.assert_array_equal(said_by(mdata, columns, x.shape), np.where(dense == 0, x, np.nan))
+    assert list(mdata["b"].var["block"]) == [str(j % 2) for j in range(d // 2, d)]
+    assert len(arrays.table) == len(np.unique(arrays.table, axis=0))
+    fewer = np.zeros_like(masks)
+    fewer[:, 1] = data.draw(st.sampled_from([-1, 1]))
+    less = arrays.only(fewer)
+    seen = (dense == 0) & ~np.isnan(x)
+    seen[:, 1] = False
+    np.testing.assert_array_equal(less.table[less.code], seen)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.ones(4), None, None), r"data: a table of cells x features is needed, not the shape \(4,\)"),
+        ((np.ones((4, 2)), np.ones((4, 2)), None), "masks: -1 is missing and 0 is seen; 1 is neither"),
+        ((np.ones((4, 2)), np.full((4, 2), np.nan), None), "masks: .*nan is neither"),
+        ((np.ones((4, 2)), np.zeros((2, 2)), None), r"masks: the shape \(2, 2\) fits neither data"),
+        ((np.ones((4, 2)), np.zeros((4, 3)), None), r"masks: the shape \(4, 3\) fits neither data"),
+        ((np.ones((4, 2)), np.zeros((2, 2)), [0, 1]), "id_dataset: 2 numbers for 4 cells"),
+        ((np.ones((4, 2)), np.zeros((2, 2)), [0, 1, 0.5, 0]), "id_dataset: whole numbers"),
+        (
+            (np.ones((4, 2)), np.zeros((2, 2)), [1, 2, 1, 2]),
+            "id_dataset: 1 to 2, but masks has the rows 0 to 1",
+        ),
+        ((np.ones((4, 2)), [[0, 0], [-1, -1]], [0, 1, 0, 1]), r"left to see of 2 cells \(such as 1, counted"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_arrays(*arguments)
+
+
+def test_covariates_become_columns() -> None:
+    found = covariates(["x", "y", "x"], np.array([[1.0, 2], [np.nan, 4], [3, 6]]), [0, np.nan, 1], 3)
+    assert found["batches_cate"].columns.tolist() == ["batches_cate[:, 0]"]
+    assert found["batches_cate"].iloc[:, 0].tolist() == ["x", "y", "x"]
+    assert found["batches_cont"].to_numpy().tolist() == [[1, 2], [2, 4], [3, 6]]
+    assert found["conditions"].isna().iloc[:, 0].tolist() == [False, True, False]
+    assert covariates(None, None, None, 3)["batches_cate"].shape[1] == 0
+    with pytest.raises(InputError, match="batches_cont: 2 rows for 3 cells"):
+        covariates(None, [1.0, 2.0], None, 3)

@@ -1,0 +1,172 @@
+"""mosaicvi.scvaeit: what it does right that the original did not, and its own arguments."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mosaicvi.scvaeit as scVAEIT
+from mosaicvi import InputError, MosaicWarning
+from mosaicvi.scvaeit import VAEIT
+
+SMALL = {"dim_block_enc": 4, "dim_block_dec": 4, "dim_block_embed": 2, "dimensions": 4, "dim_latent": 2}
+
+
+def data_of(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Values of two modalities, 5 + 4 features, and masks under which half of the cells lack the second."""
+    x = np.log1p(np.random.default_rng(0).poisson(2.0, (n, 9))).astype(np.float32)
+    masks = np.zeros((n, 9))
+    masks[n // 2 :, 5:] = -1
+    return x, masks
+
+
+@pytest.fixture(scope="module")
+def model() -> VAEIT:
+    x, masks = data_of()
+    model = VAEIT({"dim_input_arr": [5, 4], "dist_block": "NB", **SMALL}, x, masks)
+    model.train(num_epoch=2, batch_size=20)
+    return model
+
+
+def test_masks_of_an_answer_hide_what_was_measured(model: VAEIT) -> None:
+    x, masks = data_of()
+    hidden = np.zeros((40, 9), int)
+    hidden[:20, 5:] = 1
+    z = model.get_latent_z(hidden)
+    fewer = VAEIT({"dim_input_arr": [5, 4], "dist_block": "NB", **SMALL}, x, masks)
+    fewer.model = model.model
+    assert (np.abs(z - model.get_latent_z())[:20] > 1e-6).any(1).all()
+    np.testing.assert_allclose(z[20:], model.get_latent_z()[20:], atol=1e-6)
+    np.testing.assert_array_equal(model.get_latent_z(hidden, zero_out=False), model.get_latent_z())
+    seen = model.model.get_latent_representation(modalities=["M-0"])
+    np.testing.assert_allclose(z, seen, atol=1e-6)
+    theirs = model.model.get_imputed_values(modality="M-1", modalities=["M-0"], n_samples=3)
+    np.testing.assert_allclose(model.get_denoised_data(hidden, L=3)[:, 5:], theirs, rtol=1e-4)
+    with pytest.raises(InputError, match=r"nothing is left to see of 20 cells \(such as 20"):
+        model.get_latent_z(np.where(np.arange(9) < 5, -1, 0) * np.ones((40, 1)))
+
+
+def test_an_answer_is_that_of_the_cell_alone(model: VAEIT) -> None:
+    np.testing.assert_allclose(model.get_latent_z(batch_size_inference=3), model.get_latent_z(), atol=1e-5)
+    np.testing.assert_allclose(
+        model.get_denoised_data(L=2, batch_size_inference=7), model.get_denoised_data(L=2), rtol=1e-4
+    )
+
+
+def test_features_that_nobody_measured_are_nan() -> None:
+    x, masks = data_of()
+    masks[:, [1, 7]] = -1
+    config = {"dim_input_arr": [5, 4], "dist_block": "NB", "max_vals": np.arange(1.0, 10), **SMALL}
+    with pytest.warns(MosaicWarning, match=r"no value of 2 features|No cell has a value of 2 features"):
+        model = VAEIT(config, x, masks)
+    model.train(num_epoch=1, batch_size=20)
+    answer = model.get_denoised_data(L=2)
+    assert np.isnan(answer[:, [1, 7]]).all()
+    known = np.delete(answer, [1, 7], axis=1)
+    assert (known <= np.delete(np.arange(1.0, 10), [1, 7])).all()
+    assert np.isfinite(known).all()
+    bounds = torch.cat([model.vae.bounds(0).high, model.vae.bounds(1).high])
+    np.testing.assert_array_equal(bounds, np.delete(np.arange(1.0, 10), [1, 7]))
+
+
+def test_every_column_of_conditions_is_aligned_alone() -> None:
+    x, masks = data_of()
+    one, two = np.arange(40) % 2, np.where(np.arange(40) < 10, np.nan, np.arange(40) % 3)
+    both = np.c_[one, two]
+    config = {"dim_input_arr": [5, 4], "dist_block": "NB", "gamma": 1.0, **SMALL}
+
+    def mmd(conditions: Any) -> float:
+        model = VAEIT(config, x, masks, conditions=conditions)
+        return model.train(num_epoch=1, batch_size=40)["train"]["mmd"][0]
+
+    assert mmd(one) > 0
+    assert mmd(both) == pytest.approx(mmd(one) + mmd(two), rel=1e-5)
+    assert mmd(None) == 0
+
+
+def test_held_out_cells_end_training_and_the_model_is_seen_on_the_way(tmp_path: Path) -> None:
+    x, masks = data_of()
+    model = VAEIT({"dim_input_arr": [5, 4], "dist_block": "NB", **SMALL}, x, masks)
+    hist = model.train(
+        valid=True, test_size=10, learning_rate=0.5, num_epoch=40, batch_size=30, early_stopping_patience=2
+    )
+    n = len(hist["val"]["total"])
+    assert n == len(hist["train"]["total"]) < 40
+    assert n - 1 - int(np.argmin(hist["val"]["total"])) == 2
+    assert model.model.held_out().sum() == 10
+    seen: list[float] = []
+    model.reset()
+    model.train(
+        num_epoch=5,
+        save_every_epoch=2,
+        eval_func=lambda vae: seen.append(vae.encoder.mean.weight.sum().item()),
+    )
+    assert len(seen) == len(set(seen)) == 3  # after the epochs 2, 4 and 5
+
+
+def test_a_new_run_does_not_go_on_from_an_old_one(tmp_path: Path) -> None:
+    x, masks = data_of()
+
+    def trained(**how: Any) -> VAEIT:
+        model = VAEIT({"dim_input_arr": [5, 4], "dist_block": "NB", **SMALL}, x, masks)
+        model.train(num_epoch=2, batch_size=20, checkpoint_dir=tmp_path / "ckpt", **how)
+        return model
+
+    assert [len(trained().model.history) for _ in range(2)] == [2, 2]
+    assert len(trained(delete_existing=False).model.history) == 4
+    assert len(trained(init_epoch=2).model.history) == 5
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "results.csv").write_text("1")
+    with pytest.raises(InputError):
+        trained().save_model(tmp_path / "mine")
+    assert (tmp_path / "mine" / "results.csv").read_text() == "1"
+
+
+def test_the_seed_is_that_of_the_next_model() -> None:
+    x, masks = data_of()
+
+    def weights(seed: float) -> np.ndarray:
+        scVAEIT.reset_random_seeds(seed)
+        made = VAEIT({"dim_input_arr": [5, 4], "dist_block": "NB", **SMALL}, x, masks)
+        return made.vae.encoder.mean.weight.detach().numpy()
+
+    np.testing.assert_array_equal(weights(3), weights(3.0))
+    assert not np.allclose(weights(3), weights(4))
+    scVAEIT.reset_random_seeds(0)
+
+
+def test_arguments_stand_in_the_order_of_the_original() -> None:
+    def names(method: str) -> list[str]:
+        return list(inspect.signature(getattr(VAEIT, method)).parameters)[1:]
+
+    assert names("__init__") == [
+        "config", "data", "masks", "id_dataset", "batches_cate", "batches_cont", "conditions",
+    ]  # fmt: skip
+    assert names("train")[:8] == [
+        "valid", "stratify", "test_size", "random_state", "learning_rate", "num_repeat", "batch_size",
+        "batch_size_inference",
+    ]  # fmt: skip
+    assert names("get_latent_z") == ["masks", "zero_out", "batch_size_inference"]
+    assert names("get_denoised_data") == ["masks", "zero_out", "batch_size_inference", "return_mean", "L"]
+    assert names("visualize_latent")[:2] == ["method", "color"]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"init_epoch": 5, "num_epoch": 4}, "init_epoch: 5 is beyond num_epoch=4"),
+        ({"num_epoch": 0}, "num_epoch: at least 1, not 0"),
+        ({"learning_rate": "fast"}, "learning_rate: a number is needed"),
+        ({"batch_size": 2.5}, "batch_size: a whole number is needed"),
+    ],
+)
+def test_training_names_what_cannot_be(model: VAEIT, how: dict[str, Any], message: str) -> None:
+    before = len(model.model.history)
+    with pytest.raises(InputError, match=message):
+        model.train(**how)
+    assert len(model.model.history) == before
