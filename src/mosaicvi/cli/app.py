@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mosaicvi._version import __version__
-from mosaicvi.cli import combine, demo, describe, embed, impute, inspect, report, train
+from mosaicvi.cli import combine, demo, describe, embed, impute, inspect, mapping, report, train
 
 app = typer.Typer(
     name="mosaicvi",
@@ -43,6 +43,10 @@ def _start(
         mosaicvi embed model mosaic.h5mu --output embedded.h5mu
         mosaicvi impute model mosaic.h5mu --output imputed.h5mu
 
+    New cells on a model:
+
+        mosaicvi map model query.h5ad --output mapped.h5mu --report mapped.html
+
     Exit codes: 0 done; 2 something given cannot be used (one line says what, and the remedy); 1 the loss
     was not a number or memory ran out; 130 or 143 stopped by a signal.
     """
@@ -55,4 +59,5 @@ app.command("train")(train.command)
 app.command("describe")(describe.command)
 app.command("embed")(embed.command)
 app.command("impute")(impute.command)
+app.command("map")(mapping.command)
 app.command("report")(report.command)

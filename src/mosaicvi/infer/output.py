@@ -70,6 +70,7 @@ def write_imputed(
     obs: pd.DataFrame,
     *,
     uns: Mapping[str, Any] | None = None,
+    obsm: Mapping[str, NDArray[np.float32]] | None = None,
     overwrite: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> None:
@@ -85,6 +86,8 @@ def write_imputed(
         Of all cells; those in none of the parts are left out.
     uns
         Entries of ``uns["mosaicvi"]`` besides the scale.
+    obsm
+        Places of all cells, for an .h5mu.
     overwrite
         Whether a file may be replaced.
     advance
@@ -98,7 +101,7 @@ def write_imputed(
     check_room(output, sum(n * d for n, d in (part.shape for part in parts)) * 4)
     with atomic_path(output, overwrite=overwrite) as temporary:
         with mudata_as_it_is():
-            _write_skeleton(temporary, parts, obs, dict(uns or {}))
+            _write_skeleton(temporary, parts, obs, dict(uns or {}), obsm or {})
         offsets = _make_room(temporary, parts)
         with open(temporary, "r+b") as file:
             for part, offset in zip(parts, offsets, strict=True):
@@ -124,7 +127,11 @@ def size(n_bytes: int) -> str:
 
 
 def _write_skeleton(
-    path: Path, parts: Sequence[ImputedModality], obs: pd.DataFrame, uns: dict[str, Any]
+    path: Path,
+    parts: Sequence[ImputedModality],
+    obs: pd.DataFrame,
+    uns: dict[str, Any],
+    obsm: Mapping[str, NDArray[np.float32]],
 ) -> None:
     shells = {part.name: _shell(part, uns) for part in parts}
     if path.suffix == ".h5ad":
@@ -139,6 +146,8 @@ def _write_skeleton(
     if not mdata.obs_names.equals(obs.index[there]):
         mdata = mdata[obs.index[there]].copy()
     mdata.obs = obs[there].copy()
+    for key, places in obsm.items():
+        mdata.obsm[key] = places[there]
     mdata.uns["mosaicvi"] = {**uns, "scale": {part.name: str(part.scale) for part in parts}}
     mdata.write_h5mu(path)
 

@@ -23,7 +23,7 @@ class Answers(Routing):
 
     def get_latent_representation(
         self,
-        mdata: MuData | AnnData | None = None,
+        mdata: MuData | AnnData | Mosaic | None = None,
         *,
         indices: Sequence[int] | NDArray[Any] | None = None,
         give_mean: bool = True,
@@ -37,7 +37,7 @@ class Answers(Routing):
         Parameters
         ----------
         mdata
-            Other data with the same features; the model's own where None.
+            Other data with the same features, or what `registered` made of them; the model's own where None.
         indices
             Positions of cells, or a boolean per cell; all where None.
         give_mean

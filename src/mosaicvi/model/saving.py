@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -113,6 +113,7 @@ class Saving(ModelState):
         *,
         layers: Mapping[str, str] | None = None,
         take_as: Mapping[str, str] | None = None,
+        match: Mapping[str, str | Sequence[str]] | None = None,
     ) -> MuData | AnnData:
         """A copy of new data with the features of a model, to ask the model about their cells.
 
@@ -131,6 +132,10 @@ class Saving(ModelState):
         take_as
             By column of obs, such as the batch's, the category as which cells are decoded whose own the model
             has not seen, or that have none. Where none is named, the mean of all that it knows.
+        match
+            By modality, one or several rules for features that are written otherwise than the model's, as in
+            `combine`; ``"overlap"`` takes a peak for that of the model which it overlaps most.
+            ``uns["mosaicvi"]["matches"]`` then lists them.
 
         Returns
         -------
@@ -150,4 +155,4 @@ class Saving(ModelState):
         registry = (
             reference.registry if isinstance(reference, ModelState) else read_model(Path(reference)).registry
         )
-        return align_to_model(told(data, registry, layers=layers, take_as=take_as), registry)
+        return align_to_model(told(data, registry, layers=layers, take_as=take_as, match=match), registry)

@@ -128,8 +128,12 @@ class ModelState:
             if data.registry is not self.registry:
                 raise InputError("The Mosaic was registered for another model; give the MuData or AnnData.")
             return data, MinibatchLoader(data, device=device)
-        mosaic = register(data, self.registry.setup, registry=self.registry)
+        mosaic = self.registered(data)
         return mosaic, MinibatchLoader(mosaic, device=device)
+
+    def registered(self, data: MuData | AnnData) -> Mosaic:
+        """Other data as the model reads them, to ask it several things of them."""
+        return register(data, self.registry.setup, registry=self.registry)
 
     def _check_has_cells(self) -> None:
         if not self.mosaic.n_cells:

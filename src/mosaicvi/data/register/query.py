@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mosaicvi.data.layers import layer_names, values_of
 from mosaicvi.data.mosaic import Registry
 from mosaicvi.data.register.kinds import layer_for_model
+from mosaicvi.data.register.names import Rules, with_known_names
 from mosaicvi.data.register.panels import measured_table
 from mosaicvi.data.register.register import modalities_of
 from mosaicvi.data.register.unseen import with_categories
@@ -34,6 +35,7 @@ def told(
     *,
     layers: Mapping[str, str] | None = None,
     take_as: Mapping[str, str] | None = None,
+    match: Rules | None = None,
 ) -> MuData | AnnData:
     """New data as a model reads them, by what is said of them; the user's object is not changed.
 
@@ -47,15 +49,27 @@ def told(
         By modality, where its values are: a layer, ``"raw"`` or ``"X"``.
     take_as
         By column of obs, the category of cells of which the model has not seen theirs.
+    match
+        By modality, rules for features that are written otherwise than the model's.
+
+    Returns
+    -------
+    The data; where features were matched, ``uns["mosaicvi"]["matches"]`` lists them.
 
     Raises
     ------
     InputError
-        If there is no such modality, layer, column or category.
+        If there is no such modality, layer, column, category or rule.
     """
-    if not layers and not take_as:
+    if not layers and not take_as and not match:
         return data
     mods = dict(modalities_of(data, registry.setup, registry))
+    uns = dict(data.uns)
+    if match:
+        mods, report = with_known_names(mods, registry, match)
+        about = uns.get("mosaicvi")
+        report.index = report.index.astype(str)
+        uns["mosaicvi"] = {**(about if isinstance(about, Mapping) else {}), "matches": report}
     for name, layer in (layers or {}).items():
         if name not in mods or name not in registry.features:
             known = quoted(n for n in mods if n in registry.features)
@@ -65,8 +79,9 @@ def told(
     if isinstance(data, AnnData) and len(mods) == 1:
         only = next(iter(mods.values())).copy()
         only.obs = obs.copy()
+        only.uns.update(uns)
         return only
-    return together(mods, obs, data.uns)
+    return together(mods, obs, uns)
 
 
 def _with_values(name: str, a: AnnData, layer: str, wanted: str | None) -> AnnData:
