@@ -26,7 +26,7 @@ from mosaicvi.cli.app import app
 from mosaicvi.data.read import mudata_as_it_is, read
 from mosaicvi.datasets import simulated_mosaic
 
-COMMANDS = ("demo", "inspect", "combine", "train", "describe", "embed", "impute", "report")
+COMMANDS = ("demo", "inspect", "combine", "train", "describe", "embed", "impute", "map", "report")
 
 
 def read_h5mu(path: Path) -> MuData:

@@ -28,6 +28,7 @@ PAGES = [
     DOCS / "tutorial.md",
     DOCS / "parameters.md",
     DOCS / "from-scvaeit.md",
+    DOCS / "from-others.md",
 ]
 BUILDERS = ("sphinx", "myst_parser", "sphinx_book_theme", "sphinx_copybutton")
 
@@ -134,6 +135,19 @@ def test_every_picture_is_there_and_small() -> None:
     for page in DOCS.rglob("*.md"):
         for name in re.findall(r"!\[[^\]]*\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / name).stat().st_size < 200_000, f"{page.name}: {name}"
+
+
+def test_the_citation_is_of_this_version_and_names_the_papers_of_the_page() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^([\w-]+): *(.*)$", text, re.MULTILINE))
+    assert said["version"] == mosaicvi.__version__
+    assert {"cff-version", "message", "title", "authors", "references"} <= set(said)
+    page = (DOCS / "published.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\[doi:([^\]]+)\]", page)) == set(re.findall(r"^ +doi: (\S+)$", text, re.M))
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\S+)", changes, re.MULTILINE)
+    assert newest is not None
+    assert newest.group(1) == mosaicvi.__version__
 
 
 # --- the map of the code ------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def said_by(mdata: Any, columns: list[tuple[str, np.ndarray]], shape: tuple[int,
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_the_mosaic_holds_what_masks_and_nan_leave(data: st.DataObject) -> None:
-    n, d = data.draw(st.integers(1, 90)), data.draw(st.integers(2, 12))
+    n, d = data.draw(st.integers(4, 90)), data.draw(st.integers(2, 12))
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     x = rng.normal(size=(n, d)).astype(np.float32)
     condensed, sparse = data.draw(st.booleans()), data.draw(st.booleans())
@@ -41,7 +41,8 @@ def test_the_mosaic_holds_what_masks_and_nan_leave(data: st.DataObject) -> None:
     if not sparse:
         x[rng.random(x.shape) < 0.2] = np.nan
         x[:, 0] = 1
-    given_x = sp.csr_matrix(x) if sparse else x
+    given_x = sp.csr_matrix(x) if sparse else np.array(x, order=data.draw(st.sampled_from("CF")))
+    masks = np.array(masks, order=data.draw(st.sampled_from("CF")))
     arrays = read_arrays(given_x, masks, ids if condensed else None)
     columns = [("a", np.arange(d // 2)), ("b", np.arange(d // 2, d))]
     obs = pd.DataFrame(index=[str(i) for i in range(n)])

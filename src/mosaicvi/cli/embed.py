@@ -88,16 +88,24 @@ def command(
         with atomic_path(output, overwrite=overwrite) as temporary:
             table.to_csv(temporary)
     else:
-        _write(loaded, latent, output, model=model, umap=umap, overwrite=overwrite)
+        is_aligned = trained.alignment() is not None
+        _write(loaded, latent, output, model=model, aligned=is_aligned, umap=umap, overwrite=overwrite)
     note(f"Wrote {shown(output)}: {latent.shape[0]:,} cells × {latent.shape[1]}", quiet=quiet)
 
 
 def _write(
-    loaded: Loaded, latent: NDArray[np.float32], output: Path, *, model: Path, umap: bool, overwrite: bool
+    loaded: Loaded,
+    latent: NDArray[np.float32],
+    output: Path,
+    *,
+    model: Path,
+    aligned: bool,
+    umap: bool,
+    overwrite: bool,
 ) -> None:
     out = as_anndata(loaded.original) if output.suffix.lower() == H5AD else loaded.as_mudata()
     out.obsm[KEY] = latent
-    add_note(out, {"model": str(model)})
+    add_note(out, {"model": str(model), "latent": "aligned" if aligned else "as encoded"})
     if umap:
         from mosaicvi.view.umap import umap as lay_out
 

@@ -238,6 +238,10 @@ class NetworkConfig:
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values; `from_dict` reads it back."""
         plain = dataclasses.asdict(self)
+        gamma = plain["gamma"]
+        first = gamma.pop("first")
+        if first:  # which older versions do not know
+            gamma["first"] = list(first)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
     @classmethod

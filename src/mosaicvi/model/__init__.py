@@ -1,7 +1,7 @@
 """MosaicVI: what a user holds. It registers, trains, answers and saves by calling the stations.
 
 `state` is what it holds; the methods are in `registering`, `training`, `answers`, `reference`, `saving` and
-`growing`, by what they do.
+`growing`, by what they do; `habits` and `names` are for users of other packages.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from mosaicvi.config.arguments import check_network, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.fit.build import build_network
-from mosaicvi.model.answers import Answers
 from mosaicvi.model.growing import Growing
+from mosaicvi.model.habits import Habits
+from mosaicvi.model.names import in_our_names
 from mosaicvi.model.reference import Referring
 from mosaicvi.model.registering import Registering, registered
 from mosaicvi.model.training import Training
@@ -26,7 +27,7 @@ from mosaicvi.model.training import Training
 __all__ = ["MosaicVI"]
 
 
-class MosaicVI(Registering, Training, Answers, Referring, Growing):
+class MosaicVI(Registering, Training, Habits, Referring, Growing):
     """One model of a mosaic: a common latent space, and imputed values for what was not measured.
 
     Parameters
@@ -40,7 +41,8 @@ class MosaicVI(Registering, Training, Answers, Referring, Growing):
         Decides the first weights.
     **parameters
         Any field of `NetworkConfig`, such as ``dim_latent=20`` or ``beta_kl=1``. What is left out is
-        filled in from the data.
+        filled in from the data. ``n_latent`` is another name of `dim_latent`; ``n_hidden`` and ``n_layers``
+        are the width and number of hidden layers, `dimensions`.
 
     Raises
     ------
@@ -68,9 +70,9 @@ class MosaicVI(Registering, Training, Answers, Referring, Growing):
         if preset == "published":
             mosaic = mosaic.as_published()
         seed = whole("seed", seed)
-        config = _network_config(mosaic, preset, parameters)
+        config = _network_config(mosaic, preset, in_our_names(parameters))
         self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "published"))
-        self._reads_out = preset != "published"
+        self._reads_out = self._aligns = preset != "published"
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.net.parameters())

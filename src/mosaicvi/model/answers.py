@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.routing import Routing
 from mosaicvi.model.state import minibatch_size, positions_of
 
@@ -21,6 +22,7 @@ from mosaicvi.model.state import minibatch_size, positions_of
 class Answers(Routing):
     """What a model says of cells: where they lie, and the values that they would have."""
 
+    @names_ours
     def get_latent_representation(
         self,
         mdata: MuData | AnnData | Mosaic | None = None,
@@ -29,10 +31,11 @@ class Answers(Routing):
         give_mean: bool = True,
         return_dist: bool = False,
         modalities: Collection[str] | None = None,
+        aligned: bool = True,
         batch_size: int = 1024,
         seed: int = 0,
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Latent of each cell; that of a cell depends on nothing but its own values.
+        """Latent of each cell; that of a cell depends on nothing but its own values and its batch.
 
         Parameters
         ----------
@@ -46,6 +49,9 @@ class Answers(Routing):
             Return mean and variance.
         modalities
             What the encoder may see, such as ``["rna"]``; all that was measured where None.
+        aligned
+            Move and stretch the cells of each batch, and of each set of modalities, so that cells of a kind
+            lie together. With False the latent is what the encoder says, from which values are decoded.
         batch_size
             Cells at a time; it does not change the answers.
         seed
@@ -54,6 +60,13 @@ class Answers(Routing):
         Returns
         -------
         Array (cells, ``dim_latent``), or two with `return_dist`.
+
+        Notes
+        -----
+        Within clusters of the latent, groups of cells get the same mean (Korsunsky et al., Nature Methods
+        2019) and covariance (Sun, Feng and Saenko, AAAI 2016). Groups that lie further apart in a cluster
+        than its cells do stay apart, so types that a batch lacks are not mixed with others. The published
+        preset is not aligned.
         """
         mosaic, loader = self._data(mdata)
         cells = positions_of(indices, mosaic)
@@ -64,13 +77,14 @@ class Answers(Routing):
             modalities=self._seen(modalities),
             batch_size=minibatch_size(batch_size),
         )
-        if return_dist:
-            return mean, var
-        if give_mean:
-            return mean
-        noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
-        return np.asarray(mean + np.sqrt(var) * noise[cells], np.float32)
+        if not (give_mean or return_dist):
+            noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
+            mean = np.asarray(mean + np.sqrt(var) * noise[cells], np.float32)
+        if aligned:
+            mean, var = self.align(mosaic, cells, mean, var, modalities=self._seen(modalities))
+        return (mean, var) if return_dist else mean
 
+    @names_ours
     def get_imputed_values(
         self,
         mdata: MuData | AnnData | None = None,
@@ -166,7 +180,7 @@ class Answers(Routing):
         if library is not None and not number("library", library) > 0:
             raise InputError(f"library: must be > 0, not {library!r}.")
         if n_samples is not None:
-            whole("n_samples", n_samples, least=1)
+            n_samples = whole("n_samples", n_samples, least=1)
         if features is not None:
             self._places(modality, features)
         self.imputed_scale(modality, scale=scale, library=library)
@@ -180,5 +194,5 @@ class Answers(Routing):
             scale=scale,
             library=library,
             batch_size=minibatch_size(batch_size),
-            seed=seed,
+            seed=whole("seed", seed),
         )

@@ -97,7 +97,7 @@ class Growing(Saving):
         net, free = _grown_network(old, found.mosaic, config, found.sees, seed)
         model = cls.__new__(cls)
         model._take(found.mosaic, config, net)
-        model._reads_out = old._reads_out
+        model._reads_out, model._aligns = old._reads_out, old._aligns
         model._lineage = (*old._lineage, old.ancestor())
         if old.held_out() is not None:  # its data are at hand: they teach the read-out together
             model._earlier = lifted(old.mosaic, found.mosaic.registry), old.held_out()

@@ -16,6 +16,7 @@ from mosaicvi.data.register import register
 from mosaicvi.data.register.state import state_digest
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError
+from mosaicvi.model.names import names_ours
 
 PerModality = Mapping[str, str] | None
 
@@ -29,6 +30,7 @@ class Registering:
     """The class methods that register data for a model."""
 
     @classmethod
+    @names_ours
     def setup_mudata(
         cls,
         mdata: MuData,
@@ -106,6 +108,7 @@ class Registering:
         return _remember(mdata, setup)
 
     @classmethod
+    @names_ours
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -193,4 +196,6 @@ def check_unchanged(mosaic: Mosaic) -> None:
 def _names(value: Sequence[str], argument: str) -> tuple[str, ...]:
     if isinstance(value, str):
         raise InputError(f"{argument}: a list of names is needed, such as [{value!r}].")
+    if isinstance(value, Mapping):
+        raise InputError(f"{argument}: a list of names is needed, such as {list(value.values())!r}.")
     return tuple(value)

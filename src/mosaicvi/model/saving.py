@@ -13,8 +13,10 @@ from mudata import MuData
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register, without_cells
 from mosaicvi.data.register.query import align_to_model, told
+from mosaicvi.infer.alignment import read_alignment
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 from mosaicvi.nn.growth import transplant
 from mosaicvi.store.saved import Saved, described, known_of, read_model, write_model
@@ -23,6 +25,7 @@ from mosaicvi.store.saved import Saved, described, known_of, read_model, write_m
 class Saving(ModelState):
     """What writes and reads a model."""
 
+    @names_ours
     def save(self, dir_path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a folder: ``weights.safetensors`` and ``model.json``, nothing pickled.
 
@@ -46,6 +49,7 @@ class Saving(ModelState):
         readout = self.readout()
         reference = self.reference_cells() if self._base is None else None
         base = None if self._base is None else self._base._described()
+        alignment = self.alignment() if base is None else None
         return described(
             net=self.net,
             registry=self.registry,
@@ -53,11 +57,19 @@ class Saving(ModelState):
             splits=self._splits,
             readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
             reference=None if reference is None else reference.to_dict(),
+            alignment=(
+                alignment.to_dict()
+                if alignment is not None
+                else {}
+                if self._aligns and base is None
+                else None
+            ),
             lineage=self._lineage,
             grown=None if base is None else {"base": base, "sees": list(self._sees)},
         )
 
     @classmethod
+    @names_ours
     def load(cls, dir_path: str | Path, mdata: MuData | AnnData | None = None) -> Self:
         """Read a saved model; it answers the same, to the bit.
 
@@ -97,6 +109,9 @@ class Saving(ModelState):
             model._reference_cells = read_reference(saved.reference, saved.config, folder)
         if saved.readout:
             model._readout = read_readout(saved.readout, saved.config, folder)
+        model._aligns = saved.alignment is not None
+        if saved.alignment:
+            model._alignment = read_alignment(saved.alignment, saved.config, folder)
         if saved.base is not None:
             model._base = cls._of_saved(saved.base, without_cells(saved.base.registry), folder)
             small, large = (known_of(s.config, s.registry) for s in (saved.base, saved))

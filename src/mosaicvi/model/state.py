@@ -23,6 +23,9 @@ from mosaicvi.data.register.join import joined
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.state import FitState
+from mosaicvi.infer.alignment import Alignment, fit_alignment
+from mosaicvi.infer.known import as_before
+from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import ReferenceCells
@@ -45,6 +48,8 @@ class ModelState:
         self._views: set[Shown] = set()  # for which the read-out was fitted
         # cells of the model that this one grew from, and which of them were held out
         self._earlier: tuple[Mosaic, NDArray[np.bool_] | None] | None = None
+        self._aligns = True  # or the latent is what the encoder says, as in the published method
+        self._alignment: Alignment | None = None
         self._reference_cells: ReferenceCells | None = None
         self._written_by: Mapping[str, str] = {}  # versions of a model that was opened
         self._lineage: tuple[dict[str, Any], ...] = ()  # the models that it grew from, the first one first
@@ -86,6 +91,8 @@ class ModelState:
         twin._take(without_cells(self.registry), self.config, copy.deepcopy(self.net))
         twin._reads_out, twin._readout = self._reads_out, self.readout()
         twin._reference_cells, twin._written_by = self.reference_cells(), self._written_by
+        twin._aligns = self._aligns
+        twin._alignment = self.alignment() if self._base is None else None
         twin._saved_rows, twin._splits = list(self._rows), list(self._splits)
         twin._lineage, twin._base, twin._free, twin._sees = (
             self._lineage,
@@ -195,9 +202,52 @@ class ModelState:
         if self._base is not None:
             return self._base.reference_cells()
         if self._reference_cells is None and self.is_trained and self.held_out() is not None:
-            _, loader = self._data(None)
-            self._reference_cells = ReferenceCells.of(self.net, loader, self.mosaic)
+            mosaic, loader = self._data(None)
+            some = ReferenceCells.choose(mosaic.n_cells)
+            z, var = latent(self.net, loader, some)
+            z, _ = self.align(mosaic, some, z, var)
+            self._reference_cells = ReferenceCells.of(mosaic, z)
         return self._reference_cells
+
+    def align(
+        self,
+        mosaic: Mosaic,
+        cells: NDArray[np.int64],
+        mean: NDArray[np.float32],
+        var: NDArray[np.float32],
+        *,
+        modalities: Collection[str] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and variance of the latent of cells, (n, ``dim_latent``) each, with their groups aligned.
+
+        Parameters
+        ----------
+        mosaic, cells
+            The data, and positions of the cells.
+        mean, var
+            What the encoder says of them.
+        modalities
+            What it was shown; all that was measured where None.
+        """
+        if self._base is not None:  # whose groups stay where they were
+            before = as_before(mosaic, self._base.registry, np.ones(mosaic.n_cells, bool))
+            known = [m.name for m in before.modalities]
+            seen = None if modalities is None else [name for name in modalities if name in known]
+            return self._base.align(before, cells, mean, var, modalities=seen)
+        alignment = self.alignment()
+        if alignment is None or not alignment.groups:
+            return mean, var
+        code, views = shown_of_cells(mosaic)
+        shown = [view.only(modalities) for view in views]
+        found = alignment(mean.astype(float), var.astype(float), mosaic.batch[cells], code[cells], shown)
+        return found[0].astype(np.float32), found[1].astype(np.float32)
+
+    def alignment(self) -> Alignment | None:
+        """How batches are aligned in the latent, learnt when it is first needed; None where they are not."""
+        if self._alignment is None and self._aligns and self.is_trained:
+            _, loader = self._data(None)
+            self._alignment = fit_alignment(self.net, loader, self.mosaic)
+        return self._alignment
 
     def imputed_features(self, modality: str) -> pd.Index[str]:
         """Names of a modality's features in the order of imputed values, that of the training data."""
@@ -239,6 +289,8 @@ def positions_of(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -
         if len(chosen) != mosaic.n_cells:
             raise InputError(f"indices: {len(chosen):,} booleans for {mosaic.n_cells:,} cells.")
         return np.flatnonzero(chosen)
+    if np.issubdtype(chosen.dtype, np.floating) and (chosen == np.rint(chosen)).all():
+        chosen = chosen.astype(np.int64)  # numbers that come from R are of this kind
     if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
         named = mosaic.cells.get_indexer(pd.Index(chosen))
         if (named < 0).any():

@@ -13,6 +13,7 @@ from mosaicvi.data.splits import Split
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.fit.session import begin, run, usual
 from mosaicvi.fit.state import FitConfig
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState
 
@@ -20,6 +21,7 @@ from mosaicvi.model.state import ModelState
 class Training(ModelState):
     """What trains a model."""
 
+    @names_ours
     def train(
         self,
         max_epochs: int | None = None,
@@ -136,7 +138,7 @@ class Training(ModelState):
         self._state = begin(
             self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, free=self._free
         )
-        self._readout = self._reference_cells = None
+        self._readout = self._alignment = self._reference_cells = None
         self._views = set()
         split = Split.of(self.mosaic, config.train_size, config.seed)
         if split not in self._splits:

@@ -218,7 +218,7 @@ def answers(
         z[part.rows] = part.latent
         for out, value in zip(values, part.values, strict=True):
             out[part.rows] = value
-    return z, values
+    return model.align(mosaic, cells, z, np.zeros_like(z))[0], values
 
 
 def imputed_features(

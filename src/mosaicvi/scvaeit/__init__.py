@@ -2,8 +2,8 @@
 
     from mosaicvi.scvaeit import VAEIT
 
-It translates and computes nothing: arrays and masks become a mosaic, and `MosaicVI` with
-``preset="published"`` does the rest. What differs from the original is listed in docs/from-scvaeit.md.
+Arrays and masks become a mosaic, and `MosaicVI` with ``preset="published"`` does the rest. What differs
+from the original is listed in docs/from-scvaeit.md.
 
 Legend: n cells, D features, K latent, L draws.
 """
@@ -27,6 +27,7 @@ from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.fit.statistics import settle
 from mosaicvi.model import MosaicVI
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.scvaeit.arrays import covariates, read_arrays
@@ -163,8 +164,8 @@ class VAEIT:
 
         With `valid` some cells are held out, and the best weights are kept once they have got no better for
         `early_stopping_patience` epochs. `checkpoint_dir` holds the newest model, from which training goes on
-        unless it begins with epoch 1 (and `delete_existing`). `stratify`, `L`, `num_step_per_epoch`,
-        `batch_size_inference` and the tolerance of early stopping have no effect here.
+        unless it begins with epoch 1 (and `delete_existing`). `stratify`, `L`, `batch_size_inference`,
+        `num_step_per_epoch` and the tolerance of early stopping have no effect.
 
         Returns
         -------
@@ -204,6 +205,7 @@ class VAEIT:
         while first <= last:
             end = min(last, first + every - 1 - (first - 1) % every)
             self.model.train((end - first + 1) * repeat, **settings)
+            settle(self.vae, self.model.mosaic, batch_size=settings["batch_size"], seed=self._seed)
             first = end + 1
             if folder is not None:
                 self.save_model(folder)

@@ -139,7 +139,7 @@ def _shown(
 
 def _patterns(shown: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Different rows (P, D), and which of them each row is, (n,)."""
-    packed = np.packbits(shown, axis=1)
+    packed = np.ascontiguousarray(np.packbits(shown, axis=1))  # which arrays of R are not
     rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
     _, first, code = np.unique(rows, return_index=True, return_inverse=True)
     table: NDArray[np.bool_] = shown[first]

@@ -30,6 +30,7 @@ def described(
     history: pd.DataFrame,
     splits: Sequence[Split],
     readout: Mapping[str, Any] | None,
+    alignment: Mapping[str, Any] | None,
     reference: Mapping[str, Any] | None,
     lineage: Sequence[Mapping[str, Any]],
     grown: Mapping[str, Any] | None,
@@ -44,6 +45,8 @@ def described(
         How it was trained.
     readout
         How counts are read out, as plain values and arrays; None for a model whose decoder alone imputes.
+    alignment
+        How the groups of its latent are aligned, likewise; None for a model whose latent is the encoder's.
     reference
         What is kept of the cells in training, likewise; None for nothing.
     lineage
@@ -59,6 +62,7 @@ def described(
         "history": history,
         "splits": [dataclasses.asdict(s) for s in splits],
         "readout": readout,
+        "alignment": alignment,
         "reference": reference,
         "lineage": [dict(one) for one in lineage],
         "grown": grown,
@@ -115,6 +119,7 @@ class Saved:
     fit: dict[str, Any] | None
     splits: tuple[Split, ...]
     readout: Mapping[str, Any] | None
+    alignment: Mapping[str, Any] | None
     reference: Mapping[str, Any] | None
     lineage: tuple[dict[str, Any], ...]
     base: Saved | None
@@ -173,6 +178,7 @@ def _read(state: Mapping[str, Any], written_by: Mapping[str, str]) -> Saved:
         fit=state.get("fit"),
         splits=tuple(Split.from_dict(s) for s in state.get("splits", ())),
         readout=state.get("readout"),
+        alignment=state.get("alignment"),
         reference=state.get("reference"),
         lineage=lineage,
         base=base,

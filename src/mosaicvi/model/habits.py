@@ -1,0 +1,81 @@
+"""Methods of other packages that mean the same here, and where the rest went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+
+from mosaicvi.errors import InputError
+from mosaicvi.model.answers import Answers
+from mosaicvi.model.names import METHODS, names_ours
+
+
+class Habits(Answers):
+    """Methods of other packages."""
+
+    if not TYPE_CHECKING:  # what a checker knows is all there is
+
+        def __getattr__(self, name: str) -> Any:
+            """Name ours where the method is one of another package."""
+            here = f"; use {METHODS[name]}" if name in METHODS else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{here}")
+
+    @names_ours
+    def get_normalized_expression(
+        self,
+        mdata: MuData | AnnData | None = None,
+        *,
+        modality: str | None = None,
+        gene_list: Sequence[str] | None = None,
+        indices: Sequence[int] | NDArray[Any] | None = None,
+        library_size: float = 1.0,
+        n_samples: int | None = None,
+        batch_size: int = 512,
+    ) -> pd.DataFrame:
+        """Expected counts at one library, as scvi-tools names them: with a library of 1, shares.
+
+        It is `get_imputed_values` with ``scale="counts"`` and ``library=library_size``.
+
+        Parameters
+        ----------
+        mdata, indices, n_samples, batch_size
+            As in `get_imputed_values`.
+        modality
+            Which; the first with counts where None.
+        gene_list
+            Names of features; all where None.
+        library_size
+            The library that each cell is given.
+
+        Returns
+        -------
+        DataFrame (cells, features), float32; ``attrs["scale"]`` says what the values mean.
+
+        Raises
+        ------
+        InputError
+            If there are no counts.
+        """
+        if modality is None:
+            aware = zip(self.config.uni_block_names, self.config.library_aware, strict=True)
+            counts = [name for name, has_library in aware if has_library]
+            if not counts:
+                raise InputError(
+                    "get_normalized_expression: no modality has counts; use get_imputed_values(modality=...)."
+                )
+            modality = counts[0]
+        return self.get_imputed_values(
+            mdata,
+            modality=modality,
+            features=gene_list,
+            indices=indices,
+            n_samples=n_samples,
+            scale="counts",
+            library=library_size,
+            batch_size=batch_size,
+        )

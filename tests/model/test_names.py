@@ -1,0 +1,145 @@
+"""mosaicvi.model.names and habits: what users of other packages type works, or says what to type."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from mudata import MuData
+
+import mosaicvi
+from mosaicvi import InputError, MosaicVI
+from mosaicvi.config import NetworkConfig
+from mosaicvi.model.names import ARGUMENTS, METHODS
+
+SMALL: dict[str, Any] = {"dim_block_enc": 4, "dim_block_dec": 4}
+
+
+@pytest.fixture(scope="module")
+def mdata() -> MuData:
+    data = mosaicvi.datasets.simulated_mosaic(90, n_genes=30, n_proteins=5, n_peaks=40).mdata
+    MosaicVI.setup_mudata(data, batch_key="batch")
+    return data
+
+
+@pytest.fixture(scope="module")
+def model(mdata: MuData) -> MosaicVI:
+    return MosaicVI(mdata, n_latent=3, n_hidden=8, **SMALL).train(max_epochs=2, batch_size=30, progress=False)
+
+
+def test_widths_by_their_usual_names(mdata: MuData, model: MosaicVI) -> None:
+    assert (model.config.dim_latent, model.config.dimensions) == (3, (8,))
+    assert MosaicVI(mdata, n_hidden=8.0, n_layers=2, **SMALL).config.dimensions == (8, 8)
+    assert MosaicVI(mdata, n_layers=3, **SMALL).config.dimensions == (128,) * 3
+    assert MosaicVI(mdata, **SMALL).config.dimensions == (128,)
+    same = MosaicVI(mdata, dim_latent=3, dimensions=8, **SMALL).train(2, batch_size=30, progress=False)
+    np.testing.assert_array_equal(same.get_latent_representation(), model.get_latent_representation())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_latent": 3, "dim_latent": 3}, "n_latent: dim_latent says the same; give one of them"),
+        ({"n_hidden": 3, "dimensions": (3,)}, "n_hidden: dimensions says the same"),
+        ({"n_layers": 3, "dimensions": (3,)}, "n_layers: dimensions says the same"),
+        ({"n_latent": 2.5}, "n_latent: a whole number is needed"),
+        ({"n_layers": 0}, "n_layers: at least 1"),
+        (
+            {"dropout_rate": 0.1},
+            r"Unknown parameter 'dropout_rate'; use p_feat=\.\.\., the share of features",
+        ),
+        ({"gene_likelihood": "nb"}, r"Unknown parameter 'gene_likelihood'; use likelihoods="),
+    ],
+)
+def test_a_parameter_is_said_once_and_those_of_others_name_ours(
+    mdata: MuData, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        MosaicVI(mdata, **parameters)
+
+
+def test_normalized_expression_is_that_of_one_library_and_says_so(model: MosaicVI) -> None:
+    shares = model.get_normalized_expression()
+    assert shares.attrs["scale"] == "expected counts at a library of 1"
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+    genes = list(model.imputed_features("rna")[[3, 1]])
+    direct = model.get_imputed_values(modality="rna", scale="counts", library=1e4, features=genes)
+    some = model.get_normalized_expression(gene_list=genes, library_size=1e4, indices=[2, 5])
+    np.testing.assert_array_equal(some, direct.iloc[[2, 5]])
+    proteins = model.get_normalized_expression(modality="adt", library_size=100)
+    assert proteins.attrs["scale"] == "expected counts at a library of 100"
+
+
+def test_without_counts_there_is_no_expression() -> None:
+    data = mosaicvi.datasets.simulated_mosaic(90, n_genes=30, n_proteins=5, n_peaks=40).mdata["atac"].copy()
+    data.X.data[:] = 1
+    del data.varm["measured"]
+    MosaicVI.setup_anndata(data, modality="atac", likelihood="Bernoulli")
+    with pytest.raises(InputError, match=r"no modality has counts; use get_imputed_values\(modality="):
+        MosaicVI(data, **SMALL).get_normalized_expression()
+
+
+def call(model: MosaicVI, function: str, **arguments: Any) -> Any:
+    if function == "MosaicVI":
+        return MosaicVI(model.mosaic, **arguments)
+    if function == "setup_anndata":
+        return MosaicVI.setup_anndata(mosaicvi.datasets.simulated_mosaic(60).mdata["rna"], **arguments)
+    return getattr(model, function)(**arguments)
+
+
+@pytest.mark.parametrize(("function", "name"), [(f, n) for f in ARGUMENTS if f for n in ARGUMENTS[f]])
+def test_arguments_of_others_name_ours(model: MosaicVI, function: str, name: str) -> None:
+    use = re.escape(ARGUMENTS[function][name])
+    with pytest.raises(InputError, match=rf"nknown (argument|parameter) {name!r}; use {use}\."):
+        call(model, function, **{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (
+            "get_latent_representation",
+            {"adata": None},
+            "unknown argument 'adata'; use the first argument, mdata",
+        ),
+        ("get_imputed_values", {"modality": "rna", "gene_list": []}, r"'gene_list'; use features=\[\.\.\.\]"),
+        ("train", {"max_epoch": 3}, r"train: unknown argument 'max_epoch'; did you mean 'max_epochs'\?"),
+        ("save", {"folder": "x"}, r"save: unknown argument 'folder'; known are dir_path, overwrite\."),
+    ],
+)
+def test_any_unknown_argument_is_told(
+    model: MosaicVI, function: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        getattr(model, function)(**arguments)
+
+
+def test_modalities_are_named_in_a_list(mdata: MuData) -> None:
+    with pytest.raises(InputError, match=r"modalities: a list of names is needed, such as \['rna', 'adt'\]"):
+        MosaicVI.setup_mudata(mdata, modalities={"rna_layer": "rna", "protein_layer": "adt"})  # type: ignore[arg-type]
+
+
+def test_methods_of_others_name_ours(model: MosaicVI) -> None:
+    for name, ours in METHODS.items():
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}'; use {re.escape(ours)}"):
+            getattr(model, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+        _ = model.nothing
+    assert not hasattr(model, "predict")
+
+
+def test_what_is_named_is_there() -> None:
+    methods = {name for name in dir(MosaicVI) if not name.startswith("_")} | {"net", "mosaic", "print"}
+    for ours in METHODS.values():
+        named = set(re.findall(r"\b(?:MosaicVI\.)?(\w+)\(", ours)) | set(re.findall(r"^\w+$", ours))
+        assert named
+        assert named <= methods, named - methods
+    known = {*NetworkConfig.__dataclass_fields__, "mosaicvi"}
+    for function in ("train", "setup_mudata", "setup_anndata", "get_imputed_values"):
+        known |= set(inspect.signature(getattr(MosaicVI, function)).parameters)
+    for table in ARGUMENTS.values():
+        for ours in table.values():
+            assert set(re.findall(r"(\w+)=", ours)) <= known
