@@ -70,15 +70,19 @@ def block_formula(writer: Any, node: Any) -> None:
     _formula(writer, node, "block")
 
 
-def write_commands(app: Any, docname: str, source: list[str]) -> None:
-    """Put the reference of the command line where its page asks for it."""
+def write_references(app: Any, docname: str, source: list[str]) -> None:
+    """Put what is written from the source where its page asks for it: commands, messages."""
     if docname == "command-line":
         from command_line import reference
 
         source[0] = source[0].replace("<!-- commands -->", reference())
+    if docname == "input-errors":
+        from messages import listing
+
+        source[0] = source[0].replace("<!-- messages -->", listing())
 
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (inline_formula, None), (block_formula, None))
-    app.connect("source-read", write_commands)
+    app.connect("source-read", write_references)

@@ -294,6 +294,7 @@ def test_impute_writes_all_cells(folder: Path, tmp_path: Path) -> None:
         measured = data.obs_names.isin(data[name].obs_names)
         np.testing.assert_array_equal(imputed[name].obs["measured"].to_numpy(bool), measured)
         assert imputed[name].uns["mosaicvi"]["scale"] == wanted.attrs["scale"]
+        assert imputed[name].uns["mosaicvi"]["batch"] == wanted.attrs["batch"]
         pd.testing.assert_frame_equal(imputed[name].varm["measured"], data[name].varm["measured"])
 
 
@@ -309,6 +310,27 @@ def test_impute_only_missing_cells_into_h5ad(folder: Path, tmp_path: Path) -> No
     assert imputed.uns["mosaicvi"]["n_samples"] == 3
     wanted = loaded(folder).get_imputed_values(modality="adt", indices=list(missing), n_samples=3)
     np.testing.assert_allclose(imputed.X, wanted.to_numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("said", "meant"), [(["mean"], "mean"), (["A", "D"], ["A", "D"])], ids=str)
+def test_impute_as_another_batch(
+    folder: Path, tmp_path: Path, said: list[str], meant: str | list[str]
+) -> None:
+    out = tmp_path / "i.h5ad"
+    arguments = ["-o", str(out), "--modality", "adt", "-q", *(a for b in said for a in ("--as-batch", b))]
+    assert run(["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), *arguments]) == 0
+    imputed = anndata.read_h5ad(out)
+    wanted = loaded(folder).get_imputed_values(modality="adt", transform_batch=meant)
+    np.testing.assert_allclose(imputed.X, wanted.to_numpy(), rtol=1e-5, atol=1e-6)
+    assert imputed.uns["mosaicvi"]["batch"] == wanted.attrs["batch"]
+
+
+def test_impute_as_a_batch_that_measured_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-o", str(tmp_path / "i.h5ad"), "--modality", "adt", "--as-batch", "C"]
+    assert run(["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), *arguments]) == 2
+    assert "--as-batch: 'C' did not measure adt; use 'mean' or one of 'A', 'D'" in capsys.readouterr().err
 
 
 def test_impute_what_the_data_lack(folder: Path, tmp_path: Path) -> None:
@@ -327,6 +349,60 @@ def test_impute_missing_where_nothing_is(
     arguments = ["-o", str(tmp_path / "i.h5mu"), "--modality", "rna", "--cells", "missing"]
     assert run(["impute", str(folder / "model"), str(folder / "rna.h5ad"), *arguments]) == 2
     assert "--cells all" in capsys.readouterr().err
+
+
+def test_parts_of_the_cells_are_together_the_whole(folder: Path, tmp_path: Path) -> None:
+    given = [str(folder / "model"), str(folder / "mosaic.h5mu"), "-q"]
+    model, tables, cells = loaded(folder), [], []
+    for part in ("1/3", "2/3", "3/3"):
+        assert run(["embed", *given, "--cells", part, "-o", str(tmp_path / "z.csv"), "--overwrite"]) == 0
+        tables.append(pd.read_csv(tmp_path / "z.csv", index_col="cell"))
+        arguments = ["--modality", "adt", "--cells", "missing", "--cells", part, "--overwrite"]
+        assert run(["impute", *given, *arguments, "-o", str(tmp_path / "i.h5ad")]) == 0
+        cells += list(anndata.read_h5ad(tmp_path / "i.h5ad").obs_names)
+    table = pd.concat(tables)
+    assert list(table.index) == list(model.mosaic.cells)
+    np.testing.assert_allclose(table.to_numpy(), model.get_latent_representation(), rtol=1e-4, atol=1e-5)
+    data = read_h5mu(folder / "mosaic.h5mu")
+    assert cells == list(data.obs_names[~data.obs_names.isin(data["adt"].obs_names)])
+
+
+def test_a_part_of_the_data_with_its_latent(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "part.h5mu"
+    given = [str(folder / "model"), str(folder / "mosaic.h5mu"), "-q"]
+    assert run(["embed", *given, "--cells", "2/4", "-o", str(out)]) == 0
+    part, n = read_h5mu(out), read_h5mu(folder / "mosaic.h5mu").n_obs
+    cells = np.arange(n)[n // 4 : 2 * n // 4]
+    assert list(part.obs_names) == list(loaded(folder).mosaic.cells[cells])
+    latent = loaded(folder).get_latent_representation(indices=cells)
+    np.testing.assert_allclose(part.obsm["X_mosaicvi"], latent, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("command", "cells", "says"),
+    [
+        ("embed", ["3/2"], "write I/N"),
+        ("embed", ["0/2"], "write I/N"),
+        ("embed", ["missing"], "write I/N"),
+        ("embed", ["1/99999"], "ask for at most"),
+        ("impute", ["some"], "write all, missing or I/N"),
+        ("impute", ["1/2", "2/2"], "each at most once"),
+        ("impute", ["1/99999"], "ask for at most"),
+    ],
+)
+def test_parts_that_cannot_be(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    cells: list[str],
+    says: str,
+) -> None:
+    which = [word for text in cells for word in ("--cells", text)]
+    given = [str(folder / "model"), str(folder / "mosaic.h5mu"), "-o", str(tmp_path / "out.h5mu")]
+    assert run([command, *given, *which]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out.h5mu").exists()
 
 
 # --- what ends early ----------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_every_room_is_on_the_map() -> None:
     there = {
         path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
-    assert {name for name in ROOMS if "/" not in name} == there - {"__init__", "_version"}
+    assert {name for name in ROOMS if "/" not in name} == there - {"__init__", "__main__", "_version"}
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -285,3 +285,38 @@ def test_the_python_of_a_page_runs(page: Path, small_world: Path, mosaic: MuData
         value, _ = pages.run(block, names, page)
         if block.picture is not None:
             assert hasattr(value, "figure"), f"{page.name}:{block.line} does not end in a picture"
+
+
+def test_every_message_about_input_is_in_its_page() -> None:
+    messages = load("messages")
+    page = (DOCS / "input-errors.md").read_text(encoding="utf-8")
+    assert "<!-- messages -->" in page
+    page = page.replace("<!-- messages -->", messages.listing())
+    places = list(messages.raised())
+    assert len(places) > 250
+    for place in places:
+        assert place.texts or place.is_passed_on, f"{place.file}:{place.line}: no text was found"
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for call in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)):
+            if ast.unparse(call.func) in ("InputError", "ModelFileError"):
+                in_table = {id(inner) for n in ast.walk(call) if calls_the_table(n) for inner in ast.walk(n)}
+                for text in (n for n in ast.walk(call) if id(n) not in in_table):
+                    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                        words = " ".join(text.value.split())
+                        assert len(words) < 20 or words in page, f"{path.name}:{call.lineno}: {words}"
+
+
+def calls_the_table(node: ast.AST) -> bool:
+    """Whether an expression is a message of `mosaicvi.data.problems`, whose table the page holds."""
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "problem"
+
+
+def test_messages_are_followed_to_where_they_are_written() -> None:
+    said = load("messages").listing()
+    for words in (
+        "not a mosaicvi model: it does not say so",  # an argument of the function that raises
+        "values are fractional, so they look normalised already",  # what a function returns
+        "remove them: mdata = mdata[np.any(",  # added to a list of problems
+        "cells have no modality at all",
+    ):
+        assert words in said

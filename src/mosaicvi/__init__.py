@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from mosaicvi.data.combine import combine
     from mosaicvi.data.mosaic import Mosaic
     from mosaicvi.data.read import read, read_mudata, to_mudata
-    from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, NonFiniteLossError
+    from mosaicvi.errors import InputError, LostRankError, ModelFileError, MosaicWarning, NonFiniteLossError
     from mosaicvi.inspect.describe import describe
     from mosaicvi.model import MosaicVI
 
 __all__ = [
     "InputError",
+    "LostRankError",
     "ModelFileError",
     "Mosaic",
     "MosaicVI",
@@ -63,6 +64,7 @@ __all__ = [
 
 _HOMES = {
     "InputError": "errors",
+    "LostRankError": "errors",
     "ModelFileError": "errors",
     "Mosaic": "data.mosaic",
     "MosaicVI": "model",

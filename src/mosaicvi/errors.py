@@ -44,6 +44,10 @@ class NonFiniteLossError(FloatingPointError):
         super().__init__(message)
 
 
+class LostRankError(RuntimeError):
+    """Another process of a training ended; the weights are those after the last step that all finished."""
+
+
 class MosaicWarning(UserWarning):
     """Something that the user may have meant, or may not."""
 

@@ -32,12 +32,16 @@ from mosaicvi.cli.options import (
     mapping,
     reads_data,
 )
+from mosaicvi.cli.parts import Cells, cells_of, own_share
 from mosaicvi.cli.say import note
+from mosaicvi.ranks import place
 from mosaicvi.store.files import atomic_path, shown
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from mosaicvi.model import MosaicVI
 
 KEY = "X_mosaicvi"
 
@@ -60,6 +64,7 @@ def command(
     umap: Annotated[
         bool, typer.Option("--umap", help='Add two dimensions to look at, obsm["X_umap"].')
     ] = False,
+    cells: Cells = None,
     take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 1024,
@@ -71,6 +76,7 @@ def command(
         mosaicvi embed model mosaic.h5mu --output embedded.h5mu --umap
         mosaicvi embed model query.h5ad --output query_embedded.h5ad
         mosaicvi embed model mosaic.h5mu --modality rna --output rna_only.csv
+        mosaicvi embed model mosaic.h5mu --cells 2/8 --output part2.csv
 
     A cell's latent depends on that cell alone. Output and input may be the same file, with `--overwrite`.
     """
@@ -81,20 +87,40 @@ def command(
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     check_h5ad_fits(output, loaded)
     trained = load_model(model, prepared(model, loaded) if allow_missing else loaded)
-    latent = np.asarray(trained.get_latent_representation(modalities=modality or None, batch_size=batch_size))
+    chosen = cells_of(cells, trained.mosaic.n_cells)
+    latent = _latent(trained, np.arange(trained.mosaic.n_cells)[chosen], modality, batch_size)
+    if not place().is_first:
+        return
     if output.suffix.lower() == ".csv":
         names = [f"z{i + 1}" for i in range(latent.shape[1])]
-        table = pd.DataFrame(latent, index=trained.mosaic.cells, columns=names).rename_axis("cell")
+        table = pd.DataFrame(latent, index=trained.mosaic.cells[chosen], columns=names).rename_axis("cell")
         with atomic_path(output, overwrite=overwrite) as temporary:
             table.to_csv(temporary)
     else:
         is_aligned = trained.alignment() is not None
-        _write(loaded, latent, output, model=model, aligned=is_aligned, umap=umap, overwrite=overwrite)
+        _write(
+            loaded, chosen, latent, output, model=model, aligned=is_aligned, umap=umap, overwrite=overwrite
+        )
     note(f"Wrote {shown(output)}: {latent.shape[0]:,} cells × {latent.shape[1]}", quiet=quiet)
+
+
+def _latent(
+    trained: MosaicVI, cells: NDArray[np.int64], modalities: list[str] | None, batch_size: int
+) -> NDArray[np.float32]:
+    """Latent of the cells; of several processes the first has it of all, and the others of their share."""
+    import numpy as np
+    import torch
+
+    group, _, own = own_share(cells)
+    latent = np.asarray(
+        trained.get_latent_representation(indices=own, modalities=modalities or None, batch_size=batch_size)
+    )
+    return latent if group is None else group.rows_to_first(torch.from_numpy(latent)).numpy()
 
 
 def _write(
     loaded: Loaded,
+    cells: slice,
     latent: NDArray[np.float32],
     output: Path,
     *,
@@ -104,6 +130,8 @@ def _write(
     overwrite: bool,
 ) -> None:
     out = as_anndata(loaded.original) if output.suffix.lower() == H5AD else loaded.as_mudata()
+    if len(latent) < out.n_obs:
+        out = out[cells].copy()
     out.obsm[KEY] = latent
     add_note(out, {"model": str(model), "latent": "aligned" if aligned else "as encoded"})
     if umap:

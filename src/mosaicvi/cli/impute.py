@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +25,10 @@ from mosaicvi.cli.options import (
     one_or_mapping,
     reads_data,
 )
+from mosaicvi.cli.parts import cells_of, is_part, own_share
 from mosaicvi.cli.say import note, progress
 from mosaicvi.errors import InputError
+from mosaicvi.ranks import place
 from mosaicvi.store.files import shown
 
 if TYPE_CHECKING:
@@ -35,13 +37,6 @@ if TYPE_CHECKING:
 
     from mosaicvi.infer.output import ImputedModality
     from mosaicvi.model import MosaicVI
-
-
-class Cells(StrEnum):
-    """Which cells to impute."""
-
-    all = "all"
-    missing = "missing"
 
 
 @reads_data
@@ -58,8 +53,13 @@ def command(
         typer.Option(metavar="MOD", help="Which modality; may be repeated. [default: all]"),
     ] = None,
     cells: Annotated[
-        Cells, typer.Option(help="All cells, or of each modality those that did not measure it.")
-    ] = Cells.all,
+        list[str] | None,
+        typer.Option(
+            metavar="WHICH",
+            help="`all`; `missing` for those of each modality that did not measure it; I/N for part I of N, "
+            "as the jobs of an array share them; may be repeated. [default: all]",
+        ),
+    ] = None,
     n_samples: Annotated[
         int | None,
         typer.Option(help="Average over so many draws of the latent. [default: decode its mean]", min=1),
@@ -78,6 +78,14 @@ def command(
             "depth that centred log ratios imply]"
         ),
     ] = None,
+    as_batch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BATCH",
+            help="As if every cell were of this batch, or `mean` for halfway between all that measured the "
+            "modality; repeated, the average. [default: each cell's own]",
+        ),
+    ] = None,
     take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
@@ -89,11 +97,15 @@ def command(
         mosaicvi impute model mosaic.h5mu --output imputed.h5mu
         mosaicvi impute model mosaic.h5mu --modality adt --cells missing --output adt.h5ad
         mosaicvi impute model mosaic.h5mu --scale rna=log1p_cp10k --output imputed.h5mu
+        mosaicvi impute model mosaic.h5mu --cells missing --cells 2/8 --output part2.h5mu
+        mosaicvi impute model mosaic.h5mu --as-batch mean --output corrected.h5mu
 
-    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured it,
-    `uns["mosaicvi"]["scale"]` what the values mean. They are written as they are computed, so that memory
-    never holds more than one minibatch of them.
+    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured it, and in
+    `uns["mosaicvi"]` what the values mean, `scale`, and as which batch they are given, `batch`. They are
+    written as they are computed, so that memory never holds more than one minibatch of them.
     """
+    import numpy as np
+
     from mosaicvi.infer.output import write_imputed
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
@@ -108,15 +120,20 @@ def command(
             f"{shown(output)}: an .h5ad holds one modality; choose it with --modality, or name an .h5mu"
         )
     scales = _scales(scale, names)
-    parts = [
-        part
-        for name in names
-        if (part := _part(trained, loaded, name, cells, n_samples, scales[name], library, batch_size))
-        is not None
-    ]
+    chosen = _chosen(cells, trained.mosaic.n_cells)
+    asked = {
+        "n_samples": n_samples,
+        "library": library,
+        "transform_batch": as_batch[0] if as_batch and len(as_batch) == 1 else as_batch,
+        "batch_size": batch_size,
+    }
+    found = [_part(trained, loaded, name, chosen, scales[name], asked) for name in names]
+    parts = [part for part in found if part is not None]
     if not parts:
-        raise InputError(f"--cells missing: every cell measured {' and '.join(names)}; use --cells all")
-    total = sum(len(part.cells) for part in parts)
+        raise InputError(
+            f"--cells {' '.join(cells or ())}: every cell measured {' and '.join(names)}; use --cells all"
+        )
+    total = -(-sum(len(part.cells) for part in parts) // place().size)
     with progress("imputing", total, quiet=quiet) as (bar, task):
         write_imputed(
             output,
@@ -124,6 +141,7 @@ def command(
             _obs(loaded),
             uns=_note(model, n_samples),
             overwrite=overwrite,
+            group=own_share(np.arange(0))[0],
             advance=lambda n: bar.advance(task, n),
         )
     for part in parts:
@@ -132,28 +150,47 @@ def command(
     note(f"Wrote {shown(output)}", quiet=quiet)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """A part of the cells, and whether only those of it that did not measure a modality."""
+
+    part: slice
+    only_missing: bool
+
+
+def _chosen(said: list[str] | None, n_cells: int) -> _Chosen:
+    parts = [text for text in said or () if is_part(text)]
+    words = {text for text in said or () if not is_part(text)}
+    if len(parts) > 1 or len(words) > 1 or words - {"all", "missing"}:
+        raise InputError(
+            f"--cells {' '.join(said or ())}: write all, missing or I/N such as 2/8, each at most once"
+        )
+    return _Chosen(part=cells_of(parts[0] if parts else None, n_cells), only_missing="missing" in words)
+
+
 def _part(
     model: MosaicVI,
     loaded: Loaded,
     name: str,
-    cells: Cells,
-    n_samples: int | None,
+    cells: _Chosen,
     scale: Any,
-    library: float | None,
-    batch_size: int,
+    asked: Mapping[str, Any],
 ) -> ImputedModality | None:
     """One modality still to be imputed; None if no cell is wanted."""
     import numpy as np
     import pandas as pd
 
+    from mosaicvi.infer.covariates import batches_of
     from mosaicvi.infer.output import ImputedModality
 
     names = model.mosaic.cells
     source = _source(loaded, name, first=model.config.uni_block_names[0])
     measured = np.zeros(len(names), bool) if source is None else np.asarray(names.isin(source.obs_names))
-    chosen = np.flatnonzero(~measured) if cells is Cells.missing else np.arange(len(names))
+    chosen = np.arange(len(names))[cells.part]
+    chosen = chosen[~measured[chosen]] if cells.only_missing else chosen
     if not len(chosen):
         return None
+    _, first, own = own_share(chosen)
     features = model.imputed_features(name)
     var = pd.DataFrame(index=features) if source is None else source.var.loc[features]
     panels = None if source is None else source.varm.get("measured")
@@ -163,14 +200,11 @@ def _part(
         measured=measured[chosen],
         var=var,
         varm={"measured": panels.loc[features]} if isinstance(panels, pd.DataFrame) else {},
-        scale=model.imputed_scale(name, scale=scale, library=library),
-        values=model.iter_imputed_values(
-            modality=name,
-            indices=chosen,
-            n_samples=n_samples,
-            scale=scale,
-            library=library,
-            batch_size=batch_size,
+        scale=model.imputed_scale(name, scale=scale, library=asked["library"]),
+        batch=str(batches_of(model.registry, name, asked["transform_batch"])),
+        values=(
+            (slice(first + rows.start, first + rows.stop), values)
+            for rows, values in model.iter_imputed_values(modality=name, indices=own, scale=scale, **asked)
         ),
     )
 

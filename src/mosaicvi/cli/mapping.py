@@ -175,6 +175,7 @@ def _part(
     """One modality of all cells, still to be imputed."""
     import pandas as pd
 
+    from mosaicvi.infer.covariates import batches_of
     from mosaicvi.infer.output import ImputedModality
 
     features = trained.imputed_features(name)
@@ -184,5 +185,6 @@ def _part(
         measured=cells.modality(name).row_of_cell >= 0,
         var=pd.DataFrame(index=features),
         scale=trained.imputed_scale(name),
+        batch=str(batches_of(trained.registry, name)),
         values=trained.iter_imputed_values(cells, modality=name, batch_size=batch_size),
     )

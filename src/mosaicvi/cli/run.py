@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,12 @@ from typer import Typer
 from typer.main import get_command
 
 from mosaicvi.cli.say import OPTIONS, error, warning
-from mosaicvi.errors import InputError, MosaicWarning, NonFiniteLossError
+from mosaicvi.errors import InputError, LostRankError, MosaicWarning, NonFiniteLossError
+from mosaicvi.ranks import place
 
 BAD_INPUT, FAILED = 2, 1
+HEARD = 1.0  # seconds within which a process that fails says why
+SHARED = ("train", "embed", "impute")  # commands that several processes do together
 
 
 class Interrupted(BaseException):
@@ -55,28 +59,57 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     with _plain_warnings(), _silent_hdf5(), _signals_interrupt():
         try:
-            OPTIONS.set(_options(app, sys.argv[1:] if arguments is None else arguments))
+            given = sys.argv[1:] if arguments is None else arguments
+            if not place().is_first and given[:1] and given[0] not in SHARED:
+                return 0
+            OPTIONS.set(_options(app, given))
             get_command(app)(args=None if arguments is None else list(arguments), prog_name="mosaicvi")
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
+        except LostRankError as problem:
+            if _is_to_tell():
+                error(str(problem))
+            return FAILED
         except InputError as problem:
-            for line in problem.problems:
-                error(line)
-            return BAD_INPUT
+            return _failed(BAD_INPUT, *problem.problems)
         except NonFiniteLossError as problem:
-            error(str(problem))
-            return FAILED
+            return _failed(FAILED, str(problem))
         except MemoryError as problem:
-            error(f"memory ran out ({problem or 'no details'}); use fewer cells or features")
-            return FAILED
+            return _failed(FAILED, f"memory ran out ({problem or 'no details'}); use fewer cells or features")
         except OSError as problem:
             where = f"{problem.filename}: " if problem.filename else ""
-            error(f"{where}{problem.strerror or problem}")
-            return BAD_INPUT
+            return _failed(BAD_INPUT, f"{where}{problem.strerror or problem}")
         except Interrupted as stop:
-            error("interrupted; outputs are as they were before")
+            if not _is_one_of_several() or _is_to_tell():
+                error("interrupted; outputs are as they were before")
             return 128 + stop.number
     return 0
+
+
+def _failed(code: int, *problems: str) -> int:
+    """Say why, once where several processes fail of the same, and tell those that only miss this one."""
+    if _is_one_of_several():
+        from mosaicvi.ranks.meeting import fails
+
+        fails()
+    for line in problems:
+        error(line)
+    return code
+
+
+def _is_one_of_several() -> bool:
+    try:
+        return place().size > 1
+    except InputError:
+        return False
+
+
+def _is_to_tell() -> bool:
+    """Whether to say that another process is gone: not where that one or the first said why."""
+    from mosaicvi.ranks.meeting import fails
+
+    time.sleep(HEARD if place().is_first else 2 * HEARD)
+    return fails(because_of_another=True)
 
 
 def _options(app: Typer, arguments: Sequence[str]) -> dict[str, frozenset[str]]:

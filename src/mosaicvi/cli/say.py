@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mosaicvi.errors import InputError
+from mosaicvi.ranks import place
+
 OPTIONS: ContextVar[Mapping[str, frozenset[str]]] = ContextVar("OPTIONS", default=MappingProxyType({}))
 """Each command's options, that of this process first; empty outside of the command line."""
 
@@ -52,7 +55,11 @@ _IN_TERMINAL = (
     (re.compile(r"batch_key=(\w+)"), r"--batch-key \1"),
     (re.compile(r"batch_size=(\w+)"), r"--batch-size \1"),
     (re.compile(r"batch_key='([^']+)'"), r"--batch-key \1"),
+    (re.compile(r"transform_batch:"), "--as-batch:"),
     (re.compile(r"checkpoint_dir=\.{3,4}"), "--checkpoint ..."),
+    (re.compile(r"resume=True"), "--resume"),
+    (re.compile(r"accelerator='(\w+)'"), r"--accelerator \1"),
+    (re.compile(r"(--nproc-per-node \d+) your_script\.py"), r"\1 -m mosaicvi train ..."),
     (re.compile(r"; mdata = mdata\[[^;]*$"), "."),
     (re.compile(r"--overwrite \(overwrite=True\)"), "--overwrite"),
     (re.compile(r"join='(\w+)'"), r"--join \1"),
@@ -88,18 +95,32 @@ def warning(message: str) -> None:
 
 
 def note(message: str, *, quiet: bool = False) -> None:
-    """Print a line about the work, unless it should be quiet."""
-    if not quiet:
+    """Print a line about the work, unless it should be quiet, or another process says it."""
+    if not quiet and place().is_first:
         Console(stderr=True).print(Text(message), soft_wrap=True)
 
 
 def _line(start: str, style: str, message: str) -> None:
+    if not _is_ours(message):
+        return
     Console(stderr=True).print(Text.assemble((start, style), for_terminal(message)), soft_wrap=True)
+
+
+def _is_ours(message: str) -> bool:
+    """Whether this process is to say what all of several may want to say."""
+    try:
+        if place().size == 1:
+            return True
+    except InputError:
+        return True
+    from mosaicvi.ranks.meeting import says
+
+    return says(message)
 
 
 def next_steps(commands: Iterable[str], *, quiet: bool = False) -> None:
     """Print what one may run next."""
-    if quiet:
+    if quiet or not place().is_first:
         return
     console = Console(stderr=True)
     console.print(Text("Next:", style="bold"))
@@ -119,6 +140,6 @@ def progress(description: str, total: int, *, quiet: bool) -> Iterator[tuple[Pro
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    hidden = quiet or not console.is_terminal
+    hidden = quiet or not console.is_terminal or not place().is_first
     with Progress(*columns, console=console, disable=hidden, transient=True) as bar:
         yield bar, bar.add_task(description, total=total)

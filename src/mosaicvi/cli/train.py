@@ -189,7 +189,8 @@ def command(
     )
     if how.get("resume") and not how.get("checkpoint_dir"):
         raise InputError("--resume: name the folder of the checkpoints, --checkpoint DIR")
-    reading = replace(reading, layers=dict(said.get("layers", {})))
+    meant = dict.fromkeys([*said.get("likelihoods", {}), *said.get("transforms", {})], "X")
+    reading = replace(reading, layers={**meant, **said.get("layers", {})})
     loaded = load(data, reading, batch_key=said.get("batch_key"), quiet=quiet)
     mosaic = _register(loaded, said)
     network = dict(settings.network) | _given(gamma=gamma)
@@ -248,7 +249,7 @@ def _end(
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Save, say what is next, and exit as the signal asks if there was one."""
+    """Save, say what is next, and exit as the signal asks if there was one; the first process does."""
     number = model.stopped_by
     files = " ".join(shown(path) for path in data)
     if number is None:

@@ -18,7 +18,7 @@ def layer_names(a: AnnData) -> list[str]:
 
 
 def values_of(name: object, modality: str, a: AnnData, layer: str | None) -> Any:
-    """``X``; a layer; or, for ``"raw"`` where no layer is called so, ``.raw`` with the features of ``X``.
+    """``X``; a layer; or, where no layer is called so, for ``"raw"`` ``.raw`` with the features of ``X``.
 
     Parameters
     ----------
@@ -27,14 +27,14 @@ def values_of(name: object, modality: str, a: AnnData, layer: str | None) -> Any
     a
         The modality.
     layer
-        Which values.
+        Which values; ``"X"``, where no layer is called so, or None for ``X``.
 
     Raises
     ------
     InputError
         There is nothing, or ``.raw`` lacks some of the features.
     """
-    if layer is None:
+    if layer is None or (layer == "X" and "X" not in a.layers):
         values = a.X
         if values is None:
             raise InputError(problem("no-x", name=name, modality=modality, layers=listed(layer_names(a))))

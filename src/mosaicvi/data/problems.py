@@ -50,13 +50,14 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "outside": Problem(
         text="{name}: {where} takes its values from outside of the file, {what}; "
-        "such files are not read: copy it into one whole, e.g. with h5repack",
-        cause="HDF5 can point to any other file of the machine; what came by mail must not.",
-        remedy="Read it where it was made and write it again, or copy it with `h5repack`.",
+        "such files are not read: copy it into one whole, e.g. with h5repack or cp -rL",
+        cause="HDF5, and links in a zarr folder, can point to any file of the machine; "
+        "what came by mail must not.",
+        remedy="Read it where it was made and write it again, or copy it with `h5repack` (zarr: `cp -rL`).",
     ),
     "circle": Problem(
         text="{name}: {where} is a link to nothing or in a circle; write the file again without links",
-        cause="A link inside the HDF5 file leads to a group above it, or nowhere.",
+        cause="A link inside the HDF5 file or zarr folder leads to a group above it, or nowhere.",
         remedy="Remove the link, or write the file again.",
     ),
     "too-many-objects": Problem(

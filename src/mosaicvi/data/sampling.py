@@ -27,6 +27,20 @@ def shuffled(cells: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -
     return [np.asarray(part) for part in np.array_split(order, max(1, -(-len(cells) // batch_size)))]
 
 
+def share_of_rank(cells: NDArray[np.int64], rank: int, size: int) -> tuple[int, NDArray[np.int64]]:
+    """What a process has of a minibatch: where it begins, and the cells, of equal number to within one.
+
+    Parameters
+    ----------
+    cells
+        The minibatch.
+    rank, size
+        Number of the process, from 0, and how many there are.
+    """
+    first, end = rank * len(cells) // size, (rank + 1) * len(cells) // size
+    return first, cells[first:end]
+
+
 def drawn_features(orders: Sequence[Ints], shares: Sequence[float], seed: Sequence[int]) -> list[Ints | None]:
     """Features of each modality that count in a step, ascending; a function of `seed` alone.
 

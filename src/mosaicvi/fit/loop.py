@@ -18,6 +18,7 @@ from mosaicvi.fit.state import FitConfig, FitState, add_pending_terms
 from mosaicvi.fit.step import BALANCE_EPOCHS, count, update
 from mosaicvi.fit.validation import validate
 from mosaicvi.nn.masks import MaskSampler
+from mosaicvi.ranks.group import Group
 
 PATIENCE = 20  # epochs without a lower loss before early stopping
 
@@ -44,6 +45,7 @@ def fit(
     interrupted: Callable[[], bool] = lambda: False,
     checkpoint: Callable[[FitState, bool], None] = lambda state, is_best: None,
     names: tuple[str, ...] | None = None,
+    group: Group | None = None,
 ) -> bool:
     """Train until `max_epochs`, the held-out loss has stopped falling, a stop, or an interruption.
 
@@ -63,6 +65,8 @@ def fit(
         Called after each step and each epoch (then with whether it is the best so far).
     names
         Names of the modalities, for messages.
+    group
+        The processes that train together, each of which calls this with the same state and data; None alone.
 
     Returns
     -------
@@ -72,6 +76,8 @@ def fit(
     ------
     NonFiniteLossError
         Before the weights are touched, naming the modality.
+    LostRankError
+        Another process of the group is gone; the state is that after the last step.
     """
     is_shared = engine.serves(
         device=loader.device.type,
@@ -79,7 +85,7 @@ def fit(
         mixed_precision=config.precision != "float32",
     )
     with without_threads_of_torch() if is_shared else nullcontext():  # else torch has work of its own
-        return _fit(state, loader, config, listen, interrupted, checkpoint, names)
+        return _fit(state, loader, config, listen, interrupted, checkpoint, names, group)
 
 
 def _fit(
@@ -90,6 +96,7 @@ def _fit(
     interrupted: Callable[[], bool],
     checkpoint: Callable[[FitState, bool], None],
     names: tuple[str, ...] | None,
+    group: Group | None,
 ) -> bool:
     net, names = state.net, names or state.net.config.uni_block_names
     sampler = MaskSampler(net.config)
@@ -101,7 +108,7 @@ def _fit(
         minibatches = shuffled(train, config.batch_size, config.seed, state.epoch)
         net.train()
         for cells in minibatches[state.step :]:
-            losses, norm = update(state, loader, sampler, cells, gamma, config, steps_per_epoch, names)
+            losses, norm = update(state, loader, sampler, cells, gamma, config, steps_per_epoch, names, group)
             count(state, losses, norm, config, len(cells))
             state.step += 1
             state.steps_done += 1
@@ -116,10 +123,12 @@ def _fit(
                 )
             )
             checkpoint(state, False)
-            if interrupted():
+            if interrupted() if group is None else group.most(int(interrupted())):
                 add_pending_terms(state)
                 return False
-        row = _finish_epoch(state, loader, sampler, valid, gamma, config, names)
+        row = _finish_epoch(state, loader, sampler, valid, gamma, config, names, group)
+        if group is not None:
+            group.as_first([*net.state_dict().values(), *state.optimizer.moments()])
         improved = _remember_best(state, row, config)
         if config.max_epochs is None:
             _see_whether_flat(state, config, steps_per_epoch)
@@ -171,6 +180,7 @@ def _finish_epoch(
     gamma: float,
     config: FitConfig,
     names: tuple[str, ...],
+    group: Group | None,
 ) -> dict[str, float]:
     add_pending_terms(state)
     n = state.sums.pop("cells", 1.0)
@@ -182,7 +192,7 @@ def _finish_epoch(
     if len(valid):
         row |= {
             f"validation_{k}": v
-            for k, v in validate(state.net, loader, sampler, valid, gamma, config, names).items()
+            for k, v in validate(state.net, loader, sampler, valid, gamma, config, names, group).items()
         }
     state.rows.append(row)
     state.sums, state.step = {}, 0

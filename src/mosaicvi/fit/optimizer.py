@@ -86,6 +86,11 @@ class Optimizer(torch.optim.AdamW):
                 grad_scale=torch.clamp(norm / limit, min=1.0), found_inf=(~torch.isfinite(norm)).float(),
             )  # fmt: skip
 
+    def moments(self) -> list[Tensor]:
+        """What is remembered of earlier gradients, in the order of the parameters."""
+        states = (self.state.get(p, {}) for p in self.param_groups[0]["params"])
+        return [state[name] for state in states for name in ("exp_avg", "exp_avg_sq") if name in state]
+
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         """What has a gradient, and that."""
         return [(p, p.grad) for p in self.param_groups[0]["params"] if p.grad is not None]

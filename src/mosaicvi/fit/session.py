@@ -18,14 +18,16 @@ from mosaicvi.config import MANY_FEATURES
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.splits import names_digest, values_digest
-from mosaicvi.errors import InputError, ModelFileError, NonFiniteLossError
+from mosaicvi.errors import InputError, LostRankError, ModelFileError, NonFiniteLossError
 from mosaicvi.fit.ending import LEAST_FALL_STEPS, LEAST_STEPS, Ending
 from mosaicvi.fit.frozen import Frozen
 from mosaicvi.fit.loop import fit
 from mosaicvi.fit.progress import IN_TERMINAL, listener
 from mosaicvi.fit.signals import stop_requests
-from mosaicvi.fit.state import FitConfig, FitState, start
+from mosaicvi.fit.state import FitConfig, FitState, start, take_up
+from mosaicvi.fit.together import WHAT, agree, begin_as_first
 from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.ranks.group import Group
 from mosaicvi.store.checkpoint import CheckpointStore
 from mosaicvi.store.files import atomic_path
 from mosaicvi.store.state import flatten, unflatten
@@ -133,7 +135,7 @@ def begin(
         state = start(net, config)
         saved = saved if earlier is None else earlier.to_dict()
         if saved is not None:
-            _take_up(state, _for_device(saved, config, device) | _weights(net), "the saved model")
+            take_up(state, saved | _weights(net), config, "the saved model")
     state.frozen = None if free is None else Frozen(net, free)
     for group in state.optimizer.param_groups:
         group["weight_decay"] = config.weight_decay
@@ -155,24 +157,45 @@ def run(
     resume: bool,
     log_dir: Path | None,
     progress: bool | None,
+    group: Group | None = None,
 ) -> None:
     """Train from `state`, which `begin` returned, and leave it where training ends.
 
-    The arguments are those of `MosaicVI.train`.
+    The arguments are those of `MosaicVI.train`, and the processes that train together, of which the first
+    writes and says how it goes.
+
+    Raises
+    ------
+    LostRankError
+        Another process of the group ended.
     """
     net = state.net
-    store = None if checkpoint_dir is None else CheckpointStore(checkpoint_dir)
-    if store is None and resume:
+    is_first = group is None or group.is_first
+    store = CheckpointStore(checkpoint_dir) if checkpoint_dir is not None and is_first else None
+    if checkpoint_dir is None and resume:
         raise InputError("resume: name the folder of the checkpoints, checkpoint_dir=....")
     names = net.config.uni_block_names
+    if not is_first:
+        progress, log_dir = False, None
     with (
-        contextlib.nullcontext() if store is None else store.alone(),
+        contextlib.ExitStack() as held,
         stop_requests() as stop,
         listener(config, names, progress=progress, log_dir=log_dir) as tell,
     ):
-        fingerprint = {} if store is None else _fingerprint(net, mosaic, config)
-        if store is not None:
-            _open(store, state, fingerprint, config, resume=resume)
+        fingerprint = {} if store is None and group is None else _fingerprint(net, mosaic, config)
+
+        def opened() -> FitState:
+            if store is not None:
+                held.enter_context(store.alone())
+                _open(store, state, fingerprint, config, resume=resume)
+            return state
+
+        if group is None:
+            opened()
+        else:
+            agree(group, fingerprint | {"settings": vars(config)})
+            begin_as_first(state, group, opened, config)
+            tell.say(f"{group.size} processes train together, each by {torch.get_num_threads()} threads.")
         save = _saver(store, fingerprint, checkpoint_every)
         if store is not None:
             tell.say(
@@ -189,36 +212,29 @@ def run(
                 listen=tell.report,
                 interrupted=lambda: stop.requested is not None,
                 checkpoint=save,
+                group=group,
             )
+        except LostRankError:
+            stop.ends_anyway = True
+            if store is not None:
+                _write(store, fingerprint, state, is_best=False)
+            raise LostRankError(_without_another(state, group, checkpoint_dir)) from None
         except NonFiniteLossError as error:
-            where = _describe(error, mosaic, state, checkpoint_dir)
+            where = _describe(error, mosaic, state, checkpoint_dir) if is_first else ""
             raise NonFiniteLossError(f"{error}{where}", modality=error.modality, cells=error.cells) from None
-        state.stopped_by = None if stop.requested is None else int(stop.requested)
+        number = 0 if stop.requested is None else int(stop.requested)
+        number = number if group is None else group.most(number)
+        state.stopped_by = number or None
         if not done and store is not None:
             _write(store, fingerprint, state, is_best=False)
-        tell.end(state, _farewell(state, done, checkpoint_dir))
+        if is_first:
+            tell.end(state, _farewell(state, done, checkpoint_dir))
+        if group is not None:
+            group.wait()
 
 
 def _weights(net: MosaicVAE) -> dict[str, Any]:
     return {"net": net.state_dict(), "beta_modal": net.beta_modal.tolist()}
-
-
-def _for_device(saved: dict[str, Any], config: FitConfig, device: torch.device) -> dict[str, Any]:
-    """A saved state whose generator works on this device; one of another kind of device is seeded anew."""
-    generator = torch.Generator(device)
-    try:
-        generator.set_state(saved["generator"])
-    except (RuntimeError, TypeError):
-        generator.manual_seed(config.seed + int(saved["steps_done"]))
-    return saved | {"generator": generator.get_state()}
-
-
-def _take_up(state: FitState, saved: dict[str, Any], where: str) -> None:
-    try:
-        state.load_dict(saved)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"{where}: its training does not fit this network ({reason}).") from None
 
 
 def _check(config: FitConfig, mosaic: Mosaic) -> None:
@@ -302,19 +318,10 @@ def _open(
     for key, now in fingerprint.items():
         if made_with.get(key) != now:
             raise InputError(
-                f"{store.folder}: the checkpoint was made with other {_WHAT[key]}; "
+                f"{store.folder}: the checkpoint was made with other {WHAT[key]}; "
                 "resume with the same data and settings, or name another folder."
             )
-    _take_up(state, _for_device(there_state, config, state.generator.device), str(store.folder))
-
-
-_WHAT = {
-    "network": "parameters of the network",
-    "fit": "settings of training",
-    "features": "features",
-    "cells": "cells",
-    "values": "values, batches or panels of the same cells and features",
-}
+    take_up(state, there_state, config, str(store.folder))
 
 
 def _saver(
@@ -355,6 +362,17 @@ def _farewell(state: FitState, done: bool, checkpoint_dir: Path | None) -> str:
         else ""
     )
     return f"{at}; the model can be used as it is.{how}"
+
+
+def _without_another(state: FitState, group: Group | None, checkpoint_dir: Path | None) -> str:
+    n = 0 if group is None else group.size
+    at = f"{_times(state.epoch, 'epoch')} and {_times(state.step, 'step')}"
+    said = f"Another of the {n} processes ended, so that training stopped after {at}."
+    if checkpoint_dir is None:
+        return f"{said} Nothing was saved; name a folder for checkpoints, checkpoint_dir=...."
+    return (
+        f"{said} {checkpoint_dir} holds what was trained; go on with resume=True, by any number of processes."
+    )
 
 
 def _times(n: int, what: str) -> str:

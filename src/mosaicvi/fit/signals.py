@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,10 +19,13 @@ class StopRequest:
     ----------
     requested
         The signal, or None. The conventional exit code is 128 plus its number.
+    ends_anyway
+        Whether the process ends by itself now: what still asks for that is ignored from here on.
     """
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
+        self.ends_anyway = False
 
 
 @contextmanager
@@ -29,7 +33,8 @@ def stop_requests() -> Iterator[StopRequest]:
     """Note the first SIGINT or SIGTERM instead of dying of it; the second one ends the process at once.
 
     Outside the main thread nothing is noted. A signal that the process ignores (as under ``nohup``)
-    stays ignored. The previous handlers are back at the end.
+    stays ignored. The previous handlers are back at the end. Under torchrun, which asks again by a signal
+    of its own and ends the process after 30 seconds, no number of signals ends it at once.
 
     Examples
     --------
@@ -44,8 +49,8 @@ def stop_requests() -> Iterator[StopRequest]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.requested is None:
-            request.requested = signal.Signals(number)
+        is_first, request.requested = request.requested is None, request.requested or signal.Signals(number)
+        if is_first or "TORCHELASTIC_RUN_ID" in os.environ:
             return
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
@@ -58,4 +63,4 @@ def stop_requests() -> Iterator[StopRequest]:
         yield request
     finally:
         for number in installed:
-            signal.signal(number, previous[number])
+            signal.signal(number, signal.SIG_IGN if request.ends_anyway else previous[number])

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mosaicvi.errors import NonFiniteLossError
+from mosaicvi.errors import ModelFileError, NonFiniteLossError
 from mosaicvi.fit.ending import Ending
 from mosaicvi.fit.frozen import Frozen
 from mosaicvi.fit.optimizer import Optimizer
@@ -153,6 +153,26 @@ def start(net: MosaicVAE, config: FitConfig) -> FitState:
     device = next(net.parameters()).device
     optimizer = Optimizer(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return FitState(net=net, optimizer=optimizer, generator=torch.Generator(device).manual_seed(config.seed))
+
+
+def take_up(state: FitState, saved: dict[str, Any], config: FitConfig, where: str) -> None:
+    """Go back to a saved state; a generator of another kind of device is seeded anew.
+
+    Raises
+    ------
+    ModelFileError
+        It does not fit this network; `where` says whose it is.
+    """
+    try:
+        generator = torch.Generator(state.generator.device)
+        try:
+            generator.set_state(saved["generator"])
+        except (RuntimeError, TypeError):
+            generator.manual_seed(config.seed + int(saved["steps_done"]))
+        state.load_dict(saved | {"generator": generator.get_state()})
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFileError(f"{where}: its training does not fit this network ({reason}).") from None
 
 
 def add_pending_terms(state: FitState) -> None:

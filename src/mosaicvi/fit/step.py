@@ -13,14 +13,15 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.sampling import drawn_features
+from mosaicvi.data.sampling import drawn_features, share_of_rank
 from mosaicvi.device import would_wait
-from mosaicvi.errors import NonFiniteLossError
+from mosaicvi.errors import LostRankError, NonFiniteLossError
 from mosaicvi.fit.ending import rate_share
 from mosaicvi.fit.state import FitConfig, FitState, add_pending_terms
 from mosaicvi.nn.losses import Losses
 from mosaicvi.nn.masks import MaskSampler
 from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.ranks.group import Group, Share
 
 BALANCE_EPOCHS = 3  # over which beta_modal="auto" is found
 READ_EVERY = 20  # steps between two readings of the losses on a device, which has to wait for each
@@ -35,34 +36,72 @@ def update(
     config: FitConfig,
     steps_per_epoch: int,
     names: tuple[str, ...],
+    group: Group | None = None,
 ) -> tuple[Losses, Tensor]:
-    """One update; returns the terms of the loss and the gradient's norm."""
-    net, optimizer = state.net, state.optimizer
+    """One update, by all processes of a group; returns the terms of the loss and the gradient's norm."""
+    before = [(b, b.clone()) for b in state.net.statistics()]
+    try:
+        losses = _gradients(state, loader, sampler, cells, gamma, config, names, group)
+        return losses, _advance(state, config, before, cells, steps_per_epoch)
+    except (NonFiniteLossError, LostRankError):
+        for buffer, value in before:
+            buffer.copy_(value)
+        raise
+
+
+def _gradients(
+    state: FitState,
+    loader: MinibatchLoader,
+    sampler: MaskSampler,
+    cells: NDArray[np.int64],
+    gamma: float,
+    config: FitConfig,
+    names: tuple[str, ...],
+    group: Group | None,
+) -> Losses:
+    """Terms of the loss of a minibatch, whose gradients are left in the parameters."""
+    net = state.net
+    own, share = shared(cells, group)
+    if share is not None:
+        state.generator.manual_seed(seed_of(config.seed, 4, state.steps_done, share.group.rank))
     with record_function("slice"):
-        minibatch = loader.take(cells, features_of(net, loader, (config.seed, 2, state.steps_done)))
+        minibatch = loader.take(own, features_of(net, loader, (config.seed, 2, state.steps_done)))
     with record_function("mask"):
         masks = sampler.draw(minibatch, state.generator)
     noise = torch.randn(
-        net.n_passes() * len(cells), net.config.dim_latent, generator=state.generator, device=loader.device
+        net.n_passes() * len(own), net.config.dim_latent, generator=state.generator, device=loader.device
     )
-    before = [(b, b.clone()) for b in net.statistics()]
     with torch.autocast(loader.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise)
-    if not would_wait(losses.total) and not math.isfinite(losses.total.item()):
-        _restore(before)
-        _raise_non_finite(losses, names, cells)
+        losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise, share=share)
+    of_all = losses if share is None else total_of(losses, share.group)
+    if not would_wait(of_all.total) and not math.isfinite(of_all.total.item()):
+        _raise_non_finite(of_all, names, cells)
     with record_function("backward"):
-        optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        if state.frozen is not None:
-            state.frozen.hide()
+    if share is not None:
+        with record_function("exchange"):
+            share.group.add_gradients(list(net.parameters()))
+    if state.frozen is not None:
+        state.frozen.hide()
+    return dataclasses.replace(of_all, total=of_all.total.detach())  # without what backward held
+
+
+def _advance(
+    state: FitState,
+    config: FitConfig,
+    before: list[tuple[Tensor, Tensor]],
+    cells: NDArray[np.int64],
+    steps_per_epoch: int,
+) -> Tensor:
+    """Update the weights by their gradients, whose norm is returned."""
+    optimizer = state.optimizer
     with record_function("optimiser"):
         norm = optimizer.norm()
         if would_wait(norm):  # without reading it, put back what the step must not change
             for buffer, value in before:
                 buffer.copy_(torch.where(torch.isfinite(norm), buffer, value))
         elif not math.isfinite(norm.item()):
-            _restore(before)
             raise NonFiniteLossError("the gradient is not finite", cells=cells.tolist())
         rate = config.lr
         if config.lr_schedule == "cosine":
@@ -70,7 +109,32 @@ def update(
         optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
         if state.frozen is not None:
             state.frozen.restore()
-    return dataclasses.replace(losses, total=losses.total.detach()), norm  # without what backward held
+    return norm
+
+
+def shared(cells: NDArray[np.int64], group: Group | None) -> tuple[NDArray[np.int64], Share | None]:
+    """What this process has of a minibatch; where that is nothing, a cell stands in and does not count."""
+    if group is None:
+        return cells, None
+    first, own = share_of_rank(cells, group.rank, group.size)
+    share = Share(group=group, first=first, n=len(own), n_all=len(cells))
+    return own if len(own) else cells[:1], share
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def total_of(losses: Losses, group: Group) -> Losses:
+    """The processes' shares of the loss and its terms, summed."""
+    parts = [losses.total.detach(), losses.log_prob, *losses.terms.values()]
+    sums = group.total(torch.cat([part.reshape(-1).double() for part in parts]))
+    total, log_prob, *terms = (
+        s.view_as(part).to(part.dtype)
+        for s, part in zip(torch.split(sums, [p.numel() for p in parts]), parts, strict=True)
+    )
+    return Losses(total=total, log_prob=log_prob, terms=dict(zip(losses.terms, terms, strict=True)))
 
 
 def features_of(
@@ -78,12 +142,6 @@ def features_of(
 ) -> list[NDArray[np.int64] | None]:
     """Features of each modality whose likelihood a step computes; a function of the data and the seed."""
     return drawn_features([s.by_total for s in loader.stores], net.config.likelihood_share, seed)
-
-
-def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
-    """Put running statistics back to what they were before the step."""
-    for buffer, value in before:
-        buffer.copy_(value)
 
 
 def _progress(state: FitState, config: FitConfig, steps_per_epoch: int) -> float:

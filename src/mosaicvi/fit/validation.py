@@ -10,10 +10,11 @@ from torch import Tensor
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.device import would_wait
 from mosaicvi.fit.state import FitConfig
-from mosaicvi.fit.step import features_of
+from mosaicvi.fit.step import features_of, seed_of, shared, total_of
 from mosaicvi.nn.losses import Losses
 from mosaicvi.nn.masks import MaskSampler
 from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.ranks.group import Group
 
 
 def validate(
@@ -24,9 +25,11 @@ def validate(
     gamma: float,
     config: FitConfig,
     names: tuple[str, ...],
+    group: Group | None = None,
 ) -> dict[str, float]:
     """Terms of the loss on held-out cells; masks, features and noise are the same in every epoch."""
-    generator = torch.Generator(loader.device).manual_seed(config.seed + 1)
+    seed = config.seed + 1 if group is None else seed_of(config.seed + 1, 5, group.rank)
+    generator = torch.Generator(loader.device).manual_seed(seed)
     sums: dict[str, Tensor] = {}
     net.eval()
     with torch.no_grad():
@@ -34,11 +37,13 @@ def validate(
         if not would_wait(loader.group):  # it goes tile by tile: parts may be larger than minibatches
             size = 5 * config.batch_size // 2
         for k, part in enumerate(np.array_split(cells, max(1, -(-len(cells) // size)))):
-            minibatch = loader.take(part, features_of(net, loader, (config.seed, 3, k)))
+            own, share = shared(part, group)
+            minibatch = loader.take(own, features_of(net, loader, (config.seed, 3, k)))
             masks = sampler.draw(minibatch, generator)
-            shape = (net.n_passes() * len(part), net.config.dim_latent)
+            shape = (net.n_passes() * len(own), net.config.dim_latent)
             noise = torch.randn(shape, generator=generator, device=loader.device)
-            losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise)
+            losses: Losses = net(minibatch, masks, gamma=gamma, noise=noise, share=share)
+            losses = losses if share is None else total_of(losses, share.group)
             for name, value in losses.by_name(names).items():
                 sums[name] = sums.get(name, 0) + value.double() * len(part) / len(cells)
     net.train()

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.minibatch import Minibatch
 from mosaicvi.data.mosaic import Mosaic, Registry
 from mosaicvi.errors import InputError
-from mosaicvi.infer.covariates import covariates_for, measuring_batches
+from mosaicvi.infer.covariates import Batches, batches_of
 from mosaicvi.infer.decode import decoded
 from mosaicvi.infer.latent import encoded
 from mosaicvi.infer.readout import ReadOut
-from mosaicvi.infer.readout.scales import Kind, on_asked_scale, on_scale
+from mosaicvi.infer.readout.levels import Rates
+from mosaicvi.infer.readout.scales import Floats, Kind, on_asked_scale, on_scale
 from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.vae import MosaicVAE
@@ -102,11 +104,14 @@ class ImputationRequest:
         What the values are to mean.
     features
         Positions of features in the user's order; None for all.
+    batches
+        As which batches; None for each cell's own.
     """
 
     m: int
     scale: Scale
     features: NDArray[np.int64] | None = None
+    batches: Batches | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,31 +172,65 @@ def imputed(
     if n_samples is not None:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(n_samples, net.config.dim_latent, generator=generator).to(loader.device)
-    own = [measuring_batches(mosaic, w.m) for w in wanted]
+    as_batches = [w.batches or batches_of(mosaic.registry, mosaic.modalities[w.m].name) for w in wanted]
     places = [_places(mosaic, w) for w in wanted]
     code, views = (np.zeros(0, np.int64), []) if readout is None else shown_of_cells(mosaic)
     views = [view.only(modalities) for view in views]
     for rows, minibatch, q in encoded(net, loader, cells, modalities=modalities, batch_size=batch_size):
         values = []
         with torch.no_grad():
-            for w, measured, at in zip(wanted, own, places, strict=True):
-                covariates = covariates_for(minibatch, measured)
+            for w, batches, at in zip(wanted, as_batches, places, strict=True):
                 compared = None if readout is None else readout.scale_of(mosaic.modalities[w.m].name)
                 if readout is None or compared is None or (compared != "clr" and w.scale.kind == "counts"):
-                    found = _of_decoder(net, mosaic, w, at, q, covariates, noise)
-                    values.append(mosaic.modalities[w.m].raw(found, at))
+                    given = batches.asked(minibatch)
+                    found = _mean([_of_decoder(net, mosaic, w, at, q, c, noise) for c in given])
+                    values.append(mosaic.modalities[w.m].raw(np.asarray(found, np.float32), at))
                     continue
-                library = _median_library(mosaic, w.m)
-                rate = _averaged(net, w.m, None, q, covariates, noise, library).double().cpu().numpy()
                 some = cells[rows]
-                known = readout(mosaic, w.m, some, code[some], views, q.mean.double().cpu().numpy(), rate)
-                found = on_asked_scale(known, compared, w.scale.kind, w.scale.library)
+                rates = _rates(net, mosaic, w.m, minibatch, q, batches, noise, readout)
+                z = q.mean.double().cpu().numpy()
+                each = readout(mosaic, w.m, some, code[some], views, z, rates)
+                found = _mean([on_asked_scale(e, compared, w.scale.kind, w.scale.library) for e in each])
                 values.append(np.ascontiguousarray(found if at is None else found[:, at], np.float32))
         yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))
 
 
-def _median_library(mosaic: Mosaic, m: int) -> float:
+def _rates(
+    net: MosaicVAE,
+    mosaic: Mosaic,
+    m: int,
+    minibatch: Minibatch,
+    q: Posterior,
+    batches: Batches,
+    noise: Tensor | None,
+    readout: ReadOut,
+) -> Rates:
+    """The decoder's counts at the median library as all batches that the read-out needs."""
+    library = _median_library(net, mosaic, m)
+
+    def rate(covariates: Tensor) -> Floats:
+        return np.asarray(_averaged(net, m, None, q, covariates, noise, library).double().cpu().numpy())
+
+    share = batches.own_share(minibatch)
+    if mosaic.modalities[m].name not in readout.levels:
+        one = np.mean([rate(covariates) for covariates in batches.asked(minibatch)], 0)
+        return Rates(own=one, mean=one, share=share)
+    own, mean = rate(batches.own(minibatch)), rate(batches.shared(minibatch, batches.mean))
+    asked = [
+        (part, mean if np.array_equal(part, batches.mean) else rate(batches.shared(minibatch, part)))
+        for part in batches.shares or ()
+    ]
+    return Rates(own=own, mean=mean, share=share, asked=tuple(asked))
+
+
+def _median_library(net: MosaicVAE, mosaic: Mosaic, m: int) -> float | None:
+    if not net.config.library_aware[m]:
+        return None
     return mosaic.registry.median_library[mosaic.modalities[m].name]
+
+
+def _mean(found: Sequence[Floats]) -> Floats:
+    return found[0] if len(found) == 1 else np.asarray(np.mean(found, 0, dtype=np.float64), found[0].dtype)
 
 
 def _places(mosaic: Mosaic, wanted: ImputationRequest) -> NDArray[np.int64] | None:
@@ -213,8 +252,8 @@ def _of_decoder(
 ) -> NDArray[np.float32]:
     """The decoder's values, (b, d) in the order that was asked for."""
     library = wanted.scale.library
-    if net.config.library_aware[wanted.m] and library is None:
-        library = _median_library(mosaic, wanted.m)
+    if library is None:
+        library = _median_library(net, mosaic, wanted.m)
     is_log = wanted.scale.kind == "log1p_cp10k" and net.config.library_aware[wanted.m]
     some = at if wanted.features is not None and not is_log else None
     found = _averaged(net, wanted.m, some, q, covariates, noise, library).cpu().numpy()

@@ -8,8 +8,10 @@ into that room as plain bytes, so that a full disk is an ordinary error: HDF5 cr
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.errors import InputError
 from mosaicvi.infer.impute import Scale
+from mosaicvi.ranks.group import Group
 from mosaicvi.store.files import atomic_path, shown
 
 Chunks = Iterable[tuple[slice, NDArray[np.float32]]]
@@ -46,8 +49,11 @@ class ImputedModality:
         What is known of them, such as ``"measured"``: features × panels.
     scale
         What the values mean.
+    batch
+        As which batch.
     values
-        Pairs of rows and values, float32 (b, d), in any order, each row once.
+        Pairs of rows and values, float32 (b, d), in any order, each row once; of several processes each has
+        its own.
     """
 
     name: str
@@ -55,6 +61,7 @@ class ImputedModality:
     measured: NDArray[np.bool_]
     var: pd.DataFrame
     scale: Scale
+    batch: str
     values: Chunks
     varm: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
 
@@ -72,6 +79,7 @@ def write_imputed(
     uns: Mapping[str, Any] | None = None,
     obsm: Mapping[str, NDArray[np.float32]] | None = None,
     overwrite: bool = False,
+    group: Group | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> None:
     """Write imputed values, whole or not at all.
@@ -85,11 +93,13 @@ def write_imputed(
     obs
         Of all cells; those in none of the parts are left out.
     uns
-        Entries of ``uns["mosaicvi"]`` besides the scale.
+        Entries of ``uns["mosaicvi"]`` besides scale and batch.
     obsm
         Places of all cells, for an .h5mu.
     overwrite
         Whether a file may be replaced.
+    group
+        The processes that write together, each the values that it has.
     advance
         Called with the number of rows written.
 
@@ -97,15 +107,30 @@ def write_imputed(
     ------
     InputError
         The output exists or there is no room for it; what was there is unchanged.
+    LostRankError
+        Another process of the group ended.
     """
-    check_room(output, sum(n * d for n, d in (part.shape for part in parts)) * 4)
-    with atomic_path(output, overwrite=overwrite) as temporary:
-        with mudata_as_it_is():
-            _write_skeleton(temporary, parts, obs, dict(uns or {}), obsm or {})
-        offsets = _make_room(temporary, parts)
-        with open(temporary, "r+b") as file:
+    with ExitStack() as held:
+
+        def prepared() -> bytes:
+            check_room(output, sum(n * d for n, d in (part.shape for part in parts)) * 4)
+            temporary = held.enter_context(atomic_path(output, overwrite=overwrite))
+            with mudata_as_it_is():
+                _write_skeleton(temporary, parts, obs, dict(uns or {}), obsm or {})
+            return json.dumps([str(temporary.absolute()), _make_room(temporary, parts)]).encode()
+
+        path, offsets = json.loads(prepared() if group is None else group.from_first(prepared))
+        try:
+            file = open(path, "r+b")  # noqa: SIM115
+        except FileNotFoundError:
+            raise InputError(
+                f"{shown(output)} is not seen by all processes; name a folder that their machines share."
+            ) from None
+        with file:
             for part, offset in zip(parts, offsets, strict=True):
                 _fill(file, part, offset, advance)
+        if group is not None:
+            group.wait()
 
 
 def check_room(output: Path, n_bytes: int) -> None:
@@ -149,6 +174,7 @@ def _write_skeleton(
     for key, places in obsm.items():
         mdata.obsm[key] = places[there]
     mdata.uns["mosaicvi"] = {**uns, "scale": {part.name: str(part.scale) for part in parts}}
+    mdata.uns["mosaicvi"]["batch"] = {part.name: part.batch for part in parts}
     mdata.write_h5mu(path)
 
 
@@ -158,7 +184,8 @@ def _shell(part: ImputedModality, uns: Mapping[str, Any]) -> AnnData:
     for key, table in part.varm.items():
         shell.varm[key] = table
     scale = {k: v for k, v in dataclasses.asdict(part.scale).items() if v is not None}
-    shell.uns["mosaicvi"] = {**uns, "scale": str(part.scale), **{f"scale_{k}": v for k, v in scale.items()}}
+    about = {**uns, "scale": str(part.scale), "batch": part.batch}
+    shell.uns["mosaicvi"] = {**about, **{f"scale_{k}": v for k, v in scale.items()}}
     return shell
 
 

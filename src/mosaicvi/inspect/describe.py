@@ -15,6 +15,7 @@ from mudata import MuData
 from scipy.sparse.csgraph import shortest_path
 
 from mosaicvi.data.combine.parts import agreed
+from mosaicvi.data.counts import settled_layers, taken
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register.connected import apart, components
@@ -59,7 +60,8 @@ def describe(
     batch_key
         The column of ``obs`` that names each cell's batch; by default all cells are one batch.
     layers
-        Modality → layer with its values; ``X`` where none is named.
+        Modality → layer with its values. Where none is named: ``X``, or the counts beside it where ``X``
+        certainly holds none.
 
     Raises
     ------
@@ -72,18 +74,18 @@ def describe(
     labels, groups = _label_cells(mdata, batch_key)
     _check_panels(mdata, labels.panel, None if batch_key is not None else likely_batch(mdata))
     seen, notes = {}, []
+    named, found = settled_layers(mdata.mod, layers or {}, meant={})
+    notes += [f"{taken(name, layer)}." for name, layer in found.items()]
     modalities, libraries = [], []
     for name, adata in mdata.mod.items():
         rows = _rows_of(mdata, adata)
         panels = _panels_of(adata, labels.panel)
-        x_nd = read_values(name, adata, (layers or {}).get(name), np.arange(adata.n_vars))
+        x_nd = read_values(name, adata, named.get(name), np.arange(adata.n_vars))
         summary, seen[name], library_n = _modality(name, x_nd, adata.shape, panels, labels, rows, len(groups))
         modalities.append(summary)
         libraries += _libraries(name, library_n, labels.batch.to_numpy()[rows])
         notes += _feature_notes(name, adata, seen[name])
-        notes += _value_notes(
-            name, adata, x_nd, labels.batch.to_numpy()[rows], layer=(layers or {}).get(name)
-        )
+        notes += _value_notes(name, adata, x_nd, labels.batch.to_numpy()[rows], layer=named.get(name))
     overlaps = [o for name, adata in mdata.mod.items() for o in _overlaps(name, adata, labels.panel)]
     bridges = _bridges(labels.has)
     parts = components([str(group) for group in groups], seen)

@@ -91,6 +91,15 @@ class Parameters:
     dispersion: Tensor | None = None
     inflation: Tensor | None = None
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Parameters:
+        """All that there are, changed alike."""
+        alpha, pi = self.dispersion, self.inflation
+        return Parameters(
+            location=change(self.location),
+            dispersion=None if alpha is None else change(alpha),
+            inflation=None if pi is None else change(pi),
+        )
+
     def arrays(self) -> tuple[Floats, Floats, Floats]:
         """All three as arrays of float64; 0 in place of None."""
         parts = (self.location, self.dispersion, self.inflation)
@@ -203,8 +212,11 @@ class Family(ABC):
         """One value of each, by the quantile of a uniform number."""
         shape = np.broadcast_shapes(*(part.shape for part in parameters.arrays()))
         at = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
-        drawn = self.quantile(at.cpu().numpy(), parameters)
-        return torch.from_numpy(drawn).to(parameters.location)
+        return torch.from_numpy(self.at(at.cpu().numpy(), parameters)).to(parameters.location)
+
+    def at(self, uniform: Floats, parameters: Parameters) -> Floats:
+        """The value that each uniform number of (0, 1) draws, (n, d): its quantile, where need be faster."""
+        return self.quantile(uniform, parameters)
 
 
 def needed(value: Tensor | None) -> Tensor:

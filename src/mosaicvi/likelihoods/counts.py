@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mosaicvi.likelihoods.base import Bounds, Family, Floats, Summary
+from mosaicvi.likelihoods.base import Bounds, Family, Floats, Parameters, Summary
 
 LARGEST_OUTPUT = 60.0  # of a feature outside the panel, over the panel's largest: its exponential is finite
 
@@ -35,6 +35,16 @@ class Counts(Family):
         """From 0 to the largest value of the block."""
         zero = np.zeros_like(seen.mean)
         return Bounds(centre=zero, low=zero, high=np.maximum(seen.most_of_block, 1e-6))
+
+    def at(self, uniform: Floats, parameters: Parameters) -> Floats:
+        """The quantile, looked for only where it is above 0, as few are."""
+        exact = parameters.each(Tensor.double)
+        zero = torch.exp(self.log_prob(torch.zeros_like(exact.location), exact)).cpu().numpy()
+        above = uniform > zero
+        at = torch.from_numpy(above).to(exact.location.device)
+        out = np.zeros(uniform.shape)
+        out[above] = self.quantile(uniform[above], exact.each(lambda part: part.expand(at.shape)[at]))
+        return out
 
     def first_output(self, seen: Summary, *, library_aware: bool) -> Floats | None:
         """With a library, the logarithm of the feature's share of it."""

@@ -1,7 +1,7 @@
 """MosaicVI: what a user holds. It registers, trains, answers and saves by calling the stations.
 
-`state` is what it holds; the methods are in `registering`, `training`, `answers`, `reference`, `saving` and
-`growing`, by what they do; `habits` and `names` are for users of other packages.
+`state` is what it holds; the methods are in `registering`, `training`, `answers`, `drawing`, `reference`,
+`saving` and `growing`, by what they do; `habits` and `names` are for users of other packages.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mosaicvi.config.arguments import check_network, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.fit.build import build_network
+from mosaicvi.model.drawing import Drawing
 from mosaicvi.model.growing import Growing
 from mosaicvi.model.habits import Habits
 from mosaicvi.model.names import in_our_names
@@ -27,7 +28,7 @@ from mosaicvi.model.training import Training
 __all__ = ["MosaicVI"]
 
 
-class MosaicVI(Registering, Training, Habits, Referring, Growing):
+class MosaicVI(Registering, Training, Habits, Drawing, Referring, Growing):
     """One model of a mosaic: a common latent space, and imputed values for what was not measured.
 
     Parameters

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
+from mosaicvi.infer.covariates import TransformBatch, batches_of
+from mosaicvi.infer.draws import latent_noise
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.routing import Routing
 from mosaicvi.model.state import minibatch_size, positions_of
@@ -30,6 +32,7 @@ class Answers(Routing):
         indices: Sequence[int] | NDArray[Any] | None = None,
         give_mean: bool = True,
         return_dist: bool = False,
+        n_samples: int | None = None,
         modalities: Collection[str] | None = None,
         aligned: bool = True,
         batch_size: int = 1024,
@@ -47,6 +50,8 @@ class Answers(Routing):
             The mean of the posterior; with False one draw from it.
         return_dist
             Return mean and variance.
+        n_samples
+            So many draws from the posterior; with ``aligned=False`` those of `posterior_predictive_sample`.
         modalities
             What the encoder may see, such as ``["rna"]``; all that was measured where None.
         aligned
@@ -55,11 +60,12 @@ class Answers(Routing):
         batch_size
             Cells at a time; it does not change the answers.
         seed
-            Decides the draw.
+            Decides the draws; a cell's depend on the seed and its name alone.
 
         Returns
         -------
-        Array (cells, ``dim_latent``), or two with `return_dist`.
+        Array (cells, ``dim_latent``), two with `return_dist`, or with `n_samples` one
+        (``n_samples``, cells, ``dim_latent``).
 
         Notes
         -----
@@ -70,19 +76,19 @@ class Answers(Routing):
         """
         mosaic, loader = self._data(mdata)
         cells = positions_of(indices, mosaic)
-        mean, var = self._latent_of(
-            mosaic,
-            loader,
-            cells,
-            modalities=self._seen(modalities),
-            batch_size=minibatch_size(batch_size),
-        )
-        if not (give_mean or return_dist):
-            noise = np.random.default_rng(seed).standard_normal((mosaic.n_cells, mean.shape[1]), np.float32)
-            mean = np.asarray(mean + np.sqrt(var) * noise[cells], np.float32)
+        seen, batch_size = self._seen(modalities), minibatch_size(batch_size)
+        mean, var = self._latent_of(mosaic, loader, cells, modalities=seen, batch_size=batch_size)
+        found = [mean]
+        if n_samples is not None or not (give_mean or return_dist):
+            n = 1 if n_samples is None else whole("n_samples", n_samples, least=1)
+            noise = latent_noise(whole("seed", seed), mosaic.cells[cells], n, mean.shape[1])
+            found = list(mean + np.sqrt(var) * noise)
         if aligned:
-            mean, var = self.align(mosaic, cells, mean, var, modalities=self._seen(modalities))
-        return (mean, var) if return_dist else mean
+            both = [self.align(mosaic, cells, one, var, modalities=seen) for one in found]
+            found, var = [one for one, _ in both], both[0][1]
+        if n_samples is not None:
+            return np.stack(found)
+        return (found[0], var) if return_dist else found[0]
 
     @names_ours
     def get_imputed_values(
@@ -95,6 +101,7 @@ class Answers(Routing):
         n_samples: int | None = None,
         scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
         library: float | None = None,
+        transform_batch: TransformBatch = None,
         modalities: Collection[str] | None = None,
         batch_size: int = 512,
         seed: int = 0,
@@ -120,6 +127,11 @@ class Answers(Routing):
         library
             For counts: the library that each cell is given. Where None the median of the training data, or
             for counts that are seen as centred log ratios the depth that these imply.
+        transform_batch
+            As which batch: by default every cell keeps its own, so that values differ between batches as the
+            measured ones do, and a cell whose batch never measured the modality is given ``"mean"``. The name
+            of a batch gives what its cells would have been measured as there; several names the average over
+            these batches; ``"mean"`` values halfway between all batches that measured the modality.
         modalities
             What the encoder may see; all that was measured where None.
         batch_size
@@ -129,13 +141,18 @@ class Answers(Routing):
 
         Returns
         -------
-        DataFrame (cells, features), float32; ``attrs["scale"]`` says what the values mean.
+        DataFrame (cells, features), float32; ``attrs["scale"]`` says what the values mean, ``attrs["batch"]``
+        as which batch.
 
         Notes
         -----
         Counts other than peaks are read out of the decoder, the latent and the measured values together,
         with weights that cells decide which were held out from training (stacked regressions; Breiman,
-        Machine Learning 1996). The published preset takes the decoder's values.
+        Machine Learning 1996). The published preset takes the decoder's values. A level of a batch is the
+        decoder's difference between its covariates and their mean, on the scale of comparison, and what cells
+        of the batch differ by beyond that; only other batches than a cell's own change with
+        `transform_batch`, not its latent or further covariates. A batch has no level of features that it
+        never measured: they stay at the mean.
         """
         mosaic, _ = self._data(mdata)
         cells = positions_of(indices, mosaic)
@@ -150,6 +167,7 @@ class Answers(Routing):
             n_samples=n_samples,
             scale=scale,
             library=library,
+            transform_batch=transform_batch,
             modalities=modalities,
             batch_size=batch_size,
             seed=seed,
@@ -158,6 +176,7 @@ class Answers(Routing):
             out[at] = values
         frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=names, copy=False)
         frame.attrs["scale"] = str(self.imputed_scale(modality, scale=scale, library=library))
+        frame.attrs["batch"] = str(batches_of(self.registry, modality, transform_batch))
         return frame
 
     def iter_imputed_values(
@@ -170,6 +189,7 @@ class Answers(Routing):
         n_samples: int | None = None,
         scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
         library: float | None = None,
+        transform_batch: TransformBatch = None,
         modalities: Collection[str] | None = None,
         batch_size: int = 512,
         seed: int = 0,
@@ -184,6 +204,7 @@ class Answers(Routing):
         if features is not None:
             self._places(modality, features)
         self.imputed_scale(modality, scale=scale, library=library)
+        batches_of(self.registry, modality, transform_batch)
         return self._imputed_stream(
             mosaic,
             positions_of(indices, mosaic),
@@ -193,6 +214,7 @@ class Answers(Routing):
             n_samples=n_samples,
             scale=scale,
             library=library,
+            transform_batch=transform_batch,
             batch_size=minibatch_size(batch_size),
             seed=whole("seed", seed),
         )

@@ -24,7 +24,6 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
         "protein_list": "features=[...]",
         "region_list": "features=[...]",
         "library_size": "library=...",
-        "transform_batch": "nothing: a batch that measured the modality keeps its own",
     },
     "train": {
         "n_epochs": "max_epochs=...",

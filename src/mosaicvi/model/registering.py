@@ -58,7 +58,9 @@ class Registering:
         batch_key
             Column of ``obs`` with the batches.
         layers
-            Layer with the values, by modality; ``X`` where none is named.
+            Layer with the values, by modality; ``"raw"`` is ``.raw``. Where none is named: ``X``, or, with a
+            warning, counts of all its features in ``layers["counts"]`` or ``.raw`` where counts are expected
+            (rna, adt, atac), ``X`` certainly holds none, and no likelihood or transform was named either.
         likelihoods
             NB, ZINB, Poisson, Bernoulli or Gaussian, by modality. Where none is named: Poisson for
             counts of peaks named by chromosome, Bernoulli if they are 0 or 1, NB for other whole numbers,
@@ -176,7 +178,7 @@ def _remember(data: MuData | AnnData, setup: Setup) -> Mosaic:
     if id(data) not in _registered:
         weakref.finalize(data, _registered.pop, id(data), None)
     _registered[id(data)] = mosaic
-    _sources[id(mosaic)] = weakref.ref(data), state_digest(data, setup)
+    _sources[id(mosaic)] = weakref.ref(data), state_digest(data, mosaic.registry.setup)
     weakref.finalize(mosaic, _sources.pop, id(mosaic), None)
     return mosaic
 

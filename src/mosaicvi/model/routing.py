@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.known import as_before, known_cells
 from mosaicvi.infer.latent import latent
@@ -68,7 +69,8 @@ class Routing(ModelState):
         """Imputed values of cells, (rows, values) at a time; arguments as `MosaicVI.get_imputed_values`."""
         base = self._base
         asked = {"modality": modality, "batch_size": batch_size, **how}
-        if base is None or modality not in base.config.uni_block_names:
+        of_other_batches = how.get("transform_batch") is not None  # which may be new
+        if base is None or of_other_batches or modality not in base.config.uni_block_names:
             yield from self._own_values(mosaic, cells, features=features, modalities=modalities, **asked)
             return
         known = known_cells(mosaic, base.registry)
@@ -104,6 +106,7 @@ class Routing(ModelState):
         features: Sequence[str] | None,
         scale: str | None,
         library: float | None,
+        transform_batch: TransformBatch,
         **how: Any,
     ) -> Stream:
         """The same by this model's own network, whatever it grew from."""
@@ -112,6 +115,7 @@ class Routing(ModelState):
             m=self._position(modality),
             scale=self.imputed_scale(modality, scale=scale, library=library),
             features=None if features is None else self._places(modality, features),
+            batches=batches_of(self.registry, modality, transform_batch),
         )
         stream = imputed(self.net, loader, mosaic, cells, [wanted], readout=self.readout(mosaic), **how)
         return ((part.rows, part.values[0]) for part in stream)

@@ -19,6 +19,7 @@ from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 from mosaicvi.nn.growth import transplant
+from mosaicvi.ranks import place
 from mosaicvi.store.saved import Saved, described, known_of, read_model, write_model
 
 
@@ -35,7 +36,13 @@ class Saving(ModelState):
             The folder, which is written whole or not at all.
         overwrite
             Replace a model that is there.
+
+        Notes
+        -----
+        Of several processes the first writes, and the others return at once.
         """
+        if not place().is_first:
+            return
         write_model(
             Path(dir_path),
             self._described(),

@@ -173,7 +173,9 @@ class ModelState:
             self._views |= set(new)
             if new:
                 more = self._fit_readout(new)
-                self._readout = more.after(self._readout, same=self.registry.features)
+                self._readout = more.after(
+                    self._readout, same=self.registry.features, n_batches=len(self.mosaic.batches)
+                )
         return self._readout
 
     def _fit_readout(self, views: Sequence[Shown] | None = None) -> ReadOut:
@@ -195,7 +197,7 @@ class ModelState:
             return found
         known = self._base.registry.features
         same = {name for name, of in known.items() if of.names == self.registry.features[name].names}
-        return found.after(before, same=same)
+        return found.after(before, same=same, n_batches=len(self.mosaic.batches))
 
     def reference_cells(self) -> ReferenceCells | None:
         """What is kept of the cells in training; None where nothing was trained, or was kept."""

@@ -16,6 +16,8 @@ from mosaicvi.fit.state import FitConfig
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState
+from mosaicvi.ranks import Place, place
+from mosaicvi.ranks.group import join
 
 
 class Training(ModelState):
@@ -59,8 +61,8 @@ class Training(ModelState):
             The rate rises over the first steps and falls along a cosine; or it is constant, as in the
             published method, which needs `max_epochs`.
         batch_size
-            Cells of a minibatch; where None 512, or 1,280 if there are up to 8,192 features, but a sixth of
-            the cells at most.
+            Cells of a step, of all processes together; where None 512, or 1,280 if there are up to 8,192
+            features, but a sixth of the cells at most.
         train_size
             Share of the cells to train on; the rest validate.
         early_stopping
@@ -72,7 +74,8 @@ class Training(ModelState):
         seed
             Decides the split, the order of cells, the masks and the noise.
         accelerator, devices
-            ``"auto"`` takes a GPU if there is one.
+            ``"auto"`` takes a GPU if there is one. Several devices are trained on by as many processes, which
+            torchrun starts (:doc:`scale`).
         precision
             ``"bf16"`` runs the dense layers in mixed precision.
         max_grad_norm
@@ -95,6 +98,8 @@ class Training(ModelState):
         ------
         InputError
             For a setting that cannot be used.
+        LostRankError
+            If another of several processes ended; the weights are those after the last step.
         NonFiniteLossError
             If the loss is not a number; the weights are those before that step.
         """
@@ -135,6 +140,7 @@ class Training(ModelState):
         in_all = None if epochs is None else int(epochs) + len(self._rows)
         config = FitConfig(max_epochs=in_all, precision=precision, lr_schedule=lr_schedule, **settings)
         loader = self._loader_on(accelerator, devices)
+        group = join(loader.device)
         self._state = begin(
             self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, free=self._free
         )
@@ -153,6 +159,7 @@ class Training(ModelState):
             resume=resume,
             log_dir=None if log_dir is None else Path(log_dir),
             progress=progress,
+            group=group,
         )
         return self
 
@@ -168,13 +175,38 @@ class Training(ModelState):
     def _loader_on(self, accelerator: str, devices: int | str) -> MinibatchLoader:
         if accelerator not in ("auto", "cpu", "gpu"):
             raise InputError(f"accelerator: 'auto', 'cpu' or 'gpu', not {accelerator!r}.")
-        if devices not in ("auto", 1):
-            raise InputError(f"devices: 'auto' or 1, not {devices!r}; one process trains on one device.")
+        here = place()
+        if devices not in ("auto", here.local_size):
+            raise InputError(_how_many(devices, here))
         has_gpu = torch.cuda.is_available()
         if accelerator == "gpu" and not has_gpu:
             raise InputError("accelerator: 'gpu' was asked for, but torch sees none; use 'auto' or 'cpu'.")
-        device = torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
+        device = torch.device("cpu")
+        if has_gpu and accelerator != "cpu":
+            device = _own_gpu(here)
         self.net.to(device)
         if self._loader is None or self._loader.device != device:
             self._loader = MinibatchLoader(self.mosaic, device=device)
         return self._loader
+
+
+def _own_gpu(here: Place) -> torch.device:
+    """The GPU of this process."""
+    n_gpus = torch.cuda.device_count()
+    if here.local_size > n_gpus:
+        raise InputError(
+            f"{here.local_size} processes train on this machine, but torch sees {n_gpus} GPU(s); start "
+            f"torchrun with --nproc-per-node {n_gpus}, or set accelerator='cpu'."
+        )
+    return torch.device("cuda", here.local_rank) if here.size > 1 else torch.device("cuda")
+
+
+def _how_many(devices: object, here: Place) -> str:
+    """Why so many devices are not what this process has, and how to get them."""
+    if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
+        return f"devices: 'auto' or a number of devices, not {devices!r}."
+    now = f"{here.local_size} were started" if here.size > 1 else "this is one"
+    return (
+        f"devices: {devices} need as many processes, and {now}; "
+        f"start them by torchrun --standalone --nproc-per-node {devices} your_script.py."
+    )

@@ -43,7 +43,7 @@ def mmd(mean: Tensor, group: Tensor, *, unbiased: bool) -> Tensor:
 
 def batch_norm(layer: PassBatchNorm, h: Tensor, n_passes: int) -> Tensor:
     """Batch norm of each pass alone."""
-    if not layer.training:
+    if not layer.training or layer.share is not None:
         out: Tensor = layer(h, n_passes)
         return out
     running = norm.Running(layer.running_mean, layer.running_var, layer.updates, layer.eps, layer.momentum)

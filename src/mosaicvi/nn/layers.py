@@ -12,6 +12,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from mosaicvi.ranks.group import Share
+
 SLOPE = 0.3  # of every LeakyReLU in the published network
 
 
@@ -45,8 +47,14 @@ class PassBatchNorm(nn.Module):
     ----------
     width
         Number of columns.
+
+    Attributes
+    ----------
+    share
+        What this process has of the minibatch whose statistics count; None for all of it.
     """
 
+    share: Share | None = None
     running_mean: Tensor
     running_var: Tensor
     updates: Tensor
@@ -66,8 +74,7 @@ class PassBatchNorm(nn.Module):
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
             return h * scale + (self.bias - self.running_mean * scale)
         h_pbw = h.to(self.weight.dtype).reshape(n_passes, -1, h.shape[1])
-        mean_p1w = h_pbw.mean(1, keepdim=True)
-        var_p1w = (h_pbw - mean_p1w).square().mean(1, keepdim=True)
+        mean_p1w, var_p1w = self._moments(h_pbw)
         with torch.no_grad():
             for mean_1w, var_1w in zip(mean_p1w, var_p1w, strict=True):
                 keep = torch.clamp(self.updates / (self.updates + 1), max=self.momentum)
@@ -77,6 +84,17 @@ class PassBatchNorm(nn.Module):
         normal = (h_pbw - mean_p1w) * torch.rsqrt(var_p1w + self.eps)
         out: Tensor = (normal * self.weight + self.bias).flatten(0, 1)
         return out
+
+    def _moments(self, h_pbw: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance over the cells of each pass, (P, 1, w)."""
+        if self.share is None:
+            mean_p1w = h_pbw.mean(1, keepdim=True)
+            return mean_p1w, (h_pbw - mean_p1w).square().mean(1, keepdim=True)
+        near = self.running_mean.clone()  # the squares lose no digits around it, and all processes have it
+        away = h_pbw - near
+        sums = self.share.summed(torch.stack([away.sum(1), away.square().sum(1)]))
+        mean, square = (sums / self.share.n_all)[:, :, None]
+        return mean + near, (square - mean.square()).clamp(min=0)
 
 
 class HiddenStack(nn.Module):

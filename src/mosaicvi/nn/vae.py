@@ -29,6 +29,7 @@ from mosaicvi.nn.encoder import Encoder, Posterior
 from mosaicvi.nn.layers import PassBatchNorm
 from mosaicvi.nn.losses import Losses
 from mosaicvi.nn.masks import ModalityMask, View, masked_views, observed_view
+from mosaicvi.ranks.group import Share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,13 @@ class MosaicVAE(nn.Module):
         return self
 
     def forward(
-        self, minibatch: Minibatch, masks: tuple[ModalityMask, ...], *, gamma: float, noise: Tensor | None
+        self,
+        minibatch: Minibatch,
+        masks: tuple[ModalityMask, ...],
+        *,
+        gamma: float,
+        noise: Tensor | None,
+        share: Share | None = None,
     ) -> Losses:
         """Loss of a minibatch.
 
@@ -98,24 +105,30 @@ class MosaicVAE(nn.Module):
             Weight of the MMD term in this epoch.
         noise
             Standard normal numbers (N, K); None for z at its mean.
+        share
+            Where the B cells are this process's share of a minibatch: what is returned is then its share of
+            the loss, of its terms and of the log-likelihood, which sum to those of the whole.
         """
         c, passes = self.config, self.passes(minibatch, masks)
         n = minibatch.n_cells
+        for norm in self._norms:
+            norm.share = share
+        portion = 1.0 if share is None else share.n / share.n_all
         # a drawn feature stands for this many
         each = [d / t.panels.shape[1] for d, t in zip(c.dim_input_arr, minibatch.targets, strict=True)]
         weight_pm = self.beta_modal.new_tensor([p.weight for p in passes])[:, None] * self.beta_modal
         with record_function("encode"):
             q = self.encode(minibatch, [p.seen for p in passes])
         with record_function("decode"):
-            z, kl = self._sample_and_kl(q, noise)
+            z, kl = self._sample_and_kl(q, noise, portion)
             h = self.shared_layers(z, q, minibatch.covariates.repeat(len(passes), 1), len(passes))
         with record_function("likelihood"):
-            per_cell = h.new_tensor(each) / n
+            per_cell = h.new_tensor(each) * portion / n
             log_prob_pm = per_cell * self._log_prob(minibatch, h, q, passes, weight_pm * per_cell)
         observed, *masked = -(weight_pm * log_prob_pm)
         terms = {
             "kl": kl,
-            "mmd": self._mmd(q.mean[:n], minibatch.group, gamma),
+            "mmd": self._mmd(q.mean[:n], minibatch.group, gamma, share),
             "observed": observed,
             "masked": torch.stack(masked).sum(0),
         }
@@ -161,9 +174,10 @@ class MosaicVAE(nn.Module):
         h: Tensor = fast.hidden(stack, given, n_passes) if fast else stack(given, n_passes)
         return h.to(z.dtype)
 
-    def _sample_and_kl(self, q: Posterior, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _sample_and_kl(self, q: Posterior, noise: Tensor | None, portion: float) -> tuple[Tensor, Tensor]:
         c = self.config
-        weights = [c.beta_kl * (1 - c.beta_reverse), c.beta_kl * c.beta_reverse][: self.n_passes() - 1]
+        beta = c.beta_kl * portion
+        weights = [beta * (1 - c.beta_reverse), beta * c.beta_reverse][: self.n_passes() - 1]
         noise = torch.zeros_like(q.mean) if noise is None else noise
         found: tuple[Tensor, Tensor] = (self.compiled() or losses).sample_and_kl(
             q.mean, q.log_var, noise, weights
@@ -190,11 +204,16 @@ class MosaicVAE(nn.Module):
             ]
         return torch.stack(columns, 1)
 
-    def _mmd(self, mean: Tensor, group: Tensor, gamma: float) -> Tensor:
+    def _mmd(self, mean: Tensor, group: Tensor, gamma: float, share: Share | None) -> Tensor:
         if gamma <= 0:
             return mean.new_zeros(())
+        groups, k = group.view(len(mean), -1), mean.shape[1]
+        if share is not None:  # it is over pairs of all cells, and each process has its part of the sum
+            of_all = share.gathered(torch.cat([mean, groups.to(mean.dtype)], 1))
+            mean, groups = of_all[:, :k], of_all[:, k:].detach().long()
+            gamma = gamma / share.group.size
         mmd, unbiased = (self.compiled() or losses).mmd, self.config.unbiased_mmd
-        found = [mmd(mean, column, unbiased=unbiased) for column in group.view(len(mean), -1).T]
+        found = [mmd(mean, column, unbiased=unbiased) for column in groups.T]
         return gamma * torch.stack(found).sum()
 
     def set_beta_modal(self, weights: Sequence[float]) -> None:

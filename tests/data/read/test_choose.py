@@ -68,16 +68,32 @@ def test_a_matrix_of_obsm_is_named_and_read() -> None:
     adata = counts()
     adata.obsm["protein_counts"] = np.arange(8).reshape(4, 2)
     adata.obsm["X_pca"] = np.ones((4, 2))
-    adata.uns["protein_names"] = ["CD3", "CD4"]
     with pytest.warns(
         MosaicWarning, match=r"obsm\['protein_counts'\].*from_obsm=\{'adt': 'protein_counts'\}"
     ):
         assert list(to_mudata(adata).mod) == ["rna"]
+    adata.uns["protein_names"] = ["CD3", "CD4"]
     got = to_mudata(adata, from_obsm={"adt": "protein_counts"})
     assert list(got.mod) == ["rna", "adt"]
     assert list(got["adt"].var_names) == ["CD3", "CD4"]
     np.testing.assert_array_equal(got["adt"].X.toarray(), np.arange(8).reshape(4, 2))
     assert list(combine({"d": adata}, from_obsm={"adt": "protein_counts"}).mod) == ["rna", "adt"]
+
+
+def test_counts_of_usual_names_in_obsm_are_a_modality() -> None:
+    adata = counts()
+    adata.X = sparse.csr_matrix(X + 1)
+    adata.obsm["accessibility"] = pd.DataFrame({"chr1:1-9": [1, 0, 0, 2], "chr1:20-30": 1}, adata.obs_names)
+    adata.obsm["peaks"] = np.full((4, 2), 0.5)
+    words = r"2 features.*'atac', as by from_obsm=\{'atac': 'accessibility'\}; modalities=\['rna'\]"
+    with pytest.warns(MosaicWarning, match=words):
+        got = to_mudata(adata)
+    assert list(got.mod) == ["rna", "atac"]
+    assert list(got["atac"].var_names) == ["chr1:1-9", "chr1:20-30"]
+    with pytest.warns(MosaicWarning, match=words):
+        assert list(combine({"d": adata}).mod) == ["rna", "atac"]
+    with pytest.warns(MosaicWarning, match=r"obsm\['accessibility'\] is not read"):
+        register(adata, Setup(modalities=("rna",)))
 
 
 def test_raw_is_a_layer_with_the_features_of_x() -> None:

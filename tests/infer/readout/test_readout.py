@@ -153,12 +153,19 @@ def test_a_saved_read_out_that_does_not_fit_is_refused(
         {**plain, "scales": {"rna": "cubed"}},
         {**plain, "parts": [{**plain["parts"][0], "modality": "atac"}]},
         {**plain, "parts": [{**plain["parts"][0], "own": np.ones(3, bool)}]},
+        {**plain, "levels": {"adt": _levels(d=3)}},
+        {**plain, "levels": {"adt": {**_levels(), "trust": np.ones(3)}}},
+        {**plain, "levels": {"atac": _levels()}},
         {"parts": plain["parts"]},
     ):
         with pytest.raises(ModelFileError, match="its read-out does not fit"):
             read_readout(broken, model.config, Path("m"))
     weights = dataclasses.asdict(next(p for p in readout.parts.values() if p.groups).groups[0])["weights"]
     assert json.dumps(weights.tolist())
+
+
+def _levels(d: int = PROTEINS) -> dict[str, np.ndarray]:
+    return {"known": np.ones((2, d), bool), "trust": np.ones(d), "offset": np.zeros((2, d))}
 
 
 def test_the_published_preset_takes_the_decoder(tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ def combine(
     rename
         New names of modalities, e.g. ``{"prot": "adt"}``.
     layers
-        Modality, or ``"<dataset>:<modality>"`` for one dataset → layer that is taken instead of ``X``.
+        Modality, or ``"<dataset>:<modality>"`` for one dataset → layer that is taken instead of ``X``;
+        ``"raw"`` for ``.raw``, ``"X"`` for ``X``. Where none is named, counts beside an ``X`` that certainly
+        holds none are taken, with a warning.
     match
         Modality → one or several rules for names that are written differently, see
         :func:`mosaicvi.data.combine.match.match_features`. The values of peaks that become one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -13,13 +14,14 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from mosaicvi.data.counts import counts_beside_x, taken
 from mosaicvi.data.layers import values_of
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read.choose import Wanted, choose
 from mosaicvi.data.read.files import duplicate_cells
 from mosaicvi.data.read.modalities import split_types
 from mosaicvi.data.sparse import sparse_fault
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, MosaicWarning
 
 Dense = npt.NDArray[np.float32]
 Values: TypeAlias = "sparse.csr_matrix | Dense"
@@ -206,6 +208,9 @@ def _values(parts: Parts, modality: str, adata: AnnData, layer: str | None) -> V
     """X or a layer as float32, CSR or dense with NaN; shares memory with the input where it can."""
     if adata.isbacked:
         adata = adata.to_memory()
+    if layer is None and (layer := counts_beside_x(modality, adata)) is not None:
+        text = f"{parts.name}: {taken(modality, layer)}. layers={{{modality!r}: 'X'}} takes X instead."
+        warnings.warn(text, MosaicWarning, stacklevel=5)
     try:
         raw = values_of(parts.name, modality, adata, layer)
     except InputError as error:

@@ -12,6 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
+from mosaicvi.data.counts import counts_beside_x, is_x
 from mosaicvi.data.layers import RAW, values_of
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.errors import InputError
@@ -76,6 +77,8 @@ def choose(
         a = found[modality]
         if modality in wanted.rounded:
             a = _with_values(a, layer, _rounded(values_of(name, modality, a, layer)))
+        elif layer is None:
+            layer = counts_beside_x(modality, a)
         if modality in wanted.min_counts:
             sums = np.asarray(values_of(name, modality, a, layer).sum(axis=1)).ravel()
             enough = sums >= wanted.min_counts[modality]
@@ -125,6 +128,15 @@ def column_names(data: AnnData, key: str, n: int) -> pd.Index[str]:
         [str(name) for name in named] if len(named) == n else [f"{key}_{i + 1}" for i in range(n)],
         dtype=object,
     )
+
+
+def has_names(data: AnnData, key: str, modality: str) -> bool:
+    """Whether the columns of a matrix of ``obsm`` have names, of their own or in ``uns`` for the modality."""
+    table = data.obsm[key]
+    if isinstance(table, pd.DataFrame):
+        return not isinstance(table.columns, pd.RangeIndex)
+    usual = ("peak_names",) if modality == "atac" else ("protein_names", "adt_names")
+    return any(len(data.uns.get(stored, ())) == table.shape[1] for stored in (f"{key}_names", *usual))
 
 
 def without_zeros(
@@ -184,7 +196,7 @@ def _rounded(x: Any) -> Any:
 def _with_values(a: AnnData, layer: str | None, values: NDArray[Any] | sparse.spmatrix) -> AnnData:
     """A copy with other values in X or in the layer; a layer ``"raw"`` comes before ``.raw``."""
     out = a.copy()
-    if layer is None:
+    if is_x(a, layer):
         out.X = values
     else:
         out.layers[layer if layer in a.layers else RAW] = values

@@ -21,6 +21,7 @@ from mudata import MuData
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import tenx
 from mosaicvi.data.read.contained import check_contained
+from mosaicvi.data.read.contained_zarr import check_contained_folder, check_contained_store
 from mosaicvi.data.read.loom import is_loom, read_loom
 from mosaicvi.data.read.modalities import mudata_as_it_is, to_mudata
 from mosaicvi.data.read.table import EXCEL, PARQUET, Orientation, read_table
@@ -244,12 +245,15 @@ def _read_h5mu(path: Path) -> MuData:
 def _read_zarr(path: Path) -> AnnData | MuData:
     try:
         import zarr
+        from zarr import Group
     except ImportError as error:
         raise InputError(problem("extra", name=path, format="zarr", package="zarr", extra="zarr")) from error
+    check_contained_folder(path)
     store = zarr.open(str(path), mode="r")
-    keys = set(store.keys()) if hasattr(store, "keys") else set()
-    if not {"obs", "var"} <= keys:
+    keys = set(store.keys()) if isinstance(store, Group) else set()
+    if not isinstance(store, Group) or not {"obs", "var"} <= keys:
         raise InputError(problem("foreign", name=path, what=f"zarr with {listed(sorted(keys))}"))
+    check_contained_store(path, store)
     data: AnnData | MuData = mudata.read_zarr(str(path))
     return data
 

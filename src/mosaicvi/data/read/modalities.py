@@ -16,12 +16,16 @@ from scipy import sparse
 
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import tenx
-from mosaicvi.data.read.choose import Wanted, choose
+from mosaicvi.data.read.choose import Wanted, choose, has_names
 from mosaicvi.data.read.choose import from_obsm as from_obsm_of
 from mosaicvi.data.sparse import check_sparse
 from mosaicvi.errors import InputError, MosaicWarning
 
 PROTEINS = "protein_expression"
+USUAL = frozenset(  # other keys of obsm, in lower case, whose counts are those of a modality
+    {"protein_counts", "proteins", "protein", "adt", "adt_counts", "antibody_capture"}
+    | {"atac", "atac_counts", "peaks", "peak_counts", "accessibility"}
+)
 """Where, in ``obsm``, an AnnData for scvi-tools keeps the counts of proteins beside its genes."""
 
 
@@ -53,7 +57,8 @@ def to_mudata(
     data
         An AnnData is split where ``var["feature_types"]`` names several types; it is not copied otherwise.
         Proteins in ``obsm["protein_expression"]`` become the modality ``"adt"``, where cells of nothing but
-        zeros count as not measured.
+        zeros count as not measured; so do whole counts under other usual keys (``protein_counts``, ``adt``;
+        ``peaks`` become ``"atac"``) if their columns have names, every zero as measured.
     modality
         The name of the one modality; by default after its feature type, or ``"rna"``.
     layers
@@ -77,7 +82,7 @@ def to_mudata(
     Raises
     ------
     MosaicWarning
-        A warning that proteins were found in ``obsm``.
+        A warning that a modality was found in ``obsm``.
     """
     wanted = Wanted(
         from_obsm=from_obsm or {}, min_counts=min_counts or {}, rounded=rounded, zeros_missing=zeros_missing
@@ -125,8 +130,17 @@ def unread(data: AnnData) -> dict[str, str]:
 
 
 def names_modalities(data: AnnData) -> bool:
-    """Whether an AnnData says what its features are, or has proteins beside them."""
-    return "feature_types" in data.var or PROTEINS in data.obsm
+    """Whether an AnnData says what its features are, or has others beside them."""
+    return "feature_types" in data.var or PROTEINS in data.obsm or bool(certain(data))
+
+
+def certain(data: AnnData) -> dict[str, str]:
+    """Matrices of ``obsm`` that are a modality and nothing else: key → the modality."""
+    return {
+        key: modality
+        for key, modality in unread(data).items()
+        if key.lower() in USUAL and has_names(data, key, modality)
+    }
 
 
 def split_types(
@@ -140,16 +154,21 @@ def split_types(
     parts = _by_type(data, modality)
     asked = from_obsm_of(name, data, from_obsm or {})
     proteins = _proteins(data) if "adt" not in parts | asked else None
-    parts = parts | asked
+    own, parts = [*parts], parts | asked | ({} if proteins is None else {"adt": proteins})
+    is_certain = certain(data)
     for key, guess in unread(data).items():
-        if key not in (from_obsm or {}).values():
-            warnings.warn(
-                f"obsm[{key!r}] holds counts that are not read; "
-                f"from_obsm={{{guess!r}: {key!r}}} makes them a modality.",
-                MosaicWarning,
-                stacklevel=4,
+        if key in (from_obsm or {}).values():
+            continue
+        option = f"from_obsm={{{guess!r}: {key!r}}}"
+        text = f"obsm[{key!r}] holds counts that are not read; {option} makes them a modality."
+        if key in is_certain and guess not in parts:
+            parts |= from_obsm_of(name, data, {guess: key})
+            text = (
+                f"obsm[{key!r}]: its {parts[guess].n_vars:,} features are read as the modality {guess!r}, "
+                f"as by {option}; modalities={[*own]!r} leaves them out."
             )
-    return parts if proteins is None else parts | {"adt": proteins}
+        warnings.warn(text, MosaicWarning, stacklevel=4)
+    return parts
 
 
 def feature_types(data: AnnData) -> list[str]:

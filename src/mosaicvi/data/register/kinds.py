@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
@@ -9,9 +12,10 @@ from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
 from mosaicvi.config import Distribution
+from mosaicvi.data.counts import USUALLY_COUNTS, settled_layers, taken
 from mosaicvi.data.layers import RAW, layer_names, values_of
 from mosaicvi.data.mosaic import Registry, Setup
-from mosaicvi.data.register.suspicious import USUALLY_COUNTS, looks_sparse, scale
+from mosaicvi.data.register.suspicious import looks_sparse, scale
 from mosaicvi.data.transforms import TRANSFORMS, Transform
 from mosaicvi.data.values import Matrix, any_value, first_value, is_whole, share
 from mosaicvi.errors import InputError, quoted
@@ -19,6 +23,16 @@ from mosaicvi.likelihoods import FOR_FRACTIONS, Evidence
 
 FEW = 0.05  # share of the non-zero values up to which fractions among counts are an error
 FILLED = 0.2  # share of counts above 0 from which ratios to their geometric mean make sense
+
+
+def with_counts(setup: Setup, mods: Mapping[str, AnnData]) -> tuple[Setup, list[str]]:
+    """The setup with layers of counts that nobody had to name, and notes on these."""
+    layers, found = settled_layers(mods, setup.layers, meant={**setup.likelihoods, **setup.transforms})
+    notes = [
+        f"{taken(name, layer)}. likelihoods={{{name!r}: {FOR_FRACTIONS!r}}} takes X instead."
+        for name, layer in found.items()
+    ]
+    return dataclasses.replace(setup, layers=layers), notes
 
 
 def choose_likelihood(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
 from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
-from mosaicvi.data.read.modalities import PROTEINS, feature_types, names_modalities, split_types
+from mosaicvi.data.read.modalities import PROTEINS, certain, feature_types, names_modalities, split_types
 from mosaicvi.data.register.connected import apart, components, seen_by_group
 from mosaicvi.data.register.covariates import (
     Covariates,
@@ -33,6 +33,7 @@ from mosaicvi.data.register.kinds import (
     is_filled,
     layer_for_model,
     looks_normalised,
+    with_counts,
 )
 from mosaicvi.data.register.panels import panel_column, read_panels
 from mosaicvi.data.register.standard import standard_of
@@ -80,6 +81,9 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     if not any(name in mods for name in wanted):
         there = quoted(mods) or "none"
         raise InputError(f"The data have none of the modalities {quoted(wanted)}; they have {there}.")
+    if registry is None:
+        setup, said = with_counts(setup, {name: mods[name] for name in wanted})
+        notes += said
     panel_key = panel_column(data, setup.panel_key, setup.batch_key)
     # where the batches are missing, that panels cannot be told by them would only confuse
     no_batch = (
@@ -187,12 +191,13 @@ def _zeros(mods: Sequence[ModalityData], batch: NDArray[np.int64], batches: Sequ
 
 
 def _unread_proteins(data: MuData | AnnData) -> list[str]:
-    """A note on proteins in ``obsm`` of an AnnData, which are not read."""
-    if not isinstance(data, AnnData) or PROTEINS not in data.obsm:
+    """A note on modalities in ``obsm`` of an AnnData, which are not read."""
+    if not isinstance(data, AnnData):
         return []
     return [
-        f"obsm[{PROTEINS!r}] is not read; to have its proteins as a modality, "
+        f"obsm[{key!r}] is not read; to have its features as a modality, "
         "mdata = mosaicvi.to_mudata(adata); MosaicVI.setup_mudata(mdata, ...)."
+        for key in [PROTEINS] * (PROTEINS in data.obsm) + [*certain(data)]
     ]
 
 

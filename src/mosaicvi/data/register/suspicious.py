@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mosaicvi.data.counts import USUALLY_COUNTS
 from mosaicvi.data.problems import listed
 from mosaicvi.data.values import Matrix, is_whole
 
@@ -27,7 +28,6 @@ Z_SCORES = "z-scores"
 RAW_INTENSITY = 1e4  # median of the values that are not 0, which counts of cells never reach
 MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
 SOME_ZEROS = 0.05  # the same of a sparse matrix
-USUALLY_COUNTS = frozenset({"rna", "gex", "adt", "atac"})
 SURPRISE = 30.0  # cells that should have a feature, were it as frequent as in the other batches
 SOME_EMPTY = 0.05  # share of a batch's cells without any value that is worth a word
 DROPLET, MOSTLY = 10, 0.5  # counts below which a cell is hardly one, and the share of them that is alarming

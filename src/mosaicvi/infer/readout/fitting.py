@@ -19,9 +19,10 @@ from sklearn.decomposition import PCA
 
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import ModalityData, Mosaic
-from mosaicvi.infer.covariates import covariates_for, measuring_batches
+from mosaicvi.infer.covariates import batches_of
 from mosaicvi.infer.decode import decoded
 from mosaicvi.infer.latent import encoded
+from mosaicvi.infer.readout.levels import Levels, Rates, known_by_batch, offsets, trust
 from mosaicvi.infer.readout.predictors import Floats, Projection
 from mosaicvi.infer.readout.readout import Group, Known, Part, ReadOut
 from mosaicvi.infer.readout.regression import Linear, Nearest, stacking_weights
@@ -80,18 +81,70 @@ def fit_readout(
         """Coordinates of what is shown of a modality, the same for all that is read out of it."""
         return _projection(mosaic.modality(name), np.frombuffer(mask, bool), kinds[name] or "", seed)
 
+    levels = {
+        data.name: found
+        for data in mosaic.modalities
+        if (kind := kinds[data.name]) is not None
+        if (found := _levels(net, loader, mosaic, data, kind, held, seed)) is not None
+    }
     parts: dict[tuple[Shown, str], Part] = {}
     for view, cells in list(cells_of.items())[:MOST_VIEWS]:
         for data in mosaic.modalities:
             kind = kinds[data.name]
             if kind is not None:
-                part = _fit_part(net, loader, mosaic, data, kind, project, view, cells, held, seed)
+                of_batches = levels.get(data.name)
+                part = _fit_part(
+                    net, loader, mosaic, data, kind, of_batches, project, view, cells, held, seed
+                )
                 if part is not None:
                     parts[view, data.name] = part
     taught = {name for _, name in parts}
     return ReadOut(
-        parts=parts, scales={name: kind for name, kind in kinds.items() if kind and name in taught}
+        parts=parts,
+        scales={name: kind for name, kind in kinds.items() if kind and name in taught},
+        levels={name: found for name, found in levels.items() if name in taught},
     )
+
+
+def _levels(
+    net: MosaicVAE,
+    loader: MinibatchLoader,
+    mosaic: Mosaic,
+    data: ModalityData,
+    kind: Kind,
+    held: NDArray[np.bool_],
+    seed: int,
+) -> Levels | None:
+    """Levels of a modality by batch; None where one batch measured it, or where nothing can teach them."""
+    known = known_by_batch(mosaic, data)
+    if known.any(1).sum() < 2 or data.entry_measured is not None:
+        return None
+    references = _references(mosaic, data, [], np.zeros(data.n_features, bool), seed)
+    _, rates = _seen(net, loader, mosaic, references, data, None)
+    measured = data.panels[data.panel_of_row[data.row_of_cell[references]]]
+    batch, at_mean = mosaic.batch[references], on_scale(rates.mean, kind)
+    truth = _truth(data, references, measured, rates, kind)
+    step = np.where(measured, on_scale(rates.own, kind) - at_mean, 0.0)
+    unseen = held[references]
+    if unseen.sum() < FEWEST_HELD_OUT:
+        unseen = np.ones(len(references), bool)
+    rest = truth - _line_by_feature(at_mean, truth, measured)(at_mean)
+    share = trust(step[unseen], rest[unseen])
+    truth = truth - share * step
+    rest = truth - _line_by_feature(at_mean, truth, measured)(at_mean)
+    return Levels(known=known, trust=share, offset=offsets(batch, rest, measured, len(known)))
+
+
+def _truth(
+    data: ModalityData,
+    cells: NDArray[np.int64],
+    measured: NDArray[np.bool_],
+    rates: Rates,
+    kind: Kind,
+) -> Floats:
+    """Measured values on the scale of comparison, with expected ones in place of those that are missing."""
+    counts = dense_counts(data, data.row_of_cell[cells])
+    return on_scale(completed(counts, measured, rates.own), kind)
 
 
 def _fit_part(
@@ -100,6 +153,7 @@ def _fit_part(
     mosaic: Mosaic,
     data: ModalityData,
     kind: Kind,
+    levels: Levels | None,
     project: Callable[[str, bytes], Projection],
     view: Shown,
     cells: NDArray[np.int64],
@@ -113,14 +167,14 @@ def _fit_part(
     references = _references(mosaic, data, others, own, seed)
     if len(references) < FEWEST_REFERENCES:
         return None
-    library = mosaic.registry.median_library[data.name]
-    z, rate = _seen(net, loader, mosaic, references, data, shown, library)
-    row = data.row_of_cell[references]
-    measured = data.panels[data.panel_of_row[row]]
-    truth = on_scale(completed(dense_counts(data, row), measured, rate), kind)
+    z, rates = _seen(net, loader, mosaic, references, data, shown)
+    measured = data.panels[data.panel_of_row[data.row_of_cell[references]]]
+    truth = _truth(data, references, measured, rates, kind)
+    if levels is not None:
+        truth = truth - levels.of(rates, kind)[0]
     part = Part(
         kind=kind,
-        library=library,
+        library=mosaic.registry.median_library[data.name],
         latent_spread=float(max(z.std(), 1e-6)),
         projections={} if own.all() else {name: project(name, shown[name].tobytes()) for name in others},
         own=own,
@@ -131,8 +185,8 @@ def _fit_part(
     )
     is_partial = bool(own.any() and not own.all())
     if is_partial:
-        part = _centred(part, net, loader, mosaic, data, shown, references, rate, cells, seed)
-    known = part.known(mosaic, data.name, references, z, rate)
+        part = _centred(part, net, loader, mosaic, data, shown, references, rates.own, cells, seed)
+    known = part.known(mosaic, data.name, references, z, rates)
     line = _line_by_feature(known.decoded, truth, measured)
     hidden = np.flatnonzero(~own)
     groups = _groups(known, truth, measured, hidden, held[references], seed)
@@ -170,21 +224,27 @@ def _seen(
     mosaic: Mosaic,
     cells: NDArray[np.int64],
     data: ModalityData,
-    shown: Mapping[str, NDArray[np.bool_]],
-    library: float,
-) -> tuple[Floats, Floats]:
-    """Latent (n, K) of cells of which this is shown, and the decoder's counts at the library, (n, D)."""
+    shown: Mapping[str, NDArray[np.bool_]] | None,
+) -> tuple[Floats, Rates]:
+    """Latent (n, K) of cells of which this is shown, and the decoder's counts at the median library."""
     m = [one.name for one in mosaic.modalities].index(data.name)
-    measuring = measuring_batches(mosaic, m)
+    library = mosaic.registry.median_library[data.name] if net.config.library_aware[m] else None
+    batches = batches_of(mosaic.registry, data.name)
+    several = batches.measuring.sum() > 1
     z = np.empty((len(cells), net.config.dim_latent))
-    rate = np.empty((len(cells), data.n_features))
+    own = np.empty((len(cells), data.n_features))
+    mean = np.empty_like(own) if several else own
+    share = np.empty((len(cells), len(batches.measuring)))
     for at, minibatch, q in encoded(net, loader, cells, shown=shown, batch_size=BATCH_SIZE):
         with torch.no_grad():
-            total = q.mean.new_full((len(q.mean), 1), library) if net.config.library_aware[m] else None
-            covariates = covariates_for(minibatch, measuring)
-            value = decoded(net, m, q.mean, q, covariates, library=total, features=None)
-        z[at], rate[at] = q.mean.double().cpu().numpy(), value.double().cpu().numpy()
-    return z, rate
+            total = None if library is None else q.mean.new_full((len(q.mean), 1), library)
+            given = [(own, batches.own(minibatch))]
+            given += [(mean, batches.shared(minibatch, batches.mean))] if several else []
+            for rate, covariates in given:
+                value = decoded(net, m, q.mean, q, covariates, library=total, features=None)
+                rate[at] = value.double().cpu().numpy()
+        z[at], share[at] = q.mean.double().cpu().numpy(), batches.own_share(minibatch)
+    return z, Rates(own=own, mean=mean, share=share)
 
 
 def _projection(data: ModalityData, shown: NDArray[np.bool_], kind: str, seed: int) -> Projection:
@@ -210,8 +270,8 @@ def _centred(
     asked = np.sort(np.random.default_rng(seed).permutation(cells)[:MOST_REFERENCES])
     everyone, rates = references, rate
     if len(asked):
-        _, of_asked = _seen(net, loader, mosaic, asked, data, shown, part.library)
-        everyone, rates = np.concatenate([references, asked]), np.concatenate([rate, of_asked])
+        _, of_asked = _seen(net, loader, mosaic, asked, data, shown)
+        everyone, rates = np.concatenate([references, asked]), np.concatenate([rate, of_asked.own])
     found = part.coordinates(mosaic, data.name, everyone, rates)
     batch = mosaic.batch[everyone]
     centres = np.full((int(mosaic.batch.max()) + 2, found.shape[1]), np.nan)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.infer.readout.levels import Levels, Rates
 from mosaicvi.infer.readout.predictors import Projection
 from mosaicvi.infer.readout.regression import Linear, Nearest
 from mosaicvi.infer.readout.scales import Kind, completed, dense_counts, on_scale
@@ -31,7 +32,7 @@ class Known:
     z
         Latent, (b, K).
     decoded
-        The decoder's value of each feature on the scale of comparison, (b, D).
+        The decoder's value of each feature as the mean of the batches, on the scale of comparison, (b, D).
     measured
         Coordinates of the other measured values, (b, p).
     """
@@ -133,17 +134,17 @@ class Part:
     shown_line: Linear
     groups: tuple[Group, ...]
 
-    def known(self, mosaic: Mosaic, name: str, cells: NDArray[np.int64], z: Floats, rate: Floats) -> Known:
-        """What is known of cells, from their latent and the decoder's counts at `library`, (b, D)."""
-        measured = self.coordinates(mosaic, name, cells, rate)
+    def known(self, mosaic: Mosaic, name: str, cells: NDArray[np.int64], z: Floats, rates: Rates) -> Known:
+        """What is known of cells, from their latent and the decoder's counts at `library`."""
+        measured = self.coordinates(mosaic, name, cells, rates.own)
         if len(self.batch_centres):
             batch = np.minimum(mosaic.batch[cells], len(self.batch_centres) - 1)
             centre = self.batch_centres[batch]
             measured = measured - np.where(np.isnan(centre), self.batch_centres[-1], centre)
-        return Known(z=z / self.latent_spread, decoded=on_scale(rate, self.kind), measured=measured)
+        return Known(z=z / self.latent_spread, decoded=on_scale(rates.mean, self.kind), measured=measured)
 
     def coordinates(self, mosaic: Mosaic, name: str, cells: NDArray[np.int64], rate: Floats) -> Floats:
-        """Coordinates of the measured values before batches are centred, (b, p)."""
+        """Coordinates of the measured values before batches are centred, (b, p), of counts as own batch."""
         parts = []
         for other, projection in self.projections.items():
             data = mosaic.modality(other)
@@ -159,7 +160,7 @@ class Part:
         return np.concatenate(parts, 1) if parts else np.zeros((len(cells), 0))
 
     def __call__(self, known: Known) -> Floats:
-        """Values of all features on the scale of comparison, (b, D)."""
+        """Values of all features at the mean of the batches, on the scale of comparison, (b, D)."""
         out = self.shown_line(known.decoded)
         for group in self.groups:
             out[:, group.features] = group(known)
@@ -168,10 +169,21 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadOut:
-    """The parts of a model, by what is shown of a cell and what is imputed."""
+    """How counts are read out of a model.
+
+    Attributes
+    ----------
+    parts
+        By what is shown of a cell and what is imputed.
+    scales
+        Scale of comparison of each modality.
+    levels
+        Of the modalities that several batches measured.
+    """
 
     parts: Mapping[tuple[Shown, str], Part]
     scales: Mapping[str, Kind]
+    levels: Mapping[str, Levels]
 
     def scale_of(self, modality: str) -> Kind | None:
         """The scale on which a modality is compared; None for one that the decoder alone imputes."""
@@ -185,9 +197,9 @@ class ReadOut:
         code: NDArray[np.int64],
         views: Sequence[Shown],
         z: Floats,
-        rate: Floats,
-    ) -> Floats:
-        """Values of modality m on its scale of comparison, (b, D).
+        rates: Rates,
+    ) -> list[Floats]:
+        """Values of modality m on its scale of comparison, (b, D), as each batch that is asked for.
 
         Parameters
         ----------
@@ -195,11 +207,11 @@ class ReadOut:
             The data, the position of the modality, and the cells (b,).
         code, views
             What is shown of each cell, as a position (b,) among the views.
-        z, rate
-            Latent (b, K), and the decoder's counts at the median library, (b, D).
+        z, rates
+            Latent (b, K), and the decoder's counts at the median library.
         """
         name = mosaic.modalities[m].name
-        out = on_scale(rate, self.scales[name])  # where nothing better is known
+        out = on_scale(rates.mean, self.scales[name])  # where nothing better is known
         for i in np.unique(code):
             part, of_view = self.parts.get((views[i], name)), code == i
             if part is None:
@@ -207,10 +219,13 @@ class ReadOut:
             if not part.groups:  # nothing is hidden
                 out[of_view] = part.shown_line(out[of_view])
                 continue
-            out[of_view] = part(part.known(mosaic, name, cells[of_view], z[of_view], rate[of_view]))
-        return out
+            out[of_view] = part(part.known(mosaic, name, cells[of_view], z[of_view], rates.of(of_view)))
+        levels = self.levels.get(name)
+        if levels is None:
+            return [out]
+        return [out + level for level in levels.of(rates, self.scales[name])]
 
-    def after(self, before: ReadOut, *, same: Collection[str]) -> ReadOut:
+    def after(self, before: ReadOut, *, same: Collection[str], n_batches: int) -> ReadOut:
         """With parts of a smaller network for what its own cells do not teach.
 
         Parameters
@@ -219,6 +234,8 @@ class ReadOut:
             The read-out of the network that this one's grew from.
         same
             Modalities of which it knows the same features.
+        n_batches
+            How many batches this one's network knows, the new ones last.
         """
         kept = {
             (shown, name): part
@@ -227,12 +244,18 @@ class ReadOut:
         }
         names = {name for _, name in kept}
         scales = {name: kind for name, kind in before.scales.items() if name in names}
-        return ReadOut(parts={**kept, **self.parts}, scales={**scales, **self.scales})
+        levels = {name: one.with_more(n_batches) for name, one in before.levels.items() if name in names}
+        return ReadOut(
+            parts={**kept, **self.parts},
+            scales={**scales, **self.scales},
+            levels={**levels, **self.levels},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays; `read_readout` reads it back."""
         return {
             "scales": dict(self.scales),
+            "levels": {name: dataclasses.asdict(levels) for name, levels in self.levels.items()},
             "parts": [
                 {"shown": {k: v.copy() for k, v in shown.features.items()}, "modality": name, **_plain(part)}
                 for (shown, name), part in self.parts.items()

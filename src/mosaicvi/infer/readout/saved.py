@@ -10,6 +10,7 @@ import numpy as np
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.errors import ModelFileError
+from mosaicvi.infer.readout.levels import Levels
 from mosaicvi.infer.readout.predictors import Projection
 from mosaicvi.infer.readout.readout import Floats, Group, Part, ReadOut
 from mosaicvi.infer.readout.regression import Linear, Nearest
@@ -46,7 +47,12 @@ def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) 
             _need(part.kind == scales[name])
             _check(part, sizes, sizes[name], config.dim_latent)
             parts[Shown.make(features), name] = part
-        return ReadOut(parts=parts, scales=scales)
+        levels = {str(k): _levels(v) for k, v in saved.get("levels", {}).items()}  # older ones know none
+        n = len(next(iter(levels.values())).known) if levels else 0
+        for name, found in levels.items():
+            _need(name in scales and found.known.shape == found.offset.shape == (n, sizes[name]))
+            _need(found.trust.shape == (sizes[name],))
+        return ReadOut(parts=parts, scales=scales, levels=levels)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelFileError(f"{folder}: its read-out does not fit the network ({reason}).") from None
@@ -82,6 +88,11 @@ def _check(part: Part, sizes: Mapping[str, int], d: int, k: int) -> None:
                 _need(near.value.shape == (len(near.place), g))
                 n_ways += 1
         _need(n_ways in (3, 5) and group.weights.shape == (n_ways,) and group.mean.shape == (g,))
+
+
+def _levels(d: Mapping[str, Any]) -> Levels:
+    trust, offset = (np.asarray(d[key], np.float64) for key in ("trust", "offset"))
+    return Levels(known=np.asarray(d["known"], bool), trust=trust, offset=offset)
 
 
 def _part(d: Mapping[str, Any]) -> Part:
