@@ -174,9 +174,15 @@ class ModelState:
             if new:
                 more = self._fit_readout(new)
                 self._readout = more.after(
-                    self._readout, same=self.registry.features, n_batches=len(self.mosaic.batches)
+                    self._readout, same=self.registry.features, n_batches=self._n_batches
                 )
         return self._readout
+
+    @property
+    def _n_batches(self) -> int:
+        """How many batches the model knows; 0 where its data have none."""
+        key = self.registry.setup.batch_key
+        return 0 if key is None else len(self.registry.categories[key])
 
     def _fit_readout(self, views: Sequence[Shown] | None = None) -> ReadOut:
         """The read-out by the model's own cells, and those of the one that it grew from."""
@@ -197,7 +203,7 @@ class ModelState:
             return found
         known = self._base.registry.features
         same = {name for name, of in known.items() if of.names == self.registry.features[name].names}
-        return found.after(before, same=same, n_batches=len(self.mosaic.batches))
+        return found.after(before, same=same, n_batches=self._n_batches)
 
     def reference_cells(self) -> ReferenceCells | None:
         """What is kept of the cells in training; None where nothing was trained, or was kept."""
