@@ -24,7 +24,7 @@ from mosaicvi import MosaicVI
 SOURCE = Path(mosaicvi.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 STATIONS = ("config", "data", "inspect", "nn", "store", "fit", "infer", "view", "report")
-ROOMS_OF_DATA = ("read", "combine", "register", "minibatch", "loader")
+ROOMS_OF_DATA = ("read", "stored", "combine", "register", "minibatch", "loader")
 MUTABLE = {"Ending", "FitState", "Part", "Parts", "Tile"}
 
 

@@ -18,6 +18,7 @@ from scipy import io, sparse
 from mosaicvi.data.combine import combine
 from mosaicvi.data.problems import PROBLEMS, problem, table
 from mosaicvi.data.read import dataset_names, mudata_as_it_is, read, to_mudata
+from mosaicvi.data.stored.open import open_stored
 from mosaicvi.errors import InputError
 from mosaicvi.inspect.describe import describe
 
@@ -205,6 +206,7 @@ CASES: dict[str, Provoke] = {
     "no-cells": lambda f, p: combine({"a": one()[:0]}),
     "no-x": lambda f, p: combine({"a": without_x()}),
     "no-layer": lambda f, p: combine({"a": one()}, layers={"rna": "counts"}),
+    "by-columns": lambda f, p: by_columns(f),
     "x-type": lambda f, p: combine({"a": one(np.array([["p", "q"]], object))}),
     "infinite": lambda f, p: combine({"a": one(np.array([[1, np.inf]]))}),
     "sparse-nan": lambda f, p: combine({"a": AnnData(sparse.csr_matrix(np.array([[np.nan]], "f")))}),
@@ -224,6 +226,11 @@ CASES: dict[str, Provoke] = {
     "rename-clash": lambda f, p: combine({"a": {"rna": one(), "gex": one()}}, rename={"gex": "rna"}),
     "batch-key": lambda f, p: describe(one(), batch_key="donor"),
 }
+
+
+def by_columns(folder: Path) -> None:
+    AnnData(sparse.csc_matrix(np.eye(2, dtype=np.float32))).write_h5ad(folder / "a.h5ad")
+    open_stored(folder / "a.h5ad", {})
 
 
 def pattern(key: str) -> str:

@@ -248,8 +248,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_modalit
 
 def test_one_bad_cell_is_found_in_its_minibatch() -> None:
     loader = MinibatchLoader(mosaic_of())
+    assert loader.held is not None
     cell = int(split(48, 0.8, 0)[0][7])
-    store = next(s for s in loader.stores if s.row_of_cell[cell] >= 0 and s.dense is None)
+    store = next(s for s in loader.held.stores if s.row_of_cell[cell] >= 0 and s.dense is None)
     row = store.row_of_cell[cell] * store.n_blocks
     at = int(store.indptr[row])
     store.values = store.values.clone()

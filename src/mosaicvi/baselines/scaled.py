@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from mosaicvi.data.blocks import RowsOnDemand
 from mosaicvi.data.mosaic import ModalityData
 from mosaicvi.data.transforms import Transform, cell_scale
 from mosaicvi.data.values import scales
@@ -55,7 +56,7 @@ class ScaledModality:
             measured: Bools | None = data.entry_measured[:, back]
         else:
             measured = None if data.panels.all() else data.panels[data.panel_of_row][:, back]
-        x = data.x[:, back]
+        x = (data.x[:] if isinstance(data.x, RowsOnDemand) else data.x)[:, back]
         n_seen = np.full(data.n_cells, data.n_features) if measured is None else measured.sum(1)
         _, scale = scales(x, n_seen, transform)
         return cls(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from mosaicvi.data.register.source import Source
+    from mosaicvi.data.stored.values import StoredMatrix
     from mosaicvi.model import MosaicVI
 
 DATASET_KEY = "dataset"
@@ -36,11 +38,20 @@ class Loaded:
         The same cells as a MuData, or as the AnnData itself where nothing names its modality.
     combined
         Whether several files were put together.
+    stored
+        Values that stay in their files, by modality; `original` and `to_register` are then without them.
     """
 
     original: AnnData | MuData
     to_register: AnnData | MuData
     combined: bool
+    stored: Mapping[str, StoredMatrix] = field(default_factory=dict)
+
+    def source(self) -> AnnData | MuData | Source:
+        """What is to be registered, with the values that stay in files."""
+        from mosaicvi.data.register.source import Source
+
+        return Source(data=self.to_register, stored=self.stored) if self.stored else self.to_register
 
     def as_mudata(self) -> MuData:
         """The data as a MuData."""
@@ -72,6 +83,9 @@ def load(
     modality, orientation, columns = (
         by_name(choice, named) for choice in (reading.modality, reading.orientation, reading.columns)
     )
+    on_disk = _left_on_disk(named, reading)
+    if on_disk is not None:
+        return on_disk
     if len(named) > 1:
         mdata = combine_files(paths, reading, quiet=quiet)
         return Loaded(original=mdata, to_register=mdata, combined=True)
@@ -113,6 +127,37 @@ def load(
         )
     asked = reading.min_counts or reading.rounded or reading.zeros_missing
     return Loaded(original=mdata if asked else data, to_register=mdata, combined=False)
+
+
+def _left_on_disk(named: Mapping[str, Path], reading: Reading) -> Loaded | None:
+    """The data with values that stay in their files; None where they are brought into memory."""
+    if reading.on_disk is False:
+        return None
+    from mosaicvi.data.read import to_mudata
+    from mosaicvi.data.register.source import left_on_disk
+
+    in_the_way = {
+        "--as": reading.modality,
+        "--from-obsm": reading.from_obsm,
+        "--pair": reading.pair,
+        "--min-counts": reading.min_counts,
+        "--round": reading.rounded,
+        "--zeros-missing": reading.zeros_missing,
+    }
+    given = [option for option, value in in_the_way.items() if value]
+    if given and reading.on_disk:
+        raise InputError(f"--on-disk: {given[0]} needs the values in memory; leave one of the two out")
+    if given:
+        return None
+    if len(named) > 1:
+        layers = _with_names(reading.layers, named)
+    else:
+        layers = _without_file(reading.layers, next(iter(named)))
+    source = left_on_disk(named, False if reading.on_disk else "auto", layers=layers)
+    if source is None:
+        return None
+    mdata = to_mudata(source.data)
+    return Loaded(original=mdata, to_register=mdata, combined=len(named) > 1, stored=source.stored)
 
 
 def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = False, **more: Any) -> MuData:
@@ -212,7 +257,7 @@ def load_for(
     except (KeyError, TypeError, AttributeError):
         return load(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
     loaded = load(paths, reading, batch_key=key, quiet=quiet)
-    if not loaded.combined and key == DATASET_KEY and not _has(loaded.original, key):
+    if not loaded.combined and not loaded.stored and key == DATASET_KEY and not _has(loaded.original, key):
         mdata = combine_files(paths, reading, quiet=quiet)
         alone = Loaded(original=mdata, to_register=mdata, combined=True)
         # it lacks what only the other files had measured
@@ -249,7 +294,7 @@ def load_model(model: Path, loaded: Loaded) -> MosaicVI:
     """A saved model with the data to answer for."""
     from mosaicvi.model import MosaicVI
 
-    return MosaicVI.load(model, loaded.to_register)
+    return MosaicVI.load(model, loaded.source())
 
 
 def prepared(
@@ -262,6 +307,8 @@ def prepared(
     """The data with the model's features; what they lack is marked as not measured."""
     from mosaicvi.model import MosaicVI
 
+    if loaded.stored:
+        raise InputError("--allow-missing needs the values in memory; add --in-memory")
     made = MosaicVI.prepare_query(loaded.to_register, model, take_as=take_as, match=match)
     return replace(loaded, to_register=made)
 

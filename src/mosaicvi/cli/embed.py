@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ from mosaicvi.cli.options import (
     BatchSize,
     Data,
     Model,
+    OnDisk,
     Overwrite,
     Quiet,
     Reading,
@@ -68,6 +70,7 @@ def command(
     take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 1024,
+    on_disk: OnDisk = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -84,6 +87,7 @@ def command(
     import pandas as pd
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, ".csv"))
+    reading = replace(reading, on_disk=on_disk)
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     check_h5ad_fits(output, loaded)
     trained = load_model(model, prepared(model, loaded) if allow_missing else loaded)

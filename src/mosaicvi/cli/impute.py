@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from mosaicvi.cli.options import (
     BatchSize,
     Data,
     Model,
+    OnDisk,
     Overwrite,
     Quiet,
     Reading,
@@ -89,6 +90,7 @@ def command(
     take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
+    on_disk: OnDisk = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -109,6 +111,7 @@ def command(
     from mosaicvi.infer.output import write_imputed
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
+    reading = replace(reading, on_disk=on_disk)
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     loaded = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, loaded)

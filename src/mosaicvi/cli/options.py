@@ -48,6 +48,8 @@ class Reading:
         As in `mosaicvi.read` and `mosaicvi.combine`; some by file.
     pair, from_obsm, min_counts, rounded, zeros_missing
         As in `mosaicvi.combine`.
+    on_disk
+        Whether values stay in their files; None for those that do not fit into memory.
     """
 
     modality: str | dict[str, str] | None
@@ -61,6 +63,7 @@ class Reading:
     min_counts: dict[str, float]
     rounded: list[str]
     zeros_missing: list[str]
+    on_disk: bool | None = None
 
 
 class Duplicates(StrEnum):
@@ -177,6 +180,15 @@ TakeAs = Annotated[
         metavar="COLUMN=CATEGORY",
         help="What cells of a category that the model has not seen, or of none, are decoded as. "
         "[default: the mean of all that it knows]",
+    ),
+]
+OnDisk = Annotated[
+    bool | None,
+    typer.Option(
+        "--on-disk/--in-memory",
+        help="Leave the values of .h5ad, .h5mu and .zarr in their files, or bring them into memory. "
+        "[default: into memory if they fit into half of what is free]",
+        show_default=False,
     ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Cells at a time; it does not change the answers.", min=1)]

@@ -63,6 +63,8 @@ _IN_TERMINAL = (
     (re.compile(r"; mdata = mdata\[[^;]*$"), "."),
     (re.compile(r"--overwrite \(overwrite=True\)"), "--overwrite"),
     (re.compile(r"join='(\w+)'"), r"--join \1"),
+    (re.compile(r"set in_memory=True"), "add --in-memory"),
+    (re.compile(r"in_memory=False"), "--on-disk"),
 )
 
 

@@ -33,6 +33,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "modalities": list,
     "condition_keys": list,
     "preset": str,
+    "in_memory": (bool, str),
 }
 WORDS = {
     int: "a whole number",
@@ -136,7 +137,7 @@ def _kind(name: str, default: object) -> type | tuple[type, ...]:
 def _is_of_kind(value: object, kind: type | tuple[type, ...]) -> bool:
     """Like isinstance, but true and false are no numbers."""
     if isinstance(value, bool):
-        return kind is bool
+        return kind is bool or (isinstance(kind, tuple) and bool in kind)
     return isinstance(value, kind)
 
 

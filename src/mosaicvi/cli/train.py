@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mosaicvi.cli.data import DATASET_KEY, Loaded, load, suggest_batch
-from mosaicvi.cli.options import Data, Overwrite, Quiet, Reading, command_again, mapping, reads_data
+from mosaicvi.cli.options import Data, OnDisk, Overwrite, Quiet, Reading, command_again, mapping, reads_data
 from mosaicvi.cli.say import next_steps, note
 from mosaicvi.cli.settings import read_settings
 from mosaicvi.errors import InputError
@@ -132,6 +132,7 @@ def command(
     log_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write TensorBoard scalars there.")
     ] = None,
+    on_disk: OnDisk = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -189,8 +190,11 @@ def command(
     )
     if how.get("resume") and not how.get("checkpoint_dir"):
         raise InputError("--resume: name the folder of the checkpoints, --checkpoint DIR")
+    in_memory = said.pop("in_memory", "auto")
+    if on_disk is None and in_memory != "auto":
+        on_disk = not in_memory
     meant = dict.fromkeys([*said.get("likelihoods", {}), *said.get("transforms", {})], "X")
-    reading = replace(reading, layers={**meant, **said.get("layers", {})})
+    reading = replace(reading, layers={**meant, **said.get("layers", {})}, on_disk=on_disk)
     loaded = load(data, reading, batch_key=said.get("batch_key"), quiet=quiet)
     mosaic = _register(loaded, said)
     network = dict(settings.network) | _given(gamma=gamma)
@@ -229,7 +233,7 @@ def _register(loaded: Loaded, said: dict[str, Any]) -> Mosaic:
         said.pop("layers", None)  # taken when the files were combined, which keeps no layers
     from mosaicvi.model import MosaicVI
 
-    return MosaicVI.setup_mudata(loaded.as_mudata(), **said)
+    return MosaicVI.setup_mudata(replace(loaded, to_register=loaded.as_mudata()).source(), **said)
 
 
 def _model(mosaic: Mosaic, network: dict[str, Any], *, preset: Preset | None, seed: int) -> MosaicVI:

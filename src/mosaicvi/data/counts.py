@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from mosaicvi.data.layers import RAW, layer_names, values_of
-from mosaicvi.data.values import any_value, is_whole
+from mosaicvi.data.looks import is_whole
 from mosaicvi.errors import InputError
 
 USUALLY_COUNTS = frozenset({"rna", "gex", "adt", "atac"})
@@ -94,7 +94,7 @@ def _is_made_of_counts(x: Any) -> bool:
     """Whether values are fractions such as counts become by a logarithm, scaled or as shares of cells."""
     if x is None or not _in_memory(x) or 0 in x.shape or is_whole(x) or _has_gaps(x):
         return False
-    if any_value(x, lambda v: v < 0) or x.max() < LOGARITHMS:
+    if x.min() < 0 or x.max() < LOGARITHMS:
         return True
     sums = np.asarray(x.sum(axis=1), np.float64).ravel()
     sums = sums[sums > 0]

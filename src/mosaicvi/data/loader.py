@@ -5,7 +5,9 @@ Shapes: B cells of the minibatch, n_m of them with modality m, D_m features in G
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -19,13 +21,15 @@ from mosaicvi import device
 from mosaicvi.data import runs
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, runs_at, sparse_rows
 from mosaicvi.data.mosaic import ModalityData, Mosaic, Standard
+from mosaicvi.data.sampling import share_of_rank
+from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.data.transforms import Transform
 from mosaicvi.engine.jit import Ints
 from mosaicvi.engine.threads import Share, in_shares, share_of
 
 MAX_DISTINCT = 1024  # rows of covariates kept as a table
-
-
+BUFFER_MEMORY = 1.0  # GiB
+COPIES = 3  # of a buffer at a time: in use, being filled, and what it is filled from
 ROWS = 1024  # of a dense matrix, standardised together
 WORTH_SHARING = 1 << 16  # non-zeros, which one core gathers in the time of a hand-off
 
@@ -46,24 +50,17 @@ class _ModalityStore:
         self.scale = to(data.scale)
         self.n_blocks = len(data.block_sizes)
         self.transform: Transform = data.transform
-        self.x = data.x
-        self.standardised = data.standard is not None
         self.dense = None
-        self.entry = None if data.entry_measured is None else to(data.entry_measured)
+        self.entry = None if data.entry_measured is None else to(np.asarray(data.entry_measured))
         if isinstance(data.x, sp.csr_matrix):
             self.indptr = to(_block_indptr(data.x, np.cumsum(data.block_sizes)))
             self.indices = to(data.x.indices)
             self.values = to(data.x.data)
             self.row_length = np.diff(data.x.indptr)
         else:
-            self.dense = to(data.x if data.standard is None else _standardised(data, data.standard))
-
-    @cached_property
-    def by_total(self) -> Ints:
-        """Features ordered by their totals, (D_m,), which standardised ones lack; only training needs it."""
-        if self.standardised:
-            return np.arange(self.x.shape[1])
-        return np.argsort(np.asarray(self.x.sum(0)).ravel(), kind="stable")
+            self.dense = to(
+                np.asarray(data.x) if data.standard is None else _standardised(data, data.standard)
+            )
 
     def gather(self, index: NDArray[np.int64]) -> tuple[ModalityRows, Share | None]:
         """Rows of the cells at `index`, and a function that fills in their non-zeros, if that is left to do.
@@ -147,21 +144,45 @@ def _block_indptr(x: sp.csr_matrix, ends: NDArray[np.int64], chunk: int = 65536)
     return indptr
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Held:
+    """Cells in memory: their positions in the mosaic, ascending, all for None, and their values."""
+
+    cells: Ints | None
+    stores: list[_ModalityStore]
+
+    def find(self, index: Ints) -> Ints | None:
+        """Where cells are among those in memory; None if some are not."""
+        if self.cells is None or not len(index):
+            return index
+        at = np.minimum(np.searchsorted(self.cells, index), len(self.cells) - 1)
+        return at if len(self.cells) and np.array_equal(self.cells[at], index) else None
+
+
 class MinibatchLoader:
-    """Gathers minibatches of a mosaic, whose data lie on one device.
+    """Gathers minibatches of a mosaic, on one device.
+
+    Values that stay on disk are read into a buffer of many cells, of which minibatches are gathered, while
+    a thread fills the next one.
 
     Parameters
     ----------
     mosaic
-        The registered data; on the CPU its arrays are shared, not copied, but for those standardised.
+        The registered data; on the CPU arrays in memory are shared, not copied, but for those standardised.
     device
         Where minibatches are wanted.
+    memory
+        GiB for values that are read from disk. If all of them find room, they are read once.
     """
 
-    def __init__(self, mosaic: Mosaic, *, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(
+        self, mosaic: Mosaic, *, device: torch.device | str = "cpu", memory: float = BUFFER_MEMORY
+    ) -> None:
+        self.device, self.memory = torch.device(device), memory
         self.n_cells = mosaic.n_cells
-        self.stores = [_ModalityStore(m, self.device) for m in mosaic.modalities]
+        self.mosaic = mosaic
+        self.buffer = cells_in(memory, mosaic)
+        self.held: _Held | None = None if self.buffer else self._read(None)
         table, code = np.unique(mosaic.covariates, axis=0, return_inverse=True)
         if len(table) > MAX_DISTINCT:  # continuous covariates: each cell has its own
             table, code = mosaic.covariates, np.arange(self.n_cells)
@@ -169,6 +190,56 @@ class MinibatchLoader:
         self.covariate_table = torch.from_numpy(table).to(self.device)
         self.covariate_code = torch.from_numpy(code.ravel().astype(np.int64)).to(self.device)
         self.group = torch.from_numpy(mosaic.group).to(self.device)
+
+    @cached_property
+    def by_total(self) -> list[Ints]:
+        """Features of each modality by their totals, (D_m,), which standardised ones lack; for training."""
+        return [
+            np.argsort(m.totals(), kind="stable") if m.standard is None else np.arange(m.n_features)
+            for m in self.mosaic.modalities
+        ]
+
+    def ahead(
+        self, buffers: Sequence[Sequence[Ints]], *, skip: int = 0, share: tuple[int, int] | None = None
+    ) -> Iterator[Ints]:
+        """Minibatches one after another, each of which can then be taken; what they need is read ahead.
+
+        Parameters
+        ----------
+        buffers
+            Cells of each minibatch, by buffer: what is in one is read together.
+        skip
+            Minibatches to leave out at the beginning.
+        share
+            Number of this process and of all, where it takes only its share of each minibatch.
+        """
+        left = []
+        for buffer in buffers:
+            left.append(list(buffer[skip:]))
+            skip = max(0, skip - len(buffer))
+        left = [buffer for buffer in left if buffer]
+        if not self.buffer:
+            for buffer in left:
+                yield from buffer
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="mosaicvi-reader") as reader:
+            coming = [reader.submit(self._read, _cells_of(buffer, share)) for buffer in left[:1]]
+            for i, buffer in enumerate(left):
+                self.held = None  # its memory is for the one after the next
+                self.held = coming.pop().result()
+                coming = [
+                    reader.submit(self._read, _cells_of(buffer, share)) for buffer in left[i + 1 : i + 2]
+                ]
+                yield from buffer
+
+    def _read(self, cells: Ints | None) -> _Held:
+        """Bring cells into memory."""
+        mods = self.mosaic.modalities
+        if cells is None and any(m.on_disk for m in mods):
+            mods = tuple(m.some(np.arange(self.n_cells)) if m.on_disk else m for m in mods)
+        elif cells is not None:
+            mods = tuple(m.some(cells) for m in mods)
+        return _Held(cells=cells, stores=[_ModalityStore(m, self.device) for m in mods])
 
     def take(
         self, index: NDArray[np.int64], features: Sequence[NDArray[np.int64] | None] | None = None
@@ -183,7 +254,13 @@ class MinibatchLoader:
             The features of each modality that the likelihood is computed of, ascending; None for all.
         """
         at = torch.from_numpy(index).to(self.device)
-        gathered = [s.gather(index) for s in self.stores]
+        held = self.held
+        place = None if held is None else held.find(index)
+        if held is None or place is None:
+            held = self._read(np.unique(index))
+            place = held.find(index)
+            assert place is not None
+        gathered = [s.gather(place) for s in held.stores]
         fills = [fill for _, fill in gathered if fill is not None]
 
         def share(k: int, n_shares: int) -> None:
@@ -207,3 +284,15 @@ class MinibatchLoader:
             else torch.arange(len(at), device=self.device),
             group=self.group[at],
         )
+
+
+def _cells_of(minibatches: Sequence[Ints], share: tuple[int, int] | None) -> Ints:
+    own = minibatches if share is None else [share_of_rank(part, *share)[1] for part in minibatches]
+    return np.unique(np.concatenate(own))
+
+
+def cells_in(memory: float, mosaic: Mosaic) -> int:
+    """Cells whose values on disk find room in so many GiB; 0 if all do, or nothing is on disk."""
+    n_bytes = sum(m.x.n_bytes for m in mosaic.modalities if isinstance(m.x, StoredValues))
+    room = memory * 2**30 / COPIES
+    return 0 if n_bytes <= room else max(1, int(mosaic.n_cells * room / n_bytes))

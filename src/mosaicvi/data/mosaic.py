@@ -7,7 +7,7 @@ Columns are kept in block order; `ModalityFeatures.order` leads back to the user
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
 from mosaicvi.config import Distribution
+from mosaicvi.data.blocks import Block, blocks, is_dense, row_slices
+from mosaicvi.data.stored.values import StoredMeasured, StoredValues
+from mosaicvi.data.sums import Columns, ColumnSums, by_panel
 from mosaicvi.data.transforms import Transform, cell_scale
 from mosaicvi.errors import InputError
 
@@ -179,7 +182,8 @@ class ModalityData:
     ----------
     x
         Values (n_m, D_m): CSR float32 in canonical form without stored zeros, or dense float32 for
-        Gaussian; what is missing is 0. Shares memory with the user's object where it can.
+        Gaussian; what is missing is 0. Shares memory with the user's object where it can; or `StoredValues`,
+        whose rows are read from a file when they are asked for.
     entry_measured
         What was measured, entry by entry, (n_m, D_m); None when the panels say it all.
     row_of_cell
@@ -196,14 +200,16 @@ class ModalityData:
         Whether all values are whole numbers >= 0.
     standard
         How the network's values come from those in `x`; None where they are the same.
+    known_columns, known_digest
+        Sums by transform, and the digest of the values, where they were found when stored values were read.
     """
 
     name: str
     features: ModalityFeatures
     likelihood: Distribution
     transform: Transform
-    x: sp.csr_matrix | NDArray[np.float32]
-    entry_measured: NDArray[np.bool_] | None
+    x: Block | StoredValues
+    entry_measured: NDArray[np.bool_] | StoredMeasured | None
     row_of_cell: NDArray[np.int64]
     panels: NDArray[np.bool_]
     panel_of_row: NDArray[np.int64]
@@ -211,6 +217,8 @@ class ModalityData:
     scale: NDArray[np.float32]
     whole: bool
     standard: Standard | None = None
+    known_columns: Mapping[str, Columns] = dataclasses.field(default_factory=dict)
+    known_digest: str | None = None
 
     @property
     def n_features(self) -> int:
@@ -232,6 +240,83 @@ class ModalityData:
         if self.entry_measured is not None:
             return self.entry_measured[rows, columns]
         return self.panels[:, columns][self.panel_of_row[rows]]
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the values stay in a file."""
+        return isinstance(self.x, StoredValues)
+
+    def blocks(self) -> Iterator[tuple[slice, Block, NDArray[np.bool_] | None]]:
+        """All rows in order, some at a time, with what was measured of them.
+
+        That is None of sparse rows without gaps, of which the panels say it all.
+        """
+        for rows, block, entry in self._stored_blocks():
+            if entry is None and isinstance(block, np.ndarray):
+                entry = self.panels[self.panel_of_row[rows]]
+            yield rows, block, entry
+
+    def _stored_blocks(self) -> Iterator[tuple[slice, Block, NDArray[np.bool_] | None]]:
+        if isinstance(self.x, StoredValues):
+            yield from self.x.measured_blocks()
+            return
+        for rows in row_slices(self.x.shape[0]):
+            yield rows, self.x[rows], None if self.entry_measured is None else self.entry_measured[rows]
+
+    def columns(self, transform: Transform) -> Columns:
+        """Sums of each feature's measured values, as a transform shows them; ``"none"`` for raw ones."""
+        known = self.known_columns.get(transform)
+        if known is not None:
+            return known
+        sums = ColumnSums(self.n_features, transform)
+        n_measured, exposure = np.zeros((2, self.n_features))
+        for rows, block, measured in self.blocks():
+            sums.add(block, self.scale[rows], measured)
+            if self.entry_measured is not None and measured is not None:
+                n_measured += measured.sum(0)
+                exposure += self.library[rows].astype(np.float64) @ measured
+        if self.entry_measured is None:
+            n_measured = by_panel(self.panels, self.panel_of_row, np.ones(self.n_cells))
+            exposure = by_panel(self.panels, self.panel_of_row, self.library)
+        return sums.found(n_measured, exposure)
+
+    def totals(self) -> NDArray[np.float64]:
+        """Sum of each feature's values, (D_m,)."""
+        if is_dense(self.x) or "none" in self.known_columns:
+            return self.columns("none").total
+        total = np.zeros(self.n_features)
+        for _, block in blocks(self.x):
+            x = sp.csr_matrix(block)
+            total += np.bincount(x.indices, weights=x.data, minlength=self.n_features)
+        return total
+
+    def some(self, cells: NDArray[np.int64]) -> ModalityData:
+        """The modality of some cells alone, in memory.
+
+        Parameters
+        ----------
+        cells
+            Positions in the mosaic, each once.
+        """
+        of_cell = self.row_of_cell[cells]
+        has = of_cell >= 0
+        rows = of_cell[has]
+        entry: NDArray[np.bool_] | None
+        if isinstance(self.x, StoredValues):
+            x, entry = self.x.both(rows)
+        else:
+            x, entry = self.x[rows], None if self.entry_measured is None else self.entry_measured[rows]
+        return dataclasses.replace(
+            self,
+            x=x,
+            entry_measured=entry,
+            row_of_cell=np.where(has, np.cumsum(has) - 1, -1),
+            panel_of_row=self.panel_of_row[rows],
+            library=self.library[rows],
+            scale=self.scale[rows],
+            known_columns={},
+            known_digest=None,
+        )
 
     def raw(self, values: NDArray[np.float32], columns: NDArray[np.int64] | None) -> NDArray[np.float32]:
         """Values of some columns, all for None, in the user's units, of those on the network's scale."""
@@ -313,18 +398,20 @@ class Mosaic:
         return m
 
     def nbytes(self) -> int:
-        """Bytes of the values and of what is kept beside them for each cell."""
+        """Bytes in memory: of the values, and of what is kept beside them for each cell."""
         total = self.covariates.nbytes + self.batch.nbytes + self.group.nbytes
         for m in self.modalities:
-            parts = [m.x] if isinstance(m.x, np.ndarray) else [m.x.data, m.x.indices, m.x.indptr]
-            parts += [m.row_of_cell, m.panel_of_row, m.library, m.scale]
-            parts += [] if m.entry_measured is None else [m.entry_measured]
+            parts: list[NDArray[Any]] = [m.row_of_cell, m.panel_of_row, m.library, m.scale]
+            if not isinstance(m.x, StoredValues):
+                parts += [m.x] if isinstance(m.x, np.ndarray) else [m.x.data, m.x.indices, m.x.indptr]
             total += sum(p.nbytes for p in parts)
+            total += m.entry_measured.nbytes if isinstance(m.entry_measured, np.ndarray) else 0
         return int(total)
 
     def __repr__(self) -> str:
         lines = [f"Mosaic of {self.n_cells:,} cells"]
         for m in self.modalities:
             kind = f"{m.likelihood}, {len(m.block_sizes)} block{'s' if len(m.block_sizes) > 1 else ''}"
-            lines.append(f"  {m.name}: {m.n_cells:,} cells x {m.n_features:,} features ({kind})")
+            where = ", on disk" if m.on_disk else ""
+            lines.append(f"  {m.name}: {m.n_cells:,} cells x {m.n_features:,} features ({kind}{where})")
         return "\n".join(lines)

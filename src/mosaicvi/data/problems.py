@@ -260,6 +260,12 @@ PROBLEMS: dict[str, Problem] = {
         cause='`varm["measured"]` describes panels that are not the batches.',
         remedy="Set `varm['measured']` to False where nothing was measured.",
     ),
+    "by-columns": Problem(
+        text="{name}: the values are stored by columns (CSC), so that cells cannot be read one by one; "
+        "store them by rows, X = X.tocsr(), or set in_memory=True",
+        cause="Values are to stay on disk, but a cell's are spread over the whole file.",
+        remedy="Write the matrix as CSR, or let it be read into memory.",
+    ),
     "x-type": Problem(
         text="{name}: X of {modality} holds {dtype}, not numbers; store numbers",
         cause="The matrix is of text or of objects.",

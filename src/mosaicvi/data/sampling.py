@@ -11,20 +11,86 @@ from numpy.typing import NDArray
 from mosaicvi.data import runs
 from mosaicvi.engine.jit import Ints
 
+RUN = 256  # neighbouring cells that are read from a file together
 ALIKE = 64  # features with similar totals, of which equal shares are drawn
 
 
-def split(n_cells: int, train_size: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of training and validation cells, a random split that `seed` decides."""
-    order = np.random.default_rng([seed, 0]).permutation(n_cells)
-    n_train = n_cells if train_size >= 1 else max(1, round(train_size * n_cells))
-    return np.sort(order[:n_train]), np.sort(order[n_train:])
+def run_of(buffer: int) -> int:
+    """Neighbouring cells that are kept together where `buffer` cells at a time are shuffled; 0 is all."""
+    return RUN if buffer else 1
+
+
+def split(
+    n_cells: int, train_size: float, seed: int, *, run: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of training and validation cells, ascending, a random split that `seed` decides.
+
+    Parameters
+    ----------
+    n_cells
+        Number of cells.
+    train_size
+        Share of the cells that train.
+    seed
+        Whole number.
+    run
+        Neighbouring cells that stay together, so that they can be read from a file together.
+    """
+    n_runs = -(-n_cells // run)
+    order = np.random.default_rng([seed, 0]).permutation(n_runs)
+    n_train = n_runs if train_size >= 1 else max(1, round(train_size * n_runs))
+    return _cells_of(np.sort(order[:n_train]), run, n_cells), _cells_of(
+        np.sort(order[n_train:]), run, n_cells
+    )
+
+
+def _cells_of(runs_: NDArray[np.int64], run: int, n_cells: int) -> NDArray[np.int64]:
+    if run == 1:
+        return runs_
+    cells = (runs_[:, None] * run + np.arange(run)).ravel()
+    return cells[cells < n_cells]
 
 
 def shuffled(cells: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
     """Minibatches of an epoch, of equal size to within one cell; a function of (seed, epoch) alone."""
     order = np.random.default_rng([seed, 1, epoch]).permutation(cells)
     return [np.asarray(part) for part in np.array_split(order, max(1, -(-len(cells) // batch_size)))]
+
+
+def buffered(
+    cells: NDArray[np.int64], batch_size: int, seed: int, epoch: int, buffer: int
+) -> list[list[NDArray[np.int64]]]:
+    """Minibatches of an epoch by the buffer that they are drawn from; a function of these numbers alone.
+
+    Runs of neighbouring cells in random order fill a buffer, and its minibatches are drawn from all of it.
+    Where one buffer holds all cells, they are those of `shuffled`.
+
+    Parameters
+    ----------
+    cells
+        Positions, ascending.
+    batch_size
+        Cells of a minibatch.
+    seed, epoch
+        Whole numbers.
+    buffer
+        Cells of a buffer at most, a minibatch at least; 0 for all.
+    """
+    n_minibatches = max(1, -(-len(cells) // batch_size))
+    n_buffers = -(-n_minibatches // max(1, buffer // batch_size)) if buffer else 1
+    if n_buffers == 1:
+        return [shuffled(cells, batch_size, seed, epoch)]
+    rng = np.random.default_rng([seed, 1, epoch])
+    first = rng.permutation(-(-len(cells) // RUN)) * RUN
+    at = (first[:, None] + np.arange(RUN)).ravel()
+    order = cells[at[at < len(cells)]]
+    ends = np.cumsum([len(part) for part in np.array_split(order, n_minibatches)])
+    out, start = [], 0
+    for of_buffer in np.array_split(ends, n_buffers):
+        mixed = rng.permutation(order[start : of_buffer[-1]])
+        out.append(np.split(mixed, of_buffer[:-1] - start))
+        start = int(of_buffer[-1])
+    return out
 
 
 def share_of_rank(cells: NDArray[np.int64], rank: int, size: int) -> tuple[int, NDArray[np.int64]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaicvi.data.digest import ValuesDigest
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.sampling import split
 
@@ -26,16 +27,19 @@ class Split:
         As they were given to `MosaicVI.train`.
     cells
         SHA-256 of the cells' names, in their order.
+    run
+        Neighbouring cells that were divided together.
     """
 
     train_size: float
     seed: int
     cells: str
+    run: int = 1
 
     @classmethod
-    def of(cls, mosaic: Mosaic, train_size: float, seed: int) -> Split:
+    def of(cls, mosaic: Mosaic, train_size: float, seed: int, run: int) -> Split:
         """The split of a run on these cells."""
-        return cls(train_size=train_size, seed=seed, cells=names_digest(mosaic))
+        return cls(train_size=train_size, seed=seed, cells=names_digest(mosaic), run=run)
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Split:
@@ -46,8 +50,13 @@ class Split:
         ValueError
             It makes no sense.
         """
-        found = cls(train_size=float(saved["train_size"]), seed=int(saved["seed"]), cells=str(saved["cells"]))
-        if not (0 < found.train_size <= 1 and found.seed >= 0):
+        found = cls(
+            train_size=float(saved["train_size"]),
+            seed=int(saved["seed"]),
+            cells=str(saved["cells"]),
+            run=int(saved.get("run", 1)),  # older models have none
+        )
+        if not (0 < found.train_size <= 1 and found.seed >= 0 and found.run >= 1):
             raise ValueError("a split is none")
         return found
 
@@ -61,19 +70,24 @@ def values_digest(mosaic: Mosaic) -> str:
     """SHA-256 of all that the mosaic says of its cells: values, what was measured, covariates, batches."""
     digest = hashlib.sha256()
     for m in mosaic.modalities:
-        x = (m.x,) if isinstance(m.x, np.ndarray) else (m.x.data, m.x.indices, m.x.indptr)
-        for array in (*x, m.entry_measured, m.row_of_cell, m.panels, m.panel_of_row):
+        of_values = m.known_digest
+        if of_values is None:
+            values = ValuesDigest()
+            for _, block, measured in m.blocks():
+                values.add(block, None if m.entry_measured is None else measured)
+            of_values = values.hexdigest()
+        digest.update(of_values.encode())
+        of_modality: tuple[NDArray[Any], ...] = (m.row_of_cell, m.panels, m.panel_of_row)
+        for array in of_modality:
             _add(digest, array)
-    for array in (mosaic.covariates, mosaic.batch, mosaic.group):
+    of_cells: tuple[NDArray[Any], ...] = (mosaic.covariates, mosaic.batch, mosaic.group)
+    for array in of_cells:
         _add(digest, array)
     return digest.hexdigest()
 
 
-def _add(digest: Any, array: NDArray[Any] | None) -> None:
+def _add(digest: Any, array: NDArray[Any]) -> None:
     """Add an array in pieces; whole numbers count alike, however many bytes each has."""
-    if array is None:
-        digest.update(b"none")
-        return
     digest.update(str(array.shape).encode())
     rows = max(1, PIECE // max(1, array[:1].size))
     for start in range(0, len(array), rows):
@@ -87,5 +101,5 @@ def held_out(splits: Sequence[Split], mosaic: Mosaic) -> NDArray[np.bool_] | Non
         return None
     out = np.ones(mosaic.n_cells, bool)
     for s in splits:
-        out[split(mosaic.n_cells, s.train_size, s.seed)[0]] = False
+        out[split(mosaic.n_cells, s.train_size, s.seed, run=s.run)[0]] = False
     return out

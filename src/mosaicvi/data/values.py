@@ -7,27 +7,24 @@ so that what is needed for each non-zero is done in chunks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from mosaicvi.data.blocks import Block
 from mosaicvi.data.layers import layer_names, values_of
 from mosaicvi.data.sparse import check_sparse
 from mosaicvi.data.transforms import Transform, cell_scale
 from mosaicvi.errors import InputError, quoted
 
-Matrix: TypeAlias = sp.csr_matrix | NDArray[np.float32]
-
 CHUNK = 1 << 22  # non-zeros looked at together
-COLUMNS = 256  # of a dense matrix, looked at together
 
 
-def read_values(name: str, a: AnnData, layer: str | None, order: NDArray[np.int64]) -> Matrix:
+def read_values(name: str, a: AnnData, layer: str | None, order: NDArray[np.int64]) -> Block:
     """Values of a modality with its columns in `order`, (n_m, D_m).
 
     Returns
@@ -97,67 +94,12 @@ def _chunks(values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
     return (flat[i : i + CHUNK] for i in range(0, len(flat), CHUNK))
 
 
-# --- checks -------------------------------------------------------------------------------------
-
-
-def check_finite(name: str, cells: pd.Index[str], x: Matrix) -> None:
-    """Raise `InputError` for infinite values, and for NaN in a sparse matrix."""
-    values = x if isinstance(x, np.ndarray) else x.data
-    if any(np.isinf(part).any() for part in _chunks(values)):
-        raise InputError(
-            f"{name}: {first_value(cells, x, np.isinf)} is not finite; remove or replace such values."
-        )
-    if not isinstance(x, np.ndarray) and any(np.isnan(part).any() for part in _chunks(values)):
-        raise InputError(
-            f"{name}: a sparse matrix holds NaN; missing entries need a dense matrix: X.toarray()."
-        )
-
-
-def is_whole(x: Matrix) -> bool:
-    """Whether all values are whole numbers >= 0; NaN is no value."""
-    values = x if isinstance(x, np.ndarray) else x.data
-    with np.errstate(invalid="ignore"):
-        return all(
-            bool((((part >= 0) & (part == np.rint(part))) | np.isnan(part)).all()) for part in _chunks(values)
-        )
-
-
-def any_value(x: Matrix, wrong: Callable[[NDArray[np.float32]], NDArray[np.bool_]]) -> bool:
-    """Whether `wrong` holds for any value."""
-    with np.errstate(invalid="ignore"):
-        return any(wrong(part).any() for part in _chunks(x if isinstance(x, np.ndarray) else x.data))
-
-
-def share(x: Matrix, wrong: Callable[[NDArray[np.float32]], NDArray[np.bool_]]) -> float:
-    """Share of the measured non-zero values for which `wrong` holds."""
-    n = n_wrong = 0
-    with np.errstate(invalid="ignore"):
-        for part in _chunks(x if isinstance(x, np.ndarray) else x.data):
-            n += int(((part != 0) & ~np.isnan(part)).sum())
-            n_wrong += int(wrong(part).sum())
-    return n_wrong / max(n, 1)
-
-
-def first_value(
-    cells: pd.Index[str], x: Matrix, wrong: Callable[[NDArray[np.float32]], NDArray[np.bool_]]
-) -> str:
-    """Name the first entry for which `wrong` holds."""
-    with np.errstate(invalid="ignore"):
-        if isinstance(x, np.ndarray):
-            row, col = np.unravel_index(int(np.argmax(wrong(x))), x.shape)
-            value = x[row, col]
-        else:
-            at = int(np.argmax(wrong(x.data)))
-            row, value = np.intp(np.searchsorted(x.indptr, at, side="right") - 1), x.data[at]
-    return f"the value {value:g} of cell {str(cells[int(row)])!r}"
-
-
 # --- what was measured --------------------------------------------------------------------------
 
 
 def keep_measured(
-    x: Matrix, panels: NDArray[np.bool_], panel_of_row: NDArray[np.int64], *, dense: bool
-) -> tuple[Matrix, NDArray[np.bool_] | None, int]:
+    x: Block, panels: NDArray[np.bool_], panel_of_row: NDArray[np.int64], *, dense: bool
+) -> tuple[Block, NDArray[np.bool_] | None, int]:
     """Leave out values outside the panels and NaN.
 
     Parameters
@@ -190,7 +132,7 @@ def keep_measured(
         n_outside = int((measured & ~inside & (x != 0)).sum())
         measured &= inside
         says_it_all = np.array_equal(measured, inside)
-    filled: Matrix = x if measured.all() else np.where(measured, x, np.float32(0))
+    filled: Block = x if measured.all() else np.where(measured, x, np.float32(0))
     return (filled if dense else sp.csr_matrix(filled)), None if says_it_all else measured, n_outside
 
 
@@ -229,18 +171,8 @@ def row_chunks(x: sp.csr_matrix) -> Iterator[tuple[slice, slice]]:
 # --- sums ---------------------------------------------------------------------------------------
 
 
-def moments(x: NDArray[np.float64], measured: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Mean, standard deviation, least and most of the measured values of each column, (4, d)."""
-    n = np.maximum(measured.sum(0), 1)
-    mean = x.sum(0, where=measured) / n
-    sd = np.sqrt(np.square(x - mean).sum(0, where=measured) / n)
-    least, most = x.min(0, where=measured, initial=np.inf), x.max(0, where=measured, initial=-np.inf)
-    same = least == most  # to the bit, which their mean may miss
-    return np.stack([np.where(same, least, mean), np.where(same, 0, sd), least, most])
-
-
 def scales(
-    x: Matrix, n_measured: NDArray[np.int64], transform: Transform
+    x: Block, n_measured: NDArray[np.int64], transform: Transform
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Library and transform's scale of each row, (n_m,) both.
 
@@ -260,7 +192,7 @@ def scales(
     return np.maximum(total, 0).astype(np.float32), cell_scale(transform, total, mean_log)
 
 
-def _row_sums(x: Matrix, of: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.float64]:
+def _row_sums(x: Block, of: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.float64]:
     """Sum of a function of the values over each row, in float64."""
     if isinstance(x, np.ndarray):
         return np.asarray(of(x).sum(1, dtype=np.float64), np.float64)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.mosaic import ModalityData, Mosaic
-from mosaicvi.data.transforms import apply
-from mosaicvi.data.values import COLUMNS, moments
 from mosaicvi.errors import InputError
 from mosaicvi.likelihoods import Summary
 from mosaicvi.likelihoods.base import Bounds
@@ -187,60 +183,19 @@ def _given(
 
 def summary(data: ModalityData, *, raw: bool) -> Summary:
     """Measured values of each feature, as the encoder sees them or `raw`."""
-    n_measured = _over_measured(data, np.ones(data.n_cells))
-    of_values = _of_dense if isinstance(data.x, np.ndarray) else _of_sparse
-    total, mean, sd, least, most = of_values(data, n_measured, raw=raw)
+    found = data.columns("none" if raw else data.transform)
+    mean, sd, least, most = found.mean, found.sd, found.least, found.most
+    if data.standard is not None:
+        mean, least, most = (data.standard.standardised(v) for v in (mean, least, most))
+        sd = sd / data.standard.spread
     starts = np.cumsum([0, *data.block_sizes[:-1]])
     return Summary(
-        total=total,
-        n_measured=n_measured,
-        exposure=_over_measured(data, data.library),
+        total=found.total if data.standard is None else mean * found.n_measured,
+        n_measured=found.n_measured,
+        exposure=found.exposure,
         mean=mean,
         sd=sd,
         least=least,
         most=most,
         most_of_block=np.repeat(np.maximum.reduceat(most, starts), data.block_sizes),
     )
-
-
-def _of_dense(data: ModalityData, n_measured: NDArray[np.float64], *, raw: bool) -> NDArray[np.float64]:
-    """Total, mean, standard deviation, least and most of each column, (5, D)."""
-    scale = torch.from_numpy(data.scale)[:, None]
-    out = np.empty((5, data.n_features))
-    for first in range(0, data.n_features, COLUMNS):
-        cols = slice(first, first + COLUMNS)
-        x = torch.from_numpy(data.x[:, cols])
-        seen = (x if raw else apply(data.transform, x, scale)).double().numpy()
-        out[1:, cols] = moments(seen, data.measured(columns=cols))
-    if data.standard is not None:
-        for row in (1, 3, 4):
-            out[row] = data.standard.standardised(out[row])
-        out[2] /= data.standard.spread
-    out[0] = out[1] * n_measured
-    return out
-
-
-def _of_sparse(data: ModalityData, n_measured: NDArray[np.float64], *, raw: bool) -> NDArray[np.float64]:
-    """The same of sparse values, of which those that are left out are 0."""
-    x: sp.csr_matrix = data.x
-    value, col = x.data, x.indices
-    if not raw:
-        scale = torch.from_numpy(np.repeat(data.scale, np.diff(x.indptr)))
-        value = apply(data.transform, torch.from_numpy(value), scale).numpy()
-    d, n = data.n_features, np.maximum(n_measured, 1)
-    total = np.bincount(col, weights=value, minlength=d)
-    mean, square = total / n, np.bincount(col, weights=np.square(value), minlength=d) / n
-    has_zeros = np.bincount(col, minlength=d) < n_measured
-    least, most = np.where(has_zeros, 0.0, np.inf), np.where(has_zeros, 0.0, -np.inf)
-    np.minimum.at(least, col, value)
-    np.maximum.at(most, col, value)
-    return np.stack([total, mean, np.sqrt(np.maximum(square - mean * mean, 0)), least, most])
-
-
-def _over_measured(data: ModalityData, weight: NDArray[Any]) -> NDArray[np.float64]:
-    """Sum of a weight over the rows that measured each feature, (D,)."""
-    if data.entry_measured is not None:
-        parts = range(0, data.n_features, COLUMNS)
-        return np.concatenate([weight @ data.entry_measured[:, i : i + COLUMNS] for i in parts])
-    by_panel = np.bincount(data.panel_of_row, weights=weight, minlength=len(data.panels))
-    return np.asarray(by_panel @ data.panels, np.float64)

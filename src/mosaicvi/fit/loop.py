@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mosaicvi import engine
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.sampling import shuffled, split
+from mosaicvi.data.sampling import buffered, run_of, split
 from mosaicvi.engine.threads import without_threads_of_torch
 from mosaicvi.fit.state import FitConfig, FitState, add_pending_terms
 from mosaicvi.fit.step import BALANCE_EPOCHS, count, update
@@ -100,14 +100,16 @@ def _fit(
 ) -> bool:
     net, names = state.net, names or state.net.config.uni_block_names
     sampler = MaskSampler(net.config)
-    train, valid = split(loader.n_cells, config.train_size, config.seed)
+    share = None if group is None else (group.rank, group.size)
+    train, valid = split(loader.n_cells, config.train_size, config.seed, run=run_of(state.buffer))
     steps_per_epoch = max(1, -(-len(train) // config.batch_size))
     while not _is_over(state, config):
         last_epoch = config.max_epochs or (state.ending.last_epoch if state.ending.is_falling else None)
         gamma = net.config.gamma(state.epoch)
-        minibatches = shuffled(train, config.batch_size, config.seed, state.epoch)
+        buffers = buffered(train, config.batch_size, config.seed, state.epoch, state.buffer)
+        n_steps = sum(map(len, buffers))
         net.train()
-        for cells in minibatches[state.step :]:
+        for cells in loader.ahead(buffers, skip=state.step, share=share):
             losses, norm = update(state, loader, sampler, cells, gamma, config, steps_per_epoch, names, group)
             count(state, losses, norm, config, len(cells))
             state.step += 1
@@ -116,7 +118,7 @@ def _fit(
                 Report(
                     epoch=state.epoch,
                     step=state.step,
-                    n_steps=len(minibatches),
+                    n_steps=n_steps,
                     n_cells=len(cells),
                     log_prob=state.log_prob,
                     last_epoch=last_epoch,
@@ -136,7 +138,7 @@ def _fit(
             Report(
                 epoch=state.epoch,
                 step=0,
-                n_steps=len(minibatches),
+                n_steps=n_steps,
                 n_cells=0,
                 log_prob=[],
                 last_epoch=last_epoch,

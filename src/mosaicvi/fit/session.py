@@ -109,6 +109,7 @@ def begin(
     earlier: FitState | None,
     saved: dict[str, Any] | None,
     free: Mapping[str, torch.Tensor] | None = None,
+    buffer: int = 0,
 ) -> FitState:
     """Where training of `net`, which lies on its device by now, begins.
 
@@ -122,6 +123,8 @@ def begin(
         State of an earlier run of this model, in memory or from its file, to go on from.
     free
         Which entries of each weight may be trained, boolean; None for all.
+    buffer
+        Cells that are shuffled together, 0 for all; an epoch that was begun keeps its own.
 
     Raises
     ------
@@ -137,6 +140,8 @@ def begin(
         if saved is not None:
             take_up(state, saved | _weights(net), config, "the saved model")
     state.frozen = None if free is None else Frozen(net, free)
+    if state.step == 0:
+        state.buffer = buffer
     for group in state.optimizer.param_groups:
         group["weight_decay"] = config.weight_decay
     if not state.best:

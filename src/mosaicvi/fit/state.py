@@ -78,6 +78,8 @@ class FitState:
         Of the terms over the present epoch's steps.
     rows
         History, one row an epoch.
+    buffer
+        Cells that are shuffled together, 0 for all.
     best
         Validation loss, epoch and weights of the best epoch.
     ending
@@ -98,6 +100,7 @@ class FitState:
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    buffer: int = 0
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
     best_loss: float = math.inf
     best_epoch: int = -1
@@ -144,6 +147,7 @@ class FitState:
             "steps_done",
         ):
             setattr(self, name, saved[name])
+        self.buffer = saved.get("buffer", 0)  # older states have none
         self.ending = Ending(**saved["ending"]) if "ending" in saved else Ending(first_epoch=self.epoch)
         self.pending, self.log_prob = [], []
 

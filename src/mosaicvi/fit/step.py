@@ -141,7 +141,7 @@ def features_of(
     net: MosaicVAE, loader: MinibatchLoader, seed: tuple[int, ...]
 ) -> list[NDArray[np.int64] | None]:
     """Features of each modality whose likelihood a step computes; a function of the data and the seed."""
-    return drawn_features([s.by_total for s in loader.stores], net.config.likelihood_share, seed)
+    return drawn_features(loader.by_total, net.config.likelihood_share, seed)
 
 
 def _progress(state: FitState, config: FitConfig, steps_per_epoch: int) -> float:

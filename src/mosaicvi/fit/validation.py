@@ -36,7 +36,9 @@ def validate(
         size = config.batch_size
         if not would_wait(loader.group):  # it goes tile by tile: parts may be larger than minibatches
             size = 5 * config.batch_size // 2
-        for k, part in enumerate(np.array_split(cells, max(1, -(-len(cells) // size)))):
+        parts = [[part] for part in np.array_split(cells, max(1, -(-len(cells) // size)))]
+        own_share = None if group is None else (group.rank, group.size)
+        for k, part in enumerate(loader.ahead(parts, share=own_share)):
             own, share = shared(part, group)
             minibatch = loader.take(own, features_of(net, loader, (config.seed, 3, k)))
             masks = sampler.draw(minibatch, generator)

@@ -32,7 +32,7 @@ from mosaicvi.nn.vae import MosaicVAE
 
 Floats = NDArray[np.floating[Any]]
 N_STEPS = 2
-MOST_CLUSTERS, CELLS_OF_A_CLUSTER = 20, 10
+MOST_CLUSTERS, CELLS_OF_A_CLUSTER = 40, 10
 FEWEST_OF_GROUP, FEWEST_IN_CLUSTER = 50, 10
 MOST_CELLS = 20_000  # from which clusters and groups are learnt
 FURTHEST, FADE = 1.25, 0.1  # of two means, in spreads of their cells: so far apart they count as the same

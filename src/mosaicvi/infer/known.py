@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mosaicvi.data.mosaic import ModalityData, Mosaic, Registry
+from mosaicvi.data.register.join import in_memory
 from mosaicvi.data.values import scales
 
 
@@ -36,9 +37,10 @@ def known_cells(mosaic: Mosaic, before: Registry) -> NDArray[np.bool_]:
         is_new = ~pd.Index(m.features.names).isin(pd.Index(before.features[m.name].names))
         if not is_new.any():
             continue
-        table = m.panels if m.entry_measured is None else m.entry_measured
+        _, entry = in_memory(m)
+        table = m.panels if entry is None else entry
         more: NDArray[np.bool_] = np.any(table[:, is_new], axis=1)
-        of_row = more[m.panel_of_row] if m.entry_measured is None else more
+        of_row = more[m.panel_of_row] if entry is None else more
         found &= ~np.append(of_row, False)[m.row_of_cell]
     return found
 
@@ -60,12 +62,13 @@ def as_before(mosaic: Mosaic, before: Registry, cells: NDArray[np.bool_]) -> Mos
 def _as_before(m: ModalityData, before: Registry, cells: NDArray[np.bool_]) -> ModalityData:
     features = before.features[m.name]
     at = pd.Index(m.features.names).get_indexer(pd.Index(features.names))
+    x, entry = in_memory(m)
     kept = np.flatnonzero(cells & (m.row_of_cell >= 0))
     rows = m.row_of_cell[kept]
     row_of_cell = np.full(len(m.row_of_cell), -1)
     row_of_cell[kept] = np.arange(len(kept))
-    x = m.x[rows][:, at]
-    entry = None if m.entry_measured is None else m.entry_measured[rows][:, at]
+    x = x[rows][:, at]
+    entry = None if entry is None else entry[rows][:, at]
     panels, panel = m.panels[:, at], m.panel_of_row[rows]
     n_measured = panels.sum(1)[panel] if entry is None else entry.sum(1)
     library, scale = scales(x, n_measured, m.transform)
@@ -80,4 +83,6 @@ def _as_before(m: ModalityData, before: Registry, cells: NDArray[np.bool_]) -> M
         library=library,
         scale=scale,
         standard=before.standards.get(m.name),
+        known_columns={},
+        known_digest=None,
     )

@@ -44,8 +44,10 @@ def encoded(
     """
     names = net.config.uni_block_names
     net.eval()
-    for start in range(0, len(cells), batch_size):
-        minibatch = loader.take(cells[start : start + batch_size])
+    parts = [[cells[start : start + batch_size]] for start in range(0, len(cells), batch_size)]
+    start = 0
+    for part in loader.ahead(parts):
+        minibatch = loader.take(part)
         views: list[View] = []
         for name, rows in zip(names, minibatch.rows, strict=True):
             mask = None if shown is None else shown.get(name)
@@ -60,6 +62,7 @@ def encoded(
         with torch.no_grad():
             q = net.encode(minibatch, [views])
         yield slice(start, start + minibatch.n_cells), minibatch, q
+        start += minibatch.n_cells
 
 
 def latent(

@@ -14,8 +14,10 @@ from anndata import AnnData
 from mudata import MuData
 from scipy.sparse.csgraph import shortest_path
 
+from mosaicvi.data.blocks import Block
 from mosaicvi.data.combine.parts import agreed
 from mosaicvi.data.counts import settled_layers, taken
+from mosaicvi.data.looks import filled_by_batch, look
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register.connected import apart, components
@@ -31,7 +33,7 @@ from mosaicvi.data.register.suspicious import (
     zero_or_one,
     zeros,
 )
-from mosaicvi.data.values import Matrix, any_value, is_whole, read_values
+from mosaicvi.data.values import read_values
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.inspect.summary import ALL, Bridge, Group, Library, ModalitySummary, MosaicSummary, Overlap
 
@@ -192,7 +194,7 @@ def _panels_of(adata: AnnData, panel: pd.Series[str]) -> dict[str, npt.NDArray[n
 
 def _modality(
     name: str,
-    x_nd: Matrix,
+    x_nd: Block,
     shape: tuple[int, int],
     panels: Mapping[str, npt.NDArray[np.bool_]],
     labels: _Labels,
@@ -277,22 +279,24 @@ def _connection_notes(parts: tuple[tuple[str, ...], ...], bridges: Sequence[Brid
 
 
 def _value_notes(
-    name: str, adata: AnnData, x_nd: Matrix, batch: npt.NDArray[np.object_], *, layer: str | None
+    name: str, adata: AnnData, x_nd: Block, batch: npt.NDArray[np.object_], *, layer: str | None
 ) -> list[str]:
     """What is suspicious in the values, as training would say it."""
     counts = counts_in(adata) if layer is None else None
-    looks = scale(name, x_nd, counts_in=counts)
-    notes = [] if looks is None else [looks]
-    fractions = not is_whole(x_nd) and not any_value(x_nd, lambda v: v < 0)
-    if looks is None and fractions and (counts or looks_sparse(x_nd)):
+    found = look(x_nd)
+    unlikely = scale(name, found, counts_in=counts)
+    notes = [] if unlikely is None else [unlikely]
+    if unlikely is None and not found.whole and found.least >= 0 and (counts or looks_sparse(found)):
         notes.append(looks_normalised(name, adata))
     if technical(name) is not None:
         notes.append(f"Modality {name!r} holds {technical(name)}; training leaves it out unless it is named")
     code, batches = pd.factorize(batch)
     if "measured" not in adata.varm:
-        notes += zeros(name, x_nd, adata.var_names, code.astype(np.int64), [str(b) for b in batches])
-    notes += zero_or_one(name, x_nd, chromosomes(adata.var_names) is not None)
-    return notes + hashtags(name, adata.var_names) + droplets(name, x_nd)
+        of_cell = code.astype(np.int64)
+        filled = filled_by_batch(x_nd, of_cell, len(batches))
+        notes += zeros(name, found, filled, adata.var_names, of_cell, [str(b) for b in batches])
+    notes += zero_or_one(name, found, chromosomes(adata.var_names) is not None)
+    return notes + hashtags(name, adata.var_names) + droplets(name, found)
 
 
 def _feature_notes(modality: str, adata: AnnData, seen: npt.NDArray[np.bool_]) -> list[str]:

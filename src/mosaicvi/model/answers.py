@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.register.source import Paths
 from mosaicvi.errors import InputError
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import latent_noise
@@ -27,7 +28,7 @@ class Answers(Routing):
     @names_ours
     def get_latent_representation(
         self,
-        mdata: MuData | AnnData | Mosaic | None = None,
+        mdata: MuData | AnnData | Mosaic | Paths | None = None,
         *,
         indices: Sequence[int] | NDArray[Any] | None = None,
         give_mean: bool = True,
@@ -43,7 +44,8 @@ class Answers(Routing):
         Parameters
         ----------
         mdata
-            Other data with the same features, or what `registered` made of them; the model's own where None.
+            Other data with the same features, their path, or what `registered` made of them; the model's own
+            where None.
         indices
             Positions of cells, or a boolean per cell; all where None.
         give_mean
@@ -93,7 +95,7 @@ class Answers(Routing):
     @names_ours
     def get_imputed_values(
         self,
-        mdata: MuData | AnnData | None = None,
+        mdata: MuData | AnnData | Paths | None = None,
         *,
         modality: str,
         features: Sequence[str] | None = None,
@@ -111,7 +113,7 @@ class Answers(Routing):
         Parameters
         ----------
         mdata
-            Other data with the same features; the model's own where None.
+            Other data with the same features, or their path; the model's own where None.
         modality
             Which modality.
         features
@@ -181,7 +183,7 @@ class Answers(Routing):
 
     def iter_imputed_values(
         self,
-        mdata: MuData | AnnData | Mosaic | None = None,
+        mdata: MuData | AnnData | Paths | Mosaic | None = None,
         *,
         modality: str,
         features: Sequence[str] | None = None,

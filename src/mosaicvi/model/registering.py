@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +13,13 @@ from mudata import MuData
 
 from mosaicvi.config import Distribution
 from mosaicvi.config.arguments import pairs
-from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.mosaic import Mosaic, Registry, Setup
+from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register import register
+from mosaicvi.data.register.source import PathLike, Paths, Source, are_paths, source_of
 from mosaicvi.data.register.state import state_digest
+from mosaicvi.data.stored.memory import InMemory
+from mosaicvi.data.stored.progress import shown_reading
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import InputError
 from mosaicvi.model.names import names_ours
@@ -33,7 +39,7 @@ class Registering:
     @names_ours
     def setup_mudata(
         cls,
-        mdata: MuData,
+        mdata: MuData | Paths | Source,
         *,
         batch_key: str | None = None,
         layers: PerModality = None,
@@ -45,6 +51,7 @@ class Registering:
         panel_key: str | None = None,
         modalities: Sequence[str] = (),
         condition_keys: Sequence[str] = (),
+        in_memory: InMemory = "auto",
     ) -> Mosaic:
         """Register a MuData: say where the values, batches and panels are. It is not changed.
 
@@ -54,7 +61,9 @@ class Registering:
         Parameters
         ----------
         mdata
-            Cells are aligned by ``obs_names``; a cell may be absent from any modality.
+            Cells are aligned by ``obs_names``; a cell may be absent from any modality. It may be backed by
+            its file; or the path of an .h5mu, .h5ad or .zarr, or of anything that `mosaicvi.read` reads; or
+            several, as a list or by name, which become one mosaic as by `mosaicvi.combine`.
         batch_key
             Column of ``obs`` with the batches.
         layers
@@ -81,6 +90,10 @@ class Registering:
             Columns of ``obs`` with the groups that the alignment term (`gamma`) brings together, each column
             alone; a cell without a value is in none. Where none is named, groups are the batch with what a
             cell measured.
+        in_memory
+            Of values in a file: whether they are brought into memory. With False they stay where they are,
+            and are read here and again in every epoch; ``"auto"`` does so where they need more than half of
+            the memory that is free. The printed `Mosaic` says which it is.
 
         Returns
         -------
@@ -91,7 +104,7 @@ class Registering:
         InputError
             With every problem found, one per line.
         """
-        if not isinstance(mdata, MuData):
+        if not isinstance(mdata, MuData | Source) and not are_paths(mdata):
             raise InputError(
                 f"setup_mudata needs a MuData, not {type(mdata).__name__}; use setup_anndata for an AnnData."
             )
@@ -107,13 +120,13 @@ class Registering:
             modalities=_names(modalities, "modalities"),
             condition_keys=_names(condition_keys, "condition_keys"),
         )
-        return _remember(mdata, setup)
+        return _remember(mdata, setup, in_memory, MuData)
 
     @classmethod
     @names_ours
     def setup_anndata(
         cls,
-        adata: AnnData,
+        adata: AnnData | PathLike,
         *,
         modality: str = "rna",
         batch_key: str | None = None,
@@ -125,18 +138,19 @@ class Registering:
         continuous_covariate_keys: Sequence[str] = (),
         panel_key: str | None = None,
         condition_keys: Sequence[str] = (),
+        in_memory: InMemory = "auto",
     ) -> Mosaic:
         """Register an AnnData as a mosaic of one modality; the arguments are those of `setup_mudata`.
 
         Parameters
         ----------
         adata
-            It is not changed.
+            It is not changed. It may be backed by its file, or be the path of one.
         modality
             Name of the modality.
         batch_key, layer, likelihood, transform, block_key
             As in `setup_mudata`, for the one modality.
-        categorical_covariate_keys, continuous_covariate_keys, panel_key, condition_keys
+        categorical_covariate_keys, continuous_covariate_keys, panel_key, condition_keys, in_memory
             As in `setup_mudata`.
 
         Raises
@@ -144,7 +158,7 @@ class Registering:
         InputError
             With every problem found, one per line.
         """
-        if not isinstance(adata, AnnData):
+        if not isinstance(adata, AnnData | str | os.PathLike):
             raise InputError(
                 f"setup_anndata needs an AnnData, not {type(adata).__name__}; use setup_mudata for a MuData."
             )
@@ -160,7 +174,7 @@ class Registering:
             modalities=(modality,),
             condition_keys=_names(condition_keys, "condition_keys"),
         )
-        return _remember(adata, setup)
+        return _remember(adata, setup, in_memory, AnnData)
 
 
 def registered(data: MuData | AnnData | Mosaic) -> Mosaic:
@@ -173,14 +187,43 @@ def registered(data: MuData | AnnData | Mosaic) -> Mosaic:
     return mosaic
 
 
-def _remember(data: MuData | AnnData, setup: Setup) -> Mosaic:
-    mosaic = register(data, setup)
+def read_as(
+    data: MuData | AnnData | Paths | Source, registry: Registry, in_memory: InMemory = "auto"
+) -> Mosaic:
+    """A mosaic of what a user gave, read as the data of a model were."""
+    with shown_reading():
+        source = source_of(data, registry.setup, in_memory)
+        return register(source.data, registry.setup, registry=registry, stored=source.stored)
+
+
+def _remember(
+    data: MuData | AnnData | Paths | Source,
+    setup: Setup,
+    in_memory: InMemory,
+    kind: type[MuData | AnnData],
+) -> Mosaic:
+    with shown_reading():
+        source = source_of(data, setup, in_memory)
+        if not isinstance(data, MuData | AnnData):
+            if isinstance(data, Sequence | Mapping) and not isinstance(data, str) and len(data) > 1:
+                setup = dataclasses.replace(setup, layers={})  # taken when the files were combined
+            return register(_of_kind(source.data, kind), setup, stored=source.stored)
+        mosaic = register(source.data, setup, stored=source.stored)
     if id(data) not in _registered:
         weakref.finalize(data, _registered.pop, id(data), None)
     _registered[id(data)] = mosaic
     _sources[id(mosaic)] = weakref.ref(data), state_digest(data, mosaic.registry.setup)
     weakref.finalize(mosaic, _sources.pop, id(mosaic), None)
     return mosaic
+
+
+def _of_kind(data: MuData | AnnData, kind: type[MuData | AnnData]) -> MuData | AnnData:
+    """What a file holds, as it was asked for."""
+    if kind is MuData:
+        return to_mudata(data)
+    if isinstance(data, MuData):
+        raise InputError(f"The file holds a MuData of {', '.join(data.mod)}; use setup_mudata.")
+    return data
 
 
 def check_unchanged(mosaic: Mosaic) -> None:

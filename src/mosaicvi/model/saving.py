@@ -11,12 +11,15 @@ from anndata import AnnData
 from mudata import MuData
 
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.data.register import register, without_cells
+from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.query import align_to_model, told
+from mosaicvi.data.register.source import Paths, Source
+from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.infer.alignment import read_alignment
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.names import names_ours
+from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState
 from mosaicvi.nn.growth import transplant
 from mosaicvi.ranks import place
@@ -77,7 +80,13 @@ class Saving(ModelState):
 
     @classmethod
     @names_ours
-    def load(cls, dir_path: str | Path, mdata: MuData | AnnData | None = None) -> Self:
+    def load(
+        cls,
+        dir_path: str | Path,
+        mdata: MuData | AnnData | Paths | Source | None = None,
+        *,
+        in_memory: InMemory = "auto",
+    ) -> Self:
         """Read a saved model; it answers the same, to the bit.
 
         Parameters
@@ -85,7 +94,10 @@ class Saving(ModelState):
         dir_path
             The folder that `save` wrote. Nothing in it is executed.
         mdata
-            The data to answer for, with the model's features. Where None, every answer has to be given data.
+            The data to answer for, with the model's features, or their path, as in `setup_mudata`. Where
+            None, every answer has to be given data.
+        in_memory
+            Whether values of a file are brought into memory, as in `setup_mudata`.
 
         Raises
         ------
@@ -95,11 +107,8 @@ class Saving(ModelState):
             If the data do not fit the model, naming the features.
         """
         saved = read_model(Path(dir_path))
-        mosaic = (
-            without_cells(saved.registry)
-            if mdata is None
-            else register(mdata, saved.registry.setup, registry=saved.registry)
-        )
+        known = saved.registry
+        mosaic = without_cells(known) if mdata is None else read_as(mdata, known, in_memory)
         return cls._of_saved(saved, mosaic, Path(dir_path))
 
     @classmethod

@@ -18,8 +18,9 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry
-from mosaicvi.data.register import register, without_cells
+from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.join import joined
+from mosaicvi.data.register.source import Paths
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.state import FitState
@@ -29,6 +30,7 @@ from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import ReferenceCells
+from mosaicvi.model.registering import read_as
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import weights_digest
 
@@ -117,7 +119,7 @@ class ModelState:
         """
         return held_out(self._splits, self.mosaic if mosaic is None else mosaic)
 
-    def _data(self, data: MuData | AnnData | Mosaic | None) -> tuple[Mosaic, MinibatchLoader]:
+    def _data(self, data: MuData | AnnData | Paths | Mosaic | None) -> tuple[Mosaic, MinibatchLoader]:
         """The model's own data, or others read in the same way; a warning if the model knows nothing yet."""
         if not self.is_trained:
             warnings.warn(
@@ -138,9 +140,9 @@ class ModelState:
         mosaic = self.registered(data)
         return mosaic, MinibatchLoader(mosaic, device=device)
 
-    def registered(self, data: MuData | AnnData) -> Mosaic:
+    def registered(self, data: MuData | AnnData | Paths) -> Mosaic:
         """Other data as the model reads them, to ask it several things of them."""
-        return register(data, self.registry.setup, registry=self.registry)
+        return read_as(data, self.registry)
 
     def _check_has_cells(self) -> None:
         if not self.mosaic.n_cells:

@@ -7,8 +7,9 @@ from typing import Literal, Self
 
 import torch
 
-from mosaicvi.config.arguments import check_training
-from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.config.arguments import check_training, number
+from mosaicvi.data.loader import BUFFER_MEMORY, MinibatchLoader
+from mosaicvi.data.sampling import run_of
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.fit.session import begin, run, usual
@@ -40,6 +41,7 @@ class Training(ModelState):
         devices: int | Literal["auto"] = "auto",
         precision: Literal["float32", "bf16"] = "float32",
         max_grad_norm: float = 1e4,
+        buffer_memory: float = BUFFER_MEMORY,
         checkpoint_dir: str | Path | None = None,
         checkpoint_every: float = 300.0,
         resume: bool = False,
@@ -80,6 +82,10 @@ class Training(ModelState):
             ``"bf16"`` runs the dense layers in mixed precision.
         max_grad_norm
             Longer gradients are shortened to it.
+        buffer_memory
+            GiB for values that are read from disk while training: the more, the more cells are shuffled
+            together. If all of them find room, they are read once, and training is the same as in memory, to
+            the bit.
         checkpoint_dir, checkpoint_every
             Where to write checkpoints, and after how many seconds; the first at the end of an epoch at the
             latest.
@@ -138,29 +144,39 @@ class Training(ModelState):
         settings["lr"] = own.rate if settings["lr"] is None else settings["lr"]
         epochs = own.epochs if max_epochs is None else max_epochs
         in_all = None if epochs is None else int(epochs) + len(self._rows)
+        if not number("buffer_memory", buffer_memory) > 0:
+            raise InputError(f"buffer_memory: must be > 0, not {buffer_memory!r}.")
         config = FitConfig(max_epochs=in_all, precision=precision, lr_schedule=lr_schedule, **settings)
-        loader = self._loader_on(accelerator, devices)
+        loader = self._loader_on(accelerator, devices, buffer_memory)
         group = join(loader.device)
         self._state = begin(
-            self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, free=self._free
+            self.net,
+            self.mosaic,
+            config,
+            earlier=self._state,
+            saved=self._saved_fit,
+            free=self._free,
+            buffer=loader.buffer,
         )
         self._readout = self._alignment = self._reference_cells = None
         self._views = set()
-        split = Split.of(self.mosaic, config.train_size, config.seed)
-        if split not in self._splits:
-            self._splits.append(split)
-        run(
-            self._state,
-            self.mosaic,
-            config,
-            loader,
-            checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            log_dir=None if log_dir is None else Path(log_dir),
-            progress=progress,
-            group=group,
-        )
+        try:
+            run(
+                self._state,
+                self.mosaic,
+                config,
+                loader,
+                checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
+                checkpoint_every=checkpoint_every,
+                resume=resume,
+                log_dir=None if log_dir is None else Path(log_dir),
+                progress=progress,
+                group=group,
+            )
+        finally:
+            split = Split.of(self.mosaic, config.train_size, config.seed, run_of(self._state.buffer))
+            if split not in self._splits:
+                self._splits.append(split)
         return self
 
     def _check_can_train(self) -> None:
@@ -172,7 +188,7 @@ class Training(ModelState):
                 "trained on; it answers for them as it is."
             )
 
-    def _loader_on(self, accelerator: str, devices: int | str) -> MinibatchLoader:
+    def _loader_on(self, accelerator: str, devices: int | str, memory: float) -> MinibatchLoader:
         if accelerator not in ("auto", "cpu", "gpu"):
             raise InputError(f"accelerator: 'auto', 'cpu' or 'gpu', not {accelerator!r}.")
         here = place()
@@ -185,8 +201,8 @@ class Training(ModelState):
         if has_gpu and accelerator != "cpu":
             device = _own_gpu(here)
         self.net.to(device)
-        if self._loader is None or self._loader.device != device:
-            self._loader = MinibatchLoader(self.mosaic, device=device)
+        if self._loader is None or (self._loader.device, self._loader.memory) != (device, memory):
+            self._loader = MinibatchLoader(self.mosaic, device=device, memory=memory)
         return self._loader
 
 

@@ -13,6 +13,8 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from mosaicvi.data.blocks import Block
+from mosaicvi.data.looks import filled_by_batch, look
 from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.data.register import register
@@ -51,23 +53,23 @@ SCALES: dict[str, tuple[Callable[[], np.ndarray], str | None]] = {
 @pytest.mark.parametrize("name", list(SCALES))
 def test_scales_are_named_for_what_they_look_like(name: str) -> None:
     make, words = SCALES[name]
-    found = scale("prot", make(), counts_in=None)
+    found = scale("prot", look(make()), counts_in=None)
     if words is None:
         assert found is None
     else:
         assert found is not None
         assert words in found
     if words is not None:
-        with_layer = scale("prot", make(), counts_in="counts")
+        with_layer = scale("prot", look(make()), counts_in="counts")
         assert with_layer is not None
         assert "layers={'prot': 'counts'}" in with_layer
 
 
 def test_z_scores_are_named_where_counts_are_usual() -> None:
     x = RNG.normal(0, 1, (300, 60)).astype(np.float32)
-    assert scale("peptides", x, counts_in=None) is None
-    assert "z-scores" in str(scale("rna", x, counts_in=None))
-    assert "z-scores" in str(scale("peptides", x, counts_in="counts"))
+    assert scale("peptides", look(x), counts_in=None) is None
+    assert "z-scores" in str(scale("rna", look(x), counts_in=None))
+    assert "z-scores" in str(scale("peptides", look(x), counts_in="counts"))
 
 
 def test_intensities_are_refused_and_accepted_when_meant() -> None:
@@ -82,40 +84,43 @@ def batches(n: int = 300) -> np.ndarray:
     return np.repeat([0, 1], n // 2)
 
 
-def test_features_and_cells_of_zeros_in_one_batch() -> None:
+def notes_on_zeros(name: str, x: Block) -> list[str]:
     names = pd.Index([f"p{i}" for i in range(60)])
-    assert zeros("adt", sparse.csr_matrix(COUNTS), names, batches(), ["a", "b"]) == []
+    return zeros(name, look(x), filled_by_batch(x, batches(), 2), names, batches(), ["a", "b"])
+
+
+def test_features_and_cells_of_zeros_in_one_batch() -> None:
+    assert notes_on_zeros("adt", sparse.csr_matrix(COUNTS)) == []
     x = COUNTS.copy()
     x[150:, :3] = 0
-    (note,) = zeros("adt", sparse.csr_matrix(x), names, batches(), ["a", "b"])
+    (note,) = notes_on_zeros("adt", sparse.csr_matrix(x))
     assert "3 features are 0 in every cell of batch 'b'" in note
     assert "p0, p1, p2" in note
     assert "zeros_missing=['adt']" in note
     x = COUNTS.copy()
     x[200:] = 0
-    (note,) = zeros("adt", sparse.csr_matrix(x), names, batches(), ["a", "b"])
+    (note,) = notes_on_zeros("adt", sparse.csr_matrix(x))
     assert "67% of the cells of batch 'b' have nothing but zeros" in note
 
 
 def test_exact_zeros_far_from_all_other_values() -> None:
-    names = pd.Index([f"p{i}" for i in range(60)])
     x = np.where(RNG.random(LOGS.shape) < 0.2, 0, LOGS).astype(np.float32)
-    (note,) = zeros("ms", x, names, batches(), ["a", "b"])
+    (note,) = notes_on_zeros("ms", x)
     assert re.search(r"(19|20|21)% of its values are exactly 0", note)
-    assert zeros("ms", LOGS, names, batches(), ["a", "b"]) == []
+    assert notes_on_zeros("ms", LOGS) == []
     near = np.where(RNG.random(LOGS.shape) < 0.2, 0, RNG.exponential(1, LOGS.shape)).astype(np.float32)
-    assert zeros("ms", near, names, batches(), ["a", "b"]) == []
+    assert notes_on_zeros("ms", near) == []
 
 
 def test_droplets_hashtags_and_zeros_and_ones() -> None:
     few = sparse.csr_matrix(RNG.poisson(0.01, (400, 300)).astype(np.float32))
-    assert "min_counts={'rna': 10}" in droplets("rna", few)[0]
-    assert droplets("rna", sparse.csr_matrix(RNG.poisson(1, (400, 300)).astype(np.float32))) == []
+    assert "min_counts={'rna': 10}" in droplets("rna", look(few))[0]
+    assert droplets("rna", look(sparse.csr_matrix(RNG.poisson(1, (400, 300)).astype(np.float32)))) == []
     assert "Hashtag1, HTO_2, CMO301" in hashtags("adt", pd.Index(["CD3", "Hashtag1", "HTO_2", "CMO301"]))[0]
     assert hashtags("adt", pd.Index(["CD3", "CD45RA"])) == []
     binary = sparse.csr_matrix((RNG.random((20, 60)) < 0.3).astype(np.float32))
-    assert "likelihoods={'x': 'Bernoulli'}" in zero_or_one("x", binary, is_peak=False)[0]
-    assert zero_or_one("x", binary, is_peak=True) == []
+    assert "likelihoods={'x': 'Bernoulli'}" in zero_or_one("x", look(binary), is_peak=False)[0]
+    assert zero_or_one("x", look(binary), is_peak=True) == []
 
 
 def mudata(**x: np.ndarray) -> MuData:

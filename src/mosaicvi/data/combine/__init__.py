@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mosaicvi.data.combine.combine import combine
+from mosaicvi.data.combine.combine import combine, combine_stored
 
-__all__ = ["combine"]
+__all__ = ["combine", "combine_stored"]

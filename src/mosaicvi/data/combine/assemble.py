@@ -17,11 +17,12 @@ from mudata import MuData
 from rich.progress import Progress
 
 from mosaicvi.data.combine.columns import join_columns, stack_columns
-from mosaicvi.data.combine.fill import Places, fill
+from mosaicvi.data.combine.fill import Places, fill, place
 from mosaicvi.data.combine.match import match_features
-from mosaicvi.data.combine.parts import Parts
+from mosaicvi.data.combine.parts import Parts, Values
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import mudata_as_it_is
+from mosaicvi.data.stored.values import StoredMatrix
 from mosaicvi.errors import InputError, MosaicWarning
 
 Join = Literal["outer", "inner"]
@@ -64,7 +65,15 @@ class JoinedFeatures:
     report: pd.DataFrame
 
 
-def assemble(datasets: Sequence[Parts], plan: Plan, bar: Progress) -> MuData:
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """A mosaic, and the values that stay in files, by modality."""
+
+    mdata: MuData
+    stored: dict[str, StoredMatrix]
+
+
+def assemble(datasets: Sequence[Parts], plan: Plan, bar: Progress) -> Assembled:
     """Put datasets together; their matrices are freed one after the other."""
     modalities = list(dict.fromkeys(m for parts in datasets for m in parts.modalities))
     features = {m: _place_features(datasets, m, plan) for m in modalities}
@@ -74,7 +83,7 @@ def assemble(datasets: Sequence[Parts], plan: Plan, bar: Progress) -> MuData:
         raise InputError([problem("no-overlap", modality=m, names=having[m]) for m in empty])
     cells = _cell_names(datasets)
     panels = _panel_names(datasets)
-    mods = {}
+    mods, stored = {}, {}
     for m in modalities:
         owners = [parts for parts in datasets if m in parts.modalities]
         obs = stack_columns([_apart(parts, m, datasets) for parts in owners])
@@ -82,7 +91,11 @@ def assemble(datasets: Sequence[Parts], plan: Plan, bar: Progress) -> MuData:
         blocks = [parts.modalities[m] for parts in owners]
         places = [features[m].places[parts.name] for parts in owners]
         task = bar.add_task(f"combining {m}", total=len(blocks))
-        x = fill(blocks, places, len(features[m].index), partial(bar.advance, task))
+        x: Values | None = None
+        if any(isinstance(block.x, StoredMatrix) for block in blocks):
+            stored[m] = place(blocks, places, len(features[m].index))
+        else:
+            x = fill(blocks, places, len(features[m].index), partial(bar.advance, task))
         mods[m] = AnnData(x, obs=obs, var=features[m].var)
         mods[m].varm["measured"] = _measured(owners, m, features[m], panels)
     with mudata_as_it_is():
@@ -96,7 +109,7 @@ def assemble(datasets: Sequence[Parts], plan: Plan, bar: Progress) -> MuData:
         report = pd.concat([f.report for f in features.values()], ignore_index=True)
         report.index = report.index.astype(str)
         mdata.uns["mosaicvi"]["matches"] = report
-    return mdata
+    return Assembled(mdata=mdata, stored=stored)
 
 
 def _place_features(datasets: Sequence[Parts], modality: str, plan: Plan) -> JoinedFeatures:
@@ -127,7 +140,7 @@ def _warn_of_datasets_without_common_names(modality: str, names: Mapping[str, Se
             f"{modality}: the features of these datasets have no name in common with another dataset: "
             f"{examples}; if they are only written differently, use match",
             MosaicWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

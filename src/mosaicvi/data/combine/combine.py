@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-import sys
-import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, get_args
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-import pandas as pd
-from anndata import AnnData
 from mudata import MuData
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mosaicvi.data.combine.assemble import Join, Plan, assemble
-from mosaicvi.data.combine.match import RULES
-from mosaicvi.data.combine.pair import (
-    cells_of,
-    groups_of,
-    merged,
-    modality_of_name,
-    notice,
-    same_cells,
-    suspicious,
-)
-from mosaicvi.data.combine.parts import Parts, take_apart
-from mosaicvi.data.problems import listed, problem
-from mosaicvi.data.read import read
-from mosaicvi.data.read.choose import Wanted
-from mosaicvi.data.read.files import Duplicates, dataset_names
+from mosaicvi.data.combine.assemble import Assembled, Join
+from mosaicvi.data.combine.together import Dataset, put_together
+from mosaicvi.data.read.files import Duplicates
 from mosaicvi.data.read.table import Orientation
-from mosaicvi.data.values import is_whole
-from mosaicvi.errors import InputError, MosaicWarning
-
-Dataset: TypeAlias = "AnnData | MuData | Mapping[str, AnnData] | str | os.PathLike[str]"
-Choice = TypeVar("Choice")
 
 
 def combine(
@@ -123,230 +98,32 @@ def combine(
     MosaicWarning
         A warning, if a modality is of whole numbers in some datasets and of fractions in others.
     """
-    if not isinstance(datasets, Mapping):
-        raise InputError(
-            f"datasets: a mapping from the name of each to its data or path, such as {{'a': 'a.h5ad'}}, "
-            f"not {type(datasets).__name__}."
-        )
-    plan = Plan(
+    return put_together(
+        datasets,
         join=join,
         dataset_key=dataset_key,
         name_key=name_key,
-        rules={m: [r] if isinstance(r, str) else list(r) for m, r in (match or {}).items()},
-    )
-    _check_options(
-        datasets, plan, panel_key=panel_key, modality=modality, orientation=orientation, columns=columns
-    )
-    rename, layers = rename or {}, layers or {}
-    loaded: list[Parts] = []
-    problems: list[str] = []
-
-    def apart(names: tuple[str, ...], data: AnnData | MuData | Mapping[str, AnnData]) -> Parts:
-        """One dataset, or several of the same cells."""
-        obsm = _of_dataset(from_obsm or {}, None, datasets)
-        if isinstance(data, AnnData):
-            obsm = {m: key for m, key in obsm.items() if key in data.obsm or len(datasets) == 1}
-        own = [_of_dataset(layers, name, datasets) for name in (None, *names)]
-        own_obsm = [_of_dataset(from_obsm or {}, name, datasets) for name in names]
-        return take_apart(
-            "+".join(names),
-            data,
-            modality=_of(modality, names[0]) or modality_of_name(names[0], data),
-            rename=rename,
-            layers={m: layer for mapping in own for m, layer in mapping.items()},
-            panel_key=_of(panel_key, names[0]),
-            wanted=Wanted(
-                from_obsm={m: key for mapping in (obsm, *own_obsm) for m, key in mapping.items()},
-                min_counts=min_counts or {},
-                rounded=rounded,
-                zeros_missing=zeros_missing,
-            ),
-        )
-
-    with _progress(progress) as bar:
-        read_all: dict[str, AnnData | MuData | Mapping[str, AnnData]] = {}
-        for name, dataset in bar.track(datasets.items(), description="reading datasets"):
-            try:
-                options = {"orientation": _of(orientation, name), "columns": _of(columns, name)}
-                read_all[name] = _data(name, dataset, duplicates=duplicates, genome=genome, **options)
-            except InputError as error:
-                problems += error.problems
-                continue
-            if not pair:
-                loaded.append(apart((name,), read_all.pop(name)))
-                problems += loaded[-1].problems + _taken_columns(loaded[-1], plan)
-        if pair and not problems:
-            for group in _paired(read_all, modality):
-                loaded.append(apart(*group))
-                problems += loaded[-1].problems + _taken_columns(loaded[-1], plan)
-        if not problems:
-            general = _of_dataset(layers, None, datasets)
-            asked = {
-                option: dict.fromkeys(names)
-                for option, names in (
-                    ("min_counts", min_counts or {}),
-                    ("rounded", rounded),
-                    ("zeros_missing", zeros_missing),
-                )
-            }
-            problems += _unknown_modalities(loaded, rename=rename, layers=general, match=plan.rules, **asked)
-            for parts in loaded:
-                own = _of_dataset(layers, parts.name, datasets)
-                problems += _unknown_modalities([parts], layers=own)
-        if problems:
-            raise InputError(problems)
-        _restore_empty_features(loaded, zeros_missing)
-        _warn_of_mixed_values(loaded)
-        if pair is None:
-            names = {parts.name: parts.obs.index for parts in loaded}
-            for a, b, shared in suspicious(names, {parts.name: {*parts.modalities} for parts in loaded}):
-                warnings.warn(notice(a, b, shared), MosaicWarning, stacklevel=2)
-        mdata = assemble(loaded, plan, bar)
-        files = _named_files(datasets)
-        if len(files):
-            mdata.uns["mosaicvi"]["files"] = files
-        return mdata
+        panel_key=panel_key,
+        modality=modality,
+        rename=rename,
+        layers=layers,
+        match=match,
+        orientation=orientation,
+        duplicates=duplicates,
+        columns=columns,
+        genome=genome,
+        pair=pair,
+        from_obsm=from_obsm,
+        min_counts=min_counts,
+        rounded=rounded,
+        zeros_missing=zeros_missing,
+        progress=progress,
+        on_disk=False,
+    ).mdata
 
 
-def _named_files(datasets: Mapping[str, Dataset]) -> pd.DataFrame:
-    """Datasets whose name is not that of their file alone, and the end of its path."""
-    paths = {name: Path(data) for name, data in datasets.items() if isinstance(data, str | os.PathLike)}
-    named = [
-        (name, "/".join(path.absolute().parts[-2:]))
-        for name, path in paths.items()
-        if name not in dataset_names([path])
-    ]
-    return pd.DataFrame(named, columns=["dataset", "file"], index=pd.Index(range(len(named))).astype(str))
-
-
-def _check_options(datasets: Mapping[str, Dataset], plan: Plan, **by_dataset: object) -> None:
-    """Refuse options that do not exist; ``by_dataset`` are those that may name datasets."""
-    problems = []
-    for option, choice in by_dataset.items():
-        strangers = [n for n in choice if n not in datasets] if isinstance(choice, Mapping) else []
-        there = listed(sorted(map(str, datasets)))
-        problems += [
-            problem("option", name=f"dataset of {option}", value=n, choices=f"among {there}")
-            for n in strangers
-        ]
-    if not datasets:
-        problems.append(problem("nothing"))
-    if plan.join not in get_args(Join):
-        problems.append(problem("option", name="join", value=plan.join, choices="'outer' or 'inner'"))
-    unknown = dict.fromkeys(rule for rules in plan.rules.values() for rule in rules if rule not in RULES)
-    problems += [problem("option", name="match", value=rule, choices=" or ".join(RULES)) for rule in unknown]
-    for name in (*datasets, plan.dataset_key, plan.name_key):
-        if not isinstance(name, str) or not name.strip() or "/" in name:
-            problems.append(problem("dataset-name", name=repr(name)))
-    if problems:
-        raise InputError(problems)
-
-
-@contextmanager
-def _progress(wanted: bool | None) -> Iterator[Progress]:
-    shown = sys.stderr.isatty() if wanted is None else wanted
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not shown, transient=console.is_terminal) as bar:
-        yield bar
-
-
-def _of(choice: Choice | Mapping[str, Choice] | None, dataset: str) -> Choice | None:
-    """What was chosen for one dataset: for all, or by name."""
-    return choice.get(dataset) if isinstance(choice, Mapping) else choice
-
-
-def _of_dataset(layers: Mapping[str, str], dataset: str | None, datasets: Iterable[str]) -> dict[str, str]:
-    """Modality → layer of one dataset, ``"<dataset>:<modality>"``; of all datasets for None."""
-    found = {}
-    for key, layer in layers.items():
-        name = next((n for n in datasets if key.startswith(f"{n}:")), None)
-        if name == dataset:
-            found[key if name is None else key.removeprefix(f"{name}:")] = layer
-    return found
-
-
-def _restore_empty_features(loaded: Sequence[Parts], modalities: Collection[str]) -> None:
-    """Features that are 0 in every dataset were measured, as far as anybody knows."""
-    for modality in modalities:
-        panels = [p.modalities[modality].panels for p in loaded if modality in p.modalities]
-        tables = [table for table in panels if table is not None]
-        seen = {name for table in tables for name in table.index[table.any(axis=1)]}
-        for table in tables:
-            table.loc[[name not in seen for name in table.index], :] = True
-
-
-def _warn_of_mixed_values(loaded: Sequence[Parts]) -> None:
-    """Say where counts of one dataset would stand beside normalised values of another."""
-    for modality in dict.fromkeys(m for parts in loaded for m in parts.modalities):
-        whole: dict[bool, list[str]] = {True: [], False: []}
-        for parts in loaded:
-            part = parts.modalities.get(modality)
-            if part is not None and part.x is not None:
-                whole[is_whole(part.x)].append(parts.name)
-        if whole[True] and whole[False]:
-            warnings.warn(
-                f"{modality}: values are whole numbers in {listed(whole[True])} and fractions in "
-                f"{listed(whole[False])}; where these have the counts in a layer, name it: "
-                f"layers={{'{whole[False][0]}:{modality}': ...}}.",
-                MosaicWarning,
-                stacklevel=3,
-            )
-
-
-def _paired(
-    read_all: dict[str, AnnData | MuData | Mapping[str, AnnData]],
-    modality: str | Mapping[str, str] | None,
-) -> Iterator[tuple[tuple[str, ...], AnnData | MuData | Mapping[str, AnnData]]]:
-    """Datasets of the same cells as one, the others as they are."""
-    cells = {name: cells_of(data) for name, data in read_all.items()}
-    pairs = same_cells(cells)
-    if not pairs:
-        raise InputError(
-            problem("pair-nothing", names=listed(name for index in cells.values() for name in index[:1]))
-        )
-    for group in groups_of(list(read_all), pairs):
-        members = {name: read_all.pop(name) for name in group}
-        if len(group) == 1:
-            yield (group[0],), members[group[0]]
-            continue
-        named = {n: _of(modality, n) or modality_of_name(n, data) for n, data in members.items()}
-        yield tuple(group), merged(members, named)
-
-
-def _data(name: str, dataset: Dataset, **options: Any) -> AnnData | MuData | Mapping[str, AnnData]:
-    if isinstance(dataset, str | os.PathLike):
-        return read(dataset, **options)
-    entries = list(dataset.values()) if isinstance(dataset, Mapping) else [dataset]
-    wrong = [entry for entry in entries if not isinstance(entry, AnnData | MuData)]
-    nested = isinstance(dataset, Mapping) and any(isinstance(entry, MuData) for entry in entries)
-    if wrong or nested or not entries:
-        kind = type(wrong[0]).__name__ if wrong else "a dict of MuData" if nested else "an empty dict"
-        raise InputError(problem("kind", name=name, kind=kind))
-    return dataset
-
-
-def _taken_columns(parts: Parts, plan: Plan) -> list[str]:
-    """Covariates that the columns written by combine would replace."""
-    own = {"dataset_key": plan.dataset_key, "name_key": plan.name_key}
-    if parts.panel is not None:
-        own = {**own, "dataset_key ": plan.own_panel_key}
-    columns = {*parts.obs.columns, *parts.apart}
-    return [
-        problem("column", name=parts.name, column=column, option=option.strip())
-        for option, column in own.items()
-        if column in columns
-    ]
-
-
-def _unknown_modalities(loaded: Sequence[Parts], **options: Mapping[str, object]) -> list[str]:
-    """Options that name a modality that no dataset has; ``rename`` names those before renaming."""
-    there = {modality for parts in loaded for modality in parts.modalities}
-    before = {modality for parts in loaded for modality in parts.given}
-    return [
-        problem("no-such-modality", option=option, modality=modality, modalities=listed(sorted(names)))
-        for option, mapping in options.items()
-        for names in [before if option == "rename" else there]
-        for modality in mapping
-        if modality not in names
-    ]
+def combine_stored(datasets: Mapping[str, str | os.PathLike[str]], **options: Any) -> Assembled:
+    """The same of files whose values stay where they are; options as those of `combine`."""
+    parameters = inspect.signature(combine).parameters
+    defaults = {name: p.default for name, p in parameters.items() if name != "datasets"}
+    return put_together(datasets, **(defaults | options), on_disk=True)

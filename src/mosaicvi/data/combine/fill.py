@@ -12,6 +12,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from mosaicvi.data.combine.parts import Dense, Part, Values
+from mosaicvi.data.stored.pieces import Piece
+from mosaicvi.data.stored.values import StoredMatrix
 
 Places = npt.NDArray[np.intp]
 
@@ -39,6 +41,16 @@ def fill(
     """
     dense = any(isinstance(block.x, np.ndarray) for block in blocks)
     return (_fill_dense if dense else _fill_sparse)(blocks, places, n_features, done)
+
+
+def place(blocks: Sequence[Part], places: Sequence[Places], n_features: int) -> StoredMatrix:
+    """The same of blocks that stay in their files; it is dense if an entry of a dense block is missing."""
+    matrices = [block.x for block in blocks]
+    pieces: list[Piece] = []
+    for x, of_block in zip(matrices, places, strict=True):
+        assert isinstance(x, StoredMatrix)
+        pieces += x.placed(of_block, n_features).pieces
+    return StoredMatrix(pieces, is_dense=any(piece.has_gaps() for piece in pieces))
 
 
 def _fill_sparse(

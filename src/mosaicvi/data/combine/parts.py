@@ -21,6 +21,7 @@ from mosaicvi.data.read.choose import Wanted, choose
 from mosaicvi.data.read.files import duplicate_cells
 from mosaicvi.data.read.modalities import split_types
 from mosaicvi.data.sparse import sparse_fault
+from mosaicvi.data.stored.values import StoredMatrix
 from mosaicvi.errors import InputError, MosaicWarning
 
 Dense = npt.NDArray[np.float32]
@@ -34,14 +35,15 @@ class Part:
     Attributes
     ----------
     x
-        Cells × features, float32: CSR, or dense if entries are missing (NaN). None once it was taken.
+        Cells × features, float32: CSR, or dense if entries are missing (NaN); or as its file has it, where it
+        stays there. None once it was taken.
     obs, var
         The modality's own; ``obs`` is indexed by the dataset's cell names.
     panels
         Features × panels, where the dataset names panels of its own.
     """
 
-    x: Values | None
+    x: Values | StoredMatrix | None
     obs: pd.DataFrame
     var: pd.DataFrame
     panels: pd.DataFrame | None
@@ -49,11 +51,12 @@ class Part:
     @property
     def n_values(self) -> int:
         """Stored values of a sparse matrix."""
-        return 0 if self.x is None or isinstance(self.x, np.ndarray) else int(self.x.nnz)
+        return int(self.x.nnz) if isinstance(self.x, sparse.csr_matrix) else 0
 
     def take(self) -> Values:
         """Hand the matrix over, so that its memory can be freed."""
         assert self.x is not None
+        assert not isinstance(self.x, StoredMatrix)
         x, self.x = self.x, None
         return x
 
@@ -101,8 +104,21 @@ def take_apart(
     layers: Mapping[str, str],
     panel_key: str | None,
     wanted: Wanted,
+    stored: Mapping[str, StoredMatrix],
 ) -> Parts:
-    """Take a dataset apart; whatever is wrong with it is in ``problems`` of the result."""
+    """Take a dataset apart; whatever is wrong with it is in ``problems`` of the result.
+
+    Parameters
+    ----------
+    name, data
+        The dataset.
+    modality, rename, layers, panel_key
+        As in `combine`, for this dataset.
+    wanted
+        What was asked for of its values.
+    stored
+        Values that stay in its file, by modality; that of an AnnData is called ``""``.
+    """
     mods, obs, uns = _modalities(name, data, modality, wanted)
     parts = Parts(
         name=name, obs=obs, explicit=set(obs.columns), apart=set(), modalities={}, given=tuple(mods)
@@ -121,7 +137,7 @@ def take_apart(
         elif new in parts.modalities:
             parts.problems.append(problem("rename-clash", name=name, modality=new))
         else:
-            part = _part(parts, new, adata, layers.get(new))
+            part = _part(parts, new, adata, layers.get(new), stored.get(old, stored.get("")))
             if part is not None:
                 parts.modalities[new] = part
     if not parts.problems:
@@ -179,7 +195,9 @@ def _recorded_panel_key(uns: Mapping[str, object]) -> str | None:
     return None if key is None else str(key)
 
 
-def _part(parts: Parts, modality: str, adata: AnnData, layer: str | None) -> Part | None:
+def _part(
+    parts: Parts, modality: str, adata: AnnData, layer: str | None, stored: StoredMatrix | None
+) -> Part | None:
     """One modality, or None and its problems noted."""
     noted = len(parts.problems)
     name, where = parts.name, f" in {modality}"
@@ -198,8 +216,10 @@ def _part(parts: Parts, modality: str, adata: AnnData, layer: str | None) -> Par
         isinstance(panels, pd.DataFrame) and panels.dtypes.map(pd.api.types.is_bool_dtype).all()
     ):
         parts.problems.append(problem("panel-type", name=name, modality=modality))
-    x = _values(parts, modality, adata, layer) if len(parts.problems) == noted else None
-    if x is None:
+    x: Values | StoredMatrix | None = stored
+    if x is None and len(parts.problems) == noted:
+        x = _values(parts, modality, adata, layer)
+    if x is None or len(parts.problems) > noted:
         return None
     return Part(x=x, obs=adata.obs, var=adata.var, panels=panels)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup, Standard
 from mosaicvi.data.register.features import chromosomes
+from mosaicvi.data.register.join import in_memory
 from mosaicvi.data.register.query import align_to_model, together
 from mosaicvi.data.register.register import modalities_of, register
 from mosaicvi.data.register.suspicious import technical
@@ -226,7 +227,7 @@ def _median_library(registry: Registry, mosaic: Mosaic, fresh: Mosaic | None) ->
             continue
         whole = mosaic.modality(m.name)
         assert whole.features.scaled is not None
-        known = np.asarray(whole.x[:, np.flatnonzero(whole.features.scaled)].sum(1)).ravel()
+        known = np.asarray(in_memory(whole)[0][:, np.flatnonzero(whole.features.scaled)].sum(1)).ravel()
         both = known > 0
         if both.any():
             found[m.name] *= float(np.median(whole.library[both] / known[both]))
@@ -249,6 +250,6 @@ def _blind_otherwise(registry: Registry, mosaic: Mosaic) -> tuple[str, ...]:
 def has_known(m: ModalityData, names: Collection[str]) -> NDArray[np.bool_]:
     """Which rows of a modality measured any of these features; one more row for cells without it."""
     is_known = pd.Index(m.features.names).isin(pd.Index(list(names)))
-    table = m.panels if m.entry_measured is None else m.entry_measured
-    any_of: NDArray[np.bool_] = np.any(table[:, is_known], axis=1)
-    return np.append(any_of if m.entry_measured is not None else any_of[m.panel_of_row], False)
+    _, entry = in_memory(m)
+    any_of: NDArray[np.bool_] = np.any((m.panels if entry is None else entry)[:, is_known], axis=1)
+    return np.append(any_of[m.panel_of_row] if entry is None else any_of, False)

@@ -12,8 +12,20 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from mosaicvi.data.blocks import Block
 from mosaicvi.data.mosaic import ModalityData, Mosaic, Registry
 from mosaicvi.data.register.register import absent
+from mosaicvi.data.stored.values import StoredMeasured, StoredValues
+from mosaicvi.errors import InputError
+
+
+def in_memory(m: ModalityData) -> tuple[Block, NDArray[np.bool_] | None]:
+    """Values of a modality and which entries were measured; `InputError` if they are read from disk."""
+    if isinstance(m.x, StoredValues) or isinstance(m.entry_measured, StoredMeasured):
+        raise InputError(
+            f"{m.name}: a model that grew reads values in memory; open the data with in_memory=True."
+        )
+    return m.x, m.entry_measured
 
 
 def lifted(mosaic: Mosaic, registry: Registry) -> Mosaic:
@@ -46,18 +58,21 @@ def _lifted(m: ModalityData, registry: Registry) -> ModalityData:
     features = registry.features[m.name]
     at = pd.Index(features.names).get_indexer(pd.Index(m.features.names))
     shape = (m.n_cells, len(features.names))
-    if isinstance(m.x, np.ndarray):
-        x: sp.csr_matrix | NDArray[np.float32] = np.zeros(shape, np.float32)
-        x[:, at] = m.x
+    before, entry = in_memory(m)
+    if isinstance(before, np.ndarray):
+        x: Block = np.zeros(shape, np.float32)
+        x[:, at] = before
     else:  # the known features keep their order, so that columns stay sorted
-        x = sp.csr_matrix((m.x.data, at[m.x.indices], m.x.indptr), shape=shape)
+        x = sp.csr_matrix((before.data, at[before.indices], before.indptr), shape=shape)
     return dataclasses.replace(
         m,
         features=features,
         x=x,
-        entry_measured=None if m.entry_measured is None else _placed(m.entry_measured, at, shape[1]),
+        entry_measured=None if entry is None else _placed(entry, at, shape[1]),
         panels=_placed(m.panels, at, shape[1]),
         standard=registry.standards.get(m.name),
+        known_columns={},
+        known_digest=None,
     )
 
 
@@ -85,7 +100,8 @@ def _stacked(a: ModalityData, b: ModalityData) -> ModalityData:
     entry = None
     if a.entry_measured is not None or b.entry_measured is not None:
         entry = np.concatenate([a.measured(), b.measured()])
-    both = np.concatenate([a.x, b.x]) if isinstance(a.x, np.ndarray) else sp.vstack([a.x, b.x], format="csr")
+    x, y = in_memory(a)[0], in_memory(b)[0]
+    both = np.concatenate([x, y]) if isinstance(x, np.ndarray) else sp.vstack([x, y], format="csr")
     return dataclasses.replace(
         a,
         x=both,
@@ -96,4 +112,6 @@ def _stacked(a: ModalityData, b: ModalityData) -> ModalityData:
         library=np.r_[a.library, b.library],
         scale=np.r_[a.scale, b.scale],
         whole=a.whole and b.whole,
+        known_columns={},
+        known_digest=None,
     )

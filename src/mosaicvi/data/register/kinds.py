@@ -8,16 +8,16 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
-from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
 from mosaicvi.config import Distribution
+from mosaicvi.data.blocks import Matrix
 from mosaicvi.data.counts import USUALLY_COUNTS, settled_layers, taken
 from mosaicvi.data.layers import RAW, layer_names, values_of
+from mosaicvi.data.looks import Looks, first_value, is_whole, no_count
 from mosaicvi.data.mosaic import Registry, Setup
 from mosaicvi.data.register.suspicious import looks_sparse, scale
 from mosaicvi.data.transforms import TRANSFORMS, Transform
-from mosaicvi.data.values import Matrix, any_value, first_value, is_whole, share
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.likelihoods import FOR_FRACTIONS, Evidence
 
@@ -36,7 +36,7 @@ def with_counts(setup: Setup, mods: Mapping[str, AnnData]) -> tuple[Setup, list[
 
 
 def choose_likelihood(
-    name: str, a: AnnData, x: Matrix, whole: bool, peaks: bool, setup: Setup
+    name: str, a: AnnData, x: Matrix, looks: Looks, peaks: bool, setup: Setup
 ) -> Distribution:
     """The user's choice, else the family that recognises the values.
 
@@ -44,10 +44,8 @@ def choose_likelihood(
     ----------
     name, a
         The modality.
-    x
-        Its values.
-    whole
-        Whether they are whole numbers >= 0.
+    x, looks
+        Its values, and what they look like.
     peaks
         Whether its features are named by chromosome.
     setup
@@ -66,41 +64,35 @@ def choose_likelihood(
                 f"likelihoods: unknown {said!r} for {name!r}; use one of {', '.join(likelihoods.names())}."
             )
         return said
-    looks = scale(name, x, counts_in=counts_in(a))
-    if looks is not None and (whole or not any_value(x, lambda v: v < 0)):
-        raise InputError(looks)
-    if not whole:
-        _check_fractions(name, a, x)
-    evidence = Evidence(whole=whole, peaks=peaks, any_above_one=lambda: any_value(x, lambda v: v > 1))
+    unlikely = scale(name, looks, counts_in=counts_in(a))
+    if unlikely is not None and (looks.whole or looks.least >= 0):
+        raise InputError(unlikely)
+    if not looks.whole:
+        _check_fractions(name, a, x, looks)
+    evidence = Evidence(whole=looks.whole, peaks=peaks, any_above_one=lambda: looks.most > 1)
     return likelihoods.choose(evidence).name
 
 
-def _check_fractions(name: str, a: AnnData, x: Matrix) -> None:
+def _check_fractions(name: str, a: AnnData, x: Matrix, looks: Looks) -> None:
     """Raise `InputError` for fractions that look like counts gone wrong."""
-    if 0 < share(x, no_count) < FEW:
+    if 0 < looks.share_no_count < FEW:
         raise InputError(
             f"{name}: {first_value(a.obs_names, x, no_count)} is no count, though all but a few values are; "
             "correct it (NaN in a dense matrix means not measured), "
             f"or set likelihoods={{{name!r}: {FOR_FRACTIONS!r}}}."
         )
-    if not any_value(x, lambda v: v < 0) and looks_sparse(x):
+    if looks.least >= 0 and looks_sparse(looks):
         raise InputError(looks_normalised(name, a))
 
 
-def no_count(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which values are negative or fractional; NaN is not."""
-    fractional: NDArray[np.bool_] = (values != np.rint(values)) & ~np.isnan(values)
-    return (values < 0) | fractional
-
-
-def guessed_gaussian(name: str, a: AnnData, x: Matrix) -> list[str]:
+def guessed_gaussian(name: str, a: AnnData, looks: Looks) -> list[str]:
     """A note on negative values where counts are expected: they may be z-scores."""
     counts = counts_in(a)
-    if not any_value(x, lambda v: v < 0):
+    if looks.least >= 0:
         return []
-    looks = scale(name, x, counts_in=counts)
+    unlikely = scale(name, looks, counts_in=counts)
     if not (counts or name.lower() in USUALLY_COUNTS):
-        return [] if looks is None else [looks]
+        return [] if unlikely is None else [unlikely]
     where = f"layers={{{name!r}: {counts or '...'!r}}}"
     return [
         f"Modality {name!r}: values are fractional and below 0, so they are modelled as {FOR_FRACTIONS}. "
@@ -218,26 +210,26 @@ def choose_transform(
     return next(transform for transform in TRANSFORMS if transform == chosen)
 
 
-def is_filled(x: Matrix) -> bool:
+def is_filled(looks: Looks) -> bool:
     """Whether enough of the values are above 0 for ratios to their geometric mean; NaN do not count."""
-    if isinstance(x, np.ndarray):
-        return bool((x > 0).sum() > FILLED * (~np.isnan(x)).sum())
-    return bool((x.data > 0).sum() > FILLED * x.shape[0] * x.shape[1])
+    return looks.n_positive > FILLED * looks.n_entries
 
 
-def check_range(name: str, a: AnnData, x: Matrix, likelihood: Distribution, transform: Transform) -> None:
+def check_range(
+    name: str, a: AnnData, x: Matrix, looks: Looks, likelihood: Distribution, transform: Transform
+) -> None:
     """Raise `InputError` for values which the likelihood or the transform cannot have."""
     family = likelihoods.get(likelihood)
     if family.binary and transform in ("log1p_cp10k", "clr"):
         raise InputError(f"transforms: {name!r} is {likelihood}, which needs 'binarize', not {transform!r}.")
     user = likelihood if family.least >= 0 else transform
-    if user not in ("none", "binarize") and any_value(x, lambda v: v < 0):
+    if user not in ("none", "binarize") and looks.least < 0:
         raise InputError(
             f"{name}: {first_value(a.obs_names, x, lambda v: v < 0)} is negative, which {user} cannot be; "
             f"name the layer of raw counts, layers={{{name!r}: ...}}, "
             f"or set likelihoods={{{name!r}: {FOR_FRACTIONS!r}}} with transforms={{{name!r}: 'none'}}."
         )
-    if transform == "none" and any_value(x, lambda v: v > family.most):
+    if transform == "none" and looks.most > family.most:
         remedy = f"set transforms={{{name!r}: 'binarize'}}" if family.binary else "choose another likelihood"
         raise InputError(
             f"{name}: {first_value(a.obs_names, x, lambda v: v > family.most)} is above {family.most:g}, "

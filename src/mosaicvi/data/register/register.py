@@ -14,6 +14,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
+from mosaicvi.data.blocks import Block
 from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
 from mosaicvi.data.read.modalities import PROTEINS, certain, feature_types, names_modalities, split_types
 from mosaicvi.data.register.connected import apart, components, seen_by_group
@@ -24,27 +25,23 @@ from mosaicvi.data.register.covariates import (
     obs_column,
     read_covariates,
 )
-from mosaicvi.data.register.features import chromosomes, find_features, read_blocks
-from mosaicvi.data.register.kinds import (
-    check_range,
-    choose_likelihood,
-    choose_transform,
-    guessed_gaussian,
-    is_filled,
-    layer_for_model,
-    looks_normalised,
-    with_counts,
-)
-from mosaicvi.data.register.panels import panel_column, read_panels
+from mosaicvi.data.register.kinds import guessed_gaussian, with_counts
+from mosaicvi.data.register.panels import panel_column
 from mosaicvi.data.register.standard import standard_of
 from mosaicvi.data.register.suspicious import droplets, hashtags, technical, zero_or_one, zeros
 from mosaicvi.data.register.unseen import read_new_covariates
-from mosaicvi.data.transforms import Transform
-from mosaicvi.data.values import Matrix, check_finite, is_whole, keep_measured, read_values, scales
+from mosaicvi.data.register.values import Values, duplicates, find_values, keep
+from mosaicvi.data.stored.values import StoredMatrix, StoredMeasured, StoredValues
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
 
-def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None = None) -> Mosaic:
+def register(
+    data: MuData | AnnData,
+    setup: Setup,
+    *,
+    registry: Registry | None = None,
+    stored: Mapping[str, StoredMatrix] | None = None,
+) -> Mosaic:
     """Read a MuData or AnnData into a `Mosaic`, checking everything that can be wrong with it.
 
     Parameters
@@ -57,6 +54,8 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     registry
         Of a trained model: data are then read as it was, features must match by name, and modalities
         that are not there count as not measured.
+    stored
+        Values that stay in their files, by modality; of these, the object says all but the values.
 
     Raises
     ------
@@ -75,7 +74,7 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         wanted, notes = _without_technical(tuple(mods))
     cells = pd.Index(data.obs_names)
     problems = [] if registry else _unknown(mods, wanted, setup)
-    problems += _duplicates("obs_names", cells, "make them unique, for example with obs_names_make_unique()")
+    problems += duplicates("obs_names", cells, "make them unique, for example with obs_names_make_unique()")
     if problems:
         raise InputError(problems)
     if not any(name in mods for name in wanted):
@@ -92,6 +91,21 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
         and panel_key == setup.batch_key
         and obs_column(data, panel_key) is None
     )
+    covariates: Covariates | None = None
+    of_covariates: list[str] = []
+    said_of_covariates: list[str] = []
+    try:
+        if registry is None:
+            covariates = read_covariates(data, setup)
+        else:
+            covariates, said_of_covariates = read_new_covariates(data, registry)
+    except InputError as error:
+        of_covariates = error.problems
+    batch = np.zeros(len(cells), np.int64)
+    batches: tuple[str, ...] = ("all",)
+    if covariates is not None:
+        batch = covariates.batch
+        batches = _batches(setup, covariates.categories, covariates.unseen)
     read: list[ModalityData] = []
     notes += _unread_proteins(data) if registry is None else []
     for name in wanted:
@@ -100,21 +114,15 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
             read.append(absent(name, len(cells), registry))
             continue
         try:
-            modality, said = _read(name, mods[name], data, cells, setup, panel_key, registry)
+            values = find_values(name, mods[name], data, setup, panel_key, registry, stored or {})
+            modality, said = _read(name, mods[name], cells, setup, registry, values, batch, batches)
         except InputError as error:
             problems += [p for p in error.problems if not (no_batch and "panel_key=" in p)]
             continue
         read.append(modality)
         notes += said
-    covariates: Covariates | None = None
-    try:
-        if registry is None:
-            covariates = read_covariates(data, setup)
-        else:
-            covariates, said = read_new_covariates(data, registry)
-            notes += said
-    except InputError as error:
-        problems += error.problems
+    problems += of_covariates
+    notes += said_of_covariates
     conditions = None
     try:
         if setup.condition_keys:
@@ -126,10 +134,8 @@ def register(data: MuData | AnnData, setup: Setup, *, registry: Registry | None 
     if problems or covariates is None:
         raise InputError(problems)
     learned = registry or _learn(setup, read, covariates, named_files(data))
-    batches = _batches(setup, learned.categories, covariates.unseen)
     group, group_names = condition_groups(read, covariates.batch, batches)
     if registry is None:
-        notes += _zeros(read, covariates.batch, batches)
         notes += apart(components(group_names, seen_by_group(read, group, len(group_names))))
     for note in notes:
         warnings.warn(note, MosaicWarning, stacklevel=4)
@@ -176,18 +182,6 @@ def _without_technical(names: tuple[str, ...]) -> tuple[tuple[str, ...], list[st
         for name in names
         if name not in kept
     ]
-
-
-def _zeros(mods: Sequence[ModalityData], batch: NDArray[np.int64], batches: Sequence[str]) -> list[str]:
-    """Notes on zeros that may be missing values, for modalities that every cell measured alike."""
-    notes = []
-    for m in mods:
-        if m.entry_measured is None and len(m.panels) == 1 and m.panels.all():
-            there = m.row_of_cell >= 0
-            batch_of_row = np.empty(m.x.shape[0], np.int64)
-            batch_of_row[m.row_of_cell[there]] = batch[there]
-            notes += zeros(m.name, m.x, pd.Index(m.features.names), batch_of_row, batches)
-    return notes
 
 
 def _unread_proteins(data: MuData | AnnData) -> list[str]:
@@ -238,11 +232,6 @@ def _unknown(mods: Mapping[str, AnnData], wanted: Iterable[str], setup: Setup) -
             if name not in mods:
                 problems.append(f"{mapping}: no modality {name!r} {there}")
     return problems
-
-
-def _duplicates(what: str, names: pd.Index[str], remedy: str) -> list[str]:
-    twice = names[names.duplicated()].unique()
-    return [f"{what}: {quoted(twice)} occur more than once; {remedy}."] if len(twice) else []
 
 
 def _cells_without_modality(cells: pd.Index[str], mods: Sequence[ModalityData]) -> list[str]:
@@ -302,113 +291,53 @@ def _learn(
 def _read(
     name: str,
     a: AnnData,
-    data: MuData | AnnData,
     cells: pd.Index[str],
     setup: Setup,
-    panel_key: str | None,
     registry: Registry | None,
+    v: Values,
+    batch: NDArray[np.int64],
+    batches: Sequence[str],
 ) -> tuple[ModalityData, list[str]]:
     """A modality, and notes for the user about it."""
-    _check_names(name, a, cells)
-    peaks = False
+    row_of_cell = np.asarray(a.obs_names.get_indexer(cells), np.int64)
+    there = row_of_cell >= 0
+    batch_of_row = np.zeros(a.n_obs, np.int64)
+    batch_of_row[row_of_cell[there]] = batch[there]
+    kept = keep(v, batch_of_row, len(batches) if registry is None else 0)
     if registry is None:
-        features = read_blocks(name, a, setup.block_keys.get(name))
-        order = features.order
-        peaks = chromosomes(a.var_names) is not None
-    else:
-        features = registry.features[name]
-        order = find_features(name, a.var_names, features)
-    said: list[str] = []
-    layer = setup.layers.get(name)
-    if registry is not None:
-        layer, said = layer_for_model(name, a, registry)
-    x = read_values(name, a, layer, order)
-    check_finite(name, a.obs_names, x)
-    whole = is_whole(x)
-    if registry is None:
-        likelihood = choose_likelihood(name, a, x, whole, peaks, setup)
-        transform = choose_transform(name, likelihood, whole, is_filled(x), setup)
-    else:
-        likelihood, transform = registry.likelihoods[name], registry.transforms[name]
-        if registry.whole[name] and not whole and likelihoods.get(likelihood).whole:
-            raise InputError(looks_normalised(name, a))
-    check_range(name, a, x, likelihood, transform)
-    panels, panel_of_row = read_panels(name, a, data, order, panel_key)
-    x, entry, n_outside = keep_measured(x, panels, panel_of_row, dense=not likelihoods.get(likelihood).whole)
-    n_measured = panels.sum(1)[panel_of_row] if entry is None else entry.sum(1)
-    if registry is None:
-        _check_measured(name, a.var_names[order], panels, entry)
-    library, scale = scales(x, n_measured, transform)
-    if features.scaled is not None:
-        scale = _scale_by_some(x, panels, panel_of_row, entry, transform, scale, features.scaled)
+        _check_measured(name, a.var_names[v.features.order], kept.seen)
     modality = ModalityData(
         name=name,
-        features=features,
-        likelihood=likelihood,
-        transform=transform,
-        x=x,
-        entry_measured=entry,
-        row_of_cell=np.asarray(a.obs_names.get_indexer(cells), np.int64),
-        panels=panels,
-        panel_of_row=panel_of_row,
-        library=library,
-        scale=scale,
-        whole=whole,
+        features=v.features,
+        likelihood=v.likelihood,
+        transform=v.transform,
+        x=kept.x,
+        entry_measured=kept.entry,
+        row_of_cell=row_of_cell,
+        panels=v.panels,
+        panel_of_row=v.panel_of_row,
+        library=kept.library,
+        scale=kept.scale,
+        whole=v.looks.whole,
+        known_columns=kept.columns,
+        known_digest=kept.digest,
     )
-    empty = (library == 0) & (n_measured > 0) if registry is None else np.zeros(a.n_obs, bool)
-    notes = said + _notes(modality, a.obs_names[empty], n_outside)
+    empty = (kept.library == 0) & (kept.n_measured > 0) if registry is None else np.zeros(a.n_obs, bool)
+    notes = v.notes + _notes(modality, a.obs_names[empty], kept.n_outside)
     if registry is None:
-        notes += hashtags(name, a.var_names) + droplets(name, x)
+        notes += hashtags(name, a.var_names) + droplets(name, v.looks)
+        if len(kept.filled):
+            notes += zeros(name, v.looks, kept.filled, pd.Index(v.features.names), batch_of_row, batches)
     if registry is None and name not in setup.likelihoods:
-        notes += zero_or_one(name, x, peaks)
-        notes += [] if likelihoods.get(likelihood).whole else guessed_gaussian(name, a, modality.x)
-    if not (n_measured > 0).all():
-        modality = _without(modality, n_measured == 0)
+        notes += zero_or_one(name, v.looks, v.peaks)
+        notes += [] if likelihoods.get(v.likelihood).whole else guessed_gaussian(name, a, v.looks)
+    if not (kept.n_measured > 0).all():
+        modality = _without(modality, kept.n_measured == 0)
     standard = standard_of(modality) if registry is None else registry.standards.get(name)
     return dataclasses.replace(modality, standard=standard), notes
 
 
-def _scale_by_some(
-    x: Matrix,
-    panels: NDArray[np.bool_],
-    panel_of_row: NDArray[np.int64],
-    entry: NDArray[np.bool_] | None,
-    transform: Transform,
-    of_all: NDArray[np.float32],
-    scaled: NDArray[np.bool_],
-) -> NDArray[np.float32]:
-    """The transform's scale of each row by some features, or by all where it measured none of them."""
-    n_some = panels[:, scaled].sum(1)[panel_of_row] if entry is None else entry[:, scaled].sum(1)
-    _, scale = scales(x[:, np.flatnonzero(scaled)], n_some, transform)
-    return np.where(n_some > 0, scale, of_all)
-
-
-def _check_names(name: str, a: AnnData, cells: pd.Index[str]) -> None:
-    if a.n_obs == 0:
-        raise InputError(
-            f"Modality {name!r} has no cells; leave it out, or, to ask a model for some cells of the data "
-            "that it knows, give all of them with indices=."
-        )
-    if a.n_vars == 0:
-        raise InputError(f"Modality {name!r} has no features; leave it out.")
-    problems = _duplicates(f"{name}: var_names", a.var_names, "make them unique with var_names_make_unique()")
-    problems += _duplicates(
-        f"{name}: obs_names", a.obs_names, "make them unique with obs_names_make_unique()"
-    )
-    if not problems and not a.obs_names.isin(cells).all():
-        strange = a.obs_names[~a.obs_names.isin(cells)]
-        problems.append(
-            f"{name}: {len(strange):,} cells (such as {quoted(strange)}) are not in the obs_names of the "
-            "whole; call mdata.update()."
-        )
-    if problems:
-        raise InputError(problems)
-
-
-def _check_measured(
-    name: str, names: pd.Index[str], panels: NDArray[np.bool_], entry: NDArray[np.bool_] | None
-) -> None:
-    seen = np.any(panels if entry is None else entry, axis=0)
+def _check_measured(name: str, names: pd.Index[str], seen: NDArray[np.bool_]) -> None:
     if not seen.all():
         raise InputError(f"{name}: nobody measured {quoted(names[~seen])}; remove such features.")
 
@@ -431,17 +360,25 @@ def _notes(m: ModalityData, empty: pd.Index[str], n_outside: int) -> list[str]:
 
 def _without(m: ModalityData, empty: NDArray[np.bool_]) -> ModalityData:
     """The modality without the rows in which nothing was measured: those cells lack it."""
-    keep = ~empty
-    row = np.cumsum(keep) - 1
-    has = (m.row_of_cell >= 0) & keep[m.row_of_cell]
+    kept = ~empty
+    row = np.cumsum(kept) - 1
+    has = (m.row_of_cell >= 0) & kept[m.row_of_cell]
+    x: Block | StoredValues
+    entry: NDArray[np.bool_] | StoredMeasured | None
+    if isinstance(m.x, StoredValues):
+        x = m.x.without(empty)
+        entry = None if m.entry_measured is None else StoredMeasured(x)
+    else:
+        x, entry = m.x[kept], None if m.entry_measured is None else m.entry_measured[kept]
     return dataclasses.replace(
         m,
-        x=m.x[keep],
-        entry_measured=None if m.entry_measured is None else m.entry_measured[keep],
+        x=x,
+        entry_measured=entry,
         row_of_cell=np.where(has, row[m.row_of_cell], -1),
-        panel_of_row=m.panel_of_row[keep],
-        library=m.library[keep],
-        scale=m.scale[keep],
+        panel_of_row=m.panel_of_row[kept],
+        library=m.library[kept],
+        scale=m.scale[kept],
+        known_digest=None,
     )
 
 

@@ -5,20 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from mosaicvi import likelihoods
+from mosaicvi.data.blocks import is_dense
 from mosaicvi.data.mosaic import ModalityData, Standard
-from mosaicvi.data.values import COLUMNS, moments
 
 
 def standard_of(m: ModalityData) -> Standard | None:
     """Mean and standard deviation of each feature; None where the likelihood takes the values as they are."""
-    if (
-        not likelihoods.get(m.likelihood).standardised
-        or m.transform != "none"
-        or not isinstance(m.x, np.ndarray)
-    ):
+    if not likelihoods.get(m.likelihood).standardised or m.transform != "none" or not is_dense(m.x):
         return None
-    centre, spread = np.empty((2, m.n_features))
-    for first in range(0, m.n_features, COLUMNS):
-        cols = slice(first, first + COLUMNS)
-        centre[cols], spread[cols], *_ = moments(m.x[:, cols].astype(np.float64), m.measured(columns=cols))
-    return Standard(centre=centre, spread=np.where(spread > 0, spread, 1.0))
+    columns = m.columns("none")
+    return Standard(centre=columns.mean, spread=np.where(columns.sd > 0, columns.sd, 1.0))

@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mosaicvi.data.counts import USUALLY_COUNTS
+from mosaicvi.data.looks import Looks
 from mosaicvi.data.problems import listed
-from mosaicvi.data.values import Matrix, is_whole
 
 TECHNICAL = {
     "multiplexing_capture": "hashtags of samples",
@@ -31,7 +31,6 @@ SOME_ZEROS = 0.05  # the same of a sparse matrix
 SURPRISE = 30.0  # cells that should have a feature, were it as frequent as in the other batches
 SOME_EMPTY = 0.05  # share of a batch's cells without any value that is worth a word
 DROPLET, MOSTLY = 10, 0.5  # counts below which a cell is hardly one, and the share of them that is alarming
-LOOK_AT = 1 << 22  # values, for the kind of scale
 
 
 def technical(modality: str) -> str | None:
@@ -50,23 +49,21 @@ def hashtags(modality: str, names: pd.Index[str]) -> list[str]:
     ]
 
 
-def scale(modality: str, x: Matrix, *, counts_in: str | None) -> str | None:
+def scale(modality: str, found: Looks, *, counts_in: str | None) -> str | None:
     """What the values look like if they are neither counts nor logarithms, with a remedy; None for those.
 
     Parameters
     ----------
     modality
         Its name.
-    x
-        Its values.
+    found
+        What its values look like.
     counts_in
         A layer with whole numbers, if there is one.
     """
-    values = (x if isinstance(x, np.ndarray) else x.data).reshape(-1)[:LOOK_AT]
-    values = values[~np.isnan(values) & (values != 0)]
-    if not len(values) or (is_whole(x) and np.median(values) < RAW_INTENSITY):
+    if not len(found.some) or (found.whole and np.median(found.some) < RAW_INTENSITY):
         return None
-    looks = _looks(modality, x, values)
+    looks = _looks(modality, found)
     if looks is None:
         return None
     if looks[0] == Z_SCORES and counts_in is None and modality.lower() not in USUALLY_COUNTS:
@@ -77,15 +74,15 @@ def scale(modality: str, x: Matrix, *, counts_in: str | None) -> str | None:
     return f"Modality {modality!r}: its values look like {what}; {remedy}."
 
 
-def looks_sparse(x: Matrix) -> bool:
+def looks_sparse(found: Looks) -> bool:
     """Whether so many values are 0 as of normalised counts; what is stored sparse, mostly is."""
-    n_zero = int((x == 0).sum()) if isinstance(x, np.ndarray) else x.shape[0] * x.shape[1] - x.nnz
-    most = MANY_ZEROS if isinstance(x, np.ndarray) else SOME_ZEROS
-    return bool(n_zero > most * x.shape[0] * x.shape[1])
+    n = found.shape[0] * found.shape[1]
+    return n - found.n_nonzero > (MANY_ZEROS if found.is_dense else SOME_ZEROS) * n
 
 
-def _looks(modality: str, x: Matrix, values: NDArray[np.float32]) -> tuple[str, str] | None:
+def _looks(modality: str, found: Looks) -> tuple[str, str] | None:
     """What the values look like, and a remedy."""
+    values = found.some
     least, most, middle = float(values.min()), float(values.max()), float(np.median(values))
     as_meant = f"likelihoods={{{modality!r}: 'Gaussian'}} says that they are meant as they are"
     if least < 0:
@@ -97,18 +94,15 @@ def _looks(modality: str, x: Matrix, values: NDArray[np.float32]) -> tuple[str, 
         if abs(float(values.mean())) < 0.2 and 0.7 < float(values.std()) < 1.3:
             return Z_SCORES, f"give the values before scaling, counts if there are any; {as_meant}"
         return None
-    sums = np.asarray(
-        np.nansum(x, axis=1) if isinstance(x, np.ndarray) else x.sum(axis=1), np.float64
-    ).ravel()
-    sums = sums[sums > 0]
-    if len(sums) > 1 and x.shape[1] > 1 and sums.std() < 1e-3 * sums.mean():
+    sums = found.row_sum[found.row_sum > 0]
+    if len(sums) > 1 and found.shape[1] > 1 and sums.std() < 1e-3 * sums.mean():
         return (
             f"counts that were normalised to {sums.mean():,.0f} a cell",
             f"give the counts before; {as_meant}",
         )
     if middle > RAW_INTENSITY:
         return "raw intensities", f"take their logarithm (log2, with zeros as missing) before; {as_meant}"
-    if looks_sparse(x) or most > 1000:
+    if looks_sparse(found) or most > 1000:
         has_fractions = float((values == np.rint(values)).mean()) < 0.98
         soup = "counts with fractions, as SoupX and CellBender write them"
         return (soup, f"rounded=[{modality!r}] rounds them") if most > 30 and has_fractions else None
@@ -118,24 +112,29 @@ def _looks(modality: str, x: Matrix, values: NDArray[np.float32]) -> tuple[str, 
 
 
 def zeros(
-    modality: str, x: Matrix, names: pd.Index[str], batch: NDArray[np.int64], batches: Sequence[str]
+    modality: str,
+    found: Looks,
+    filled: NDArray[np.int64],
+    names: pd.Index[str],
+    batch: NDArray[np.int64],
+    batches: Sequence[str],
 ) -> list[str]:
     """Notes on zeros that may mean that nothing was measured.
 
     Parameters
     ----------
-    modality, x, names
-        The modality, its values (n_m, D_m) and features.
+    modality, found, names
+        The modality, what its values (n_m, D_m) look like, and its features.
+    filled
+        Cells of each batch that have something other than 0 in each feature, (B, D_m).
     batch, batches
         Batch of each row (n_m,), and their names.
     """
     remedy = f"if they were not measured there, zeros_missing=[{modality!r}] takes such zeros as missing"
     notes = []
-    values = x if isinstance(x, np.ndarray) else x.data
-    if not is_whole(x):
-        n_entries = x.shape[0] * x.shape[1]
-        share = 1 - np.count_nonzero(values) / max(n_entries, 1)
-        there = values[(values != 0) & ~np.isnan(values)][:LOOK_AT]
+    if not found.whole:
+        share = 1 - found.n_nonzero / max(found.shape[0] * found.shape[1], 1)
+        there = found.some
         far = len(there) > 0 and float(there.min()) > 0.25 * float(np.median(there))
         if far and 0.01 < share < MANY_ZEROS:
             notes.append(
@@ -143,12 +142,10 @@ def zeros(
                 f"({there.min():.3g} at least); {remedy}."
             )
         return notes
-    has = x != 0
-    n_of = np.bincount(batch, minlength=len(batches)).astype(float)
-    by_batch = np.stack([np.asarray(has[batch == b].sum(axis=0)).ravel() for b in range(len(batches))])
-    empty = np.asarray(has.sum(axis=1)).ravel() == 0
     if len(batches) < 2:
         return []
+    n_of = np.bincount(batch, minlength=len(batches)).astype(float)
+    empty = ~found.row_filled
     for b, name in enumerate(batches):
         if not n_of[b]:
             continue
@@ -159,8 +156,8 @@ def zeros(
                 f"Modality {modality!r}: {share:.0%} of the cells of batch {name!r} have nothing but zeros; "
                 f"{remedy}."
             )
-        rest = np.delete(by_batch, b, axis=0).sum(axis=0) / max(int((batch != b).sum()), 1)
-        lost = (by_batch[b] == 0) & (rest * n_of[b] * (1 - share) > SURPRISE)
+        rest = np.delete(filled, b, axis=0).sum(axis=0) / max(int((batch != b).sum()), 1)
+        lost = (filled[b] == 0) & (rest * n_of[b] * (1 - share) > SURPRISE)
         if lost.any() and share < 1:
             notes.append(
                 f"Modality {modality!r}: {int(lost.sum()):,} features are 0 in every cell of batch {name!r} "
@@ -169,11 +166,11 @@ def zeros(
     return notes
 
 
-def droplets(modality: str, x: Matrix) -> list[str]:
+def droplets(modality: str, found: Looks) -> list[str]:
     """A note on droplets without a cell, in counts of genes."""
-    if modality not in ("rna", "gex") or x.shape[1] < 200 or x.shape[0] < 200 or not is_whole(x):
+    if modality not in ("rna", "gex") or min(found.shape) < 200 or not found.whole:
         return []
-    sums = np.asarray(x.sum(axis=1)).ravel()
+    sums = found.row_sum
     share = float((sums < DROPLET).mean())
     if share < MOSTLY:
         return []
@@ -185,10 +182,9 @@ def droplets(modality: str, x: Matrix) -> list[str]:
     ]
 
 
-def zero_or_one(modality: str, x: Matrix, is_peak: bool) -> list[str]:
+def zero_or_one(modality: str, found: Looks, is_peak: bool) -> list[str]:
     """A note on whole numbers that are all 0 or 1, in a modality that is not known to be of peaks."""
-    values = x if isinstance(x, np.ndarray) else x.data
-    if is_peak or not len(values) or not is_whole(x) or float(np.nanmax(values)) != 1 or x.shape[1] < 50:
+    if is_peak or not found.whole or found.most != 1 or found.shape[1] < 50:
         return []
     return [
         f"Modality {modality!r}: all values are 0 or 1, but its features are not named as peaks "

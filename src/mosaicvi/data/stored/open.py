@@ -1,0 +1,148 @@
+"""An .h5ad, .h5mu or zarr store -> its cells, features, covariates and panels, and values that stay in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.io import read_elem
+from mudata import MuData
+
+from mosaicvi.data.layers import RAW
+from mosaicvi.data.problems import listed, problem
+from mosaicvi.data.read import mudata_as_it_is
+from mosaicvi.data.read.contained import check_contained
+from mosaicvi.data.read.files import ZARR_MARKS
+from mosaicvi.data.read.modalities import PROTEINS, feature_types
+from mosaicvi.data.stored.pieces import Piece, element
+from mosaicvi.data.stored.values import StoredMatrix
+from mosaicvi.errors import InputError
+
+Opened = tuple[MuData | AnnData, dict[str, StoredMatrix]]
+
+
+def can_stay(path: Path) -> bool:
+    """Whether values can stay in a file: whether it is an .h5ad, .h5mu or a zarr store of these."""
+    if not path.exists():
+        raise InputError(problem("missing", name=path))
+    if path.is_dir():
+        return any((path / mark).exists() for mark in ZARR_MARKS)
+    if not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as file:
+        return "mod" in file or {"obs", "var"} <= set(file)
+
+
+def open_stored(path: Path, layers: Mapping[str, str]) -> Opened:
+    """Open a file for which `can_stay` is true.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    layers
+        Modality → layer with its values; of an AnnData the only one.
+
+    Returns
+    -------
+    An AnnData or MuData without values, and the values by modality, that of an AnnData as ``""``.
+
+    Raises
+    ------
+    InputError
+        It is damaged, foreign, or holds its values in a way of which rows cannot be read one by one.
+    """
+    try:
+        group = _opened(path)
+        if "mod" not in group:
+            a, matrix = _anndata(str(path), group, next(iter(layers.values()), None))
+            _check_one_modality(path, group, a)
+            return a, {"": matrix}
+        return _mudata(path, group, layers)
+    except InputError:
+        raise
+    except Exception as error:  # what a damaged file raises is not foreseeable
+        reason = (next(iter(str(error).splitlines()), "") or type(error).__name__)[:160]
+        raise InputError(problem("damaged", name=path, reason=reason)) from error
+
+
+def _opened(path: Path) -> Any:
+    if path.is_file():
+        check_contained(path)
+        return h5py.File(path, "r")
+    try:
+        import zarr
+    except ImportError as error:
+        raise InputError(problem("extra", name=path, format="zarr", package="zarr", extra="zarr")) from error
+    group = zarr.open(str(path), mode="r")
+    keys = set(group.keys()) if hasattr(group, "keys") else set()
+    if not ({"obs", "var"} <= keys or "mod" in keys):
+        raise InputError(problem("foreign", name=path, what=f"zarr with {listed(sorted(keys))}"))
+    return group
+
+
+def _check_one_modality(path: Path, group: Any, a: AnnData) -> None:
+    """Refuse what reading into memory would part into several modalities."""
+    several = len(feature_types(a)) > 1
+    if several or ("obsm" in group and PROTEINS in group["obsm"]):
+        what = "var['feature_types'] tells several modalities apart" if several else f"obsm has {PROTEINS!r}"
+        raise InputError(
+            f"{path}: {what}, which cannot be parted on disk; write it as an .h5mu, "
+            "mosaicvi.read_mudata(...).write(...), or set in_memory=True."
+        )
+
+
+def _mudata(path: Path, group: Any, layers: Mapping[str, str]) -> Opened:
+    there = list(group["mod"].keys())
+    order = [str(name) for name in group["mod"].attrs.get("mod-order", there)]
+    mods, stored = {}, {}
+    for name in order if set(order) == set(there) else there:
+        mods[name], stored[name] = _anndata(f"{path}: {name}", group["mod"][name], layers.get(name))
+    obs = read_elem(group["obs"])
+    obs.index = obs.index.astype(str)
+    known = pd.Index([]).append([a.obs_names for a in mods.values()])
+    lost = obs.index[~obs.index.isin(known)]
+    if len(lost):
+        raise InputError(problem("no-modality", name=path, names=listed(lost)))
+    with mudata_as_it_is():
+        mdata = MuData(mods, obs=pd.DataFrame(index=obs.index))
+        mdata.obs = obs
+    mdata.uns.update(_notes(group))
+    return mdata, stored
+
+
+def _anndata(name: str, group: Any, layer: str | None) -> tuple[AnnData, StoredMatrix]:
+    obs, var = read_elem(group["obs"]), read_elem(group["var"])
+    a = AnnData(obs=obs, var=var)
+    if "varm" in group and "measured" in group["varm"]:
+        a.varm["measured"] = read_elem(group["varm"]["measured"])
+    a.uns.update(_notes(group))
+    layers = list(group["layers"].keys()) if "layers" in group else []
+    if layer is None or (layer == "X" and layer not in layers):
+        if "X" not in group:
+            raise InputError(problem("no-x", name=name, modality="the data", layers=listed(layers)))
+        return a, StoredMatrix([Piece(name, element(group["X"]))])
+    if layer in layers:
+        return a, StoredMatrix([Piece(name, element(group["layers"][layer]))])
+    if layer != RAW or RAW not in group:
+        raise InputError(
+            problem("no-layer", name=name, modality="the data", layer=layer, layers=listed(layers))
+        )
+    known = read_elem(group[RAW]["var"]).index
+    at = known.get_indexer(a.var_names)
+    if (at < 0).any():
+        lacking = listed(a.var_names[at < 0])
+        raise InputError(problem("raw-features", name=name, modality="the data", names=lacking))
+    return a, StoredMatrix([Piece(name, element(group[RAW]["X"]))]).ordered(at.astype(np.int64))
+
+
+def _notes(group: Any) -> dict[str, Any]:
+    """What `combine` noted of the data."""
+    if "uns" not in group or "mosaicvi" not in group["uns"]:
+        return {}
+    return {"mosaicvi": read_elem(group["uns"]["mosaicvi"])}

@@ -1,0 +1,154 @@
+"""The matrix of a file, of which runs of rows are read.
+
+Shapes: n rows, d columns of the file, D columns as they are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.sparse as sp
+from anndata.abc import CSCDataset, CSRDataset
+from anndata.io import sparse_dataset
+from numpy.typing import NDArray
+
+from mosaicvi.data.blocks import Block
+from mosaicvi.data.problems import problem
+from mosaicvi.data.sparse import arrays_fault
+from mosaicvi.errors import InputError
+
+GAPS_TOGETHER = 1 << 22  # entries
+NEAR = 64  # rows between two that are wanted which are rather read than skipped
+
+
+class Piece:
+    """A matrix of a file.
+
+    Parameters
+    ----------
+    name
+        Of the file and the matrix in it, for messages.
+    raw
+        ``CSRDataset`` of anndata, or an array of h5py or zarr (n, d).
+
+    Raises
+    ------
+    InputError
+        It is stored by columns, holds no numbers, or its arrays do not belong together.
+    """
+
+    def __init__(self, name: str, raw: Any) -> None:
+        if isinstance(raw, CSCDataset):
+            raise InputError(problem("by-columns", name=name))
+        if raw.dtype.kind not in "biuf":
+            raise InputError(f"{name}: the values are of type {raw.dtype}, not numbers; store numbers.")
+        self.name = name
+        self.shape: tuple[int, int] = (int(raw.shape[0]), int(raw.shape[1]))
+        self.is_dense = not isinstance(raw, CSRDataset)
+        self.dtype = raw.dtype
+        self.place: NDArray[np.int64] | None = None
+        self.n_columns = self.shape[1]
+        if self.is_dense:
+            self.values = raw
+            self.n_bytes = 4 * self.shape[0] * self.shape[1]
+            return
+        group = raw.group
+        self.values, self.indices = group["data"], group["indices"]
+        self.indptr = np.asarray(self._read(lambda: group["indptr"][:])).astype(np.int64)
+        fault = arrays_fault(self.indptr, np.zeros(0, np.int64), 0, self.shape[0], self.shape[1])
+        n_there = min(self.values.shape[0], self.indices.shape[0])
+        if fault is None or fault.startswith("indptr ends"):
+            n_said = int(self.indptr[-1])
+            fault = None if n_said <= n_there else f"indptr ends at {n_said:,}, but {n_there:,} are stored"
+        if fault is not None:
+            raise InputError(problem("sparse", name=name, what="the matrix", fault=fault))
+        self.n_bytes = 8 * int(self.indptr[-1])
+
+    def put(self, place: NDArray[np.int64], n_columns: int) -> None:
+        """Say where each column of the file goes among `n_columns`, -1 for one that is left out."""
+        is_same = n_columns == self.shape[1] and np.array_equal(place, np.arange(n_columns))
+        self.place, self.n_columns = None if is_same else place, n_columns
+
+    def take(self, rows: NDArray[np.int64]) -> list[Block]:
+        """Ascending rows of the file, as one or several parts that follow one another."""
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > NEAR) + 1)
+        return [self._some(run) for run in runs if len(run)]
+
+    def filled(self, part: Block) -> NDArray[np.float32]:
+        """Rows as an array, with NaN where the file has no such column."""
+        x: NDArray[np.float32] = part if isinstance(part, np.ndarray) else part.toarray()
+        if self.place is not None:
+            x[:, np.setdiff1d(np.arange(self.n_columns), self.place)] = np.nan
+        return x
+
+    def has_gaps(self) -> bool:
+        """Whether an entry of a dense matrix is missing."""
+        if not self.is_dense:
+            return False
+        step = max(1, GAPS_TOGETHER // max(1, self.shape[1]))
+        starts = range(0, self.shape[0], step)
+        return any(np.isnan(self._values(first, first + step)).any() for first in starts)
+
+    def _values(self, first: int, last: int) -> NDArray[np.float32]:
+        """Rows of a dense matrix as they are."""
+        with np.errstate(over="ignore"):  # what a float32 cannot hold is found as infinite
+            return np.asarray(self._read(lambda: self.values[first:last]), np.float32)
+
+    def _some(self, rows: NDArray[np.int64]) -> Block:
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        block = self._dense(first, last) if self.is_dense else self._sparse(first, last)
+        return block if len(rows) == last - first else block[rows - first]
+
+    def _dense(self, first: int, last: int) -> NDArray[np.float32]:
+        x = self._values(first, last)
+        if self.place is None:
+            return x
+        out = np.zeros((len(x), self.n_columns), np.float32)
+        kept = np.argsort(self.place, kind="stable")[np.count_nonzero(self.place < 0) :]
+        target, start = np.unique(self.place[kept], return_index=True)
+        if len(kept):  # a sum of features that are one, of which one is missing, is missing
+            out[:, target] = np.add.reduceat(x[:, kept], start, axis=1)
+        return out
+
+    def _sparse(self, first: int, last: int) -> sp.csr_matrix:
+        low, high = int(self.indptr[first]), int(self.indptr[last])
+        with np.errstate(over="ignore"):
+            data = np.asarray(self._read(lambda: self.values[low:high])).astype(np.float32)
+        indices = np.asarray(self._read(lambda: self.indices[low:high]))
+        indptr = self.indptr[first : last + 1] - low
+        if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= self.shape[1]):
+            fault = f"an index of rows {first:,} to {last:,} is outside of 0 to {self.shape[1] - 1:,}"
+            raise InputError(problem("sparse", name=self.name, what="the matrix", fault=fault))
+        if self.place is not None:
+            indices = self.place[indices]
+            kept = indices >= 0
+            if not kept.all():
+                ends = np.concatenate([[0], np.cumsum(kept)])
+                data, indices, indptr = data[kept], indices[kept], ends[indptr]
+        x = sp.csr_matrix((data, indices.astype(np.int32), indptr), shape=(last - first, self.n_columns))
+        if not x.has_canonical_format:
+            x.sum_duplicates()
+        if not x.data.all():
+            x.eliminate_zeros()
+        return x
+
+    def _read(self, slice_of: Callable[[], Any]) -> Any:
+        try:
+            return slice_of()
+        except Exception as error:  # what a damaged file raises is not foreseeable
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            raise InputError(problem("damaged", name=self.name, reason=reason)) from error
+
+
+def is_stored(values: Any) -> bool:
+    """Whether values lie in a file, of which rows can be read."""
+    is_zarr = type(values).__module__.startswith("zarr.") and hasattr(values, "chunks")
+    return isinstance(values, CSRDataset | CSCDataset | h5py.Dataset) or is_zarr
+
+
+def element(group: Any) -> Any:
+    """The matrix of an opened file, as `Piece` takes it."""
+    return sparse_dataset(group) if hasattr(group, "keys") else group
