@@ -26,7 +26,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_executed"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -82,7 +82,21 @@ def write_references(app: Any, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace("<!-- messages -->", listing())
 
 
+def run_notebooks(app: Any) -> None:
+    """Run the notebooks, before any page asks for their pictures."""
+    from notebooks import execute_all
+
+    app.notebooks = execute_all()
+
+
+def write_notebook(app: Any, docname: str, source: list[str]) -> None:
+    """Put what a notebook printed and drew into its page."""
+    source[0] = app.notebooks.get(docname, source[0])
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.connect("builder-inited", run_notebooks)
+    app.connect("source-read", write_notebook)
     app.add_html_math_renderer("mathml", (inline_formula, None), (block_formula, None))
     app.connect("source-read", write_references)

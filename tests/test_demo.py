@@ -16,6 +16,7 @@ from mosaicvi.cli import run
 from mosaicvi.data.read import read
 from mosaicvi.datasets import simulated_mosaic
 from mosaicvi.demo import DemoScores, score
+from mosaicvi.demo.run import NOTEBOOKS, _next
 from mosaicvi.demo.scores import METHODS, _measured, _nearest, render
 
 
@@ -46,6 +47,17 @@ def test_is_not_overwritten_by_itself(folder: Path, capsys: pytest.CaptureFixtur
     assert run(["demo", "-o", str(folder), "--max-epochs", "1", "--n-cells", "200"]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert (folder / "demo.png").read_bytes() == before
+
+
+def test_says_which_commands_and_notebooks_come_next(capsys: pytest.CaptureFixture[str]) -> None:
+    _next(Path("out"), Console(width=200))
+    said = capsys.readouterr().out
+    assert "mosaicvi embed out/model out/mosaic.h5mu --output embedded.h5mu" in said
+    pages = {page.stem for page in (Path(__file__).parents[1] / "docs" / "notebooks").glob("*.md")} - {
+        "index"
+    }
+    assert set(NOTEBOOKS) == pages
+    assert all(f"docs/notebooks/{name}.md" in said for name in pages)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,10 @@
-"""What can be wrong with a user's input: one line that names the thing and the remedy."""
+"""What can be wrong with a user's input, or run out: one line that names the thing and the remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -42,6 +44,45 @@ class NonFiniteLossError(FloatingPointError):
     def __init__(self, message: str, *, modality: str | None = None, cells: Sequence[int] = ()) -> None:
         self.modality, self.cells = modality, list(cells)
         super().__init__(message)
+
+
+FEWER_FEATURES = (
+    "use fewer features, such as the most variable ones, or fewer cells, and keep counts in sparse matrices"
+)
+
+FEWER_CELLS = "ask for fewer cells at a time; the answers of a cell do not depend on others"
+
+
+class OutOfMemoryError(MemoryError):
+    """Memory ran out; one line that says in what work, and what helps."""
+
+
+@contextmanager
+def memory_for(work: str, remedy: str) -> Iterator[None]:
+    """Name the work in which memory runs out, and a remedy, instead of the library that noticed it.
+
+    Parameters
+    ----------
+    work
+        What is done, such as ``"training"``.
+    remedy
+        What helps, in the imperative.
+
+    Raises
+    ------
+    OutOfMemoryError
+        In place of what numpy (`MemoryError`) or torch (a `RuntimeError` that says so) raise.
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search(r"(?i)out of memory|allocate", str(error)):
+            raise
+        tried = re.search(r"(?i)(?:tried to|unable to) allocate [\d.,]+ ?\w+", str(error))
+        detail = f" ({tried[0][0].lower()}{tried[0][1:]})" if tried else ""
+        raise OutOfMemoryError(f"Memory ran out in {work}{detail}; {remedy}.") from error
 
 
 class LostRankError(RuntimeError):

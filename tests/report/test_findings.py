@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
+from typer.main import get_command
 
+from mosaicvi.cli.app import app
 from mosaicvi.report import findings
 from mosaicvi.report.heldout import MEAN, MODEL, NEIGHBOURS, Accuracy
 from mosaicvi.report.integration import Metric, Mixing, mixing_of
@@ -99,3 +103,21 @@ def test_modalities_that_disagree_are_named() -> None:
     ]
     (finding,) = findings.pairs(metrics)
     assert finding.title == "rna and adt do not agree on where a cell belongs."
+
+
+def test_commands_that_help_are_named_and_have_these_options() -> None:
+    falling = pd.DataFrame({"validation_loss": np.linspace(10, 5, 10)})
+    rising = pd.DataFrame({"validation_loss": [*np.linspace(10, 5, 10), *np.linspace(5, 9, 20)]})
+    said = [
+        *findings.training(pd.DataFrame(), 5),
+        *findings.training(pd.DataFrame({"train_loss": [np.nan]}), 5),
+        *findings.training(falling, 5),
+        *findings.training(pd.DataFrame({"train_loss": np.ones(3)}), 5),
+        *findings.training(rising, 5),
+    ]
+    assert len(said) == 5
+    options = {o for p in get_command(app).commands["train"].params for o in p.opts}  # type: ignore[attr-defined]
+    for finding in said:
+        assert "mosaicvi train" in finding.text
+        assert set(re.findall(r"--[a-z-]+", finding.text)) <= options
+    assert "--max-epochs 20" in said[2].text

@@ -63,7 +63,8 @@ def test_a_missing_latent_is_named() -> None:
 
 def test_very_few_cells_are_laid_out_too() -> None:
     data = AnnData(np.zeros((3, 1)), obsm={"X_mosaicvi": np.eye(3)})
-    tl.umap(data)
+    with pytest.warns(MosaicWarning, match="at least 5 cells"):
+        tl.umap(data)
     assert np.isfinite(data.obsm["X_umap"]).all()
 
 
@@ -74,3 +75,14 @@ def test_neighbours_belong_together_as_in_umap_learn() -> None:
     above = [1, 1, 0.3060, 0, 0, 0.9077, 0.6517, 0.4291, 0.3853, 0.6656, 0.5709, 0, 1, 1, 0.6147]
     assert found[np.triu_indices(6, 1)] == pytest.approx(above, abs=1e-4)
     assert np.array_equal(found, found.T)
+
+
+@pytest.mark.parametrize(
+    ("n", "words"), [(4, "UMAP needs at least 5 cells"), (90, "umap-learn is not installed")]
+)
+def test_why_there_is_no_umap_is_said(n: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_umap(monkeypatch)
+    data = three_groups()[:n].copy()
+    with pytest.warns(MosaicWarning, match=words):
+        tl.umap(data)
+    assert data.uns["X_umap"]["method"] == "PCA"

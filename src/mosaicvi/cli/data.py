@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from mosaicvi.data.combine.assemble import Assembled
     from mosaicvi.data.register.source import Source
     from mosaicvi.data.stored.values import StoredMatrix
     from mosaicvi.model import MosaicVI
 
 DATASET_KEY = "dataset"
-H5MU, H5AD = ".h5mu", ".h5ad"
+H5MU, H5AD, ZARR = ".h5mu", ".h5ad", ".zarr"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,25 +178,45 @@ def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = Fals
     from mosaicvi.data.combine import combine
 
     named = name_datasets(paths)
+    return combine(named, **_options_of_combine(named, reading, quiet=quiet), **more)
+
+
+def combine_for_store(
+    paths: Sequence[Path], reading: Reading, *, quiet: bool = False, **more: Any
+) -> Assembled:
+    """The same with values that stay in the files where they can; arguments as `combine_files`."""
+    from mosaicvi.data.combine import combine, combine_stored
+    from mosaicvi.data.combine.assemble import Assembled
+    from mosaicvi.data.stored.open import can_stay
+
+    named = name_datasets(paths)
+    options = _options_of_combine(named, reading, quiet=quiet) | more
+    needs_memory = any(
+        (reading.pair, reading.from_obsm, reading.min_counts, reading.rounded, reading.zeros_missing)
+    )
+    if not needs_memory and all(can_stay(path) for path in named.values()):
+        return combine_stored(named, **options)
+    return Assembled(mdata=combine(named, **options), stored={})
+
+
+def _options_of_combine(named: Mapping[str, Path], reading: Reading, *, quiet: bool) -> dict[str, Any]:
     modality, orientation, columns = (
         by_name(choice, named) for choice in (reading.modality, reading.orientation, reading.columns)
     )
-    return combine(
-        named,
-        modality=modality,
-        layers=_with_names(reading.layers, named),
-        orientation=orientation,  # type: ignore[arg-type]
-        columns=columns,
-        duplicates=reading.duplicates,  # type: ignore[arg-type]
-        genome=reading.genome,
-        pair=reading.pair,
-        from_obsm=_with_names(reading.from_obsm, named),
-        min_counts=reading.min_counts,
-        rounded=reading.rounded,
-        zeros_missing=reading.zeros_missing,
-        progress=False if quiet else None,
-        **more,
-    )
+    return {
+        "modality": modality,
+        "layers": _with_names(reading.layers, named),
+        "orientation": orientation,
+        "columns": columns,
+        "duplicates": reading.duplicates,
+        "genome": reading.genome,
+        "pair": reading.pair,
+        "from_obsm": _with_names(reading.from_obsm, named),
+        "min_counts": reading.min_counts,
+        "rounded": reading.rounded,
+        "zeros_missing": reading.zeros_missing,
+        "progress": False if quiet else None,
+    }
 
 
 def _without_file(pairs: Mapping[str, str], name: str) -> dict[str, str]:

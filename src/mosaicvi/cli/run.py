@@ -16,7 +16,14 @@ from typer import Typer
 from typer.main import get_command
 
 from mosaicvi.cli.say import OPTIONS, error, warning
-from mosaicvi.errors import InputError, LostRankError, MosaicWarning, NonFiniteLossError
+from mosaicvi.errors import (
+    FEWER_FEATURES,
+    InputError,
+    LostRankError,
+    MosaicWarning,
+    NonFiniteLossError,
+    OutOfMemoryError,
+)
 from mosaicvi.ranks import place
 
 BAD_INPUT, FAILED = 2, 1
@@ -75,7 +82,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         except NonFiniteLossError as problem:
             return _failed(FAILED, str(problem))
         except MemoryError as problem:
-            return _failed(FAILED, f"memory ran out ({problem or 'no details'}); use fewer cells or features")
+            text = f"Memory ran out ({problem or 'no details'}); {FEWER_FEATURES}"
+            return _failed(FAILED, str(problem) if isinstance(problem, OutOfMemoryError) else text)
         except OSError as problem:
             where = f"{problem.filename}: " if problem.filename else ""
             return _failed(BAD_INPUT, f"{where}{problem.strerror or problem}")

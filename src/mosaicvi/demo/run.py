@@ -132,6 +132,13 @@ def _report(model: MosaicVI, mdata: MuData, path: Path, *, overwrite: bool) -> P
         return None
 
 
+NOTEBOOKS = {
+    "integrate-files": "files that measured different things, in one latent space",
+    "map-a-query": "new cells in the space of a model",
+    "come-from-scvaeit": "scripts of the published package",
+}
+
+
 def _next(folder: Path, say: Console) -> None:
     data, model = shown(folder / "mosaic.h5mu"), shown(folder / MODEL)
     say.print("Next, on the same data or on yours:", style="bold")
@@ -142,3 +149,6 @@ def _next(folder: Path, say: Console) -> None:
         "mosaicvi train YOURS.h5mu --batch-key batch --output model",
     ):
         say.print(f"  {line}", soft_wrap=True)
+    say.print("The same in Python, a notebook for each capability: docs/notebooks/index.md, such as")
+    for name, what in NOTEBOOKS.items():
+        say.print(f"  docs/notebooks/{name}.md: {what}", soft_wrap=True)

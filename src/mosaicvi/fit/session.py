@@ -18,7 +18,7 @@ from mosaicvi.config import MANY_FEATURES
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.splits import names_digest, values_digest
-from mosaicvi.errors import InputError, LostRankError, ModelFileError, NonFiniteLossError
+from mosaicvi.errors import InputError, LostRankError, ModelFileError, NonFiniteLossError, memory_for
 from mosaicvi.fit.ending import LEAST_FALL_STEPS, LEAST_STEPS, Ending
 from mosaicvi.fit.frozen import Frozen
 from mosaicvi.fit.loop import fit
@@ -36,6 +36,7 @@ from mosaicvi.store.temporaries import sweep
 BLIND_STEPS = 1500  # of a run that has no held-out cells to tell it when to end
 MINIBATCH, LARGE_MINIBATCH = 512, 1280  # cells of a step, the second with few features, as it then is short
 GROWING_STEPS, GROWING_RATE = 150, 3.0  # of what is new in a grown model, the second as a multiple
+COPIES = 4  # of each weight: itself, its gradient and two moments
 FEWEST_MINIBATCHES = 6  # of an epoch over all cells
 
 
@@ -186,6 +187,7 @@ def run(
         contextlib.ExitStack() as held,
         stop_requests() as stop,
         listener(config, names, progress=progress, log_dir=log_dir) as tell,
+        memory_for("training", _smaller(net, config)),
     ):
         fingerprint = {} if store is None and group is None else _fingerprint(net, mosaic, config)
 
@@ -236,6 +238,17 @@ def run(
             tell.end(state, _farewell(state, done, checkpoint_dir))
         if group is not None:
             group.wait()
+
+
+def _smaller(net: MosaicVAE, config: FitConfig) -> str:
+    """What takes less memory: smaller minibatches, or a smaller network where that is what is large."""
+    n_minibatch = config.batch_size * sum(net.config.dim_input_arr)
+    n_network = COPIES * sum(p.numel() for p in net.parameters())
+    if n_minibatch > n_network:
+        return f"set batch_size={max(1, config.batch_size // 4)}"
+    return (
+        "use fewer features, such as the most variable ones, or a smaller network (dim_block_enc, dimensions)"
+    )
 
 
 def _weights(net: MosaicVAE) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mudata import MuData
 from mosaicvi.config import NetworkConfig, check_names
 from mosaicvi.config.arguments import check_network, whole
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.errors import InputError
+from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for
 from mosaicvi.fit.build import build_network
 from mosaicvi.model.drawing import Drawing
 from mosaicvi.model.growing import Growing
@@ -72,7 +72,9 @@ class MosaicVI(Registering, Training, Habits, Drawing, Referring, Growing):
             mosaic = mosaic.as_published()
         seed = whole("seed", seed)
         config = _network_config(mosaic, preset, in_our_names(parameters))
-        self._take(mosaic, config, build_network(mosaic, config, seed=seed, guess=preset != "published"))
+        with memory_for("making the network", FEWER_FEATURES):
+            net = build_network(mosaic, config, seed=seed, guess=preset != "published")
+        self._take(mosaic, config, net)
         self._reads_out = self._aligns = preset != "published"
 
     def __repr__(self) -> str:

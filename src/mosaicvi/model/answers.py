@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.source import Paths
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, memory_for
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import latent_noise
 from mosaicvi.model.names import names_ours
-from mosaicvi.model.routing import Routing
+from mosaicvi.model.routing import Routing, Stream
 from mosaicvi.model.state import minibatch_size, positions_of
 
 
@@ -79,7 +79,8 @@ class Answers(Routing):
         mosaic, loader = self._data(mdata)
         cells = positions_of(indices, mosaic)
         seen, batch_size = self._seen(modalities), minibatch_size(batch_size)
-        mean, var = self._latent_of(mosaic, loader, cells, modalities=seen, batch_size=batch_size)
+        with memory_for("computing the latent", f"set batch_size={max(1, batch_size // 4)}"):
+            mean, var = self._latent_of(mosaic, loader, cells, modalities=seen, batch_size=batch_size)
         found = [mean]
         if n_samples is not None or not (give_mean or return_dist):
             n = 1 if n_samples is None else whole("n_samples", n_samples, least=1)
@@ -160,7 +161,9 @@ class Answers(Routing):
         cells = positions_of(indices, mosaic)
         names = self.imputed_features(modality)
         names = names if features is None else names[self._places(modality, features)]
-        out = np.empty((len(cells), len(names)), np.float32)
+        fewer = "name fewer features=[...], or take a minibatch at a time from iter_imputed_values"
+        with memory_for("imputing", fewer):
+            out = np.empty((len(cells), len(names)), np.float32)
         stream = self.iter_imputed_values(
             mdata if mdata is None else mosaic,
             modality=modality,
@@ -207,7 +210,7 @@ class Answers(Routing):
             self._places(modality, features)
         self.imputed_scale(modality, scale=scale, library=library)
         batches_of(self.registry, modality, transform_batch)
-        return self._imputed_stream(
+        stream = self._imputed_stream(
             mosaic,
             positions_of(indices, mosaic),
             modality=modality,
@@ -220,3 +223,9 @@ class Answers(Routing):
             batch_size=minibatch_size(batch_size),
             seed=whole("seed", seed),
         )
+        return _within_memory(stream, minibatch_size(batch_size))
+
+
+def _within_memory(stream: Stream, size: int) -> Stream:
+    with memory_for("imputing", f"set batch_size={max(1, size // 4)}"):
+        yield from stream

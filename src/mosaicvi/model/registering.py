@@ -21,7 +21,7 @@ from mosaicvi.data.register.state import state_digest
 from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.data.stored.progress import shown_reading
 from mosaicvi.data.transforms import Transform
-from mosaicvi.errors import InputError
+from mosaicvi.errors import FEWER_CELLS, FEWER_FEATURES, InputError, memory_for
 from mosaicvi.model.names import names_ours
 
 PerModality = Mapping[str, str] | None
@@ -191,7 +191,7 @@ def read_as(
     data: MuData | AnnData | Paths | Source, registry: Registry, in_memory: InMemory = "auto"
 ) -> Mosaic:
     """A mosaic of what a user gave, read as the data of a model were."""
-    with shown_reading():
+    with memory_for("reading the data as the model does", FEWER_CELLS), shown_reading():
         source = source_of(data, registry.setup, in_memory)
         return register(source.data, registry.setup, registry=registry, stored=source.stored)
 
@@ -202,7 +202,7 @@ def _remember(
     in_memory: InMemory,
     kind: type[MuData | AnnData],
 ) -> Mosaic:
-    with shown_reading():
+    with memory_for("registering the data", FEWER_FEATURES), shown_reading():
         source = source_of(data, setup, in_memory)
         if not isinstance(data, MuData | AnnData):
             if isinstance(data, Sequence | Mapping) and not isinstance(data, str) and len(data) > 1:

@@ -11,7 +11,7 @@ from mosaicvi.config.arguments import check_training, number
 from mosaicvi.data.loader import BUFFER_MEMORY, MinibatchLoader
 from mosaicvi.data.sampling import run_of
 from mosaicvi.data.splits import Split
-from mosaicvi.errors import InputError, quoted
+from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for, quoted
 from mosaicvi.fit.session import begin, run, usual
 from mosaicvi.fit.state import FitConfig
 from mosaicvi.model.names import names_ours
@@ -202,7 +202,8 @@ class Training(ModelState):
             device = _own_gpu(here)
         self.net.to(device)
         if self._loader is None or (self._loader.device, self._loader.memory) != (device, memory):
-            self._loader = MinibatchLoader(self.mosaic, device=device, memory=memory)
+            with memory_for(f"bringing the data to the {device.type}", FEWER_FEATURES):
+                self._loader = MinibatchLoader(self.mosaic, device=device, memory=memory)
         return self._loader
 
 

@@ -33,7 +33,8 @@ def training(history: pd.DataFrame, fewest_epochs: int) -> list[Finding]:
     if n == 0:
         return [
             _warn(
-                "The model was not trained.", "All numbers below are those of random weights. Train it first."
+                "The model was not trained.",
+                "All numbers below are those of random weights. Train it first: mosaicvi train.",
             )
         ]
     key = "validation_loss" if "validation_loss" in history else "train_loss"
@@ -43,7 +44,7 @@ def training(history: pd.DataFrame, fewest_epochs: int) -> list[Finding]:
         return [
             _warn(
                 "The loss is not a number in some epochs.",
-                "Do not use this model; train again with a lower rate.",
+                "Do not use this model; train again with a lower rate: mosaicvi train --lr.",
             )
         ]
     out = []
@@ -60,7 +61,8 @@ def training(history: pd.DataFrame, fewest_epochs: int) -> list[Finding]:
         out.append(
             _warn(
                 "The loss was still falling when training ended.",
-                f"The {word} loss had not settled: {seen}. Train for more epochs before you judge the rest.",
+                f"The {word} loss had not settled: {seen}. Train for longer before you judge the rest: "
+                f"mosaicvi train --max-epochs {2 * n}, or without a number, until it has settled.",
             )
         )
     elif n < fewest_epochs:
@@ -68,7 +70,8 @@ def training(history: pd.DataFrame, fewest_epochs: int) -> list[Finding]:
             _warn(
                 "Training was short.",
                 f"{n} epochs, where at least {fewest_epochs} are usual for so many cells. A flat loss does "
-                "not mean that it is done: the learning rate always falls towards zero in the last epochs.",
+                "not mean that it is done: the learning rate always falls towards zero in the last epochs. "
+                f"mosaicvi train --max-epochs {fewest_epochs} is enough to tell.",
             )
         )
     best = int(np.argmin(loss))
@@ -83,8 +86,8 @@ def training(history: pd.DataFrame, fewest_epochs: int) -> list[Finding]:
             _warn(
                 "The model may have learned its cells by heart.",
                 f"The validation loss was lowest in epoch {best + 1} and rose by "
-                f"{(loss[-1] - loss[best]) / abs(loss[best]):.1%} since. Train without a number of epochs, "
-                "or with early_stopping.",
+                f"{(loss[-1] - loss[best]) / abs(loss[best]):.1%} since. Train with "
+                "mosaicvi train --early-stopping, or without a number of epochs.",
             )
         )
     return out
@@ -105,10 +108,11 @@ def mixing(what: Literal["Batch", "Set of modalities"], kinds: Sequence[Mixing])
     )
     why = (
         "Either their cells are of other kinds (other tissue, other cell types), or a technical difference "
-        "is left in the latent space, which a larger gamma takes away. Colour the picture by both to tell."
+        "is left in the latent space, which mosaicvi train --gamma takes away. "
+        "Colour the picture by both to tell."
         if what == "Batch"
-        else "Cells are placed by what was measured rather than by what they are. Longer training, a larger "
-        "gamma, or more cells that measured both may help."
+        else "Cells are placed by what was measured rather than by what they are. Longer training, "
+        "mosaicvi train --gamma, or more cells that measured both may help."
     )
     return [
         _warn(
@@ -158,7 +162,7 @@ def _of_test(t: Accuracy) -> Finding | None:
         return _warn(
             f"Averaging similar cells imputes {what} better than the model.",
             f"{numbers}, with the average {knn:.2f}. The model has not learned all that is in the data; "
-            "longer training may help.",
+            "longer training may help: mosaicvi train without --max-epochs.",
         )
     lost = unpredictable(t) if t.whole else []
     if not lost:

@@ -33,7 +33,7 @@ from mosaicvi.store.files import atomic_path, check_output
 from mosaicvi.view.cells import column, pattern_of, representation
 from mosaicvi.view.mosaic_plot import layout_of
 from mosaicvi.view.palette import MISSING, OKABE_ITO, SEQUENTIAL
-from mosaicvi.view.umap import HINT, layout
+from mosaicvi.view.umap import layout, why_not
 
 if TYPE_CHECKING:
     from mosaicvi.model import MosaicVI
@@ -157,7 +157,7 @@ def _coordinates(mdata: MuData | AnnData, z: NDArray[np.float32], seed: int) -> 
             xy,
             "UMAP of the latent space: cells that lie together are alike, distances of groups mean little.",
         )
-    return xy, f"Two principal components of the latent space, as umap-learn is not installed ({HINT})."
+    return xy, f"Two principal components of the latent space, as {why_not(len(z))}."
 
 
 def _groups(mosaic: Mosaic) -> tuple[pd.Series, pd.Series]:

@@ -193,11 +193,9 @@ class VAEIT:
             "seed": self._seed + whole("random_state", random_state),
             "progress": bool(verbose),
         }
-        every = (
-            last
-            if valid or save_every_epoch is None
-            else whole("save_every_epoch", save_every_epoch, least=1)
-        )
+        every = last
+        if save_every_epoch is not None and not valid and (folder is not None or eval_func is not None):
+            every = whole("save_every_epoch", save_every_epoch, least=1)
         before = len(self.model.history)
         if callable(self.config.gamma) and not isinstance(self.config.gamma, Schedule):
             gamma = tabulated(self.config.gamma, done=before, first=first, last=last, repeat=repeat)

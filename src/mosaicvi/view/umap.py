@@ -31,8 +31,9 @@ def umap(
 ) -> None:
     """Lay cells out in two dimensions and store them in ``obsm["X_umap"]``.
 
-    By UMAP (McInnes, Healy & Melville 2018). Where the package umap-learn is not installed, the first two
-    principal components are stored instead, with a warning. ``uns["X_umap"]`` says which.
+    By UMAP (McInnes, Healy & Melville 2018). Where the package umap-learn is not installed, or for fewer
+    than five cells, the first two principal components are stored instead, with a warning.
+    ``uns["X_umap"]`` says which.
 
     Parameters
     ----------
@@ -52,14 +53,18 @@ def umap(
     """
     z = representation(data, key, remedy="store model.get_latent_representation() there first")
     xy, method = layout(z, n_neighbors=n_neighbors, min_dist=min_dist, seed=seed)
-    if method != "UMAP" and len(z) >= FEWEST:
-        warnings.warn(
-            f"umap-learn is not installed, so obsm['X_umap'] holds two principal components: {HINT}",
-            MosaicWarning,
-            stacklevel=2,
-        )
+    if method != "UMAP":
+        text = f"obsm['X_umap'] holds two principal components, as {why_not(len(z))}."
+        warnings.warn(text, MosaicWarning, stacklevel=2)
     data.obsm["X_umap"] = xy
     data.uns["X_umap"] = {"method": method, "use_rep": key, "seed": seed}
+
+
+def why_not(n_cells: int) -> str:
+    """Why cells are not laid out by UMAP."""
+    if n_cells < FEWEST:
+        return f"UMAP needs at least {FEWEST} cells"
+    return f"umap-learn is not installed: {HINT}"
 
 
 def layout(

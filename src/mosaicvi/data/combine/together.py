@@ -38,7 +38,7 @@ from mosaicvi.data.read.files import Duplicates, dataset_names
 from mosaicvi.data.read.table import Orientation
 from mosaicvi.data.stored.open import open_stored
 from mosaicvi.data.stored.values import StoredMatrix
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, MosaicWarning, memory_for
 
 Dataset: TypeAlias = "AnnData | MuData | Mapping[str, AnnData] | str | os.PathLike[str]"
 Choice = TypeVar("Choice")
@@ -167,7 +167,8 @@ def put_together(
             names = {parts.name: parts.obs.index for parts in loaded}
             for a, b, shared in suspicious(names, {parts.name: {*parts.modalities} for parts in loaded}):
                 warnings.warn(notice(a, b, shared), MosaicWarning, stacklevel=3)
-        together = assemble(loaded, plan, bar)
+        with memory_for("combining", "combine fewer datasets, or join='inner', the features that all have"):
+            together = assemble(loaded, plan, bar)
         files = _named_files(datasets)
         if len(files):
             together.mdata.uns["mosaicvi"]["files"] = files

@@ -67,6 +67,10 @@ class Piece:
             raise InputError(problem("sparse", name=name, what="the matrix", fault=fault))
         self.n_bytes = 8 * int(self.indptr[-1])
 
+    def most_values(self) -> int:
+        """As many values as there can be other than 0."""
+        return self.shape[0] * self.shape[1] if self.is_dense else int(self.indptr[-1])
+
     def put(self, place: NDArray[np.int64], n_columns: int) -> None:
         """Say where each column of the file goes among `n_columns`, -1 for one that is left out."""
         is_same = n_columns == self.shape[1] and np.array_equal(place, np.arange(n_columns))
