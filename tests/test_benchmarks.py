@@ -52,6 +52,18 @@ def test_speed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_labels(tmp_path: Path) -> None:
+    out = run("labels", "--csv", tmp_path / "labels.csv")
+    assert "benchmarks.labels --quick" in out
+    found = rows(tmp_path / "labels.csv")
+    assert {row["hidden"] for row in found} >= {"A:rna+adt", "a random half", "all"}
+    for row in found:
+        assert 0 <= float(row["error"]) <= 1
+        assert 0 <= float(row["right"]) <= 1
+    assert int(found[-1]["cells"]) == sum(int(row["cells"]) for row in found[:-1])
+
+
+@pytest.mark.slow
 def test_memory(tmp_path: Path) -> None:
     run("memory", "--csv", tmp_path / "memory.csv")
     peak = {r["what"]: float(r["peak_GiB"]) for r in rows(tmp_path / "memory.csv")}
@@ -106,7 +118,7 @@ def test_a_page_is_filled_between_the_marks_alone(tmp_path: Path) -> None:
         common.fill(page, "memory", "new")
 
 
-@pytest.mark.parametrize("module", ["speed", "memory", "scaling", "quality"])
+@pytest.mark.parametrize("module", ["speed", "memory", "scaling", "quality", "published"])
 def test_the_page_has_a_place_for_each_table(module: str, tmp_path: Path) -> None:
     copy = tmp_path / "benchmarks.md"
     copy.write_text((ROOT / "docs" / "benchmarks.md").read_text())

@@ -26,7 +26,19 @@ from mosaicvi.cli.app import app
 from mosaicvi.data.read import mudata_as_it_is, read
 from mosaicvi.datasets import simulated_mosaic
 
-COMMANDS = ("demo", "inspect", "combine", "train", "describe", "embed", "impute", "map", "report")
+COMMANDS = (
+    "demo",
+    "inspect",
+    "combine",
+    "train",
+    "describe",
+    "embed",
+    "impute",
+    "label",
+    "compare",
+    "map",
+    "report",
+)
 
 
 def read_h5mu(path: Path) -> MuData:
@@ -180,6 +192,60 @@ def test_an_output_is_replaced_only_with_overwrite(folder: Path, tmp_path: Path)
     assert (tmp_path / "m" / "model.json").read_bytes() == before
     assert run([*arguments, "--overwrite", "--seed", "1"]) == 0
     assert (tmp_path / "m" / "model.json").read_bytes() != before
+
+
+# --- label --------------------------------------------------------------------------------------
+
+
+def test_label_writes_what_the_model_says(folder: Path, tmp_path: Path) -> None:
+    data = read_h5mu(folder / "mosaic.h5mu")
+    labels = data.obs["cell_type"].astype(str).mask(np.arange(200) % 3 == 0, "none yet")
+    data.obs["cell_type"] = labels
+    with mudata_as_it_is():
+        data.write_h5mu(tmp_path / "m.h5mu")
+    given = ["label", str(folder / "model"), str(tmp_path / "m.h5mu"), "--label-key", "cell_type"]
+    given += ["--unlabeled", "none yet", "-q"]
+    assert run([*given, "-o", str(tmp_path / "l.csv")]) == 0
+    model = MosaicVI.load(folder / "model", data)
+    wanted = model.predict_labels("cell_type", unlabeled="none yet")
+    table = pd.read_csv(tmp_path / "l.csv", index_col="cell")
+    assert table["given"].isna().tolist() == (np.arange(200) % 3 == 0).tolist()
+    pd.testing.assert_frame_equal(table, wanted.rename_axis("cell"), check_dtype=False)
+    assert run([*given, "-o", str(tmp_path / "l.h5mu")]) == 0
+    written = read_h5mu(tmp_path / "l.h5mu")
+    assert written.obs["predicted_label"].astype(str).tolist() == wanted["label"].tolist()
+    np.testing.assert_allclose(written.obs["predicted_probability"], wanted["probability"])
+    assert written.uns["mosaicvi"]["labels"]["label_key"] == "cell_type"
+    assert written.obs["cell_type"].astype(str).tolist() == labels.tolist()
+
+
+# --- compare ------------------------------------------------------------------------------------
+
+
+def test_compare_writes_what_the_model_says(folder: Path, tmp_path: Path) -> None:
+    data, out = folder / "mosaic.h5mu", tmp_path / "de.csv"
+    given = ["compare", str(folder / "model"), str(data), "--groupby", "cell_type", "-q", "-o", str(out)]
+    given += [
+        "--modality",
+        "adt",
+        "--modality",
+        "rna",
+        "--group1",
+        "type01",
+        "--mode",
+        "vanilla",
+        "--fdr",
+        "0.1",
+    ]
+    assert run(given) == 0
+    found = pd.read_csv(out, index_col="feature")
+    assert list(dict.fromkeys(found["modality"])) == ["adt", "rna"]
+    ask = {"groupby": "cell_type", "group1": "type01", "mode": "vanilla", "fdr_target": 0.1}
+    mdata = read_h5mu(data)
+    model = MosaicVI.load(folder / "model", mdata)
+    wanted = model.differential_expression(modality="rna", **ask)
+    rna = found[found["modality"] == "rna"].drop(columns="modality").rename_axis(None)
+    pd.testing.assert_frame_equal(rna, wanted, check_flags=False)
 
 
 # --- embed --------------------------------------------------------------------------------------

@@ -423,6 +423,8 @@ OUTPUTS = {
     "train": ["train", "DATA", "--max-epochs", "1", "-o"],
     "embed": ["embed", "MODEL", "DATA", "-o"],
     "impute": ["impute", "MODEL", "DATA", "-o"],
+    "label": ["label", "MODEL", "DATA", "--label-key", "cell_type", "-o"],
+    "compare": ["compare", "MODEL", "DATA", "--groupby", "cell_type", "-o"],
     "combine": ["combine", "DATA", "-o"],
     "inspect": ["inspect", "DATA", "--plot"],
 }
@@ -434,7 +436,7 @@ def test_outputs_are_checked_before_any_work(
     command: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither the data nor the model exist: only the output can be what is complained about."""
-    name = "out.png" if command == "inspect" else "out.h5mu"
+    name = {"inspect": "out.png", "compare": "out.csv"}.get(command, "out.h5mu")
     output = tmp_path / name if what == "exists" else tmp_path / "none" / name
     if what == "exists":
         output.mkdir() if command == "train" else output.write_text("old")
@@ -444,7 +446,7 @@ def test_outputs_are_checked_before_any_work(
     assert ("--overwrite" if what == "exists" else "does not exist") in said
 
 
-@pytest.mark.parametrize("command", ["embed", "impute", "combine", "inspect"])
+@pytest.mark.parametrize("command", ["embed", "impute", "label", "compare", "combine", "inspect"])
 def test_outputs_of_unknown_format(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [{"DATA": "no.h5mu", "MODEL": "no"}.get(word, word) for word in OUTPUTS[command]]
     said = problems(run([*arguments, str(tmp_path / "out.xyz")]), capsys.readouterr().err)

@@ -104,12 +104,14 @@ def test_one_command_from_a_file_to_all_answers_and_a_page(
 def test_the_references_picture_is_kept(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "mapped.h5mu"
     arguments = [str(folder / "model"), str(folder / "query.h5ad"), "--match", "rna=case", "-q"]
-    more = ["--reference", str(folder / "reference.h5mu"), "-o", str(out)]
+    more = ["--reference", str(folder / "reference.h5mu"), "--label-key", "cell_type", "-o", str(out)]
     assert run(["map", *arguments, *more]) == 0
     mapped, reference = read(out), read(folder / "reference.h5mu")
     around = MosaicVI.load(folder / "model", reference).get_latent_representation()
     expected = placed(around, reference.obsm["X_umap"], mapped.obsm["X_mosaicvi"])
     np.testing.assert_allclose(mapped.obsm["X_umap"], expected, rtol=1e-5)
+    truth = np.array(["a", "b"])[np.arange(30) % 2]
+    assert (mapped.obs["predicted_label"].astype(str) == truth).mean() > 0.9
 
 
 def test_cells_stand_where_their_neighbours_are() -> None:
@@ -134,6 +136,7 @@ def test_what_cannot_be_done_is_said(
     ask = ["map", str(folder / "model"), str(folder / "query.h5ad"), "-o"]
     for arguments, words in (
         ([str(tmp_path / "x.h5ad")], "must end in .h5mu"),
+        ([str(tmp_path / "x.h5mu"), "--label-key", "cell_type"], "--reference REF.h5mu"),
         ([str(tmp_path / "x.h5mu"), "--match", "adt=case"], "no modality 'adt' that the model knows"),
         ([str(tmp_path / "x.h5mu")], "none of its features"),
     ):

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from mosaicvi.view.curves import history
+from mosaicvi.view.differential import dotplot, volcano
 from mosaicvi.view.embedding import embedding, modality_mixing
 from mosaicvi.view.imputation import calibration, imputation
 from mosaicvi.view.mosaic_plot import mosaic
 
-__all__ = ["calibration", "embedding", "history", "imputation", "modality_mixing", "mosaic"]
+__all__ = [
+    "calibration",
+    "dotplot",
+    "embedding",
+    "history",
+    "imputation",
+    "modality_mixing",
+    "mosaic",
+    "volcano",
+]

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from mosaicvi._version import __version__
-from mosaicvi.cli import combine, demo, describe, embed, impute, inspect, mapping, report, train
+from mosaicvi.cli import (
+    combine,
+    compare,
+    demo,
+    describe,
+    embed,
+    impute,
+    inspect,
+    label,
+    mapping,
+    report,
+    train,
+)
 
 app = typer.Typer(
     name="mosaicvi",
@@ -42,6 +54,8 @@ def _start(
         mosaicvi train mosaic.h5mu --batch-key batch --output model
         mosaicvi embed model mosaic.h5mu --output embedded.h5mu
         mosaicvi impute model mosaic.h5mu --output imputed.h5mu
+        mosaicvi label model mosaic.h5mu --label-key cell_type --output labels.csv
+        mosaicvi compare model mosaic.h5mu --groupby cell_type --output de.csv
 
     New cells on a model:
 
@@ -59,5 +73,7 @@ app.command("train")(train.command)
 app.command("describe")(describe.command)
 app.command("embed")(embed.command)
 app.command("impute")(impute.command)
+app.command("label")(label.command)
+app.command("compare")(compare.command)
 app.command("map")(mapping.command)
 app.command("report")(report.command)

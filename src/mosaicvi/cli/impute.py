@@ -88,6 +88,13 @@ def command(
         ),
     ] = None,
     take_as: TakeAs = None,
+    accuracy: Annotated[
+        bool,
+        typer.Option(
+            "--accuracy/--no-accuracy",
+            help="Add to var how well each feature is imputed, by hiding it where it was measured.",
+        ),
+    ] = True,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
     on_disk: OnDisk = None,
@@ -102,7 +109,8 @@ def command(
         mosaicvi impute model mosaic.h5mu --cells missing --cells 2/8 --output part2.h5mu
         mosaicvi impute model mosaic.h5mu --as-batch mean --output corrected.h5mu
 
-    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured it, and in
+    Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured any of it,
+    `var["believe"]` (yes, partly, no) and `var["accuracy_from_..."]` how well each feature is imputed, and in
     `uns["mosaicvi"]` what the values mean, `scale`, and as which batch they are given, `batch`. They are
     written as they are computed, so that memory never holds more than one minibatch of them.
     """
@@ -132,6 +140,7 @@ def command(
     }
     found = [_part(trained, loaded, name, chosen, scales[name], asked) for name in names]
     parts = [part for part in found if part is not None]
+    parts = [_with_accuracy(trained, part) for part in parts] if accuracy else parts
     if not parts:
         raise InputError(
             f"--cells {' '.join(cells or ())}: every cell measured {' and '.join(names)}; use --cells all"
@@ -188,7 +197,7 @@ def _part(
 
     names = model.mosaic.cells
     source = _source(loaded, name, first=model.config.uni_block_names[0])
-    measured = np.zeros(len(names), bool) if source is None else np.asarray(names.isin(source.obs_names))
+    measured = model.mosaic.modality(name).has_any()
     chosen = np.arange(len(names))[cells.part]
     chosen = chosen[~measured[chosen]] if cells.only_missing else chosen
     if not len(chosen):
@@ -210,6 +219,22 @@ def _part(
             for rows, values in model.iter_imputed_values(modality=name, indices=own, scale=scale, **asked)
         ),
     )
+
+
+def _with_accuracy(model: MosaicVI, part: ImputedModality) -> ImputedModality:
+    """The part whose features say how well they are imputed, by what is measured of a cell."""
+    from dataclasses import replace
+
+    table = model.imputation_accuracy(modality=part.name)
+    if not len(table):
+        return part
+    var = part.var.copy()
+    # of the view that most cells have which lack the feature
+    usual = table.sort_values("lacking", ascending=False, kind="stable").drop_duplicates("feature")
+    var["believe"] = usual.set_index("feature")["believe"].reindex(var.index).fillna("unknown")
+    for view, rows in table.groupby("view", sort=False):
+        var[f"accuracy_from_{view}"] = rows.set_index("feature")["score"].reindex(var.index)
+    return replace(part, var=var)
 
 
 def _scales(said: list[str] | None, names: list[str]) -> dict[str, str | None]:

@@ -52,8 +52,11 @@ def command(
         Path | None,
         typer.Option(
             metavar="REF.h5mu",
-            help="The data that the model was trained on: their picture is kept.",
+            help="The data that the model was trained on: their picture and labels are kept.",
         ),
+    ] = None,
+    label_key: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of obs with the reference's labels.")
     ] = None,
     match: Annotated[
         list[str] | None,
@@ -67,15 +70,16 @@ def command(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Map new cells onto a model: embedding, all values, and how far to trust them.
+    """Map new cells onto a model: embedding, labels, all values, and how far to trust them.
 
         mosaicvi map model query.h5ad --output mapped.h5mu --report mapped.html
-        mosaicvi map model tenx_folder/ --reference atlas.h5mu --output mapped.h5mu
+        mosaicvi map model tenx_folder/ --reference atlas.h5mu --label-key cell_type --output mapped.h5mu
         mosaicvi map model query.h5mu --match adt=adt --output mapped.h5mu
 
     Features that the query lacks are not measured, others are left out. Of the file: `X` of each modality the
     expected values, `obsm["X_mosaicvi"]` the latent, `obsm["X_umap"]` places in the reference's picture,
-    `obs["reference_distance"]` and `obs["reference_rank"]` how far from the reference a cell lies.
+    `obs["reference_distance"]` and `obs["reference_rank"]` how far from the reference a cell lies; with
+    `--label-key` also `obs["predicted_label"]`, its probability and so on.
     """
     from mosaicvi.infer.output import write_imputed
     from mosaicvi.report.mapped import write_mapped
@@ -83,6 +87,8 @@ def command(
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU,))
     if report is not None:
         check_data_output(report, overwrite=overwrite, suffixes=(".html",))
+    if label_key is not None and reference is None:
+        raise InputError("--label-key: name the data that have the labels, --reference REF.h5mu")
     rules = {name: text.split(",") for name, text in mapping(match, "--match").items()}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", MosaicWarning)
@@ -90,7 +96,7 @@ def command(
         loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
         query = prepared(model, loaded, match=rules).to_register
         cells = trained.registered(query)
-        page = _page(trained, loaded, query, cells, known)
+        page = _page(trained, loaded, query, cells, known, label_key)
         parts = [_part(trained, query, cells, name, batch_size) for name in trained.config.uni_block_names]
     words = list(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, MosaicWarning)))
     for word in words:
@@ -131,6 +137,7 @@ def _page(
     query: AnnData | MuData,
     cells: Mosaic,
     reference: AnnData | MuData | None,
+    label_key: str | None,
 ) -> Mapped:
     """Where the cells lie, how far from the reference, and what of its features they have."""
     import numpy as np
@@ -157,6 +164,12 @@ def _page(
     if kept is not None:
         far = trained.distance_to_reference(z)
         obs["reference_distance"], obs["reference_rank"] = far["distance"].to_numpy(), far["rank"].to_numpy()
+    if label_key is not None:
+        labels = trained.predict_labels(label_key, mdata=query).drop(columns="given")
+        for column in labels:
+            values = labels[column]
+            is_text = values.dtype == object
+            obs[f"predicted_{column}"] = (values.astype("category") if is_text else values).to_numpy()
     about = query.uns.get("mosaicvi", {})
     return Mapped(
         model=repr(trained).splitlines()[0],

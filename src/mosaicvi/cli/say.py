@@ -23,6 +23,10 @@ def _repeated(option: str, names: str) -> str:
     return " ".join(f"{option} {name.strip()[1:-1]}" for name in names.split(","))
 
 
+def _as_option(argument: re.Match[str]) -> str:
+    return f"--{argument[1].replace('_', '-')}: "
+
+
 # Remedies are written for Python; the terminal has other names for the same things.
 _IN_TERMINAL = (
     (re.compile(r"MosaicVI\.prepare_query\(data, model, layers=\{'([^']+)': \.\.\.\}\)"), r"--layer \1=..."),
@@ -51,6 +55,9 @@ _IN_TERMINAL = (
     (re.compile(r"block_keys=\{'([^']+)': \.\.\.\}"), r"--block-key \1=..."),
     (re.compile(r"transforms=\{'([^']+)': '([^']+)'\}"), r"--transform \1=\2"),
     (re.compile(r"panel_key=\.{3,4}"), "--panel-key ..."),
+    (re.compile(r"^(label_key|groupby|group1|group2|mode|delta): "), _as_option),
+    (re.compile(r"^fdr_target: "), "--fdr: "),
+    (re.compile(r"use mode='change', or no delta"), "use --mode change, or no --delta"),
     (re.compile(r"batch_key=\.{3,4}"), "--batch-key ..."),
     (re.compile(r"batch_key=(\w+)"), r"--batch-key \1"),
     (re.compile(r"batch_size=(\w+)"), r"--batch-size \1"),

@@ -122,6 +122,8 @@ class Registry:
         Of the modalities that the network sees standardised.
     files
         Datasets that were named otherwise than their file, and the end of its path.
+    reading
+        How files were read, as `mosaicvi.data.read.remembered` notes it.
     """
 
     setup: Setup
@@ -136,6 +138,7 @@ class Registry:
     measured_in: Mapping[str, tuple[str, ...]]
     standards: Mapping[str, Standard]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reading: str = ""
 
     @property
     def covariate_names(self) -> tuple[Hashable, ...]:
@@ -171,7 +174,14 @@ class Registry:
             for name, of_modality in d.get("standards", {}).items()  # older models have none
         }
         files = {str(name): str(file) for name, file in d.get("files", {}).items()}
-        return cls(setup=Setup(**said), features=features, standards=standards, files=files, **rest)
+        return cls(
+            setup=Setup(**said),
+            features=features,
+            standards=standards,
+            files=files,
+            reading=str(d.get("reading", "")),
+            **rest,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,6 +250,16 @@ class ModalityData:
         if self.entry_measured is not None:
             return self.entry_measured[rows, columns]
         return self.panels[:, columns][self.panel_of_row[rows]]
+
+    def has_any(self) -> NDArray[np.bool_]:
+        """Which cells measured any feature, (n,)."""
+        out = np.zeros(len(self.row_of_cell), bool)
+        there = self.row_of_cell >= 0
+        any_of_row: NDArray[np.bool_] = np.any(self.panels, axis=1)[self.panel_of_row]
+        if isinstance(self.entry_measured, np.ndarray):
+            any_of_row = any_of_row & self.entry_measured.any(1)
+        out[there] = any_of_row[self.row_of_cell[there]]
+        return out
 
     @property
     def on_disk(self) -> bool:

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from anndata import AnnData
 from mudata import MuData
@@ -22,14 +21,13 @@ from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.data.stored.progress import shown_reading
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import FEWER_CELLS, FEWER_FEATURES, InputError, memory_for
+from mosaicvi.model.columns import digest_of, object_of, remember_source
 from mosaicvi.model.names import names_ours
 
 PerModality = Mapping[str, str] | None
 
 # What each object was registered as, for as long as it lives; the object itself is never changed.
 _registered: dict[int, Mosaic] = {}
-# Which object each mosaic was read from, as long as both live, and what it was then.
-_sources: dict[int, tuple[weakref.ref[Any], str]] = {}
 
 
 class Registering:
@@ -193,7 +191,9 @@ def read_as(
     """A mosaic of what a user gave, read as the data of a model were."""
     with memory_for("reading the data as the model does", FEWER_CELLS), shown_reading():
         source = source_of(data, registry.setup, in_memory)
-        return register(source.data, registry.setup, registry=registry, stored=source.stored)
+        mosaic = register(source.data, registry.setup, registry=registry, stored=source.stored)
+    remember_source(mosaic, source.data, keep=source.data is not data)
+    return mosaic
 
 
 def _remember(
@@ -207,13 +207,15 @@ def _remember(
         if not isinstance(data, MuData | AnnData):
             if isinstance(data, Sequence | Mapping) and not isinstance(data, str) and len(data) > 1:
                 setup = dataclasses.replace(setup, layers={})  # taken when the files were combined
-            return register(_of_kind(source.data, kind), setup, stored=source.stored)
+            read = _of_kind(source.data, kind)
+            mosaic = register(read, setup, stored=source.stored)
+            remember_source(mosaic, read, keep=True)
+            return mosaic
         mosaic = register(source.data, setup, stored=source.stored)
     if id(data) not in _registered:
         weakref.finalize(data, _registered.pop, id(data), None)
     _registered[id(data)] = mosaic
-    _sources[id(mosaic)] = weakref.ref(data), state_digest(data, mosaic.registry.setup)
-    weakref.finalize(mosaic, _sources.pop, id(mosaic), None)
+    remember_source(mosaic, data, state_digest(data, mosaic.registry.setup))
     return mosaic
 
 
@@ -228,9 +230,8 @@ def _of_kind(data: MuData | AnnData, kind: type[MuData | AnnData]) -> MuData | A
 
 def check_unchanged(mosaic: Mosaic) -> None:
     """Refuse to go on with what an object was, if it is something else by now."""
-    source, before = _sources.get(id(mosaic), (None, ""))
-    data = None if source is None else source()
-    if data is not None and state_digest(data, mosaic.registry.setup) != before:
+    data, before = object_of(mosaic), digest_of(mosaic)
+    if data is not None and before is not None and state_digest(data, mosaic.registry.setup) != before:
         verb = "setup_mudata" if isinstance(data, MuData) else "setup_anndata"
         raise InputError(
             "The data were changed after they had been registered (cells, features, values or covariates); "

@@ -173,6 +173,42 @@ def _of_test(t: Accuracy) -> Finding | None:
     )
 
 
+def trust(table: pd.DataFrame) -> list[Finding]:
+    """Which features to believe where cells lack them, by what is measured of these cells.
+
+    Parameters
+    ----------
+    table
+        Of `MosaicVI.imputation_accuracy`.
+    """
+    lacking = table[table["lacking"] > 0]
+    out = []
+    for (name, view), rows in lacking.groupby(["modality", "view"], sort=False):
+        said = {
+            word: [str(f) for f in rows.loc[rows["believe"] == word].sort_values("score")["feature"]]
+            for word in ("yes", "partly", "no")
+        }
+        text = "; ".join(
+            f"{lead}: {_listed(features[::-1] if lead != 'not' else features)}"
+            for lead, features in (
+                ("yes", said["yes"]), ("with care", said["partly"]), ("not", said["no"])
+            )
+            if features
+        )  # fmt: skip
+        n, what = int(rows["lacking"].iloc[0]), str(rows["measure"].iloc[0])
+        low = _warn if len(said["no"]) > len(rows) / 2 else _note
+        unseen = "held-out" if rows["held_out"].iloc[0] is True else "known"
+        out.append(
+            low(
+                f"Of {len(rows):,} features of {name} that {n:,} cells lack, {len(said['yes']):,} are "
+                f"imputed well from {view}.",
+                f"To believe: {text} ({what} with hidden values of {int(rows['test_cells'].max()):,} "
+                f"{unseen} cells within their batches).",
+            )
+        )
+    return out
+
+
 def unpredictable(test: Accuracy) -> list[str]:
     """Features whose score cannot be told from chance (one-sided 5 %), the worst first."""
     score = test.per_feature[MODEL]
@@ -184,6 +220,10 @@ def unpredictable(test: Accuracy) -> list[str]:
 
 def _warn(title: str, text: str) -> Finding:
     return Finding(level="warning", title=title, text=text)
+
+
+def _note(title: str, text: str) -> Finding:
+    return Finding(level="note", title=title, text=text)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -238,6 +238,7 @@ def _scores(
         *findings.mixing("Batch", by_batch),
         *findings.mixing("Set of modalities", by_pattern),
         *findings.pairs(paired),
+        *findings.trust(model.imputation_accuracy(mosaic, seed=seed)),
         *findings.imputation(tests, untestable),
     ]
     return {

@@ -17,6 +17,7 @@ from mosaicvi import likelihoods
 from mosaicvi.data.blocks import Block
 from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
 from mosaicvi.data.read.modalities import PROTEINS, certain, feature_types, names_modalities, split_types
+from mosaicvi.data.read.remembered import noted_reading
 from mosaicvi.data.register.connected import apart, components, seen_by_group
 from mosaicvi.data.register.covariates import (
     Covariates,
@@ -133,7 +134,7 @@ def register(
         problems += _cells_without_modality(cells, read)
     if problems or covariates is None:
         raise InputError(problems)
-    learned = registry or _learn(setup, read, covariates, named_files(data))
+    learned = registry or _learn(setup, read, covariates, data)
     group, group_names = condition_groups(read, covariates.batch, batches)
     if registry is None:
         notes += apart(components(group_names, seen_by_group(read, group, len(group_names))))
@@ -262,7 +263,7 @@ def named_files(data: MuData | AnnData) -> dict[str, str]:
 
 
 def _learn(
-    setup: Setup, mods: Sequence[ModalityData], covariates: Covariates, files: Mapping[str, str]
+    setup: Setup, mods: Sequence[ModalityData], covariates: Covariates, data: MuData | AnnData
 ) -> Registry:
     names = _batches(setup, covariates.categories, {})
     return Registry(
@@ -281,7 +282,8 @@ def _learn(
             m.name: tuple(names[b] for b in np.unique(covariates.batch[m.row_of_cell >= 0])) for m in mods
         },
         standards={m.name: m.standard for m in mods if m.standard is not None},
-        files=files,
+        files=named_files(data),
+        reading=noted_reading(data),
     )
 
 

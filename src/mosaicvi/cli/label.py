@@ -1,0 +1,111 @@
+"""`mosaicvi label`: a model and data of which some cells are labelled -> labels of all cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mosaicvi.cli.data import (
+    H5AD,
+    H5MU,
+    Loaded,
+    add_note,
+    as_anndata,
+    check_data_output,
+    check_h5ad_fits,
+    load_for,
+    load_model,
+    prepared,
+    write,
+)
+from mosaicvi.cli.options import (
+    AllowMissing,
+    BatchSize,
+    Data,
+    Model,
+    Overwrite,
+    Quiet,
+    Reading,
+    TakeAs,
+    mapping,
+    reads_data,
+)
+from mosaicvi.cli.say import note
+from mosaicvi.store.files import atomic_path, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PREFIX = "predicted_"
+
+
+@reads_data
+def command(
+    reading: Reading,
+    model: Model,
+    data: Data,
+    label_key: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN", help="Column of obs with the labels of some cells.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="A .csv, or an .h5mu or .h5ad with the data.", show_default=False
+        ),
+    ],
+    unlabeled: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VALUE", help="Value of that column that is no label; may be repeated. [default: unknown]"
+        ),
+    ] = None,
+    take_as: TakeAs = None,
+    allow_missing: AllowMissing = False,
+    batch_size: BatchSize = 1024,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Label cells as the labelled cells near them, with calibrated probabilities.
+
+        mosaicvi label model mosaic.h5mu --label-key cell_type --output labels.csv
+        mosaicvi label model reference.h5ad query.h5ad --label-key cell_type --output labelled.h5mu
+
+    Of each cell: `label`, `probability`, `second_label`, `second_probability`, `distance` to the nearest
+    label, `typicality` and `none_of_these`, which is true of cells unlike any labelled ones. In an .h5mu
+    or .h5ad the columns of obs are called `predicted_label` and so on.
+    """
+    check_data_output(output, overwrite=overwrite, suffixes=(".csv", H5MU, H5AD))
+    loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
+    check_h5ad_fits(output, loaded)
+    # kept in a variable: the labels are read from these data
+    asked = prepared(model, loaded) if allow_missing else loaded
+    labels = load_model(model, asked).predict_labels(
+        label_key, unlabeled=unlabeled or "unknown", batch_size=batch_size
+    )
+    if output.suffix.lower() == ".csv":
+        with atomic_path(output, overwrite=overwrite) as temporary:
+            labels.rename_axis("cell").to_csv(temporary)
+    else:
+        _write(loaded, labels, output, model=model, overwrite=overwrite)
+    new, far = labels["given"].isna(), int(labels["none_of_these"].sum())
+    note(
+        f"Labelled {int(new.sum()):,} cells without one, and {int((~new).sum()):,} to compare; "
+        f"{far:,} are unlike any label",
+        quiet=quiet,
+    )
+    note(f"Wrote {shown(output)}", quiet=quiet)
+
+
+def _write(loaded: Loaded, labels: pd.DataFrame, output: Path, *, model: Path, overwrite: bool) -> None:
+    out = as_anndata(loaded.original) if output.suffix.lower() == H5AD else loaded.as_mudata()
+    for column in labels.drop(columns="given"):
+        values = labels[column].reindex(out.obs_names)
+        is_text = values.dtype == object
+        out.obs[f"{PREFIX}{column}"] = values.astype("category") if is_text else values
+    add_note(out, {"model": str(model), "labels": {k: v for k, v in labels.attrs.items() if k != "labels"}})
+    write(out, output, overwrite=overwrite)

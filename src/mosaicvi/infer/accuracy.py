@@ -1,0 +1,272 @@
+"""How well each feature is imputed, by what can be seen of a cell: it is hidden where it was measured.
+
+A view is what is shown of a cell: modalities, and features of them. For every view that cells of the mosaic
+have, and for each modality alone, cells that measured more are shown to the model as those of the view are,
+and what it imputes is compared with what they measured.
+
+Legend: q test cells, D features of a modality.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from mosaicvi import likelihoods
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.mosaic import ModalityData, Mosaic
+from mosaicvi.data.values import scales
+from mosaicvi.infer.impute import ImputationRequest, Scale, imputed
+from mosaicvi.infer.readout import ReadOut
+from mosaicvi.infer.readout.views import Shown, shown_of_cells
+from mosaicvi.metrics import auroc_per_feature
+from mosaicvi.nn.vae import MosaicVAE
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MOST_CELLS = 500
+FEWEST_CELLS = 40
+FEWEST_POSITIVE = 5
+MOST_VIEWS = 24
+GOOD = {"correlation": 0.5, "AUROC": 0.75}
+CHANCE = {"correlation": 0.0, "AUROC": 0.5}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureAccuracy:
+    """How well features of a modality are imputed from a view that hides them.
+
+    Attributes
+    ----------
+    modality, view
+        Its name; what is shown, in words.
+    partial
+        Whether other features of the modality are shown.
+    lacking
+        How many cells of the mosaic have this view.
+    features
+        Positions of those that are hidden and could be scored, (d,).
+    score
+        Of each: correlation within batches of logarithms of counts, or of values as they are; of peaks the
+        area under the ROC curve, (d,).
+    measure
+        ``"correlation"`` or ``"AUROC"``.
+    n_cells
+        Test cells that measured each, (d,).
+    held_out
+        Whether no training saw the test cells; None where that is not known.
+    """
+
+    modality: str
+    view: str
+    partial: bool
+    lacking: int
+    features: Ints
+    score: Floats
+    measure: str
+    n_cells: Ints
+    held_out: bool | None
+
+    def believe(self) -> NDArray[np.object_]:
+        """``"yes"`` from a correlation of 0.5 (AUROC 0.75) on, ``"partly"`` if above chance, else ``"no"``.
+
+        Above chance: by more than one-sided 5 % of its standard error under chance.
+        """
+        noise = 1 / np.sqrt(np.maximum(self.n_cells, 1) * (1 if self.measure == "correlation" else 3))
+        above = self.score > CHANCE[self.measure] + 1.64 * noise
+        good = above & (self.score >= GOOD[self.measure])
+        return np.where(good, "yes", np.where(above, "partly", "no")).astype(object)
+
+
+def accuracies(
+    net: MosaicVAE,
+    mosaic: Mosaic,
+    loader: MinibatchLoader,
+    wanted: list[str],
+    *,
+    imputing: Callable[[str], tuple[Scale, ReadOut | None]],
+    held_out: NDArray[np.bool_] | None,
+    seed: int,
+) -> Iterator[FeatureAccuracy]:
+    """The accuracy of features from each view that hides some, where enough cells can tell.
+
+    Parameters
+    ----------
+    net, mosaic, loader
+        The trained network, and the data.
+    wanted
+        Names of the modalities.
+    imputing
+        On which scale a modality is imputed, counts at one library, and how counts are read out.
+    held_out
+        Which cells no training saw, (n,); None where that is not known.
+    seed
+        Decides the test cells, where there are many.
+    """
+    code, views = shown_of_cells(mosaic)
+    lacking = {view: int((code == i).sum()) for i, view in enumerate(views)}
+    for data in mosaic.modalities:
+        lacking.setdefault(Shown.make({data.name: np.ones(data.n_features, bool)}), 0)
+    for view, n in sorted(lacking.items(), key=lambda pair: -pair[1])[:MOST_VIEWS]:
+        for name in wanted:
+            found = _accuracy(net, mosaic, loader, name, view, n, imputing, held_out, seed)
+            if found is not None:
+                yield found
+
+
+def _accuracy(
+    net: MosaicVAE,
+    mosaic: Mosaic,
+    loader: MinibatchLoader,
+    name: str,
+    view: Shown,
+    lacking: int,
+    imputing: Callable[[str], tuple[Scale, ReadOut | None]],
+    held_out: NDArray[np.bool_] | None,
+    seed: int,
+) -> FeatureAccuracy | None:
+    data, shown = mosaic.modality(name), view.features
+    own = shown.get(name, np.zeros(data.n_features, bool))
+    cells = _able(mosaic, data, shown, own)
+    if own.all() or len(cells) < FEWEST_CELLS:
+        return None
+    unseen = cells if held_out is None else cells[held_out[cells]]
+    is_new = None if held_out is None else len(unseen) >= FEWEST_CELLS
+    cells = unseen if is_new is not False else cells
+    cells = np.sort(np.random.default_rng(seed).permutation(cells)[:MOST_CELLS])
+    scale, readout = imputing(name)
+    less = showing(mosaic, cells, shown)
+    stream = imputed(
+        net,
+        MinibatchLoader(less, device=loader.device),
+        less,
+        np.arange(len(cells)),
+        [ImputationRequest(m=[m.name for m in mosaic.modalities].index(name), scale=scale)],
+        readout=readout,
+    )
+    guess = np.concatenate([part.values[0] for part in stream]).astype(np.float64)
+    back = np.argsort(data.features.order, kind="stable")
+    guess = guess[:, np.argsort(back, kind="stable")]
+    rows = data.row_of_cell[cells]
+    x: Any = data.x[rows]
+    truth = np.asarray(x.toarray() if sp.issparse(x) else x, np.float64)
+    measured = (
+        data.panels[data.panel_of_row[rows]] if data.entry_measured is None else data.entry_measured[rows]
+    )
+    family = likelihoods.get(data.likelihood)
+    if family.whole and not family.of_peaks:
+        depth = np.maximum(data.library[rows, None].astype(np.float64), 1) / max(
+            float(data.library.mean()), 1
+        )
+        truth, guess = np.log1p(truth / depth), np.log1p(np.maximum(guess, 0.0))
+    truth[~measured | own] = np.nan
+    n = (~np.isnan(truth)).sum(0)
+    if family.of_peaks:
+        positive = (truth > 0).sum(0)
+        scorable = (n >= FEWEST_CELLS) & (positive >= FEWEST_POSITIVE) & (positive < n)
+        at = np.flatnonzero(scorable)
+        score = auroc_per_feature(guess[:, at], truth[:, at])
+    else:
+        spread = np.nanstd(np.where(n >= FEWEST_CELLS, truth, 0.0), axis=0)
+        at = np.flatnonzero((n >= FEWEST_CELLS) & (spread > 0))
+        score = _within_batches(guess[:, at], truth[:, at], mosaic.batch[cells])
+    return FeatureAccuracy(
+        modality=name,
+        view=_words(mosaic, view),
+        partial=bool(own.any()),
+        lacking=lacking,
+        features=at,
+        score=score,
+        measure="AUROC" if family.of_peaks else "correlation",
+        n_cells=n[at],
+        held_out=is_new,
+    )
+
+
+def _able(
+    mosaic: Mosaic, data: ModalityData, shown: dict[str, NDArray[np.bool_]], own: NDArray[np.bool_]
+) -> Ints:
+    """Cells that measured all that the view shows, and some of what it hides of the modality."""
+    able = _covers(data, own, mosaic.n_cells)
+    hides: NDArray[np.bool_] = np.any(data.panels & ~own, axis=1)
+    there = data.row_of_cell >= 0
+    able[there] &= hides[data.panel_of_row[data.row_of_cell[there]]]
+    for name, mask in shown.items():
+        if name != data.name:
+            able &= _covers(mosaic.modality(name), mask, mosaic.n_cells)
+    return np.flatnonzero(able)
+
+
+def _covers(data: ModalityData, mask: NDArray[np.bool_], n_cells: int) -> NDArray[np.bool_]:
+    """Which cells measured all features of the mask, (n,)."""
+    out = np.zeros(n_cells, bool)
+    there = data.row_of_cell >= 0
+    whole: NDArray[np.bool_] = np.all(data.panels | ~mask, axis=1)
+    out[there] = whole[data.panel_of_row[data.row_of_cell[there]]]
+    return out
+
+
+def showing(mosaic: Mosaic, cells: Ints, shown: dict[str, NDArray[np.bool_]]) -> Mosaic:
+    """A mosaic of some cells that measured these features alone."""
+    parts = []
+    for data in mosaic.modalities:
+        mask = shown.get(data.name, np.zeros(data.n_features, bool))
+        rows = data.row_of_cell[cells] if mask.any() else np.zeros(0, np.int64)
+        entry = None if data.entry_measured is None else data.entry_measured[rows] & mask
+        x: Any = data.x[rows]
+        x = sp.csr_matrix(x @ sp.diags(mask.astype(np.float32))) if sp.issparse(x) else x * mask
+        if sp.issparse(x):
+            x.eliminate_zeros()
+        count = np.full(len(rows), int(mask.sum())) if entry is None else entry.sum(1)
+        library, scale = scales(x, count, data.transform)
+        parts.append(
+            dataclasses.replace(
+                data,
+                x=x.astype(np.float32),
+                entry_measured=entry,
+                row_of_cell=np.arange(len(cells)) if mask.any() else np.full(len(cells), -1),
+                panels=mask[None],
+                panel_of_row=np.zeros(len(rows), np.int64),
+                library=library,
+                scale=scale,
+            )
+        )
+    return dataclasses.replace(
+        mosaic,
+        cells=mosaic.cells[cells],
+        modalities=tuple(parts),
+        covariates=mosaic.covariates[cells],
+        batch=mosaic.batch[cells],
+        group=mosaic.group[cells],
+    )
+
+
+def _within_batches(guess: Floats, truth: Floats, batch: Ints) -> Floats:
+    """Correlation of each feature over cells, each less its mean in the cell's batch; NaN left out."""
+    known = ~np.isnan(truth)
+    off: list[Floats] = []
+    for values in (guess, truth):
+        left = np.where(known, values, 0.0)
+        for b in np.unique(batch):
+            here = batch == b
+            n = known[here].sum(0)
+            mean = left[here].sum(0) / np.maximum(n, 1)
+            left[here] = np.where(known[here], left[here] - mean, 0.0)
+        off.append(left)
+    p, t = off
+    size = np.sqrt((p**2).sum(0) * (t**2).sum(0))
+    return np.asarray((p * t).sum(0) / np.where(size > 0, size, 1.0))
+
+
+def _words(mosaic: Mosaic, view: Shown) -> str:
+    """What a view shows: ``rna+adt``, or of a part of the features ``rna+adt (9 of 29)``."""
+    said = []
+    for name, mask in view.features.items():
+        said.append(name if mask.all() else f"{name} ({int(mask.sum())} of {len(mask)})")
+    return "+".join(said)

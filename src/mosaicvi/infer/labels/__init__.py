@@ -1,0 +1,5 @@
+"""Labels of cells that have none, from cells that have one, by where they lie in the latent."""
+
+from mosaicvi.infer.labels.predict import Labels, predict_labels
+
+__all__ = ["Labels", "predict_labels"]

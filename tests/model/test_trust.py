@@ -1,0 +1,109 @@
+"""Which features and cells a trained model says can be trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mudata import MuData
+
+from mosaicvi import InputError, MosaicVI
+from mosaicvi.datasets import simulated_mosaic
+from mosaicvi.likelihoods import Parameters
+
+
+@pytest.fixture(scope="module")
+def mdata() -> MuData:
+    return simulated_mosaic(900, n_genes=60, n_proteins=12, n_peaks=80, n_chromosomes=2, n_types=4).mdata
+
+
+@pytest.fixture(scope="module")
+def model(mdata: MuData) -> MosaicVI:
+    MosaicVI.setup_mudata(mdata, batch_key="batch")
+    model = MosaicVI(mdata, dimensions=24, dim_latent=6, dim_block_enc=12, dim_block_dec=12)
+    model.train(40, batch_size=200, progress=False)
+    model._reads_out = False
+    return model
+
+
+def test_accuracy_is_that_of_hidden_values(model: MosaicVI, mdata: MuData) -> None:
+    found = model.imputation_accuracy(modality="adt")
+    of_rna = found[found["view"] == "rna"].set_index("feature")
+    assert (of_rna["lacking"] > 0).all()
+    assert (of_rna["measure"] == "correlation").all()
+    assert of_rna["score"].median() > 0.2
+    # by hand: the proteins of cells with RNA, hidden
+    asked = model.mosaic.modality("adt").row_of_cell >= 0
+    asked &= model.mosaic.modality("rna").row_of_cell >= 0
+    guess = model.get_imputed_values(modality="adt", modalities=["rna"], indices=asked, library=100)
+    cells = mdata.obs_names[asked]
+    adt = mdata["adt"][cells]
+    truth = np.log1p(adt.X.toarray() / adt.X.sum(1).reshape(-1, 1) * np.asarray(mdata["adt"].X.sum(1)).mean())
+    right = [
+        np.corrcoef(np.log1p(guess[name]), truth[:, adt.var_names.get_loc(name)])[0, 1]
+        for name in of_rna.index
+    ]
+    assert np.corrcoef(right, of_rna["score"])[0, 1] > 0.7
+
+
+def test_features_that_panels_lack_come_first(model: MosaicVI) -> None:
+    found = model.imputation_accuracy(modality=["adt", "rna"])
+    lacks = (found["panel"] & (found["lacking"] > 0)).to_numpy()
+    assert lacks.any()
+    assert lacks[: lacks.sum()].all()
+    panel = found[lacks & (found["modality"] == "adt")]
+    # batch D has part of the proteins: the others are what is scored
+    measured = model.mosaic.modality("adt").panels
+    names = np.asarray(model.mosaic.modality("adt").features.names)
+    assert set(panel["feature"]) <= set(names[~measured.all(0)])
+    assert found["believe"].isin(["yes", "partly", "no"]).all()
+    pd.testing.assert_frame_equal(found, model.imputation_accuracy(modality=["adt", "rna"]))
+    with pytest.raises(InputError, match="No modality 'x'"):
+        model.imputation_accuracy(modality="x")
+
+
+def test_a_log_likelihood_is_that_of_the_family(model: MosaicVI, mdata: MuData) -> None:
+    cells = np.flatnonzero(mdata.obs["group"] == "rna+adt")[:5]
+    found = model.cell_fit(indices=cells)
+    mosaic, loader = model._data(None)
+    minibatch = loader.take(cells)
+    from mosaicvi.nn.masks import observed_view
+
+    q = model.net.encode(minibatch, [[observed_view(r) for r in minibatch.rows]])
+    total = np.zeros(5)
+    for m, name in enumerate(("rna", "adt")):
+        data = mosaic.modality(name)
+        row = data.row_of_cell[cells]
+        panel = torch.from_numpy(data.panels[data.panel_of_row[row]])
+        library = torch.from_numpy(data.library[row][:, None])
+        p = model.net.parameters_of(m, q.mean, q, minibatch.covariates, library=library, panel=panel)
+        x = torch.from_numpy(data.x[row].toarray())
+        log_p = model.net.decoder.families[m].log_prob(
+            x, Parameters(location=p.location, dispersion=p.dispersion, inflation=p.inflation)
+        )
+        mine = (log_p * panel).sum(1).detach().numpy()
+        total += mine
+        np.testing.assert_allclose(found[f"per_feature_{name}"], mine / panel.sum(1).numpy(), rtol=1e-4)
+    np.testing.assert_allclose(found["log_likelihood"], total, rtol=1e-4)
+    assert found["per_feature_atac"].isna().all()
+
+
+def test_shuffled_cells_are_unlike(model: MosaicVI, mdata: MuData) -> None:
+    usual = model.cell_fit()
+    assert usual.index.equals(mdata.obs_names)
+    assert usual["unlike"].mean() < 0.05
+    broken = mdata.copy()
+    rng = np.random.default_rng(0)
+    x = broken["rna"].X.toarray()
+    inside = broken["rna"].varm["measured"]
+    strange = np.arange(len(x)) % 4 == 0
+    for i in np.flatnonzero(strange):
+        panel = inside[mdata.obs.loc[broken["rna"].obs_names[i], "batch"]].to_numpy()
+        x[i, panel] = rng.permutation(x[i, panel])
+    broken.mod["rna"].X = type(broken["rna"].X)(x)
+    found = model.cell_fit(broken).loc[broken["rna"].obs_names]
+    assert found["rank_rna"][strange].median() < 0.15
+    assert found["unlike"][strange].mean() > 3 * max(found["unlike"][~strange].mean(), 0.005)
+    few = model.cell_fit(broken, indices=[4, 9], batch_size=1)
+    pd.testing.assert_frame_equal(few, model.cell_fit(broken).iloc[[4, 9]], rtol=1e-4)
