@@ -16,6 +16,7 @@ from mosaicvi.data.register.query import align_to_model, told
 from mosaicvi.data.register.source import Paths, Source
 from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.infer.alignment import read_alignment
+from mosaicvi.infer.intervals import read_spreads
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.names import names_ours
@@ -60,6 +61,7 @@ class Saving(ModelState):
         reference = self.reference_cells() if self._base is None else None
         base = None if self._base is None else self._base._described()
         alignment = self.alignment() if base is None else None
+        spreads = self._spreads_if_sure()
         return described(
             net=self.net,
             registry=self.registry,
@@ -76,6 +78,7 @@ class Saving(ModelState):
             ),
             lineage=self._lineage,
             grown=None if base is None else {"base": base, "sees": list(self._sees)},
+            spreads=None if spreads is None else spreads.to_dict(),
         )
 
     @classmethod
@@ -125,6 +128,8 @@ class Saving(ModelState):
             model._reference_cells = read_reference(saved.reference, saved.config, folder)
         if saved.readout:
             model._readout = read_readout(saved.readout, saved.config, folder)
+        if saved.spreads is not None:
+            model._spreads = read_spreads(saved.spreads, saved.config, folder)
         model._aligns = saved.alignment is not None
         if saved.alignment:
             model._alignment = read_alignment(saved.alignment, saved.config, folder)

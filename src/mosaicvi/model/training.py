@@ -158,7 +158,7 @@ class Training(ModelState):
             free=self._free,
             buffer=loader.buffer,
         )
-        self._readout = self._alignment = self._reference_cells = None
+        self._readout = self._alignment = self._reference_cells = self._spreads = None
         self._views = set()
         try:
             run(

@@ -31,6 +31,7 @@ def described(
     splits: Sequence[Split],
     readout: Mapping[str, Any] | None,
     alignment: Mapping[str, Any] | None,
+    spreads: Mapping[str, Any] | None,
     reference: Mapping[str, Any] | None,
     lineage: Sequence[Mapping[str, Any]],
     grown: Mapping[str, Any] | None,
@@ -49,6 +50,8 @@ def described(
         How the groups of its latent are aligned, likewise; None for a model whose latent is the encoder's.
     reference
         What is kept of the cells in training, likewise; None for nothing.
+    spreads
+        How far values lie from what is imputed, likewise; None for an untrained model.
     lineage
         The models that it grew from, the first one first.
     grown
@@ -63,6 +66,7 @@ def described(
         "splits": [dataclasses.asdict(s) for s in splits],
         "readout": readout,
         "alignment": alignment,
+        "spreads": spreads,
         "reference": reference,
         "lineage": [dict(one) for one in lineage],
         "grown": grown,
@@ -120,6 +124,7 @@ class Saved:
     splits: tuple[Split, ...]
     readout: Mapping[str, Any] | None
     alignment: Mapping[str, Any] | None
+    spreads: Mapping[str, Any] | None
     reference: Mapping[str, Any] | None
     lineage: tuple[dict[str, Any], ...]
     base: Saved | None
@@ -179,6 +184,7 @@ def _read(state: Mapping[str, Any], written_by: Mapping[str, str]) -> Saved:
         splits=tuple(Split.from_dict(s) for s in state.get("splits", ())),
         readout=state.get("readout"),
         alignment=state.get("alignment"),
+        spreads=state.get("spreads"),
         reference=state.get("reference"),
         lineage=lineage,
         base=base,
