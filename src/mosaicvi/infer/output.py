@@ -45,6 +45,10 @@ class ImputedModality:
         Whether each cell measured the modality, shape (n,).
     var
         The d features.
+    interval
+        Rows, lower and upper ends, (b, d) each, for the layers ``lower`` and ``upper``; None for none.
+    level
+        Share of the values that should lie between them.
     varm
         What is known of them, such as ``"measured"``: features × panels.
     scale
@@ -63,12 +67,19 @@ class ImputedModality:
     scale: Scale
     batch: str
     values: Chunks
+    interval: Iterable[tuple[slice, NDArray[np.float32], NDArray[np.float32]]] | None = None
+    level: float | None = None
     varm: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Cells and features."""
         return len(self.cells), len(self.var)
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Where in the file its arrays lie."""
+        return ("X",) if self.interval is None else ("X", "layers/lower", "layers/upper")
 
 
 def write_imputed(
@@ -110,7 +121,7 @@ def write_imputed(
     with ExitStack() as held:
 
         def prepared() -> bytes:
-            check_room(output, sum(n * d for n, d in (part.shape for part in parts)) * 4)
+            check_room(output, sum(4 * len(p.arrays) * p.shape[0] * p.shape[1] for p in parts))
             temporary = held.enter_context(atomic_path(output, overwrite=overwrite))
             with mudata_as_it_is():
                 _write_skeleton(temporary, parts, obs, dict(uns or {}))
@@ -124,8 +135,8 @@ def write_imputed(
                 f"{shown(output)} is not seen by all processes; name a folder that their machines share."
             ) from None
         with file:
-            for part, offset in zip(parts, offsets, strict=True):
-                _fill(file, part, offset, advance)
+            for part, at in zip(parts, offsets, strict=True):
+                _fill(file, part, at, advance)
         if group is not None:
             group.wait()
 
@@ -176,12 +187,13 @@ def _shell(part: ImputedModality, uns: Mapping[str, Any]) -> AnnData:
         shell.varm[key] = table
     scale = {k: v for k, v in dataclasses.asdict(part.scale).items() if v is not None}
     about = {**uns, "scale": str(part.scale), "batch": part.batch}
+    about |= {} if part.level is None else {"interval": part.level}
     shell.uns["mosaicvi"] = {**about, **{f"scale_{k}": v for k, v in scale.items()}}
     return shell
 
 
-def _make_room(path: Path, parts: Sequence[ImputedModality]) -> list[int]:
-    """Create each modality's X without writing it; where its bytes begin in the file."""
+def _make_room(path: Path, parts: Sequence[ImputedModality]) -> list[list[int]]:
+    """Create each modality's arrays without writing them; where the bytes of each begin in the file."""
     offsets = []
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
@@ -192,17 +204,27 @@ def _make_room(path: Path, parts: Sequence[ImputedModality]) -> list[int]:
             group = file if path.suffix == ".h5ad" else file[f"mod/{part.name}"]
             if "X" in group:
                 del group["X"]
-            space = h5py.h5s.create_simple(part.shape)
-            x = h5py.h5d.create(group.id, b"X", h5py.h5t.IEEE_F32LE, space, layout)
-            h5py.Dataset(x).attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-            offsets.append(int(x.get_offset()))
+            found = []
+            for where in part.arrays:
+                space = h5py.h5s.create_simple(part.shape)
+                array = h5py.h5d.create(group.id, where.encode(), h5py.h5t.IEEE_F32LE, space, layout)
+                h5py.Dataset(array).attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+                found.append(int(array.get_offset()))
+            offsets.append(found)
     return offsets
 
 
-def _fill(file: BinaryIO, part: ImputedModality, offset: int, advance: Callable[[int], None] | None) -> None:
-    row = 4 * part.shape[1]
-    for rows, values in part.values:
-        file.seek(offset + rows.start * row)
+def _fill(
+    file: BinaryIO, part: ImputedModality, offsets: Sequence[int], advance: Callable[[int], None] | None
+) -> None:
+    def write(offset: int, rows: slice, values: NDArray[np.float32]) -> None:
+        file.seek(offset + rows.start * 4 * part.shape[1])
         file.write(np.ascontiguousarray(values, "<f4").tobytes())
+
+    for rows, values in part.values:
+        write(offsets[0], rows, values)
         if advance is not None:
             advance(len(values))
+    for rows, *ends in part.interval or ():
+        for offset, end in zip(offsets[1:], ends, strict=True):
+            write(offset, rows, end)

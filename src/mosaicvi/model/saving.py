@@ -14,6 +14,7 @@ from mosaicvi.data.register.query import align_to_model, told
 from mosaicvi.data.register.source import Paths, Source
 from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.infer.alignment import read_alignment
+from mosaicvi.infer.intervals import read_spreads
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.names import names_ours
@@ -45,6 +46,8 @@ class Saving(ModelState):
             return
         readout, reference = self.readout(), self.reference_cells()
         alignment = self.alignment()
+        can_be_sure = self._spreads is not None or self.held_out() is not None
+        spreads = self.spreads() if can_be_sure else None
         write_model(
             Path(dir_path),
             net=self.net,
@@ -55,6 +58,7 @@ class Saving(ModelState):
             readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
             reference=None if reference is None else reference.to_dict(),
             alignment=alignment.to_dict() if alignment is not None else {} if self._aligns else None,
+            spreads=None if spreads is None else spreads.to_dict(),
             overwrite=overwrite,
         )
 
@@ -100,6 +104,8 @@ class Saving(ModelState):
         model._written_by = saved.written_by
         if saved.readout:
             model._readout = read_readout(saved.readout, saved.config, Path(dir_path))
+        if saved.spreads is not None:
+            model._spreads = read_spreads(saved.spreads, saved.config, Path(dir_path))
         model._aligns = saved.alignment is not None
         if saved.alignment:
             model._alignment = read_alignment(saved.alignment, saved.config, Path(dir_path))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.config.arguments import whole
@@ -21,6 +21,7 @@ from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.state import FitState
 from mosaicvi.infer.alignment import Alignment, fit_alignment
+from mosaicvi.infer.intervals import Spreads, fit_spreads
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.reference import ReferenceCells
 from mosaicvi.model.registering import read_as
@@ -41,6 +42,7 @@ class ModelState:
         self._readout: ReadOut | None = None
         self._aligns = True  # or the latent is what the encoder says, as in the published method
         self._alignment: Alignment | None = None
+        self._spreads: Spreads | None = None
         self._reference_cells: ReferenceCells | None = None
         self._written_by: Mapping[str, str] = {}  # versions of a model that was opened
 
@@ -132,6 +134,26 @@ class ModelState:
             self._alignment = fit_alignment(self.net, loader, self.mosaic)
         return self._alignment
 
+    def spreads(self) -> Spreads | None:
+        """How far values lie from what is imputed, learnt when it is first needed; None of nothing trained.
+
+        Raises
+        ------
+        InputError
+            These are other cells than the model was trained with, and it was saved without.
+        """
+        if self._spreads is None and self.is_trained:
+            if self.held_out() is None:
+                raise InputError(
+                    "The model was saved without what its intervals need; open it with the data that it was "
+                    "trained with, and save it again."
+                )
+            _, loader = self._data(None)
+            self._spreads = fit_spreads(
+                self.net, loader, self.mosaic, self.readout(), held_out=self.held_out()
+            )
+        return self._spreads
+
     def imputed_features(self, modality: str) -> pd.Index[str]:
         """Names of a modality's features in the order of imputed values, that of the training data."""
         features = self.mosaic.registry.features[self.config.uni_block_names[self._position(modality)]]
@@ -153,6 +175,23 @@ class ModelState:
                 f"No modality {modality!r}; the model has {', '.join(self.config.uni_block_names)}."
             )
         return self.config.uni_block_names.index(modality)
+
+    def _libraries(self, m: int, library: float | ArrayLike | None, n: int) -> NDArray[np.float64] | None:
+        """Library of each of n cells; None where the modality has none."""
+        name = self.config.uni_block_names[m]
+        if not self.config.library_aware[m]:
+            if library is not None:
+                raise InputError(f"library: {name} has none; leave it out.")
+            return None
+        given = self.registry.median_library[name] if library is None else library
+        try:
+            found = np.broadcast_to(np.asarray(given, np.float64), (n,))
+        except (TypeError, ValueError):
+            raise InputError(f"library: give one number, or one for each of the {n:,} cells.") from None
+        if not (np.isfinite(found) & (found > 0)).all():
+            bad = found[~(np.isfinite(found) & (found > 0))][0]
+            raise InputError(f"library: must be > 0, not {bad!s}.")
+        return found
 
     def _seen(self, modalities: Collection[str] | None) -> Collection[str] | None:
         if modalities is None:

@@ -149,7 +149,7 @@ class Training(ModelState):
         self._state = begin(
             self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, buffer=loader.buffer
         )
-        self._readout = self._reference_cells = None
+        self._readout = self._reference_cells = self._spreads = None
         try:
             run(
                 self._state,

@@ -31,6 +31,7 @@ def write_model(
     fit: Mapping[str, Any] | None,
     readout: Mapping[str, Any] | None,
     alignment: Mapping[str, Any] | None,
+    spreads: Mapping[str, Any] | None,
     reference: Mapping[str, Any] | None,
     overwrite: bool,
 ) -> None:
@@ -52,6 +53,8 @@ def write_model(
         How the groups of its latent are aligned, likewise; None for a model whose latent is the encoder's.
     reference
         What is kept of the cells in training, likewise; None for nothing.
+    spreads
+        How far values lie from what is imputed, as plain values and arrays; None for an untrained model.
     overwrite
         Replace a model that is there.
     """
@@ -66,6 +69,7 @@ def write_model(
         "splits": [dataclasses.asdict(s) for s in splits],
         "readout": readout,
         "alignment": alignment,
+        "spreads": spreads,
         "reference": reference,
         "fit": None if fit is None else {**fit, "net": None, "best": {}},
     }
@@ -84,6 +88,7 @@ class Saved:
     splits: tuple[Split, ...]
     readout: Mapping[str, Any] | None
     alignment: Mapping[str, Any] | None
+    spreads: Mapping[str, Any] | None
     reference: Mapping[str, Any] | None
     written_by: Mapping[str, str]
 
@@ -114,6 +119,7 @@ def read_model(folder: Path) -> Saved:
             splits=splits,
             readout=state.get("readout"),
             alignment=state.get("alignment"),
+            spreads=state.get("spreads"),
             reference=state.get("reference"),
             written_by=bundle.written_by,
         )
