@@ -292,7 +292,8 @@ class VAEIT:
     # --- saving ---------------------------------------------------------------------------------
 
     def save_model(self, path_to_weights: str | Path) -> None:
-        """Write the model to a folder, in place of a model that is there."""
+        """Write the model to a folder, which is made, in place of a model that is there."""
+        Path(path_to_weights).parent.mkdir(parents=True, exist_ok=True)
         self.model.save(path_to_weights, overwrite=True)
 
     def load_model(self, path_to_weights: str | Path) -> None:
