@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosaicvi.cli.options import Reading, by_name
+from mosaicvi.cli.remembered import as_in_training, with_values_as_in_training
 from mosaicvi.cli.say import note
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import atomic_path, check_output, shown
@@ -79,6 +80,7 @@ def load(
 
     from mosaicvi.data.read import mudata_as_it_is, read, to_mudata
     from mosaicvi.data.read.modalities import names_modalities
+    from mosaicvi.data.read.remembered import note_reading
 
     named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
     modality, orientation, columns = (
@@ -101,31 +103,36 @@ def load(
     )
     if reading.pair:
         raise InputError("--pair: give the files of the same cells, two at least")
-    data = read(
-        path,
-        orientation=orientation,  # type: ignore[arg-type]
-        columns=columns,
-        duplicates=reading.duplicates,  # type: ignore[arg-type]
-        genome=reading.genome,
-    )
+    read_as: dict[str, Any] = {
+        "orientation": orientation,
+        "columns": columns,
+        "duplicates": reading.duplicates,
+        "genome": reading.genome,
+    }
+    data = read(path, **read_as)
+    there = data.obsm if isinstance(data, AnnData) else {}
+    from_obsm = {m: key for m, key in reading.obsm_if_there.items() if key in there}
+    from_obsm |= _without_file(reading.from_obsm, name)
     if (
         isinstance(data, AnnData)
         and modality is None
         and not names_modalities(data)
-        and not (reading.from_obsm or reading.min_counts or reading.rounded or reading.zeros_missing)
+        and not (from_obsm or reading.min_counts or reading.rounded or reading.zeros_missing)
     ):
+        note_reading(data.uns, **read_as)
         return Loaded(original=data, to_register=data, combined=False)
     with mudata_as_it_is():
         mdata = to_mudata(
             data,
             modality=modality,
             layers=_without_file(reading.layers, name),
-            from_obsm=_without_file(reading.from_obsm, name),
+            from_obsm=from_obsm,
             min_counts=reading.min_counts,
             rounded=reading.rounded,
             zeros_missing=reading.zeros_missing,
             batch_key=batch_key,
         )
+        note_reading(mdata.uns, **read_as)
     asked = reading.min_counts or reading.rounded or reading.zeros_missing
     return Loaded(original=mdata if asked else data, to_register=mdata, combined=False)
 
@@ -175,10 +182,11 @@ def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = Fals
     **more
         Further arguments of `mosaicvi.combine`.
     """
-    from mosaicvi.data.combine import combine
+    from mosaicvi.data.combine.combine import combine_as
 
     named = name_datasets(paths)
-    return combine(named, **_options_of_combine(named, reading, quiet=quiet), **more)
+    options = _options_of_combine(named, reading, quiet=quiet)
+    return combine_as(named, layers_if_there=reading.layers_if_there, **options, **more)
 
 
 def combine_for_store(
@@ -211,7 +219,7 @@ def _options_of_combine(named: Mapping[str, Path], reading: Reading, *, quiet: b
         "duplicates": reading.duplicates,
         "genome": reading.genome,
         "pair": reading.pair,
-        "from_obsm": _with_names(reading.from_obsm, named),
+        "from_obsm": {**reading.obsm_if_there, **_with_names(reading.from_obsm, named)},
         "min_counts": reading.min_counts,
         "rounded": reading.rounded,
         "zeros_missing": reading.zeros_missing,
@@ -275,14 +283,22 @@ def load_for(
     try:
         key = document["registry"]["setup"]["batch_key"]
         paths = [_named_as_in_training(path, document["registry"].get("files", {})) for path in paths]
+        named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
+        reading = as_in_training(reading, document["registry"], named)
+        is_as_it_is = not document["registry"].get("reading")
     except (KeyError, TypeError, AttributeError):
         return load(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
     loaded = load(paths, reading, batch_key=key, quiet=quiet)
-    if not loaded.combined and not loaded.stored and key == DATASET_KEY and not _has(loaded.original, key):
-        mdata = combine_files(paths, reading, quiet=quiet)
-        alone = Loaded(original=mdata, to_register=mdata, combined=True)
-        # it lacks what only the other files had measured
-        return prepared(model, alone, take_as=take_as)
+    is_alone = not loaded.combined and not loaded.stored and key == DATASET_KEY
+    is_alone = is_alone and not _has(loaded.original, key)
+    if is_alone:
+        there = {m: k for m, k in reading.obsm_if_there.items() if m in loaded.as_mudata().mod}
+        mdata = combine_files(paths, replace(reading, obsm_if_there=there), quiet=quiet)
+        loaded = Loaded(original=mdata, to_register=mdata, combined=True)
+    if not is_as_it_is:
+        loaded = _as_remembered(model, loaded)
+    if is_alone:  # it lacks what only the other files had measured
+        return prepared(model, loaded, take_as=take_as)
     layers = {} if loaded.combined else _without_file(reading.layers, _name(paths[0]))
     if layers or take_as:
         from mosaicvi.data.register.query import told
@@ -291,6 +307,16 @@ def load_for(
         registry = read_model(model).registry
         return replace(loaded, to_register=told(loaded.to_register, registry, layers=layers, take_as=take_as))
     return loaded
+
+
+def _as_remembered(model: Path, loaded: Loaded) -> Loaded:
+    """The data with the cuts and missing zeros that the model remembers, unless they stay in files."""
+    from mosaicvi.store.saved import read_model
+
+    if loaded.stored:
+        return loaded
+    mdata = with_values_as_in_training(loaded.to_register, read_model(model).registry)
+    return loaded if mdata is None else replace(loaded, original=mdata, to_register=mdata)
 
 
 def _named_as_in_training(path: Path, files: Mapping[str, str]) -> Path:
@@ -318,13 +344,19 @@ def load_model(model: Path, loaded: Loaded) -> MosaicVI:
     return MosaicVI.load(model, loaded.source())
 
 
-def prepared(model: Path, loaded: Loaded, *, take_as: Mapping[str, str] | None = None) -> Loaded:
+def prepared(
+    model: Path,
+    loaded: Loaded,
+    *,
+    take_as: Mapping[str, str] | None = None,
+    match: Mapping[str, Sequence[str]] | None = None,
+) -> Loaded:
     """The data with the model's features; what they lack is marked as not measured."""
     from mosaicvi.model import MosaicVI
 
     if loaded.stored:
         raise InputError("--allow-missing needs the values in memory; add --in-memory")
-    made = MosaicVI.prepare_query(loaded.to_register, model, take_as=take_as)
+    made = MosaicVI.prepare_query(loaded.to_register, model, take_as=take_as, match=match)
     return replace(loaded, to_register=made)
 
 

@@ -6,7 +6,7 @@ import inspect
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +50,8 @@ class Reading:
         As in `mosaicvi.combine`.
     on_disk
         Whether values stay in their files; None for those that do not fit into memory.
+    layers_if_there, obsm_if_there
+        What a model remembers of `layers` and `from_obsm`, for those data that have them.
     """
 
     modality: str | dict[str, str] | None
@@ -64,6 +66,8 @@ class Reading:
     rounded: list[str]
     zeros_missing: list[str]
     on_disk: bool | None = None
+    layers_if_there: Mapping[str, str] = field(default_factory=dict)
+    obsm_if_there: Mapping[str, str] = field(default_factory=dict)
 
 
 class Duplicates(StrEnum):

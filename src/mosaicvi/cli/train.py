@@ -194,7 +194,7 @@ def command(
     if on_disk is None and in_memory != "auto":
         on_disk = not in_memory
     meant = dict.fromkeys([*said.get("likelihoods", {}), *said.get("transforms", {})], "X")
-    reading = replace(reading, layers={**meant, **said.get("layers", {})}, on_disk=on_disk)
+    reading = replace(reading, layers=dict(said.get("layers", {})), layers_if_there=meant, on_disk=on_disk)
     loaded = load(data, reading, batch_key=said.get("batch_key"), quiet=quiet)
     mosaic = _register(loaded, said)
     network = dict(settings.network) | _given(gamma=gamma)

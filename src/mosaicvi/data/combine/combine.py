@@ -122,8 +122,19 @@ def combine(
     ).mdata
 
 
+def combine_as(
+    datasets: Mapping[str, Dataset], *, layers_if_there: Mapping[str, str], **options: Any
+) -> MuData:
+    """The same with layers, by modality, for those datasets that have them and of which none was named."""
+    options = _defaults() | options
+    return put_together(datasets, **options, layers_if_there=layers_if_there, on_disk=False).mdata
+
+
 def combine_stored(datasets: Mapping[str, str | os.PathLike[str]], **options: Any) -> Assembled:
     """The same of files whose values stay where they are; options as those of `combine`."""
+    return put_together(datasets, **(_defaults() | options), on_disk=True)
+
+
+def _defaults() -> dict[str, Any]:
     parameters = inspect.signature(combine).parameters
-    defaults = {name: p.default for name, p in parameters.items() if name != "datasets"}
-    return put_together(datasets, **(defaults | options), on_disk=True)
+    return {name: p.default for name, p in parameters.items() if name != "datasets"}

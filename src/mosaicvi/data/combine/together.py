@@ -30,11 +30,13 @@ from mosaicvi.data.combine.pair import (
     suspicious,
 )
 from mosaicvi.data.combine.parts import Parts, take_apart
+from mosaicvi.data.layers import layer_names
 from mosaicvi.data.looks import is_whole
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import read
 from mosaicvi.data.read.choose import Wanted
 from mosaicvi.data.read.files import Duplicates, dataset_names
+from mosaicvi.data.read.remembered import note_reading
 from mosaicvi.data.read.table import Orientation
 from mosaicvi.data.stored.open import open_stored
 from mosaicvi.data.stored.values import StoredMatrix
@@ -66,8 +68,12 @@ def put_together(
     zeros_missing: Collection[str],
     progress: bool | None,
     on_disk: bool,
+    layers_if_there: Mapping[str, str] | None = None,
 ) -> Assembled:
-    """What `combine` does; with `on_disk`, the values of paths stay in their files."""
+    """What `combine` does; with `on_disk`, the values of paths stay in their files.
+
+    Where no layer was named for a modality, `layers_if_there` does for those datasets that have it.
+    """
     if not isinstance(datasets, Mapping):
         raise InputError(
             f"datasets: a mapping from the name of each to its data or path, such as {{'a': 'a.h5ad'}}, "
@@ -108,7 +114,7 @@ def put_together(
         obsm = _of_dataset(from_obsm or {}, None, datasets)
         if isinstance(data, AnnData):
             obsm = {m: key for m, key in obsm.items() if key in data.obsm or len(datasets) == 1}
-        own = [layers_of(name) for name in names]
+        own = [_there(data, layers_if_there or {}), *(layers_of(name) for name in names)]
         own_obsm = [_of_dataset(from_obsm or {}, name, datasets) for name in names]
         return take_apart(
             "+".join(names),
@@ -172,7 +178,28 @@ def put_together(
         files = _named_files(datasets)
         if len(files):
             together.mdata.uns["mosaicvi"]["files"] = files
+        note_reading(
+            together.mdata.uns,
+            modality=modality,
+            layers=layers,
+            orientation=orientation,
+            columns=columns,
+            duplicates=duplicates,
+            genome=genome,
+            **of_values,
+        )
         return together
+
+
+def _there(data: AnnData | MuData | Mapping[str, AnnData], layers: Mapping[str, str]) -> dict[str, str]:
+    """Those of the layers that a dataset has; ``"X"`` every one has."""
+    mods = {} if isinstance(data, AnnData) else dict(data.mod if isinstance(data, MuData) else data)
+    own = {m: data if isinstance(data, AnnData) else mods.get(m) for m in layers}
+    return {
+        m: layer
+        for m, layer in layers.items()
+        if (a := own[m]) is not None and (layer == "X" or layer in layer_names(a))
+    }
 
 
 def _named_files(datasets: Mapping[str, Dataset]) -> pd.DataFrame:

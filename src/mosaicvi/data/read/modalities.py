@@ -18,6 +18,7 @@ from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import tenx
 from mosaicvi.data.read.choose import Wanted, choose, has_names
 from mosaicvi.data.read.choose import from_obsm as from_obsm_of
+from mosaicvi.data.read.remembered import note_reading
 from mosaicvi.data.sparse import check_sparse
 from mosaicvi.errors import InputError, MosaicWarning
 
@@ -112,6 +113,14 @@ def to_mudata(
         obs = data.obs if wanted.is_empty else data.obs.loc[mdata.obs_names]
         mdata.obs = obs.copy()
     mdata.uns.update(data.uns)
+    note_reading(
+        mdata.uns,
+        modality=modality,
+        from_obsm=from_obsm,
+        min_counts=min_counts,
+        rounded=list(rounded),
+        zeros_missing=list(zeros_missing),
+    )
     return mdata
 
 

@@ -17,6 +17,7 @@ from mosaicvi import likelihoods
 from mosaicvi.data.blocks import Block
 from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
 from mosaicvi.data.read.modalities import PROTEINS, certain, feature_types, names_modalities, split_types
+from mosaicvi.data.read.remembered import noted_reading
 from mosaicvi.data.register.connected import apart, components, seen_by_group
 from mosaicvi.data.register.covariates import (
     Covariates,
@@ -111,7 +112,7 @@ def register(
     for name in wanted:
         if name not in mods:
             assert registry is not None
-            read.append(_absent(name, len(cells), registry))
+            read.append(absent(name, len(cells), registry))
             continue
         try:
             values = find_values(name, mods[name], data, setup, panel_key, registry, stored or {})
@@ -133,7 +134,7 @@ def register(
         problems += _cells_without_modality(cells, read)
     if problems or covariates is None:
         raise InputError(problems)
-    learned = registry or _learn(setup, read, covariates, named_files(data))
+    learned = registry or _learn(setup, read, covariates, data)
     group, group_names = condition_groups(read, covariates.batch, batches)
     if registry is None:
         notes += apart(components(group_names, seen_by_group(read, group, len(group_names))))
@@ -159,7 +160,7 @@ def without_cells(registry: Registry) -> Mosaic:
     n_covariates += registry.setup.batch_key is None
     return Mosaic(
         cells=pd.Index([], dtype=object),
-        modalities=tuple(_absent(name, 0, registry) for name in registry.features),
+        modalities=tuple(absent(name, 0, registry) for name in registry.features),
         covariates=np.zeros((0, n_covariates), np.float32),
         batch=np.zeros(0, np.int64),
         group=np.zeros(0, np.int64),
@@ -262,7 +263,7 @@ def named_files(data: MuData | AnnData) -> dict[str, str]:
 
 
 def _learn(
-    setup: Setup, mods: Sequence[ModalityData], covariates: Covariates, files: Mapping[str, str]
+    setup: Setup, mods: Sequence[ModalityData], covariates: Covariates, data: MuData | AnnData
 ) -> Registry:
     names = _batches(setup, covariates.categories, {})
     return Registry(
@@ -281,7 +282,8 @@ def _learn(
             m.name: tuple(names[b] for b in np.unique(covariates.batch[m.row_of_cell >= 0])) for m in mods
         },
         standards={m.name: m.standard for m in mods if m.standard is not None},
-        files=files,
+        files=named_files(data),
+        reading=noted_reading(data),
     )
 
 
@@ -382,7 +384,7 @@ def _without(m: ModalityData, empty: NDArray[np.bool_]) -> ModalityData:
     )
 
 
-def _absent(name: str, n_cells: int, registry: Registry) -> ModalityData:
+def absent(name: str, n_cells: int, registry: Registry) -> ModalityData:
     """A modality that no cell of the data has."""
     features: ModalityFeatures = registry.features[name]
     shape = (0, len(features.names))

@@ -1,0 +1,127 @@
+"""Choices of reading that a saved model remembers, for the files that it is given later."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mosaicvi.cli.options import Reading
+from mosaicvi.cli.say import note
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from mosaicvi.data.mosaic import Registry
+
+OPTIONS = {
+    "modality": "--as",
+    "layers": "--layer",
+    "orientation": "--orientation",
+    "columns": "--columns",
+    "duplicates": "--duplicates",
+    "genome": "--genome",
+    "pair": "--pair",
+    "from_obsm": "--from-obsm",
+    "min_counts": "--min-counts",
+    "rounded": "--round",
+    "zeros_missing": "--zeros-missing",
+}
+OF_VALUES = ("min_counts", "rounded", "zeros_missing")  # applied once the data are there
+
+
+def as_in_training(reading: Reading, registry: Mapping[str, Any], named: Mapping[str, Path]) -> Reading:
+    """What was said, and otherwise what the model remembers of how its files were read.
+
+    Parameters
+    ----------
+    reading
+        What was said.
+    registry
+        Of the model, as its document has it.
+    named
+        The files, by the names of their datasets.
+    """
+    from mosaicvi.data.read.remembered import checked
+
+    saved = checked(registry.get("reading", ""))
+    taken: dict[str, Any] = {}
+    for name in ("modality", "orientation", "columns", "genome"):
+        value = _for_those(saved.get(name), named)
+        if value and getattr(reading, name) is None:
+            taken[name] = value
+    if saved.get("duplicates") and reading.duplicates == "error":
+        taken["duplicates"] = saved["duplicates"]
+    labels = [label for names in registry["categories"].values() for label in names["$tuple"]]
+    known = {part for label in labels for part in label.split("+")}
+    if saved.get("pair") and reading.pair is None and len(named) > 1 and named.keys() <= known:
+        taken["pair"] = True
+    _say(taken)
+    where_there = {m: "X" for m, whole in registry["whole"].items() if not whole}
+    where_there |= {m: layer for m, layer in saved.get("layers", {}).items() if ":" not in m}
+    obsm = {m: key for m, key in saved.get("from_obsm", {}).items() if ":" not in m}
+    return replace(reading, **taken, layers_if_there=where_there, obsm_if_there=obsm)
+
+
+def with_values_as_in_training(data: AnnData | MuData, registry: Registry) -> MuData | None:
+    """The data with cuts, rounded values and missing zeros as in training; None where nothing is to be done.
+
+    Parameters
+    ----------
+    data
+        As they were read; what was done to them already is noted beside them.
+    registry
+        Of the model.
+    """
+    from mudata import MuData
+
+    from mosaicvi.data.read import mudata_as_it_is
+    from mosaicvi.data.read.choose import Wanted, choose
+    from mosaicvi.data.read.remembered import checked, note_reading, noted_reading
+    from mosaicvi.data.register.covariates import obs_column
+    from mosaicvi.data.register.register import modalities_of
+
+    done, saved = checked(noted_reading(data)), checked(registry.reading)
+    mods = modalities_of(data, registry.setup, registry)
+    wanted = {name: _of_modalities(saved.get(name), mods) for name in OF_VALUES if name not in done}
+    wanted = {name: value for name, value in wanted.items() if value}
+    if not wanted:
+        return None
+    _say(wanted)
+    key = registry.setup.batch_key
+    batch = None if key is None else obs_column(data, key)
+    is_batch = batch is not None and batch.nunique() == 1
+    layers = registry.setup.layers
+    parts = choose("the data", mods, Wanted(**wanted), layers=layers, batch=batch, is_batch=is_batch)
+    with mudata_as_it_is():
+        out = MuData(parts)
+        out.obs = data.obs.loc[out.obs_names].copy()
+    out.uns.update(data.uns)
+    note_reading(out.uns, **wanted)
+    return out
+
+
+def _of_modalities(value: Any, mods: Collection[str]) -> Any:
+    """A choice for those modalities that are there."""
+    if isinstance(value, Mapping):
+        return {name: each for name, each in value.items() if name in mods}
+    return [name for name in value or () if name in mods]
+
+
+def _for_those(value: Any, named: Mapping[str, Path]) -> Any:
+    """A choice for all, or what was chosen for some of these files."""
+    return {n: v for n, v in value.items() if n in named} if isinstance(value, Mapping) else value
+
+
+def _say(taken: Mapping[str, Any]) -> None:
+    words = [f"{OPTIONS[name]} {word}".rstrip() for name, value in taken.items() for word in _words(value)]
+    if words:
+        note(f"Read as the data that the model was trained on: {' '.join(words)}")
+
+
+def _words(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{n}={each:g}" if isinstance(each, float) else f"{n}={each}" for n, each in value.items()]
+    return [""] if value is True else list(value) if isinstance(value, list) else [str(value)]
