@@ -80,6 +80,15 @@ def test_scaling(tmp_path: Path) -> None:
     assert ratio == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.slow
+def test_disk(tmp_path: Path) -> None:
+    run("disk", "--scratch", tmp_path, "--csv", tmp_path / "disk.csv")
+    found = rows(tmp_path / "disk.csv")
+    assert [r["where"] for r in found] == ["memory", "disk"] * 2
+    assert [int(r["cells"]) for r in found] == [300, 300, 600, 600]
+    assert all(float(r["cpu_us_per_cell"]) > 0 for r in found)
+
+
 def test_real_data_that_are_not_there_are_skipped_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

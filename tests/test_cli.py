@@ -36,6 +36,7 @@ COMMANDS = (
     "impute",
     "label",
     "compare",
+    "map",
     "report",
 )
 
@@ -388,6 +389,29 @@ def test_impute_as_another_batch(
     wanted = loaded(folder).get_imputed_values(modality="adt", transform_batch=meant)
     np.testing.assert_allclose(imputed.X, wanted.to_numpy(), rtol=1e-5, atol=1e-6)
     assert imputed.uns["mosaicvi"]["batch"] == wanted.attrs["batch"]
+
+
+def test_impute_with_intervals(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "i.h5mu"
+    arguments = ["-o", str(out), "--interval", "0.8", "--batch-size", "64", "-q"]
+    assert run(["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), *arguments]) == 0
+    imputed, model = read_h5mu(out), loaded(folder)
+    for name in imputed.mod:
+        found = imputed[name]
+        for layer, wanted in zip(
+            ("lower", "upper"), model.get_imputed_intervals(modality=name, level=0.8), strict=True
+        ):
+            np.testing.assert_allclose(found.layers[layer], wanted.to_numpy(), rtol=1e-4, atol=1e-4)
+        assert found.uns["mosaicvi"]["interval"] == 0.8
+        assert found.uns["mosaicvi"]["scale_kind"] == model.interval_scale(name).kind
+
+
+def test_impute_with_an_impossible_interval(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-o", str(tmp_path / "i.h5mu"), "--interval", "1.5"]
+    assert run(["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), *arguments]) == 2
+    assert "--interval: above 0 and up to 0.99, not 1.5" in capsys.readouterr().err
 
 
 def test_impute_as_a_batch_that_measured_nothing(

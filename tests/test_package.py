@@ -87,6 +87,7 @@ def test_every_file_says_what_it_is(path: Path) -> None:
 METHODS = {
     "setup_mudata": 1, "setup_anndata": 1, "train": 1, "get_latent_representation": 1,
     "get_imputed_values": 1, "iter_imputed_values": 1,
+    "get_imputed_intervals": 1, "iter_imputed_intervals": 1,
     "posterior_predictive_sample": 1, "iter_posterior_predictive_sample": 1, "save": 1, "load": 2,
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
@@ -32,10 +33,11 @@ class _Table:
         try:
             self.said[rank] = value
             self.barrier.wait()
-            found = list(self.said)
-            self.barrier.wait()
         except threading.BrokenBarrierError:
             raise LostRankError("a thread is gone") from None
+        found = list(self.said)
+        with contextlib.suppress(threading.BrokenBarrierError):  # all have said it, whoever is gone since
+            self.barrier.wait()
         return found
 
 

@@ -137,7 +137,8 @@ def test_a_loss_that_is_not_finite_in_one_rank_stops_all_before_the_update(mosai
         net = MosaicVI(mosaic, seed=0, **SMALL).net
         state = session.begin(net, mosaic, config_of(), earlier=None, saved=None)
         loader = MinibatchLoader(mosaic)
-        for store in loader.stores:
+        assert loader.held is not None
+        for store in loader.held.stores:
             if group.rank == 1 and store.dense is None:
                 store.values = torch.full_like(store.values, torch.inf)
         before = {k: v.clone() for k, v in net.state_dict().items()}

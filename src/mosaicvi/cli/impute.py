@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,6 +87,14 @@ def command(
             "modality; repeated, the average. [default: each cell's own]",
         ),
     ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="Also write the ends between which this share of the values lies, such as 0.9; of counts "
+            "over the cell's own total, unless --scale is counts.",
+        ),
+    ] = None,
     take_as: TakeAs = None,
     accuracy: Annotated[
         bool,
@@ -108,11 +116,13 @@ def command(
         mosaicvi impute model mosaic.h5mu --scale rna=log1p_cp10k --output imputed.h5mu
         mosaicvi impute model mosaic.h5mu --cells missing --cells 2/8 --output part2.h5mu
         mosaicvi impute model mosaic.h5mu --as-batch mean --output corrected.h5mu
+        mosaicvi impute model mosaic.h5mu --interval 0.9 --output sure.h5mu
 
     Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured any of it,
     `var["believe"]` (yes, partly, no) and `var["accuracy_from_..."]` how well each feature is imputed, and in
-    `uns["mosaicvi"]` what the values mean, `scale`, and as which batch they are given, `batch`. They are
-    written as they are computed, so that memory never holds more than one minibatch of them.
+    `uns["mosaicvi"]` what the values mean, `scale`, and as which batch they are given, `batch`; with
+    `--interval` layers `lower` and `upper`. They are written as they are computed, so that memory never
+    holds more than one minibatch of them.
     """
     import numpy as np
 
@@ -138,7 +148,7 @@ def command(
         "transform_batch": as_batch[0] if as_batch and len(as_batch) == 1 else as_batch,
         "batch_size": batch_size,
     }
-    found = [_part(trained, loaded, name, chosen, scales[name], asked) for name in names]
+    found = [_part(trained, loaded, name, chosen, scales[name], interval, asked) for name in names]
     parts = [part for part in found if part is not None]
     parts = [_with_accuracy(trained, part) for part in parts] if accuracy else parts
     if not parts:
@@ -186,6 +196,7 @@ def _part(
     name: str,
     cells: _Chosen,
     scale: Any,
+    level: float | None,
     asked: Mapping[str, Any],
 ) -> ImputedModality | None:
     """One modality still to be imputed; None if no cell is wanted."""
@@ -206,6 +217,16 @@ def _part(
     features = model.imputed_features(name)
     var = pd.DataFrame(index=features) if source is None else source.var.loc[features]
     panels = None if source is None else source.varm.get("measured")
+    if level is not None:
+        scale = model.interval_scale(name, scale=scale, library=asked["library"]).kind
+        if scale == "counts" and asked["library"] is None:
+            asked = {**asked, "library": model.registry.median_library[name]}
+
+    def placed(stream: Iterable[Any]) -> Iterator[Any]:
+        return ((slice(first + rows.start, first + rows.stop), *rest) for rows, *rest in stream)
+
+    without_draws = {key: value for key, value in asked.items() if key != "n_samples"}
+    choice = {"modality": name, "indices": own, "scale": scale}
     return ImputedModality(
         name=name,
         cells=names[chosen],
@@ -214,10 +235,11 @@ def _part(
         varm={"measured": panels.loc[features]} if isinstance(panels, pd.DataFrame) else {},
         scale=model.imputed_scale(name, scale=scale, library=asked["library"]),
         batch=str(batches_of(model.registry, name, asked["transform_batch"])),
-        values=(
-            (slice(first + rows.start, first + rows.stop), values)
-            for rows, values in model.iter_imputed_values(modality=name, indices=own, scale=scale, **asked)
-        ),
+        values=placed(model.iter_imputed_values(**choice, **asked)),
+        interval=None
+        if level is None
+        else placed(model.iter_imputed_intervals(level=level, **choice, **without_draws)),
+        level=level,
     )
 
 

@@ -63,6 +63,8 @@ _IN_TERMINAL = (
     (re.compile(r"batch_size=(\w+)"), r"--batch-size \1"),
     (re.compile(r"batch_key='([^']+)'"), r"--batch-key \1"),
     (re.compile(r"transform_batch:"), "--as-batch:"),
+    (re.compile(r"\blevel: above"), "--interval: above"),
+    (re.compile(r"scale='(\w+)'"), r"--scale \1"),
     (re.compile(r"checkpoint_dir=\.{3,4}"), "--checkpoint ..."),
     (re.compile(r"resume=True"), "--resume"),
     (re.compile(r"accelerator='(\w+)'"), r"--accelerator \1"),

@@ -82,6 +82,8 @@ def _gradients(
     if share is not None:
         with record_function("exchange"):
             share.group.add_gradients(list(net.parameters()))
+    if state.frozen is not None:
+        state.frozen.hide()
     return dataclasses.replace(of_all, total=of_all.total.detach())  # without what backward held
 
 
@@ -105,6 +107,8 @@ def _advance(
         if config.lr_schedule == "cosine":
             rate *= rate_share(state.steps_done, _progress(state, config, steps_per_epoch))
         optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
+        if state.frozen is not None:
+            state.frozen.restore()
     return norm
 
 

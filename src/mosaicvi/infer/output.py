@@ -45,6 +45,10 @@ class ImputedModality:
         Whether each cell measured the modality, shape (n,).
     var
         The d features.
+    interval
+        Rows, lower and upper ends, (b, d) each, for the layers ``lower`` and ``upper``; None for none.
+    level
+        Share of the values that should lie between them.
     varm
         What is known of them, such as ``"measured"``: features × panels.
     scale
@@ -63,12 +67,19 @@ class ImputedModality:
     scale: Scale
     batch: str
     values: Chunks
+    interval: Iterable[tuple[slice, NDArray[np.float32], NDArray[np.float32]]] | None = None
+    level: float | None = None
     varm: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Cells and features."""
         return len(self.cells), len(self.var)
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Where in the file its arrays lie."""
+        return ("X",) if self.interval is None else ("X", "layers/lower", "layers/upper")
 
 
 def write_imputed(
@@ -77,6 +88,7 @@ def write_imputed(
     obs: pd.DataFrame,
     *,
     uns: Mapping[str, Any] | None = None,
+    obsm: Mapping[str, NDArray[np.float32]] | None = None,
     overwrite: bool = False,
     group: Group | None = None,
     advance: Callable[[int], None] | None = None,
@@ -93,6 +105,8 @@ def write_imputed(
         Of all cells; those in none of the parts are left out.
     uns
         Entries of ``uns["mosaicvi"]`` besides scale and batch.
+    obsm
+        Places of all cells, for an .h5mu.
     overwrite
         Whether a file may be replaced.
     group
@@ -110,10 +124,10 @@ def write_imputed(
     with ExitStack() as held:
 
         def prepared() -> bytes:
-            check_room(output, sum(n * d for n, d in (part.shape for part in parts)) * 4)
+            check_room(output, sum(4 * len(p.arrays) * p.shape[0] * p.shape[1] for p in parts))
             temporary = held.enter_context(atomic_path(output, overwrite=overwrite))
             with mudata_as_it_is():
-                _write_skeleton(temporary, parts, obs, dict(uns or {}))
+                _write_skeleton(temporary, parts, obs, dict(uns or {}), obsm or {})
             return json.dumps([str(temporary.absolute()), _make_room(temporary, parts)]).encode()
 
         path, offsets = json.loads(prepared() if group is None else group.from_first(prepared))
@@ -124,8 +138,8 @@ def write_imputed(
                 f"{shown(output)} is not seen by all processes; name a folder that their machines share."
             ) from None
         with file:
-            for part, offset in zip(parts, offsets, strict=True):
-                _fill(file, part, offset, advance)
+            for part, at in zip(parts, offsets, strict=True):
+                _fill(file, part, at, advance)
         if group is not None:
             group.wait()
 
@@ -149,7 +163,11 @@ def size(n_bytes: int) -> str:
 
 
 def _write_skeleton(
-    path: Path, parts: Sequence[ImputedModality], obs: pd.DataFrame, uns: dict[str, Any]
+    path: Path,
+    parts: Sequence[ImputedModality],
+    obs: pd.DataFrame,
+    uns: dict[str, Any],
+    obsm: Mapping[str, NDArray[np.float32]],
 ) -> None:
     shells = {part.name: _shell(part, uns) for part in parts}
     if path.suffix == ".h5ad":
@@ -164,6 +182,8 @@ def _write_skeleton(
     if not mdata.obs_names.equals(obs.index[there]):
         mdata = mdata[obs.index[there]].copy()
     mdata.obs = obs[there].copy()
+    for key, places in obsm.items():
+        mdata.obsm[key] = places[there]
     mdata.uns["mosaicvi"] = {**uns, "scale": {part.name: str(part.scale) for part in parts}}
     mdata.uns["mosaicvi"]["batch"] = {part.name: part.batch for part in parts}
     mdata.write_h5mu(path)
@@ -176,12 +196,13 @@ def _shell(part: ImputedModality, uns: Mapping[str, Any]) -> AnnData:
         shell.varm[key] = table
     scale = {k: v for k, v in dataclasses.asdict(part.scale).items() if v is not None}
     about = {**uns, "scale": str(part.scale), "batch": part.batch}
+    about |= {} if part.level is None else {"interval": part.level}
     shell.uns["mosaicvi"] = {**about, **{f"scale_{k}": v for k, v in scale.items()}}
     return shell
 
 
-def _make_room(path: Path, parts: Sequence[ImputedModality]) -> list[int]:
-    """Create each modality's X without writing it; where its bytes begin in the file."""
+def _make_room(path: Path, parts: Sequence[ImputedModality]) -> list[list[int]]:
+    """Create each modality's arrays without writing them; where the bytes of each begin in the file."""
     offsets = []
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
@@ -192,17 +213,27 @@ def _make_room(path: Path, parts: Sequence[ImputedModality]) -> list[int]:
             group = file if path.suffix == ".h5ad" else file[f"mod/{part.name}"]
             if "X" in group:
                 del group["X"]
-            space = h5py.h5s.create_simple(part.shape)
-            x = h5py.h5d.create(group.id, b"X", h5py.h5t.IEEE_F32LE, space, layout)
-            h5py.Dataset(x).attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-            offsets.append(int(x.get_offset()))
+            found = []
+            for where in part.arrays:
+                space = h5py.h5s.create_simple(part.shape)
+                array = h5py.h5d.create(group.id, where.encode(), h5py.h5t.IEEE_F32LE, space, layout)
+                h5py.Dataset(array).attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+                found.append(int(array.get_offset()))
+            offsets.append(found)
     return offsets
 
 
-def _fill(file: BinaryIO, part: ImputedModality, offset: int, advance: Callable[[int], None] | None) -> None:
-    row = 4 * part.shape[1]
-    for rows, values in part.values:
-        file.seek(offset + rows.start * row)
+def _fill(
+    file: BinaryIO, part: ImputedModality, offsets: Sequence[int], advance: Callable[[int], None] | None
+) -> None:
+    def write(offset: int, rows: slice, values: NDArray[np.float32]) -> None:
+        file.seek(offset + rows.start * 4 * part.shape[1])
         file.write(np.ascontiguousarray(values, "<f4").tobytes())
+
+    for rows, values in part.values:
+        write(offsets[0], rows, values)
         if advance is not None:
             advance(len(values))
+    for rows, *ends in part.interval or ():
+        for offset, end in zip(offsets[1:], ends, strict=True):
+            write(offset, rows, end)

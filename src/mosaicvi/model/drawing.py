@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.errors import InputError
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import DrawRequest, drawn
 from mosaicvi.model.state import ModelState, minibatch_size, positions_of
@@ -131,20 +130,3 @@ class Drawing(ModelState):
             batch_size=minibatch_size(batch_size),
             seed=whole("seed", seed),
         )
-
-    def _libraries(self, m: int, library: float | ArrayLike | None, n: int) -> NDArray[np.float64] | None:
-        """Library of each of n cells; None where the modality has none."""
-        name = self.config.uni_block_names[m]
-        if not self.config.library_aware[m]:
-            if library is not None:
-                raise InputError(f"library: {name} has none; leave it out.")
-            return None
-        given = self.registry.median_library[name] if library is None else library
-        try:
-            found = np.broadcast_to(np.asarray(given, np.float64), (n,))
-        except (TypeError, ValueError):
-            raise InputError(f"library: give one number, or one for each of the {n:,} cells.") from None
-        if not (np.isfinite(found) & (found > 0)).all():
-            bad = found[~(np.isfinite(found) & (found > 0))][0]
-            raise InputError(f"library: must be > 0, not {bad!s}.")
-        return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from mosaicvi.device import would_wait
 from mosaicvi.errors import InputError, LostRankError
 from mosaicvi.ranks import Place, place, threads_each
 from mosaicvi.ranks.meeting import meeting
@@ -35,6 +36,7 @@ class Group:
 
     rank: int
     size: int
+    _flat: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def is_first(self) -> bool:
@@ -61,11 +63,18 @@ class Group:
 
     def add_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Give each parameter the sum of its gradients, or none where no process has one."""
-        has = self.total(torch.tensor([int(p.grad is not None) for p in parameters]))  # on the host
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = self.total(torch.cat([g.reshape(-1) for g in grads]))
-        parts = torch.split(flat, [g.numel() for g in grads])
-        for p, n, part in zip(parameters, has.tolist(), parts, strict=True):
+        has = torch.tensor([float(p.grad is not None) for p in parameters])
+        grads = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]
+        if would_wait(grads[0]):  # for the numbers of those who have one, which are told on the host
+            self.total(has)
+        else:
+            grads.append(has)
+        flat = self._flat.get(n_all := sum(len(g) for g in grads))
+        if flat is None:  # large memory is slow to get anew in each step
+            flat = self._flat[n_all] = grads[0].new_empty(n_all)
+        parts = torch.split(self.total(torch.cat(grads, out=flat)), [len(g) for g in grads])
+        n_have = (has if would_wait(flat) else parts[-1]).tolist()
+        for p, n, part in zip(parameters, n_have, parts, strict=False):
             p.grad = part.view_as(p) if n else None
 
     def as_first(self, tensors: Sequence[Tensor]) -> None:

@@ -9,7 +9,7 @@ Legend: n reference cells, D features of a modality, g of a group.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -46,6 +46,7 @@ def fit_readout(
     mosaic: Mosaic,
     *,
     held_out: NDArray[np.bool_] | None,
+    views: Sequence[Shown] | None = None,
     seed: int = 0,
 ) -> ReadOut:
     """The read-out of a model.
@@ -56,17 +57,15 @@ def fit_readout(
         The trained network and its data.
     held_out
         Cells that no training saw, (n,), which decide on the weights; None where that is not known.
+    views
+        What may be shown of cells; None for all that is shown of those of the mosaic.
     seed
         Decides which cells are references.
     """
     kinds = {data.name: scale_of_counts(data) for data in mosaic.modalities}
-    code, views = shown_of_cells(mosaic)
-    cells_of = {view: np.flatnonzero(code == i) for i, view in enumerate(views)}
-    for view in views:  # what remains of a cell when a modality is hidden to see how well it is imputed
-        for name in view.features:
-            less = view.only([other for other in view.features if other != name])
-            if less.of:
-                cells_of.setdefault(less, np.zeros(0, np.int64))
+    cells_of = views_to_teach(mosaic)
+    if views is not None:
+        cells_of = {view: cells_of.get(view, np.zeros(0, np.int64)) for view in views}
     held = np.zeros(mosaic.n_cells, bool) if held_out is None else held_out
 
     @cache
@@ -81,7 +80,7 @@ def fit_readout(
         if (found := _levels(net, loader, mosaic, data, kind, held, seed)) is not None
     }
     parts: dict[tuple[Shown, str], Part] = {}
-    for view, cells in list(cells_of.items())[:MOST_VIEWS]:
+    for view, cells in cells_of.items():
         for data in mosaic.modalities:
             kind = kinds[data.name]
             if kind is not None:
@@ -99,6 +98,21 @@ def fit_readout(
     )
 
 
+def views_to_teach(mosaic: Mosaic) -> dict[Shown, NDArray[np.int64]]:
+    """What may be shown of a cell, and the cells of which just that is shown.
+
+    What remains of them when a modality is hidden, to see how well it is imputed, is among it.
+    """
+    code, views = shown_of_cells(mosaic)
+    cells_of = {view: np.flatnonzero(code == i) for i, view in enumerate(views)}
+    for view in views:
+        for name in view.features:
+            less = view.only([other for other in view.features if other != name])
+            if less.of:
+                cells_of.setdefault(less, np.zeros(0, np.int64))
+    return dict(list(cells_of.items())[:MOST_VIEWS])
+
+
 def _levels(
     net: MosaicVAE,
     loader: MinibatchLoader,
@@ -112,11 +126,11 @@ def _levels(
     known = known_by_batch(mosaic, data)
     if known.any(1).sum() < 2 or data.entry_measured is not None:
         return None
-    references = _references(mosaic, data, [], np.zeros(data.n_features, bool), seed)
-    _, rates = _seen(net, loader, mosaic, references, data, None)
+    references = references_of(mosaic, data, [], np.zeros(data.n_features, bool), seed)
+    _, rates = seen(net, loader, mosaic, references, data, None)
     measured = data.panels[data.panel_of_row[data.row_of_cell[references]]]
     batch, at_mean = mosaic.batch[references], on_scale(rates.mean, kind)
-    truth = _truth(data, references, measured, rates, kind)
+    truth = truth_of(data, references, measured, rates, kind)
     step = np.where(measured, on_scale(rates.own, kind) - at_mean, 0.0)
     unseen = held[references]
     if unseen.sum() < FEWEST_HELD_OUT:
@@ -128,7 +142,7 @@ def _levels(
     return Levels(known=known, trust=share, offset=offsets(batch, rest, measured, len(known)))
 
 
-def _truth(
+def truth_of(
     data: ModalityData,
     cells: NDArray[np.int64],
     measured: NDArray[np.bool_],
@@ -157,12 +171,12 @@ def _fit_part(
     shown = view.features
     own = shown.get(data.name, np.zeros(data.n_features, bool))
     others = [name for name in shown if name != data.name]
-    references = _references(mosaic, data, others, own, seed)
+    references = references_of(mosaic, data, others, own, seed)
     if len(references) < FEWEST_REFERENCES:
         return None
-    z, rates = _seen(net, loader, mosaic, references, data, shown)
+    z, rates = seen(net, loader, mosaic, references, data, shown)
     measured = data.panels[data.panel_of_row[data.row_of_cell[references]]]
-    truth = _truth(data, references, measured, rates, kind)
+    truth = truth_of(data, references, measured, rates, kind)
     if levels is not None:
         truth = truth - levels.of(rates, kind)[0]
     part = Part(
@@ -186,7 +200,7 @@ def _fit_part(
     return dataclasses.replace(part, shown_line=line, groups=groups)
 
 
-def _references(
+def references_of(
     mosaic: Mosaic, data: ModalityData, others: list[str], own: NDArray[np.bool_], seed: int
 ) -> NDArray[np.int64]:
     """Cells that measured what is hidden and have all that is shown, or where they are few some of it."""
@@ -211,7 +225,7 @@ def _references(
     return np.sort(enough[chosen])
 
 
-def _seen(
+def seen(
     net: MosaicVAE,
     loader: MinibatchLoader,
     mosaic: Mosaic,
@@ -263,7 +277,7 @@ def _centred(
     asked = np.sort(np.random.default_rng(seed).permutation(cells)[:MOST_REFERENCES])
     everyone, rates = references, rate
     if len(asked):
-        _, of_asked = _seen(net, loader, mosaic, asked, data, shown)
+        _, of_asked = seen(net, loader, mosaic, asked, data, shown)
         everyone, rates = np.concatenate([references, asked]), np.concatenate([rate, of_asked.own])
     found = part.coordinates(mosaic, data.name, everyone, rates)
     batch = mosaic.batch[everyone]

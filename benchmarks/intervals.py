@@ -1,0 +1,196 @@
+"""How often hidden values lie in their intervals, and how wide these are.
+
+Of each task the values that it hides: of features that the cell's batch measured, and apart from that of
+others. Counts other than peaks are compared as log(1 + counts per 10,000) of the cell's own total, peaks as
+counts at the cell's true library. Beside ours stand the quantiles of the likelihood as the network gives
+them, which are told the true library, and those of each feature's measured values, whatever the cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks import common, mosaics
+from benchmarks.common import Table, say
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+MOST_CELLS, MOST_FEATURES, FEWEST_VALUES = 1500, 600, 15
+COLUMNS = (
+    "task", "modality", "batch", "level", "inside", "near", "below", "width",
+    "model_inside", "model_width", "feature_inside", "feature_width",
+)  # fmt: skip
+NOTE = (
+    "batch: whether the cell's measured the feature. inside: share of hidden values in their interval, mean "
+    "over features; near, below: share of features within .05 of the level, or more than .05 below it; "
+    "width: mean over hidden values. model: the likelihood's quantiles at the true library; feature: those "
+    "of its measured values. Whole numbers cover more often than the level where most are 0."
+)
+Floats = npt.NDArray[np.float64]
+
+
+def main() -> None:
+    parser = common.parser(__doc__, "intervals")
+    parser.add_argument("--data", type=Path, default=common.DATA, metavar="DIR", help="folder of mosaics")
+    parser.add_argument("--task", action="append", metavar="NAME", help="of the folder [all]")
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", help="saved models, a folder a task, to ask [train]"
+    )
+    options = parser.parse_args()
+    common.begin(options)
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in measured(options)]
+    common.show(
+        "intervals",
+        [Table(name="intervals", title="Intervals", columns=COLUMNS, rows=rows, note=NOTE)],
+        options,
+    )
+
+
+def measured(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
+    """Rows of the table: the simulated mosaic with --quick, else every task."""
+    from mosaicvi import MosaicVI, datasets
+
+    if options.quick:
+        made = datasets.simulated_mosaic(300, n_genes=60, n_proteins=10, n_peaks=60)
+        mosaic = MosaicVI.setup_mudata(made.mdata, batch_key="batch")
+        model = MosaicVI(mosaic, dimensions=16, dim_latent=4, dim_block_enc=8, dim_block_dec=8)
+        model.train(2, accelerator="cpu", progress=False)
+        for name in ("rna", "adt", "atac"):
+            missing = ~np.isin(mosaic.cells, made.mdata.mod[name].obs_names)
+            cells = np.flatnonzero(missing)
+            truth = made.truth.mod[name].X[cells].toarray().astype(np.float64)
+            names = made.truth.mod[name].var_names
+            yield from scored(model, "simulated", name, cells, truth, np.ones(truth.shape, bool), names)
+        return
+    for task in (mosaics.read_task(options.data, name) for name in mosaics.find(options.data, options.task)):
+        model = _model(task, options)
+        for name, truth in task.truth.items():
+            hidden = mosaics.hidden(task, name)
+            if not len(hidden.rows):
+                continue
+            x: Any = truth.X[hidden.rows]
+            values = np.asarray(x.toarray() if hasattr(x, "toarray") else x, np.float64)
+            yield from scored(model, task.name, name, hidden.cells, values, hidden.entries, truth.var_names)
+
+
+def _model(task: mosaics.Task, options: argparse.Namespace) -> Any:
+    from mosaicvi import MosaicVI
+    from mosaicvi.store.saved import read_model
+
+    if options.models is None:
+        say(f"{task.name}: training")
+        model = MosaicVI(task.mosaic)
+        return model.train(accelerator="cpu", progress=False)
+    saved = read_model(options.models / task.name)
+    model = MosaicVI(task.mosaic, **saved.config.to_dict())
+    model.net.load_state_dict(saved.net.state_dict())
+    model._saved_rows, model._splits = saved.rows, list(saved.splits)
+    return model
+
+
+def scored(
+    model: Any, task: str, name: str, cells: Any, values: Floats, entries: Any, features: Any
+) -> Iterator[tuple[Any, ...]]:
+    """Rows of one modality: of cells whose batch measured it, and of others."""
+    from mosaicvi.infer.readout.levels import known_by_batch
+
+    data = model.mosaic.modality(name)
+    order = {f: j for j, f in enumerate(data.features.names)}
+    rng = np.random.default_rng(0)
+    columns = np.sort(rng.permutation(values.shape[1])[:MOST_FEATURES])
+    known = known_by_batch(model.mosaic, data)[model.mosaic.batch[cells]]
+    known = known[:, [order[f] for f in features[columns]]]
+    for said, which in (("measured", known), ("never", ~known)):
+        asked = entries[:, columns] & which
+        rows = np.sort(rng.permutation(np.flatnonzero(asked.any(1)))[:MOST_CELLS])
+        if len(rows):
+            say(f"{task}: {name}, {len(rows)} cells, batch {said}")
+            of = _Asked(model, name, cells[rows], values[rows], asked[rows], columns, features)
+            for level in LEVELS:
+                yield task, name, said, level, *of.row(level)
+
+
+class _Asked:
+    """Hidden values of some cells, and the three intervals about them."""
+
+    def __init__(
+        self, model: Any, name: str, cells: Any, values: Floats, entries: Any, columns: Any, features: Any
+    ) -> None:
+        self.model, self.name, self.cells, self.entries = model, name, cells, entries
+        self.features = list(features[columns])
+        self.is_log = model.interval_scale(name).kind == "log1p_cp10k"
+        self.is_whole = model.mosaic.modality(name).whole
+        self.total = np.maximum(np.nansum(values, 1), 1.0)
+        self.truth = self._shown(values[:, columns], self.total)
+        data = model.mosaic.modality(name)
+        some = np.sort(np.random.default_rng(0).permutation(data.n_cells)[: 2 * MOST_CELLS])
+        x: Any = data.x[some]
+        known = np.asarray(x.toarray() if hasattr(x, "toarray") else x, np.float64)
+        order = {f: j for j, f in enumerate(data.features.names)}
+        at = [order[f] for f in self.features]
+        known = self._shown(known, np.maximum(known.sum(1), 1.0))[:, at]
+        seen = (
+            data.panels[data.panel_of_row[some]] if data.entry_measured is None else data.entry_measured[some]
+        )
+        self.known = np.where(seen[:, at], known, np.nan)
+
+    def _shown(self, values: Floats, total: Floats) -> Floats:
+        return np.log1p(values / total[:, None] * 1e4) if self.is_log else values
+
+    def row(self, level: float) -> tuple[float, ...]:
+        """The figures of one level."""
+        ours = self._ours(level)
+        model = self._of_likelihood(level)
+        each = np.nanquantile(self.known, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
+        inside, width = self._score(*ours)
+        plain, plain_width = self._score(*model)
+        alone, alone_width = self._score(*np.broadcast_arrays(each[0], each[1], self.truth)[:2])
+        near, below = (np.abs(inside - level) <= 0.05).mean(), (inside < level - 0.05).mean()
+        return (
+            inside.mean(), near, below, width, plain.mean(), plain_width, alone.mean(), alone_width,
+        )  # fmt: skip
+
+    def _score(self, lower: Floats, upper: Floats) -> tuple[Floats, float]:
+        """Share of the hidden values of each feature inside, and the mean width."""
+        wanted = self.entries & ~np.isnan(self.truth)
+        inside = (self.truth >= lower - 1e-4) & (self.truth <= upper + 1e-4) & wanted
+        n = wanted.sum(0)
+        enough = n >= FEWEST_VALUES
+        return inside.sum(0)[enough] / n[enough], float((upper - lower)[wanted].mean())
+
+    def _asked(self, level: float, **choice: Any) -> tuple[Floats, Floats]:
+        ends = self.model.get_imputed_intervals(
+            modality=self.name, level=level, indices=self.cells, features=self.features, **choice
+        )
+        return ends.lower.to_numpy(float), ends.upper.to_numpy(float)
+
+    def _aware(self) -> bool:
+        return bool(self.model.config.library_aware[self.model.config.uni_block_names.index(self.name)])
+
+    def _ours(self, level: float) -> tuple[Floats, Floats]:
+        if self.is_log or not self._aware():
+            return self._asked(level)
+        return self._asked(level, scale="counts", library=self.total)
+
+    def _of_likelihood(self, level: float) -> tuple[Floats, Floats]:
+        """Without what held-out cells say."""
+        from mosaicvi.infer.intervals.spread import LEVELS as PLAIN
+        from mosaicvi.infer.intervals.spread import Spreads
+
+        kept = self.model.spreads()
+        parts = {k: dataclasses.replace(part, of_likelihood=PLAIN) for k, part in kept.parts.items()}
+        self.model._spreads = Spreads(parts=parts)
+        choice = {"scale": "counts", "library": self.total} if self._aware() else {}
+        lower, upper = self._asked(level, **choice)
+        self.model._spreads = kept
+        return self._shown(lower, self.total), self._shown(upper, self.total)
+
+
+if __name__ == "__main__":
+    main()
