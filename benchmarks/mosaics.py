@@ -94,6 +94,11 @@ def studies(folder: Path, name: str) -> dict[str, Path]:
 
 def read_task(folder: Path, name: str) -> Task:
     """Read and register a task with nothing but its batches said."""
+    return task_of(name, folder, *read_seen(folder, name))
+
+
+def read_seen(folder: Path, name: str) -> tuple[MuData, dict[str, AnnData], pd.DataFrame, pd.Series]:
+    """What a method sees; the truth; obs; and the name of each cell in the truth."""
     with warnings.catch_warnings(), mudata.set_options(pull_on_update=False):
         warnings.simplefilter("ignore")
         if (folder / f"{name}.truth.h5mu").exists():
@@ -106,12 +111,13 @@ def read_task(folder: Path, name: str) -> Task:
             truth = {"adt": anndata.read_h5ad(folder / f"{name}.truth.h5ad")}
             obs = seen.obs.astype(str)
             obs["group"], names = obs.batch, obs.original_name
-        return _task(name, folder, seen, truth, obs, names)
+    return seen, truth, obs, names
 
 
-def _task(
+def task_of(
     name: str, folder: Path, seen: MuData, truth: dict[str, AnnData], obs: pd.DataFrame, names: pd.Series
 ) -> Task:
+    """A task of what `read_seen` returned, registered with nothing but its batches said."""
     mosaic = MosaicVI.setup_mudata(seen, batch_key="batch")
     obs = obs.loc[mosaic.cells]
     return Task(

@@ -36,6 +36,7 @@ COMMANDS = (
     "impute",
     "label",
     "compare",
+    "map",
     "report",
 )
 

@@ -88,7 +88,7 @@ def test_a_parameter_says_its_default_first(name: str) -> None:
 SAID = (
     "dimensions", "dim_latent", "beta_unobs", "beta_reverse", "beta_kl", "skip_conn", "p_feat",
     "mean_vals", "min_vals", "max_vals", "max_disp", "norm", "encode_covariates", "decode_mask",
-    "unbiased_mmd",
+    "unbiased_mmd", "mask_by_cell",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import string
 from collections.abc import Callable
@@ -206,6 +207,7 @@ CASES: dict[str, Provoke] = {
     "no-cells": lambda f, p: combine({"a": one()[:0]}),
     "no-x": lambda f, p: combine({"a": without_x()}),
     "no-layer": lambda f, p: combine({"a": one()}, layers={"rna": "counts"}),
+    "changed": lambda f, p: changed(f),
     "by-columns": lambda f, p: by_columns(f),
     "x-type": lambda f, p: combine({"a": one(np.array([["p", "q"]], object))}),
     "infinite": lambda f, p: combine({"a": one(np.array([[1, np.inf]]))}),
@@ -226,6 +228,14 @@ CASES: dict[str, Provoke] = {
     "rename-clash": lambda f, p: combine({"a": {"rna": one(), "gex": one()}}, rename={"gex": "rna"}),
     "batch-key": lambda f, p: describe(one(), batch_key="donor"),
 }
+
+
+def changed(folder: Path) -> None:
+    path = folder / "a.h5ad"
+    one().write_h5ad(path)
+    _, stored = open_stored(path, {})
+    os.utime(path, (0, 0))
+    next(stored[""].blocks())
 
 
 def by_columns(folder: Path) -> None:

@@ -13,6 +13,7 @@ from tests.builders import random_mudata
 from tests.threads_as_ranks import Gone, by_ranks
 
 from mosaicvi import InputError, MosaicVI, NonFiniteLossError
+from mosaicvi.data import sampling
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import LostRankError
@@ -176,3 +177,35 @@ def test_what_the_first_rank_refuses_all_refuse(mosaic: Mosaic, tmp_path: Path) 
     by_ranks(2, work)
     assert len(refused) == 2
     assert "holds checkpoints already" in refused[0] == refused[1]
+
+
+def test_each_rank_reads_its_own_runs_of_neighbours_from_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "RUN", 4)
+    random_mudata(3, n_cells=120).write_h5mu(tmp_path / "m.h5mu")
+    with pytest.warns(match="only zeros"):
+        mosaic = MosaicVI.setup_mudata(tmp_path / "m.h5mu", batch_key="batch", in_memory=False)
+    read: list[tuple[int, np.ndarray]] = []
+
+    def work(group: Group) -> FitState:
+        net = MosaicVI(mosaic, seed=0, **SMALL).net
+
+        class Loader(MinibatchLoader):
+            def _read(self, cells: Any) -> Any:
+                read.append((group.rank, cells))
+                return super()._read(cells)
+
+        loader = Loader(mosaic, memory=5e-6)
+        state = session.begin(net, mosaic, config_of(), earlier=None, saved=None, buffer=loader.buffer)
+        assert 10 < state.buffer < 120
+        session.run(
+            state, mosaic, config_of(), loader, checkpoint_dir=None, checkpoint_every=300, resume=False,
+            log_dir=None, progress=False, group=group,
+        )  # fmt: skip
+        return state
+
+    assert_same(*by_ranks(2, work))
+    assert {rank for rank, _ in read} == {0, 1}
+    for rank, cells in read:
+        assert (cells // 4 % 2 == rank).all()

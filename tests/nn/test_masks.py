@@ -33,7 +33,7 @@ from mosaicvi.nn.masks import (
 
 
 def build(seed: int, n_cells: int = 24, **kinds: Any) -> tuple[Minibatch, NetworkConfig]:
-    parameters = {k: kinds.pop(k) for k in ("p_feat", "p_modal") if k in kinds}
+    parameters = {k: kinds.pop(k) for k in ("p_feat", "p_modal", "preset") if k in kinds}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MosaicWarning)
         mosaic = register(random_mudata(seed, n_cells=n_cells, **kinds), Setup(batch_key="batch"))
@@ -185,3 +185,50 @@ def test_a_mask_given_entry_by_entry() -> None:
     assert torch.equal(mask.table[mask.code], hidden)
     assert not mask.table[0].any()
     assert mask.table[1].all()
+
+
+# --- as published: the features of each cell are drawn for it alone --------------------------------------
+
+
+def test_published_features_of_each_cell_are_drawn_for_it_alone() -> None:
+    minibatch, config = build(
+        0, n_cells=80, nan=False, panels=False, n_genes=30, preset="published", p_feat=0.3
+    )
+    rna = minibatch.rows[0].cells
+    n = len(rna)
+    n_any = n_some = n_hidden = n_equal = n_pairs = 0
+    for masks in draws(minibatch, config, 80):
+        single = masks[0][rna]
+        single = single[~single.all(1)]  # not masked whole
+        some = single[single.any(1)]
+        n_some, n_any = n_some + len(single), n_any + len(some)
+        n_hidden += int(some.sum())
+        a, b = some[0::2], some[1::2]
+        n_equal += int((a[: len(b)] == b).sum())
+        n_pairs += len(b) * some.shape[1]
+        assert len(some.unique(dim=0)) > 0.95 * len(some), f"{n} cells share patterns"
+    frequency_is(n_any, n_some, 0.5 * (1 - 0.7**30))
+    frequency_is(n_hidden, n_any * 30, 0.3)  # every entry is a draw of its own
+    frequency_is(n_equal, n_pairs, 0.3**2 + 0.7**2)  # cells know nothing of each other
+
+
+@pytest.mark.parametrize("nan", [False, True])
+def test_published_with_one_modality_what_another_cell_lacks_is_masked_too(nan: bool) -> None:
+    modality = "adt" if nan else "rna"
+    said: dict[str, Any] = {"modalities": (modality,), "nan": nan, "panels": not nan, "preset": "published"}
+    minibatch, none = build(4, n_cells=60, p_feat=0.0, **said)
+    patterns = measured_of(minibatch, 0).unique(dim=0)
+    for (mask,) in draws(minibatch, none, 20):
+        assert (~mask[:, None] == patterns[None]).all(2).any(1).all(), "a mask is no cell's pattern"
+    minibatch, config = build(4, n_cells=60, p_feat=0.5, **said)
+    everywhere = patterns.all(0)
+    shares = [float(mask[:, everywhere].float().mean()) for (mask,) in draws(minibatch, config, 200)]
+    assert np.mean(shares) == pytest.approx(0.25, abs=0.02)  # half of the cells, half of the features
+
+
+def test_two_patterns_a_minibatch_unless_published() -> None:
+    for preset, shared in (("default", True), ("published", False)):
+        minibatch, config = build(0, n_cells=80, nan=False, panels=False, n_genes=30, preset=preset)
+        assert config.mask_by_cell is not shared
+        masks = MaskSampler(config).draw(minibatch, torch.Generator().manual_seed(0))
+        assert (len(masks[0].table) == 2 + N_PATTERNS) is shared

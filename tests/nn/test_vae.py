@@ -317,6 +317,15 @@ def test_one_cell_alone() -> None:
     compare(mosaic, net, seed=2, cells=np.array([1]), training=False)
 
 
+@pytest.mark.parametrize("reverse", [0.0, 0.3])
+def test_masks_of_each_cell_alone(reverse: float) -> None:
+    mosaic = mosaic_of(random_mudata(5, n_genes=12))
+    net = network(mosaic, 1, preset="published", beta_reverse=reverse)
+    assert net.config.mask_by_cell
+    compare(mosaic, net, seed=2, gamma=0.5)
+    compare(mosaic, net, seed=3, training=False)
+
+
 def test_losses_but_the_total_carry_no_gradient() -> None:
     mosaic = mosaic_of(random_mudata(4))
     net = network(mosaic, 1)

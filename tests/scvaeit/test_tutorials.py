@@ -170,7 +170,7 @@ class Trimodal(SimpleNamespace):
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Three modalities, trained for 3 epochs and gone on with to the fifth, as the tutorial does."""
-    t, folder = Trimodal(), tmp_path_factory.mktemp("result") / "checkpoint"
+    t, folder = Trimodal(), tmp_path_factory.mktemp("work") / "result" / "3" / "checkpoint"
     model = t.model()
     first = model.train(num_epoch=3, batch_size=30, save_every_epoch=2, verbose=False, checkpoint_dir=folder)
     again = model.train(init_epoch=4, num_epoch=5, batch_size=30, save_every_epoch=50, checkpoint_dir=folder)

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from mosaicvi._version import __version__
-from mosaicvi.cli import combine, compare, demo, describe, embed, impute, inspect, label, report, train
+from mosaicvi.cli import (
+    combine,
+    compare,
+    demo,
+    describe,
+    embed,
+    impute,
+    inspect,
+    label,
+    mapping,
+    report,
+    train,
+)
 
 app = typer.Typer(
     name="mosaicvi",
@@ -45,6 +57,10 @@ def _start(
         mosaicvi label model mosaic.h5mu --label-key cell_type --output labels.csv
         mosaicvi compare model mosaic.h5mu --groupby cell_type --output de.csv
 
+    New cells on a model:
+
+        mosaicvi map model query.h5ad --output mapped.h5mu --report mapped.html
+
     Exit codes: 0 done; 2 something given cannot be used (one line says what, and the remedy); 1 the loss
     was not a number or memory ran out; 130 or 143 stopped by a signal.
     """
@@ -59,4 +75,5 @@ app.command("embed")(embed.command)
 app.command("impute")(impute.command)
 app.command("label")(label.command)
 app.command("compare")(compare.command)
+app.command("map")(mapping.command)
 app.command("report")(report.command)

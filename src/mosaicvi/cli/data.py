@@ -344,13 +344,19 @@ def load_model(model: Path, loaded: Loaded) -> MosaicVI:
     return MosaicVI.load(model, loaded.source())
 
 
-def prepared(model: Path, loaded: Loaded, *, take_as: Mapping[str, str] | None = None) -> Loaded:
+def prepared(
+    model: Path,
+    loaded: Loaded,
+    *,
+    take_as: Mapping[str, str] | None = None,
+    match: Mapping[str, Sequence[str]] | None = None,
+) -> Loaded:
     """The data with the model's features; what they lack is marked as not measured."""
     from mosaicvi.model import MosaicVI
 
     if loaded.stored:
         raise InputError("--allow-missing needs the values in memory; add --in-memory")
-    made = MosaicVI.prepare_query(loaded.to_register, model, take_as=take_as)
+    made = MosaicVI.prepare_query(loaded.to_register, model, take_as=take_as, match=match)
     return replace(loaded, to_register=made)
 
 

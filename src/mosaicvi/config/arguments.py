@@ -86,7 +86,7 @@ def check_training(arguments: Mapping[str, object]) -> dict[str, Any]:
     """
     out: dict[str, Any] = dict(arguments)
     problems: list[str] = []
-    optional = ("max_epochs", "patience", "lr", "checkpoint_dir", "log_dir", "progress")
+    optional = ("max_epochs", "batch_size", "patience", "lr", "checkpoint_dir", "log_dir", "progress")
     for name, value in arguments.items():
         if value is None and name in optional:
             continue

@@ -27,7 +27,7 @@ class NetworkConfig:
     """Sizes, weights and choices of one network.
 
     The first group has the names and meanings of the published implementation (scVAEIT;
-    Du, Cai & Roeder, PNAS 2022); the last six are ours.
+    Du, Cai & Roeder, PNAS 2022); the last seven are ours.
 
     Parameters
     ----------
@@ -84,6 +84,9 @@ class NetworkConfig:
     likelihood_share
         Per modality: share of its features, drawn anew in each step, whose likelihood a step of training
         computes and whose library it sums, in (0, 1]; the term counts as that of all.
+    mask_by_cell
+        Whether each cell's single masked features are drawn for it alone; otherwise a minibatch shares
+        two patterns of them.
     """
 
     dim_input_arr: tuple[int, ...]
@@ -114,6 +117,7 @@ class NetworkConfig:
     decode_mask: bool = True
     unbiased_mmd: bool = True
     likelihood_share: tuple[float, ...] = ()
+    mask_by_cell: bool = False
 
     def __post_init__(self) -> None:
         n_mod, n_blk = len(self.uni_block_names), len(self.dim_block)
@@ -200,7 +204,7 @@ class NetworkConfig:
             raise InputError(f"likelihood_share: shares in (0, 1] are needed; got {share!r}.")
         if self.norm not in ("layer", "batch"):
             raise InputError(f"norm: 'layer' or 'batch', not {self.norm!r}.")
-        for name in ("skip_conn", "encode_covariates", "decode_mask", "unbiased_mmd"):
+        for name in ("skip_conn", "encode_covariates", "decode_mask", "unbiased_mmd", "mask_by_cell"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: True or False, not {getattr(self, name)!r}.")
         self._check_beta_modal()
@@ -242,6 +246,8 @@ class NetworkConfig:
         first = gamma.pop("first")
         if first:  # which older versions do not know
             gamma["first"] = list(first)
+        if not plain["mask_by_cell"]:
+            del plain["mask_by_cell"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
     @classmethod
@@ -328,6 +334,7 @@ def _defaults(mods: Sequence[ModalitySizes], preset: str, *, equal: bool) -> dic
         "norm": "batch" if published else "layer",
         "encode_covariates": published,
         "decode_mask": True,
+        "mask_by_cell": published,
         "unbiased_mmd": not published,
         "library_aware": tuple(not published and likelihoods.get(m.likelihood).counts for m in mods),
         "likelihood_share": (1.0,) * len(mods) if published else _likelihood_shares(mods, many=many),

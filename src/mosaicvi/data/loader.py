@@ -6,8 +6,8 @@ Shapes: B cells of the minibatch, n_m of them with modality m, D_m features in G
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,6 @@ from mosaicvi import device
 from mosaicvi.data import runs
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, runs_at, sparse_rows
 from mosaicvi.data.mosaic import ModalityData, Mosaic, Standard
-from mosaicvi.data.sampling import share_of_rank
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.data.transforms import Transform
 from mosaicvi.engine.jit import Ints
@@ -200,7 +199,11 @@ class MinibatchLoader:
         ]
 
     def ahead(
-        self, buffers: Sequence[Sequence[Ints]], *, skip: int = 0, share: tuple[int, int] | None = None
+        self,
+        buffers: Sequence[Sequence[Ints]],
+        *,
+        skip: int = 0,
+        own: Callable[[Ints], Ints] = lambda minibatch: minibatch,
     ) -> Iterator[Ints]:
         """Minibatches one after another, each of which can then be taken; what they need is read ahead.
 
@@ -210,8 +213,8 @@ class MinibatchLoader:
             Cells of each minibatch, by buffer: what is in one is read together.
         skip
             Minibatches to leave out at the beginning.
-        share
-            Number of this process and of all, where it takes only its share of each minibatch.
+        own
+            What of a minibatch is taken, where other processes take the rest.
         """
         left = []
         for buffer in buffers:
@@ -223,13 +226,16 @@ class MinibatchLoader:
                 yield from buffer
             return
         with ThreadPoolExecutor(1, thread_name_prefix="mosaicvi-reader") as reader:
-            coming = [reader.submit(self._read, _cells_of(buffer, share)) for buffer in left[:1]]
+
+            def read(which: Sequence[Sequence[Ints]]) -> list[Future[_Held]]:
+                needed = [np.unique(np.concatenate([own(part) for part in buffer])) for buffer in which]
+                return [reader.submit(self._read, cells) for cells in needed]
+
+            coming = read(left[:1])
             for i, buffer in enumerate(left):
                 self.held = None  # its memory is for the one after the next
                 self.held = coming.pop().result()
-                coming = [
-                    reader.submit(self._read, _cells_of(buffer, share)) for buffer in left[i + 1 : i + 2]
-                ]
+                coming = read(left[i + 1 : i + 2])
                 yield from buffer
 
     def _read(self, cells: Ints | None) -> _Held:
@@ -284,11 +290,6 @@ class MinibatchLoader:
             else torch.arange(len(at), device=self.device),
             group=self.group[at],
         )
-
-
-def _cells_of(minibatches: Sequence[Ints], share: tuple[int, int] | None) -> Ints:
-    own = minibatches if share is None else [share_of_rank(part, *share)[1] for part in minibatches]
-    return np.unique(np.concatenate(own))
 
 
 def cells_in(memory: float, mosaic: Mosaic) -> int:

@@ -7,7 +7,7 @@ Columns are kept in block order; `ModalityFeatures.order` leads back to the user
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,12 +73,16 @@ class ModalityFeatures:
         Block names, in order.
     sizes
         ModalityFeatures of each block.
+    scaled
+        Features by which a cell's values are brought to scale for the encoder, boolean (D_m,): those that a
+        model knew before it grew; None for all.
     """
 
     names: tuple[str, ...]
     order: NDArray[np.int64]
     blocks: tuple[str, ...]
     sizes: tuple[int, ...]
+    scaled: NDArray[np.bool_] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,13 @@ class Registry:
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reading: str = ""
 
+    @property
+    def covariate_names(self) -> tuple[Hashable, ...]:
+        """A name for each covariate, as columns stand in `Mosaic.covariates`."""
+        whole: list[Hashable] = ["all"] if self.setup.batch_key is None else []
+        each = [("category", key, name) for key, known in self.categories.items() for name in known]
+        return (*whole, *each, *(("number", key) for key in self.centre))
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays; `from_dict` reads it back."""
         return dataclasses.asdict(self)
@@ -151,6 +162,7 @@ class Registry:
                 order=np.asarray(f["order"], np.int64),
                 blocks=tuple(f["blocks"]),
                 sizes=tuple(f["sizes"]),
+                scaled=None if f.get("scaled") is None else np.asarray(f["scaled"], bool),
             )
             for k, f in d["features"].items()
         }

@@ -260,6 +260,11 @@ PROBLEMS: dict[str, Problem] = {
         cause='`varm["measured"]` describes panels that are not the batches.',
         remedy="Set `varm['measured']` to False where nothing was measured.",
     ),
+    "changed": Problem(
+        text="{name}: it was written again while its values were in use; register the data again",
+        cause="Values stay on disk, and the file or store has changed since it was registered.",
+        remedy="Start again with the data as they are now; write other data under another name.",
+    ),
     "by-columns": Problem(
         text="{name}: the values are stored by columns (CSC), so that cells cannot be read one by one; "
         "store them by rows, X = X.tocsr(), or set in_memory=True",

@@ -93,8 +93,10 @@ def buffered(
     return out
 
 
-def share_of_rank(cells: NDArray[np.int64], rank: int, size: int) -> tuple[int, NDArray[np.int64]]:
-    """What a process has of a minibatch: where it begins, and the cells, of equal number to within one.
+def share_of_rank(
+    cells: NDArray[np.int64], rank: int, size: int, *, run: int = 1
+) -> tuple[int, NDArray[np.int64]]:
+    """What a process has of a minibatch: how many cells others have before it, and its own.
 
     Parameters
     ----------
@@ -102,7 +104,13 @@ def share_of_rank(cells: NDArray[np.int64], rank: int, size: int) -> tuple[int, 
         The minibatch.
     rank, size
         Number of the process, from 0, and how many there are.
+    run
+        With 1, equal parts to within a cell. With more, all processes take runs of so many neighbouring cells
+        in turns, the same in every epoch, so that none reads from a file what another needs.
     """
+    if run > 1:
+        owner = cells // run % size
+        return int(np.count_nonzero(owner < rank)), cells[owner == rank]
     first, end = rank * len(cells) // size, (rank + 1) * len(cells) // size
     return first, cells[first:end]
 

@@ -135,6 +135,7 @@ def _report(model: MosaicVI, mdata: MuData, path: Path, *, overwrite: bool) -> P
 NOTEBOOKS = {
     "integrate-files": "files that measured different things, in one latent space",
     "map-a-query": "new cells in the space of a model",
+    "differential-expression": "genes and proteins that tell a cell type from the others",
     "come-from-scvaeit": "scripts of the published package",
 }
 

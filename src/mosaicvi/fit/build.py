@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -59,6 +59,39 @@ def build_network(mosaic: Mosaic, config: NetworkConfig, *, seed: int, guess: bo
                 _begin_at_mean(net, m, of_modality)
                 if mosaic.modalities[m].standard is not None:
                     _begin_close(net, m, mosaic)
+    return net
+
+
+def build_grown(
+    mosaic: Mosaic, config: NetworkConfig, new: Mapping[int, NDArray[np.int64]], *, seed: int, guess: bool
+) -> MosaicVAE:
+    """Network with fresh weights for a mosaic of which a smaller network knows all but some features.
+
+    Parameters
+    ----------
+    mosaic, config
+        The new data, and the parameters.
+    new
+        By position of the modality, features whose bounds and first output are found in the data; those of
+        the others are left open.
+    seed, guess
+        As in `build_network`.
+    """
+    blank = [
+        Bounds(centre=torch.zeros(d), low=torch.zeros(d), high=torch.ones(d)) for d in config.dim_input_arr
+    ]
+    net = MosaicVAE(config, mosaic.covariates.shape[1], blank, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        for m, at in new.items():
+            data, aware = mosaic.modalities[m], config.library_aware[m]
+            seen, family = summary(data, raw=aware), likelihoods.get(data.likelihood)
+            found = _single(family.possible(family.bounds(seen)), inwards=data.standard is not None)
+            for field, values in found.items():
+                net.get_buffer(f"{field}_{m}")[at] = torch.from_numpy(values[at])
+            if guess:
+                _begin_at_mean(net, m, seen)
+            if guess and data.standard is not None:
+                _begin_close(net, m, mosaic)
     return net
 
 

@@ -15,7 +15,7 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.sampling import buffered, run_of, split
 from mosaicvi.engine.threads import without_threads_of_torch
 from mosaicvi.fit.state import FitConfig, FitState, add_pending_terms
-from mosaicvi.fit.step import BALANCE_EPOCHS, count, update
+from mosaicvi.fit.step import BALANCE_EPOCHS, count, shared, update
 from mosaicvi.fit.validation import validate
 from mosaicvi.nn.masks import MaskSampler
 from mosaicvi.ranks.group import Group
@@ -100,8 +100,8 @@ def _fit(
 ) -> bool:
     net, names = state.net, names or state.net.config.uni_block_names
     sampler = MaskSampler(net.config)
-    share = None if group is None else (group.rank, group.size)
-    train, valid = split(loader.n_cells, config.train_size, config.seed, run=run_of(state.buffer))
+    run = run_of(state.buffer)
+    train, valid = split(loader.n_cells, config.train_size, config.seed, run=run)
     steps_per_epoch = max(1, -(-len(train) // config.batch_size))
     while not _is_over(state, config):
         last_epoch = config.max_epochs or (state.ending.last_epoch if state.ending.is_falling else None)
@@ -109,7 +109,7 @@ def _fit(
         buffers = buffered(train, config.batch_size, config.seed, state.epoch, state.buffer)
         n_steps = sum(map(len, buffers))
         net.train()
-        for cells in loader.ahead(buffers, skip=state.step, share=share):
+        for cells in loader.ahead(buffers, skip=state.step, own=lambda part: shared(part, group, run)[0]):
             losses, norm = update(state, loader, sampler, cells, gamma, config, steps_per_epoch, names, group)
             count(state, losses, norm, config, len(cells))
             state.step += 1
@@ -194,7 +194,9 @@ def _finish_epoch(
     if len(valid):
         row |= {
             f"validation_{k}": v
-            for k, v in validate(state.net, loader, sampler, valid, gamma, config, names, group).items()
+            for k, v in validate(
+                state.net, loader, sampler, valid, gamma, config, names, group, run_of(state.buffer)
+            ).items()
         }
     state.rows.append(row)
     state.sums, state.step = {}, 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.splits import names_digest, values_digest
 from mosaicvi.errors import InputError, LostRankError, ModelFileError, NonFiniteLossError, memory_for
 from mosaicvi.fit.ending import LEAST_FALL_STEPS, LEAST_STEPS, Ending
+from mosaicvi.fit.frozen import Frozen
 from mosaicvi.fit.loop import fit
 from mosaicvi.fit.progress import IN_TERMINAL, listener
 from mosaicvi.fit.signals import stop_requests
@@ -33,6 +35,7 @@ from mosaicvi.store.temporaries import sweep
 
 BLIND_STEPS = 1500  # of a run that has no held-out cells to tell it when to end
 MINIBATCH, LARGE_MINIBATCH = 512, 1280  # cells of a step, the second with few features, as it then is short
+GROWING_STEPS, GROWING_RATE = 150, 3.0  # of what is new in a grown model, the second as a multiple
 COPIES = 4  # of each weight: itself, its gradient and two moments
 FEWEST_MINIBATCHES = 6  # of an epoch over all cells
 
@@ -60,6 +63,45 @@ def default_rate(batch_size: int) -> float:
     return FitConfig.lr * math.sqrt(batch_size / FitConfig.batch_size)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Usual:
+    """What is taken where the user says nothing: cells of a minibatch, rate, and epochs or None."""
+
+    batch_size: int
+    rate: float
+    epochs: int | None
+
+
+def usual(
+    n_cells: int, n_features: int, *, train_size: float, batch_size: int | None, is_growing: bool
+) -> Usual:
+    """Settings that suit the data.
+
+    Parameters
+    ----------
+    n_cells, n_features
+        Of the data.
+    train_size, batch_size
+        As the user gave them.
+    is_growing
+        Whether only what is new of a grown model is trained: few weights, for which few, large steps suffice.
+    """
+    size = default_batch_size(n_cells, n_features) if batch_size is None else batch_size
+    if not is_growing:
+        return Usual(
+            batch_size=size,
+            rate=default_rate(size),
+            epochs=epochs_if_blind(n_cells, size, train_size),
+        )
+    size = min(size, MINIBATCH) if batch_size is None else size
+    steps_per_epoch = math.ceil(max(1, round(train_size * n_cells)) / size)
+    return Usual(
+        batch_size=size,
+        rate=GROWING_RATE * default_rate(size),
+        epochs=math.ceil(GROWING_STEPS / steps_per_epoch),
+    )
+
+
 def begin(
     net: MosaicVAE,
     mosaic: Mosaic,
@@ -67,6 +109,7 @@ def begin(
     *,
     earlier: FitState | None,
     saved: dict[str, Any] | None,
+    free: Mapping[str, torch.Tensor] | None = None,
     buffer: int = 0,
 ) -> FitState:
     """Where training of `net`, which lies on its device by now, begins.
@@ -79,6 +122,8 @@ def begin(
         How to train.
     earlier, saved
         State of an earlier run of this model, in memory or from its file, to go on from.
+    free
+        Which entries of each weight may be trained, boolean; None for all.
     buffer
         Cells that are shuffled together, 0 for all; an epoch that was begun keeps its own.
 
@@ -95,6 +140,7 @@ def begin(
         saved = saved if earlier is None else earlier.to_dict()
         if saved is not None:
             take_up(state, saved | _weights(net), config, "the saved model")
+    state.frozen = None if free is None else Frozen(net, free)
     if state.step == 0:
         state.buffer = buffer
     for group in state.optimizer.param_groups:

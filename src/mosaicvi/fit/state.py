@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mosaicvi.errors import ModelFileError, NonFiniteLossError
 from mosaicvi.fit.ending import Ending
+from mosaicvi.fit.frozen import Frozen
 from mosaicvi.fit.optimizer import Optimizer
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -62,7 +63,7 @@ class FitConfig:
         return self.early_stopping or self.max_epochs is None
 
 
-NOT_SAVED = ("pending", "log_prob")  # fields of a state
+NOT_SAVED = ("pending", "log_prob", "frozen")  # fields of a state
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -89,6 +90,8 @@ class FitState:
         Cells and terms of the steps whose terms are not in `sums` yet.
     log_prob
         Log-likelihood of each modality in the step that was read last.
+    frozen
+        Weights that are not to be trained; None where all are.
     """
 
     net: MosaicVAE
@@ -108,6 +111,7 @@ class FitState:
     stopped_by: int | None = None
     pending: list[tuple[int, dict[str, Tensor]]] = dataclasses.field(default_factory=list)
     log_prob: list[float] = dataclasses.field(default_factory=list)
+    frozen: Frozen | None = None
 
     def history(self) -> pd.DataFrame:
         """One row an epoch, indexed by epoch from 0."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.sampling import drawn_features, share_of_rank
+from mosaicvi.data.sampling import drawn_features, run_of, share_of_rank
 from mosaicvi.device import would_wait
 from mosaicvi.errors import LostRankError, NonFiniteLossError
 from mosaicvi.fit.ending import rate_share
@@ -61,7 +61,7 @@ def _gradients(
 ) -> Losses:
     """Terms of the loss of a minibatch, whose gradients are left in the parameters."""
     net = state.net
-    own, share = shared(cells, group)
+    own, share = shared(cells, group, run_of(state.buffer))
     if share is not None:
         state.generator.manual_seed(seed_of(config.seed, 4, state.steps_done, share.group.rank))
     with record_function("slice"):
@@ -82,6 +82,8 @@ def _gradients(
     if share is not None:
         with record_function("exchange"):
             share.group.add_gradients(list(net.parameters()))
+    if state.frozen is not None:
+        state.frozen.hide()
     return dataclasses.replace(of_all, total=of_all.total.detach())  # without what backward held
 
 
@@ -105,14 +107,18 @@ def _advance(
         if config.lr_schedule == "cosine":
             rate *= rate_share(state.steps_done, _progress(state, config, steps_per_epoch))
         optimizer.advance(norm, limit=config.max_grad_norm, lr=rate)
+        if state.frozen is not None:
+            state.frozen.restore()
     return norm
 
 
-def shared(cells: NDArray[np.int64], group: Group | None) -> tuple[NDArray[np.int64], Share | None]:
+def shared(
+    cells: NDArray[np.int64], group: Group | None, run: int = 1
+) -> tuple[NDArray[np.int64], Share | None]:
     """What this process has of a minibatch; where that is nothing, a cell stands in and does not count."""
     if group is None:
         return cells, None
-    first, own = share_of_rank(cells, group.rank, group.size)
+    first, own = share_of_rank(cells, group.rank, group.size, run=run)
     share = Share(group=group, first=first, n=len(own), n_all=len(cells))
     return own if len(own) else cells[:1], share
 

@@ -26,8 +26,12 @@ def validate(
     config: FitConfig,
     names: tuple[str, ...],
     group: Group | None = None,
+    run: int = 1,
 ) -> dict[str, float]:
-    """Terms of the loss on held-out cells; masks, features and noise are the same in every epoch."""
+    """Terms of the loss on held-out cells; masks, features and noise are the same in every epoch.
+
+    Each process of a group has a share of the cells, in runs of so many neighbours.
+    """
     seed = config.seed + 1 if group is None else seed_of(config.seed + 1, 5, group.rank)
     generator = torch.Generator(loader.device).manual_seed(seed)
     sums: dict[str, Tensor] = {}
@@ -37,9 +41,8 @@ def validate(
         if not would_wait(loader.group):  # it goes tile by tile: parts may be larger than minibatches
             size = 5 * config.batch_size // 2
         parts = [[part] for part in np.array_split(cells, max(1, -(-len(cells) // size)))]
-        own_share = None if group is None else (group.rank, group.size)
-        for k, part in enumerate(loader.ahead(parts, share=own_share)):
-            own, share = shared(part, group)
+        for k, part in enumerate(loader.ahead(parts, own=lambda part: shared(part, group, run)[0])):
+            own, share = shared(part, group, run)
             minibatch = loader.take(own, features_of(net, loader, (config.seed, 3, k)))
             masks = sampler.draw(minibatch, generator)
             shape = (net.n_passes() * len(own), net.config.dim_latent)

@@ -88,6 +88,7 @@ def write_imputed(
     obs: pd.DataFrame,
     *,
     uns: Mapping[str, Any] | None = None,
+    obsm: Mapping[str, NDArray[np.float32]] | None = None,
     overwrite: bool = False,
     group: Group | None = None,
     advance: Callable[[int], None] | None = None,
@@ -104,6 +105,8 @@ def write_imputed(
         Of all cells; those in none of the parts are left out.
     uns
         Entries of ``uns["mosaicvi"]`` besides scale and batch.
+    obsm
+        Places of all cells, for an .h5mu.
     overwrite
         Whether a file may be replaced.
     group
@@ -124,7 +127,7 @@ def write_imputed(
             check_room(output, sum(4 * len(p.arrays) * p.shape[0] * p.shape[1] for p in parts))
             temporary = held.enter_context(atomic_path(output, overwrite=overwrite))
             with mudata_as_it_is():
-                _write_skeleton(temporary, parts, obs, dict(uns or {}))
+                _write_skeleton(temporary, parts, obs, dict(uns or {}), obsm or {})
             return json.dumps([str(temporary.absolute()), _make_room(temporary, parts)]).encode()
 
         path, offsets = json.loads(prepared() if group is None else group.from_first(prepared))
@@ -160,7 +163,11 @@ def size(n_bytes: int) -> str:
 
 
 def _write_skeleton(
-    path: Path, parts: Sequence[ImputedModality], obs: pd.DataFrame, uns: dict[str, Any]
+    path: Path,
+    parts: Sequence[ImputedModality],
+    obs: pd.DataFrame,
+    uns: dict[str, Any],
+    obsm: Mapping[str, NDArray[np.float32]],
 ) -> None:
     shells = {part.name: _shell(part, uns) for part in parts}
     if path.suffix == ".h5ad":
@@ -175,6 +182,8 @@ def _write_skeleton(
     if not mdata.obs_names.equals(obs.index[there]):
         mdata = mdata[obs.index[there]].copy()
     mdata.obs = obs[there].copy()
+    for key, places in obsm.items():
+        mdata.obsm[key] = places[there]
     mdata.uns["mosaicvi"] = {**uns, "scale": {part.name: str(part.scale) for part in parts}}
     mdata.uns["mosaicvi"]["batch"] = {part.name: part.batch for part in parts}
     mdata.write_h5mu(path)

@@ -15,15 +15,11 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import ModelFileError
-from mosaicvi.infer.latent import latent
-from mosaicvi.nn.vae import MosaicVAE
 
 KEPT = 2000  # cells whose latent is kept
 NEIGHBOURS = 15
-BATCH_SIZE = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,19 +56,22 @@ class ReferenceCells:
         if (np.diff(self.distance) < 0).any() or any(p.ndim != 2 for p in self.panels.values()):
             raise ValueError("the kept cells do not fit together")
 
+    @staticmethod
+    def choose(n_cells: int, *, seed: int = 0) -> NDArray[np.int64]:
+        """Positions of the cells whose latent is kept, at random, (r,)."""
+        return np.sort(np.random.default_rng(seed).permutation(n_cells)[:KEPT])
+
     @classmethod
-    def of(cls, net: MosaicVAE, loader: MinibatchLoader, mosaic: Mosaic, *, seed: int = 0) -> ReferenceCells:
-        """Those of a trained network's own data.
+    def of(cls, mosaic: Mosaic, z: NDArray[np.float32]) -> ReferenceCells:
+        """Those of a trained model's own data.
 
         Parameters
         ----------
-        net, loader, mosaic
-            The network and its data.
-        seed
-            Decides which latents are kept.
+        mosaic
+            The data.
+        z
+            Latent of the chosen cells, (r, K).
         """
-        some = np.random.default_rng(seed).permutation(mosaic.n_cells)[:KEPT]
-        z, _ = latent(net, loader, np.sort(some), batch_size=BATCH_SIZE)
         counts: dict[str, dict[str, int]] = {}
         for b, name in enumerate(mosaic.batches):
             here = mosaic.batch == b

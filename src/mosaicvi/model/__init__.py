@@ -1,8 +1,8 @@
 """MosaicVI: what a user holds. It registers, trains, answers and saves by calling the stations.
 
 `state` is what it holds; the methods are in `registering`, `training`, `answers`, `drawing`, `bounding`,
-`comparing`, `trust`, `labelling`, `reference` and `saving`, by what they do; `habits` and `names` are for
-users of other packages.
+`comparing`, `trust`, `labelling`, `reference`, `saving` and `growing`, by what they do; `habits` and `names`
+are for users of other packages.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for
 from mosaicvi.fit.build import build_network
 from mosaicvi.model.bounding import Bounding
 from mosaicvi.model.drawing import Drawing
+from mosaicvi.model.growing import Growing
 from mosaicvi.model.habits import Habits
 from mosaicvi.model.labelling import Labelling
 from mosaicvi.model.names import in_our_names
 from mosaicvi.model.reference import Referring
 from mosaicvi.model.registering import Registering, registered
-from mosaicvi.model.saving import Saving
 from mosaicvi.model.training import Training
 from mosaicvi.model.trust import Trusting
 
 __all__ = ["MosaicVI"]
 
 
-class MosaicVI(Registering, Training, Habits, Drawing, Bounding, Trusting, Labelling, Referring, Saving):
+class MosaicVI(Registering, Training, Habits, Drawing, Bounding, Trusting, Labelling, Referring, Growing):
     """One model of a mosaic: a common latent space, and imputed values for what was not measured.
 
     Parameters

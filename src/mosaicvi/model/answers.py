@@ -17,20 +17,18 @@ from mosaicvi.data.register.source import Paths
 from mosaicvi.errors import InputError, memory_for
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import latent_noise
-from mosaicvi.infer.impute import ImputationRequest, Imputed, Scale, imputed, scale_of
-from mosaicvi.infer.latent import latent
-from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.model.names import names_ours
-from mosaicvi.model.state import ModelState, minibatch_size, positions_of
+from mosaicvi.model.routing import Routing, Stream
+from mosaicvi.model.state import minibatch_size, positions_of
 
 
-class Answers(ModelState):
+class Answers(Routing):
     """What a model says of cells: where they lie, and the values that they would have."""
 
     @names_ours
     def get_latent_representation(
         self,
-        mdata: MuData | AnnData | Paths | None = None,
+        mdata: MuData | AnnData | Mosaic | Paths | None = None,
         *,
         indices: Sequence[int] | NDArray[Any] | None = None,
         give_mean: bool = True,
@@ -46,7 +44,8 @@ class Answers(ModelState):
         Parameters
         ----------
         mdata
-            Other data with the same features, or their path; the model's own where None.
+            Other data with the same features, their path, or what `registered` made of them; the model's own
+            where None.
         indices
             Positions of cells, or a boolean per cell; all where None.
         give_mean
@@ -81,7 +80,7 @@ class Answers(ModelState):
         cells = positions_of(indices, mosaic)
         seen, batch_size = self._seen(modalities), minibatch_size(batch_size)
         with memory_for("computing the latent", f"set batch_size={max(1, batch_size // 4)}"):
-            mean, var = latent(self.net, loader, cells, modalities=seen, batch_size=batch_size)
+            mean, var = self._latent_of(mosaic, loader, cells, modalities=seen, batch_size=batch_size)
         found = [mean]
         if n_samples is not None or not (give_mean or return_dist):
             n = 1 if n_samples is None else whole("n_samples", n_samples, least=1)
@@ -93,34 +92,6 @@ class Answers(ModelState):
         if n_samples is not None:
             return np.stack(found)
         return (found[0], var) if return_dist else found[0]
-
-    def align(
-        self,
-        mosaic: Mosaic,
-        cells: NDArray[np.int64],
-        mean: NDArray[np.float32],
-        var: NDArray[np.float32],
-        *,
-        modalities: Collection[str] | None = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean and variance of the latent of cells, (n, ``dim_latent``) each, with their groups aligned.
-
-        Parameters
-        ----------
-        mosaic, cells
-            The data, and positions of the cells.
-        mean, var
-            What the encoder says of them.
-        modalities
-            What it was shown; all that was measured where None.
-        """
-        alignment = self.alignment()
-        if alignment is None or not alignment.groups:
-            return mean, var
-        code, views = shown_of_cells(mosaic)
-        shown = [view.only(modalities) for view in views]
-        found = alignment(mean.astype(float), var.astype(float), mosaic.batch[cells], code[cells], shown)
-        return found[0].astype(np.float32), found[1].astype(np.float32)
 
     @names_ours
     def get_imputed_values(
@@ -229,41 +200,32 @@ class Answers(ModelState):
         seed: int = 0,
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """`get_imputed_values` as a stream, in the memory of one minibatch: (rows, values) at a time."""
-        mosaic, loader = self._data(mdata)
-        m = self._position(modality)
+        mosaic, _ = self._data(mdata)
+        self._position(modality)
         if library is not None and not number("library", library) > 0:
             raise InputError(f"library: must be > 0, not {library!r}.")
         if n_samples is not None:
             n_samples = whole("n_samples", n_samples, least=1)
-        wanted = ImputationRequest(
-            m=m,
-            scale=self.imputed_scale(modality, scale=scale, library=library),
-            features=None if features is None else self._places(modality, features),
-            batches=batches_of(self.registry, modality, transform_batch),
-        )
-        stream = imputed(
-            self.net,
-            loader,
+        if features is not None:
+            self._places(modality, features)
+        self.imputed_scale(modality, scale=scale, library=library)
+        batches_of(self.registry, modality, transform_batch)
+        stream = self._imputed_stream(
             mosaic,
             positions_of(indices, mosaic),
-            [wanted],
+            modality=modality,
+            features=features,
             modalities=self._seen(modalities),
-            readout=self.readout(),
             n_samples=n_samples,
+            scale=scale,
+            library=library,
+            transform_batch=transform_batch,
             batch_size=minibatch_size(batch_size),
             seed=whole("seed", seed),
         )
         return _within_memory(stream, minibatch_size(batch_size))
 
-    def imputed_scale(
-        self, modality: str, *, scale: str | None = None, library: float | None = None
-    ) -> Scale:
-        """What imputed values of a modality mean; arguments as `get_imputed_values`."""
-        m, readout = self._position(modality), self.readout()
-        compared = None if readout is None else readout.scale_of(modality)
-        return scale_of(self.net, self.registry, m, kind=scale, library=library, compared=compared)
 
-
-def _within_memory(stream: Iterator[Imputed], size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+def _within_memory(stream: Stream, size: int) -> Stream:
     with memory_for("imputing", f"set batch_size={max(1, size // 4)}"):
-        yield from ((part.rows, part.values[0]) for part in stream)
+        yield from stream

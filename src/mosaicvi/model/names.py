@@ -73,7 +73,7 @@ METHODS = {
     "get_accessibility_estimates": "get_imputed_values(modality='atac')",
     "get_latent": "get_latent_representation()",
     "impute": "get_imputed_values(modality=...)",
-    "predict": "get_latent_representation() and get_imputed_values(modality=...)",
+    "predict": "predict_labels(...), get_latent_representation() or get_imputed_values(modality=...)",
     "fit": "train()",
     "load_query_data": "MosaicVI.prepare_query(data, model), then get_latent_representation(data)",
     "prepare_query_anndata": "MosaicVI.prepare_query(data, model)",

@@ -35,6 +35,8 @@ class Reference:
         Epochs, the loss on held-out cells, their share and the seed.
     versions
         Of the libraries that wrote the model, or that run now.
+    lineage
+        The models that it grew from, the first one first: a digest of their weights, cells and epochs.
     """
 
     modalities: pd.DataFrame
@@ -44,6 +46,7 @@ class Reference:
     panels: Mapping[str, pd.DataFrame]
     training: Mapping[str, float | int | None]
     versions: Mapping[str, str]
+    lineage: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON; of panels their names and numbers of features."""
@@ -55,6 +58,7 @@ class Reference:
             "panels": {name: table.sum().astype(int).to_dict() for name, table in self.panels.items()},
             "training": dict(self.training),
             "versions": dict(self.versions),
+            "lineage": [dict(one) for one in self.lineage],
         }
 
     def __repr__(self) -> str:
@@ -66,9 +70,15 @@ class Reference:
             f"Corrected for: {', '.join(corrected) or 'nothing'}",
             "" if self.cells.empty else self.cells.to_string(),
             "Training: " + ", ".join(f"{k} {v}" for k, v in self.training.items() if v is not None),
+            "" if not self.lineage else "Grew from: " + "; ".join(map(_named, self.lineage)),
             "Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
         ]
         return "\n\n".join(part for part in parts if part)
+
+
+def _named(ancestor: Mapping[str, Any]) -> str:
+    n = "" if ancestor["cells"] is None else f" of {ancestor['cells']:,} cells"
+    return f"{ancestor['weights'][:12]}{n}, {ancestor['epochs']} epochs"
 
 
 class Referring(ModelState):
@@ -97,6 +107,7 @@ class Referring(ModelState):
             numbers=tuple(registry.centre),
             cells=cells.rename(columns={"": "cells"}),
             panels={} if kept is None else {name: self._panel_table(name, kept) for name in kept.panels},
+            lineage=self._lineage,
             training=self._how_trained(),
             versions=self._written_by or versions(),
         )
@@ -129,8 +140,10 @@ class Referring(ModelState):
         return pd.DataFrame({"distance": far, "rank": rank})
 
     def _panel_table(self, name: str, kept: ReferenceCells) -> pd.DataFrame:
-        table = kept.panels[name].T
-        return pd.DataFrame(table, index=list(self.registry.features[name].names))
+        source: ModelState = self
+        while source._base is not None:  # of which the cells were kept
+            source = source._base
+        return pd.DataFrame(kept.panels[name].T, index=list(source.registry.features[name].names))
 
     def _how_trained(self) -> dict[str, float | int | None]:
         last = self._rows[-1] if self._rows else {}

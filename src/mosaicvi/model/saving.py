@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from anndata import AnnData
 from mudata import MuData
 
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.query import align_to_model, told
 from mosaicvi.data.register.source import Paths, Source
@@ -20,8 +22,9 @@ from mosaicvi.infer.reference import read_reference
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState
+from mosaicvi.nn.growth import transplant
 from mosaicvi.ranks import place
-from mosaicvi.store.saved import read_model, write_model
+from mosaicvi.store.saved import Saved, described, known_of, read_model, write_model
 
 
 class Saving(ModelState):
@@ -44,22 +47,38 @@ class Saving(ModelState):
         """
         if not place().is_first:
             return
-        readout, reference = self.readout(), self.reference_cells()
-        alignment = self.alignment()
-        can_be_sure = self._spreads is not None or self.held_out() is not None
-        spreads = self.spreads() if can_be_sure else None
         write_model(
             Path(dir_path),
+            self._described(),
+            net=self.net,
+            fit=self._saved_fit if self._state is None else self._state.to_dict(),
+            overwrite=overwrite,
+        )
+
+    def _described(self) -> dict[str, Any]:
+        """All that is saved but the weights and the state of training."""
+        readout = self.readout()
+        reference = self.reference_cells() if self._base is None else None
+        base = None if self._base is None else self._base._described()
+        alignment = self.alignment() if base is None else None
+        spreads = self._spreads_if_sure()
+        return described(
             net=self.net,
             registry=self.registry,
             history=self.history,
             splits=self._splits,
-            fit=self._saved_fit if self._state is None else self._state.to_dict(),
             readout=readout.to_dict() if readout is not None else {} if self._reads_out else None,
             reference=None if reference is None else reference.to_dict(),
-            alignment=alignment.to_dict() if alignment is not None else {} if self._aligns else None,
+            alignment=(
+                alignment.to_dict()
+                if alignment is not None
+                else {}
+                if self._aligns and base is None
+                else None
+            ),
+            lineage=self._lineage,
+            grown=None if base is None else {"base": base, "sees": list(self._sees)},
             spreads=None if spreads is None else spreads.to_dict(),
-            overwrite=overwrite,
         )
 
     @classmethod
@@ -93,22 +112,34 @@ class Saving(ModelState):
         saved = read_model(Path(dir_path))
         known = saved.registry
         mosaic = without_cells(known) if mdata is None else read_as(mdata, known, in_memory)
+        return cls._of_saved(saved, mosaic, Path(dir_path))
+
+    @classmethod
+    def _of_saved(cls, saved: Saved, mosaic: Mosaic, folder: Path) -> Self:
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
         model._saved_rows = saved.rows
         model._saved_fit = saved.fit
         model._splits = list(saved.splits)
         model._reads_out = saved.readout is not None
-        if saved.reference is not None:
-            model._reference_cells = read_reference(saved.reference, saved.config, Path(dir_path))
         model._written_by = saved.written_by
+        model._lineage = saved.lineage
+        if saved.reference is not None:
+            model._reference_cells = read_reference(saved.reference, saved.config, folder)
         if saved.readout:
-            model._readout = read_readout(saved.readout, saved.config, Path(dir_path))
+            model._readout = read_readout(saved.readout, saved.config, folder)
         if saved.spreads is not None:
-            model._spreads = read_spreads(saved.spreads, saved.config, Path(dir_path))
+            model._spreads = read_spreads(saved.spreads, saved.config, folder)
         model._aligns = saved.alignment is not None
         if saved.alignment:
-            model._alignment = read_alignment(saved.alignment, saved.config, Path(dir_path))
+            model._alignment = read_alignment(saved.alignment, saved.config, folder)
+        if saved.base is not None:
+            model._base = cls._of_saved(saved.base, without_cells(saved.base.registry), folder)
+            small, large = (known_of(s.config, s.registry) for s in (saved.base, saved))
+            weights = saved.base.net.state_dict()
+            scratch = copy.deepcopy(saved.net)
+            model._free = transplant(scratch, weights, small, large, sees=saved.sees)
+            model._sees = saved.sees
         return model
 
     @staticmethod
@@ -118,6 +149,7 @@ class Saving(ModelState):
         *,
         layers: Mapping[str, str] | None = None,
         take_as: Mapping[str, str] | None = None,
+        match: Mapping[str, str | Sequence[str]] | None = None,
     ) -> MuData | AnnData:
         """A copy of new data with the features of a model, to ask the model about their cells.
 
@@ -136,6 +168,10 @@ class Saving(ModelState):
         take_as
             By column of obs, such as the batch's, the category as which cells are decoded whose own the model
             has not seen, or that have none. Where none is named, the mean of all that it knows.
+        match
+            By modality, one or several rules for features that are written otherwise than the model's, as in
+            `combine`; ``"overlap"`` takes a peak for that of the model which it overlaps most.
+            ``uns["mosaicvi"]["matches"]`` then lists them.
 
         Returns
         -------
@@ -155,4 +191,4 @@ class Saving(ModelState):
         registry = (
             reference.registry if isinstance(reference, ModelState) else read_model(Path(reference)).registry
         )
-        return align_to_model(told(data, registry, layers=layers, take_as=take_as), registry)
+        return align_to_model(told(data, registry, layers=layers, take_as=take_as, match=match), registry)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
@@ -16,16 +18,22 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.register import without_cells
+from mosaicvi.data.register.join import joined
 from mosaicvi.data.register.source import Paths
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.state import FitState
 from mosaicvi.infer.alignment import Alignment, fit_alignment
 from mosaicvi.infer.intervals import Spreads, fit_spreads
+from mosaicvi.infer.known import as_before
+from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout
+from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import ReferenceCells
 from mosaicvi.model.registering import read_as
 from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.store.saved import weights_digest
 
 
 class ModelState:
@@ -40,11 +48,18 @@ class ModelState:
         self._splits: list[Split] = []
         self._reads_out = True  # or the decoder alone imputes, as the published method does
         self._readout: ReadOut | None = None
+        self._views: set[Shown] = set()  # for which the read-out was fitted
+        # cells of the model that this one grew from, and which of them were held out
+        self._earlier: tuple[Mosaic, NDArray[np.bool_] | None] | None = None
         self._aligns = True  # or the latent is what the encoder says, as in the published method
         self._alignment: Alignment | None = None
         self._spreads: Spreads | None = None
         self._reference_cells: ReferenceCells | None = None
         self._written_by: Mapping[str, str] = {}  # versions of a model that was opened
+        self._lineage: tuple[dict[str, Any], ...] = ()  # the models that it grew from, the first one first
+        self._base: Self | None = None  # what a model was before it grew with frozen weights
+        self._free: Mapping[str, torch.Tensor] | None = None  # entries of weights that may be trained then
+        self._sees: tuple[str, ...] = ()  # known modalities of whose new features the encoder learns
 
     @property
     def _rows(self) -> list[dict[str, float]]:
@@ -57,13 +72,43 @@ class ModelState:
 
     @property
     def is_trained(self) -> bool:
-        """Whether at least one epoch was finished."""
-        return bool(self._rows)
+        """Whether at least one epoch was finished, of this model or of one that it grew from."""
+        return bool(self._rows or self._lineage)
 
     @property
     def stopped_by(self) -> int | None:
         """Number of the signal that ended the last training early, or None."""
         return None if self._state is None else self._state.stopped_by
+
+    def ancestor(self) -> dict[str, Any]:
+        """What a model that grows from this one remembers of it."""
+        kept = self.reference_cells()
+        return {
+            "weights": weights_digest(self.net),
+            "cells": None if kept is None else kept.n_cells,
+            "epochs": len(self._rows),
+        }
+
+    def _spreads_if_sure(self) -> Spreads | None:
+        """How far values lie from what is imputed; None where no cells in training can tell."""
+        return self.spreads() if self._spreads is not None or self.held_out() is not None else None
+
+    def without_data(self) -> Self:
+        """The same model without its cells, as if it had been saved and opened."""
+        twin = type(self).__new__(type(self))
+        twin._take(without_cells(self.registry), self.config, copy.deepcopy(self.net))
+        twin._reads_out, twin._readout = self._reads_out, self.readout()
+        twin._reference_cells, twin._written_by = self.reference_cells(), self._written_by
+        twin._aligns, twin._spreads = self._aligns, self._spreads_if_sure()
+        twin._alignment = self.alignment() if self._base is None else None
+        twin._saved_rows, twin._splits = list(self._rows), list(self._splits)
+        twin._lineage, twin._base, twin._free, twin._sees = (
+            self._lineage,
+            self._base,
+            self._free,
+            self._sees,
+        )
+        return twin
 
     def held_out(self, mosaic: Mosaic | None = None) -> NDArray[np.bool_] | None:
         """Which cells were kept for validation in every training of this model.
@@ -98,8 +143,12 @@ class ModelState:
             if data.registry is not self.registry:
                 raise InputError("The Mosaic was registered for another model; give the MuData or AnnData.")
             return data, MinibatchLoader(data, device=device)
-        mosaic = read_as(data, self.registry)
+        mosaic = self.registered(data)
         return mosaic, MinibatchLoader(mosaic, device=device)
+
+    def registered(self, data: MuData | AnnData | Paths) -> Mosaic:
+        """Other data as the model reads them, to ask it several things of them."""
+        return read_as(data, self.registry)
 
     def _check_has_cells(self) -> None:
         if not self.mosaic.n_cells:
@@ -113,19 +162,101 @@ class ModelState:
         """What the model remembers of its data."""
         return self.mosaic.registry
 
-    def readout(self) -> ReadOut | None:
-        """How counts are read out, fitted when it is first needed; None where the decoder alone imputes."""
-        if self._readout is None and self._reads_out and self.is_trained:
-            _, loader = self._data(None)
-            self._readout = fit_readout(self.net, loader, self.mosaic, held_out=self.held_out())
+    def readout(self, mosaic: Mosaic | None = None) -> ReadOut | None:
+        """How counts are read out, fitted when it is first needed; None where the decoder alone imputes.
+
+        Parameters
+        ----------
+        mosaic
+            Cells that are to be answered for: where they show what no cell in training did, and the data in
+            training are at hand, it is fitted for that as well.
+        """
+        if not (self._reads_out and self.is_trained):
+            return None
+        if self._readout is None:
+            self._check_has_cells()
+            self._readout = self._fit_readout()
+        if mosaic is not None and mosaic is not self.mosaic and self.held_out() is not None:
+            new = [v for v in shown_of_cells(mosaic)[1] if v not in self._views]
+            self._views |= set(new)
+            if new:
+                more = self._fit_readout(new)
+                self._readout = more.after(
+                    self._readout, same=self.registry.features, n_batches=self._n_batches
+                )
         return self._readout
+
+    @property
+    def _n_batches(self) -> int:
+        """How many batches the model knows; 0 where its data have none."""
+        key = self.registry.setup.batch_key
+        return 0 if key is None else len(self.registry.categories[key])
+
+    def _fit_readout(self, views: Sequence[Shown] | None = None) -> ReadOut:
+        """The read-out by the model's own cells, and those of the one that it grew from."""
+        whole, held = self.mosaic, self.held_out()
+        if self._earlier is not None:
+            earlier, held_earlier = self._earlier
+            parts = [
+                np.zeros(m.n_cells, bool) if h is None else h
+                for m, h in ((earlier, held_earlier), (whole, held))
+            ]
+            whole, held = joined(earlier, whole), np.concatenate(parts)
+        device = next(self.net.parameters()).device
+        loader = MinibatchLoader(whole, device=device)
+        found = fit_readout(self.net, loader, whole, held_out=held, views=views)
+        self._views |= set(shown_of_cells(whole)[1])
+        before = None if self._base is None else self._base.readout()
+        if self._base is None or before is None or views is not None:
+            return found
+        known = self._base.registry.features
+        same = {name for name, of in known.items() if of.names == self.registry.features[name].names}
+        return found.after(before, same=same, n_batches=self._n_batches)
 
     def reference_cells(self) -> ReferenceCells | None:
         """What is kept of the cells in training; None where nothing was trained, or was kept."""
+        if self._base is not None:
+            return self._base.reference_cells()
         if self._reference_cells is None and self.is_trained and self.held_out() is not None:
-            _, loader = self._data(None)
-            self._reference_cells = ReferenceCells.of(self.net, loader, self.mosaic)
+            mosaic, loader = self._data(None)
+            some = ReferenceCells.choose(mosaic.n_cells)
+            z, var = latent(self.net, loader, some)
+            z, _ = self.align(mosaic, some, z, var)
+            self._reference_cells = ReferenceCells.of(mosaic, z)
         return self._reference_cells
+
+    def align(
+        self,
+        mosaic: Mosaic,
+        cells: NDArray[np.int64],
+        mean: NDArray[np.float32],
+        var: NDArray[np.float32],
+        *,
+        modalities: Collection[str] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and variance of the latent of cells, (n, ``dim_latent``) each, with their groups aligned.
+
+        Parameters
+        ----------
+        mosaic, cells
+            The data, and positions of the cells.
+        mean, var
+            What the encoder says of them.
+        modalities
+            What it was shown; all that was measured where None.
+        """
+        if self._base is not None:  # whose groups stay where they were
+            before = as_before(mosaic, self._base.registry, np.ones(mosaic.n_cells, bool))
+            known = [m.name for m in before.modalities]
+            seen = None if modalities is None else [name for name in modalities if name in known]
+            return self._base.align(before, cells, mean, var, modalities=seen)
+        alignment = self.alignment()
+        if alignment is None or not alignment.groups:
+            return mean, var
+        code, views = shown_of_cells(mosaic)
+        shown = [view.only(modalities) for view in views]
+        found = alignment(mean.astype(float), var.astype(float), mosaic.batch[cells], code[cells], shown)
+        return found[0].astype(np.float32), found[1].astype(np.float32)
 
     def alignment(self) -> Alignment | None:
         """How batches are aligned in the latent, learnt when it is first needed; None where they are not."""

@@ -12,7 +12,7 @@ from mosaicvi.data.loader import BUFFER_MEMORY, MinibatchLoader
 from mosaicvi.data.sampling import run_of
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for, quoted
-from mosaicvi.fit.session import begin, default_batch_size, default_rate, epochs_if_blind, run
+from mosaicvi.fit.session import begin, run, usual
 from mosaicvi.fit.state import FitConfig
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import check_unchanged
@@ -54,7 +54,8 @@ class Training(ModelState):
         ----------
         max_epochs
             Epochs; where None, training goes on until the loss on held-out cells has stopped falling, and
-            keeps the best weights. A trained model is trained for as many more.
+            keeps the best weights. A trained model is trained for as many more; of a model that grew, what is
+            new is trained for 150 steps.
         lr, weight_decay
             Of AdamW. The rate where None: 0.004 for minibatches of 512 cells, and in proportion to the root
             of their size for others.
@@ -108,9 +109,6 @@ class Training(ModelState):
         NonFiniteLossError
             If the loss is not a number; the weights are those before that step.
         """
-        if batch_size is None:
-            n_features = sum(m.n_features for m in self.mosaic.modalities)
-            batch_size = default_batch_size(self.mosaic.n_cells, n_features)
         settings = check_training(
             {
                 "lr": lr,
@@ -135,11 +133,16 @@ class Training(ModelState):
         )
         check_unchanged(self.mosaic)
         self._check_can_train()
-        if settings["lr"] is None:
-            settings["lr"] = default_rate(settings["batch_size"])
-        epochs = max_epochs
-        if epochs is None:
-            epochs = epochs_if_blind(self.mosaic.n_cells, settings["batch_size"], settings["train_size"])
+        own = usual(
+            self.mosaic.n_cells,
+            sum(m.n_features for m in self.mosaic.modalities),
+            train_size=settings["train_size"],
+            batch_size=settings["batch_size"],
+            is_growing=self._free is not None,
+        )
+        settings["batch_size"] = own.batch_size
+        settings["lr"] = own.rate if settings["lr"] is None else settings["lr"]
+        epochs = own.epochs if max_epochs is None else max_epochs
         in_all = None if epochs is None else int(epochs) + len(self._rows)
         if not number("buffer_memory", buffer_memory) > 0:
             raise InputError(f"buffer_memory: must be > 0, not {buffer_memory!r}.")
@@ -147,9 +150,16 @@ class Training(ModelState):
         loader = self._loader_on(accelerator, devices, buffer_memory)
         group = join(loader.device)
         self._state = begin(
-            self.net, self.mosaic, config, earlier=self._state, saved=self._saved_fit, buffer=loader.buffer
+            self.net,
+            self.mosaic,
+            config,
+            earlier=self._state,
+            saved=self._saved_fit,
+            free=self._free,
+            buffer=loader.buffer,
         )
-        self._readout = self._reference_cells = self._spreads = None
+        self._readout = self._alignment = self._reference_cells = self._spreads = None
+        self._views = set()
         try:
             run(
                 self._state,

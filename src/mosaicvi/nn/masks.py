@@ -1,8 +1,9 @@
 """Which measured entries are hidden from the encoder in a training step.
 
-A mask is a small table of distinct rows and a code per cell, because a dense B x D draw costs as
-much as a layer. Within a cell every draw is the published one (each feature alone with `p_feat`);
-only the feature patterns of a minibatch are shared among its cells, `N_PATTERNS` of them.
+A mask is a table of distinct rows and a code per cell, because a dense B x D draw costs as much as a
+layer. Within a cell every draw is the published one (each feature alone with `p_feat`); only the
+feature patterns of a minibatch are shared among its cells, `N_PATTERNS` of them, unless the network's
+`mask_by_cell` says that each cell has its own.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class ModalityMask:
 class MaskSampler:
     """Draws the mask of a minibatch (docs/model.md, "What is hidden").
 
-    Per cell: with probability 1/2 no feature is masked, else each with `p_feat`. With several
+    Per cell: with probability 1/2 no feature is masked, else each with `p_feat`, drawn for the cell alone
+    or for several. With several
     modalities one is drawn from `p_modal` and masked whole if the cell measured another. With one,
     what another cell's measured pattern lacks is masked.
 
@@ -61,13 +63,18 @@ class MaskSampler:
         self.p_feat = config.p_feat
         self.p_modal = torch.tensor(config.p_modal, dtype=torch.float32)
         self.sizes = config.dim_input_arr
+        self.by_cell = config.mask_by_cell
 
     def draw(self, minibatch: Minibatch, generator: Generator) -> tuple[ModalityMask, ...]:
         """One mask per modality."""
         device = minibatch.index.device
         n = minibatch.n_cells
-        k = min(N_PATTERNS, n)
-        chosen = torch.randint(0, k, (n,), generator=generator, device=device) + 2
+        k = n if self.by_cell else min(N_PATTERNS, n)
+        chosen = (
+            torch.arange(n, device=device)
+            if self.by_cell
+            else torch.randint(0, k, (n,), generator=generator, device=device)
+        ) + 2
         by_feature = torch.rand(n, generator=generator, device=device) < 0.5
         pattern = torch.where(by_feature, chosen, 0)  # 0: no feature is masked
         if len(self.sizes) == 1:
@@ -104,9 +111,10 @@ class MaskSampler:
         pattern = pattern[rows.cells]
         n = len(pattern)
         donor = torch.randint(0, max(n, 1), (n,), generator=generator, device=device)
-        if rows.entry_measured is not None:
-            return ModalityMask.of(table[pattern] | ~rows.entry_measured[donor])
         panels = rows.panels
+        if rows.entry_measured is not None or self.by_cell:
+            lent = panels[rows.panel] if rows.entry_measured is None else rows.entry_measured
+            return ModalityMask.of(table[pattern] | ~lent[donor])
         combined = (table[:, None] | ~panels).flatten(0, 1)  # every pattern with every lent panel
         return ModalityMask(
             table=torch.cat([table[:2], combined]), code=pattern * len(panels) + rows.panel[donor] + 2

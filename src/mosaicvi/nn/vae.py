@@ -70,10 +70,19 @@ class MosaicVAE(nn.Module):
         beta = (1.0,) * n if config.beta_modal == "auto" else config.beta_modal
         self.register_buffer("beta_modal", torch.tensor(beta, dtype=torch.float32), persistent=False)
         self._norms = [module for module in self.modules() if isinstance(module, PassBatchNorm)]
+        self.fixed_statistics = False  # whether norms keep theirs, also in training
         self._is_centred = [bool(b.centre.any()) for b in bounds]
         for m, of_modality in enumerate(bounds):
             for name in ("centre", "low", "high"):
                 self.register_buffer(f"{name}_{m}", getattr(of_modality, name).clone().float())
+
+    def train(self, mode: bool = True) -> MosaicVAE:
+        """Switch to training or back; norms with fixed statistics stay as for answering."""
+        super().train(mode)
+        if self.fixed_statistics:
+            for norm in self._norms:
+                norm.train(False)
+        return self
 
     def forward(
         self,

@@ -100,7 +100,7 @@ def write_report(
     """
     output = Path(output)
     check_output(output, overwrite=overwrite)
-    jinja = _jinja()
+    jinja = environment()
     labels = None if label_key is None else column(mdata, label_key)
     mosaic = _mosaic_of(model, mdata)
     chosen = payload.choose_features(model, mosaic, features, seed=seed)
@@ -114,9 +114,9 @@ def write_report(
     context |= _picture(model, mosaic, mdata, xy, first, chosen, values, limited=features is None)
     context |= {
         "command": command or " ".join(sys.argv),
-        "versions": _versions(seed),
-        "css": _asset("report.css"),
-        "js": _asset("scatter.js"),
+        "versions": versions_used(seed),
+        "css": asset("report.css"),
+        "js": asset("scatter.js"),
         "sections": SECTIONS,
         "labelled": label_key is not None,
         "k": N_NEIGHBOURS,
@@ -127,7 +127,8 @@ def write_report(
     return output
 
 
-def _jinja() -> Any:
+def environment() -> Any:
+    """Jinja2 with our templates; `InputError` where it is not installed."""
     try:
         jinja2 = importlib.import_module("jinja2")
     except ImportError:
@@ -326,7 +327,8 @@ def _picture(
     }
 
 
-def _versions(seed: int) -> list[tuple[str, str]]:
+def versions_used(seed: int) -> list[tuple[str, str]]:
+    """When the page was made, by which seed and which versions."""
     out = [
         ("made", datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")),
         ("seed", str(seed)),
@@ -341,5 +343,6 @@ def _versions(seed: int) -> list[tuple[str, str]]:
     return out
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file that goes into a page whole."""
     return (TEMPLATES / name).read_text(encoding="utf-8")

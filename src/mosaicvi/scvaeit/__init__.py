@@ -289,10 +289,9 @@ class VAEIT:
         """
         return draw(self.adata, method, color, n_neighbors=self._n_neighbors, show=show, **how)
 
-    # --- saving ---------------------------------------------------------------------------------
-
     def save_model(self, path_to_weights: str | Path) -> None:
-        """Write the model to a folder, in place of a model that is there."""
+        """Write the model to a folder, which is made, in place of a model that is there."""
+        Path(path_to_weights).parent.mkdir(parents=True, exist_ok=True)
         self.model.save(path_to_weights, overwrite=True)
 
     def load_model(self, path_to_weights: str | Path) -> None:

@@ -15,7 +15,10 @@ from mosaicvi.config import Distribution, NetworkConfig
 from mosaicvi.config.arguments import whole
 from mosaicvi.errors import InputError
 
-OURS = {"library_aware", "norm", "encode_covariates", "decode_mask", "unbiased_mmd", "likelihood_share"}
+OURS = {
+    "library_aware", "norm", "encode_covariates", "decode_mask", "unbiased_mmd", "likelihood_share",
+    "mask_by_cell",
+}  # fmt: skip
 KEYS = tuple(f.name for f in dataclasses.fields(NetworkConfig) if f.name not in OURS)
 LAYOUT = ("dim_input_arr", "dim_block", "dist_block", "uni_block_names", "block_names", "gamma")
 PER_BLOCK = ("dim_block_embed", "dim_block_enc", "dim_block_dec")

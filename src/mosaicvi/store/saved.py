@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,68 @@ from mosaicvi.data.mosaic import Registry
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import ModelFileError
 from mosaicvi.likelihoods.base import Bounds
+from mosaicvi.nn.growth import Known, cut, places
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.format import check_bundle_output, load_bundle, save_bundle
 from mosaicvi.store.state import flatten, unflatten
 
 
-def write_model(
-    folder: Path,
+def described(
     *,
     net: MosaicVAE,
     registry: Registry,
     history: pd.DataFrame,
     splits: Sequence[Split],
-    fit: Mapping[str, Any] | None,
     readout: Mapping[str, Any] | None,
     alignment: Mapping[str, Any] | None,
     spreads: Mapping[str, Any] | None,
     reference: Mapping[str, Any] | None,
+    lineage: Sequence[Mapping[str, Any]],
+    grown: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """All that is written of a model but its weights and the state of its training.
+
+    Parameters
+    ----------
+    net, registry
+        The network, and what it knows of its data.
+    history, splits
+        How it was trained.
+    readout
+        How counts are read out, as plain values and arrays; None for a model whose decoder alone imputes.
+    alignment
+        How the groups of its latent are aligned, likewise; None for a model whose latent is the encoder's.
+    reference
+        What is kept of the cells in training, likewise; None for nothing.
+    spreads
+        How far values lie from what is imputed, likewise; None for an untrained model.
+    lineage
+        The models that it grew from, the first one first.
+    grown
+        Of a model that grew with frozen weights: ``base``, what this function says of the one that it grew
+        from, and ``sees``; None for others.
+    """
+    return {
+        "beta_modal": net.beta_modal.tolist(),
+        "config": net.config.to_dict(),
+        "registry": registry.to_dict(),
+        "history": history,
+        "splits": [dataclasses.asdict(s) for s in splits],
+        "readout": readout,
+        "alignment": alignment,
+        "spreads": spreads,
+        "reference": reference,
+        "lineage": [dict(one) for one in lineage],
+        "grown": grown,
+    }
+
+
+def write_model(
+    folder: Path,
+    said: Mapping[str, Any],
+    *,
+    net: MosaicVAE,
+    fit: Mapping[str, Any] | None,
     overwrite: bool,
 ) -> None:
     """Write a model, whole or not at all.
@@ -41,36 +87,20 @@ def write_model(
     ----------
     folder
         Where to.
-    net, registry
-        The network, and what it knows of its data.
-    history, splits
-        How it was trained.
+    said
+        From `described`.
+    net
+        The network.
     fit
         The state of its training, to go on from, of which the weights are left out; None if there is none.
-    readout
-        How counts are read out, as plain values and arrays; None for a model whose decoder alone imputes.
-    alignment
-        How the groups of its latent are aligned, likewise; None for a model whose latent is the encoder's.
-    reference
-        What is kept of the cells in training, likewise; None for nothing.
-    spreads
-        How far values lie from what is imputed, as plain values and arrays; None for an untrained model.
     overwrite
         Replace a model that is there.
     """
     check_bundle_output(folder, overwrite=overwrite)
     state: dict[str, Any] = {
+        **said,
         "net": {k: v.cpu() for k, v in net.state_dict().items()},
-        "beta_modal": net.beta_modal.tolist(),
-        "config": net.config.to_dict(),
-        "registry": registry.to_dict(),
-        "history": history,
         "engine": net.engine(),
-        "splits": [dataclasses.asdict(s) for s in splits],
-        "readout": readout,
-        "alignment": alignment,
-        "spreads": spreads,
-        "reference": reference,
         "fit": None if fit is None else {**fit, "net": None, "best": {}},
     }
     save_bundle(folder, *flatten(state), kind="model", overwrite=overwrite)
@@ -78,7 +108,13 @@ def write_model(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Saved:
-    """What a model folder holds, checked and built."""
+    """What a model folder holds, checked and built.
+
+    Attributes
+    ----------
+    base, sees
+        Of a model that grew with frozen weights: what it was before, and what its encoder learns to see.
+    """
 
     config: NetworkConfig
     registry: Registry
@@ -90,6 +126,9 @@ class Saved:
     alignment: Mapping[str, Any] | None
     spreads: Mapping[str, Any] | None
     reference: Mapping[str, Any] | None
+    lineage: tuple[dict[str, Any], ...]
+    base: Saved | None
+    sees: tuple[str, ...]
     written_by: Mapping[str, str]
 
 
@@ -103,33 +142,92 @@ def read_model(folder: Path) -> Saved:
     """
     bundle = load_bundle(folder, kind="model")
     try:
-        state = unflatten(bundle.tensors, bundle.document)
-        config = NetworkConfig.from_dict(state["config"])
-        registry = Registry.from_dict(state["registry"])
-        _check_fits(config, registry)
-        net = _network(config, registry, state)
-        rows = [{str(k): float(v) for k, v in row.items()} for row in state["history"].to_dict("records")]
-        splits = tuple(Split.from_dict(s) for s in state.get("splits", ()))
-        return Saved(
-            config=config,
-            registry=registry,
-            net=net,
-            rows=rows,
-            fit=state["fit"],
-            splits=splits,
-            readout=state.get("readout"),
-            alignment=state.get("alignment"),
-            spreads=state.get("spreads"),
-            reference=state.get("reference"),
-            written_by=bundle.written_by,
-        )
+        return _read(unflatten(bundle.tensors, bundle.document), bundle.written_by)
     except ModelFileError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        IndexError,
+        RecursionError,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelFileError(
             f"{folder}: the model does not fit together ({reason}); it was not written by mosaicvi."
         ) from None
+
+
+def _read(state: Mapping[str, Any], written_by: Mapping[str, str]) -> Saved:
+    config = NetworkConfig.from_dict(state["config"])
+    registry = Registry.from_dict(state["registry"])
+    _check_fits(config, registry)
+    net = _network(config, registry, state)
+    lineage = tuple(_ancestor(one) for one in state.get("lineage", ()))
+    base: Saved | None = None
+    sees: tuple[str, ...] = ()
+    if state.get("grown") is not None:
+        base = _base(state["grown"]["base"], net, registry, written_by)
+        if not lineage or lineage[-1]["weights"] != weights_digest(base.net):
+            raise ValueError("its weights are not those of the model that it grew from")
+        sees = tuple(str(name) for name in state["grown"]["sees"])
+        if not set(sees) <= set(base.registry.features):
+            raise ValueError("it names a modality that it did not grow from")
+    return Saved(
+        config=config,
+        registry=registry,
+        net=net,
+        rows=[{str(k): float(v) for k, v in row.items()} for row in state["history"].to_dict("records")],
+        fit=state.get("fit"),
+        splits=tuple(Split.from_dict(s) for s in state.get("splits", ())),
+        readout=state.get("readout"),
+        alignment=state.get("alignment"),
+        spreads=state.get("spreads"),
+        reference=state.get("reference"),
+        lineage=lineage,
+        base=base,
+        sees=sees,
+        written_by=written_by,
+    )
+
+
+def _base(
+    state: Mapping[str, Any], net: MosaicVAE, registry: Registry, written_by: Mapping[str, str]
+) -> Saved:
+    """What a model was before it grew, of which the weights are a part of its own."""
+    config, before = NetworkConfig.from_dict(state["config"]), Registry.from_dict(state["registry"])
+    _check_fits(config, before)
+    where = places(known_of(config, before), known_of(net.config, registry))
+    bounds = [Bounds(centre=e, low=e, high=e) for e in map(torch.zeros, config.dim_input_arr)]
+    with torch.device("meta"):
+        shell = MosaicVAE(config, len(before.covariate_names), bounds, torch.Generator())
+    weights = cut(net.state_dict(), list(shell.state_dict()), where)
+    return _read({**state, "net": weights}, written_by)
+
+
+def _ancestor(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "weights": str(said["weights"]),
+        "cells": None if said["cells"] is None else int(said["cells"]),
+        "epochs": int(said["epochs"]),
+    }
+
+
+def known_of(config: NetworkConfig, registry: Registry) -> Known:
+    """What a model has weights for."""
+    features = {name: of.names for name, of in registry.features.items()}
+    return Known(config=config, features=features, covariates=registry.covariate_names)
+
+
+def weights_digest(net: MosaicVAE) -> str:
+    """SHA-256 of the names, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_fits(config: NetworkConfig, registry: Registry) -> None:
@@ -147,6 +245,8 @@ def _check_fits(config: NetworkConfig, registry: Registry) -> None:
     for f in registry.features.values():
         if sorted(f.order) != list(range(len(f.names))):
             raise ValueError("the order of the features is no order")
+        if f.scaled is not None and f.scaled.shape != (len(f.names),):
+            raise ValueError("the features that set the scale are not one per feature")
     for name, standard in registry.standards.items():
         size = (len(registry.features[name].names),)
         if not (standard.centre.shape == standard.spread.shape == size):
@@ -160,8 +260,7 @@ def _check_fits(config: NetworkConfig, registry: Registry) -> None:
 def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]) -> MosaicVAE:
     """The network with its weights; sizes are compared before anything large is made."""
     weights = state["net"]
-    n_covariates = sum(map(len, registry.categories.values())) + len(registry.centre)
-    n_covariates += registry.setup.batch_key is None
+    n_covariates = len(registry.covariate_names)
     bounds = [
         Bounds(centre=weights[f"centre_{m}"], low=weights[f"low_{m}"], high=weights[f"high_{m}"])
         for m in range(len(config.dim_input_arr))

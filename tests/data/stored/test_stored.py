@@ -175,6 +175,14 @@ def test_what_cannot_stay_on_disk_says_so(tmp_path: Path) -> None:
         registered(table, Setup(), in_memory="maybe")
 
 
+def test_a_damaged_chunk_is_said_in_one_line(tmp_path: Path) -> None:
+    path = written(random_mudata(1, nan=False), tmp_path / "m.zarr")
+    (tmp_path / "m.zarr/mod/rna/X/data/0").write_bytes(b"no chunk")
+    with pytest.raises(InputError, match=r"m\.zarr: rna.*damaged") as caught:
+        registered(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_an_index_outside_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.h5ad"
     AnnData(sp.csr_matrix(np.eye(3, dtype=np.float32))).write_h5ad(path)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mosaicvi.data.layers import layer_names, values_of
 from mosaicvi.data.mosaic import Registry
 from mosaicvi.data.register.kinds import layer_for_model
+from mosaicvi.data.register.names import Rules, with_known_names
 from mosaicvi.data.register.panels import measured_table
 from mosaicvi.data.register.register import modalities_of
 from mosaicvi.data.register.unseen import with_categories
@@ -34,6 +35,7 @@ def told(
     *,
     layers: Mapping[str, str] | None = None,
     take_as: Mapping[str, str] | None = None,
+    match: Rules | None = None,
 ) -> MuData | AnnData:
     """New data as a model reads them, by what is said of them; the user's object is not changed.
 
@@ -47,15 +49,27 @@ def told(
         By modality, where its values are: a layer, ``"raw"`` or ``"X"``.
     take_as
         By column of obs, the category of cells of which the model has not seen theirs.
+    match
+        By modality, rules for features that are written otherwise than the model's.
+
+    Returns
+    -------
+    The data; where features were matched, ``uns["mosaicvi"]["matches"]`` lists them.
 
     Raises
     ------
     InputError
-        If there is no such modality, layer, column or category.
+        If there is no such modality, layer, column, category or rule.
     """
-    if not layers and not take_as:
+    if not layers and not take_as and not match:
         return data
     mods = dict(modalities_of(data, registry.setup, registry))
+    uns = dict(data.uns)
+    if match:
+        mods, report = with_known_names(mods, registry, match)
+        about = uns.get("mosaicvi")
+        report.index = report.index.astype(str)
+        uns["mosaicvi"] = {**(about if isinstance(about, Mapping) else {}), "matches": report}
     for name, layer in (layers or {}).items():
         if name not in mods or name not in registry.features:
             known = quoted(n for n in mods if n in registry.features)
@@ -65,8 +79,9 @@ def told(
     if isinstance(data, AnnData) and len(mods) == 1:
         only = next(iter(mods.values())).copy()
         only.obs = obs.copy()
+        only.uns.update(uns)
         return only
-    return _together(mods, data, obs)
+    return together(mods, obs, uns)
 
 
 def _with_values(name: str, a: AnnData, layer: str, wanted: str | None) -> AnnData:
@@ -87,13 +102,26 @@ def _with_values(name: str, a: AnnData, layer: str, wanted: str | None) -> AnnDa
     )
 
 
-def _together(mods: Mapping[str, AnnData], data: MuData | AnnData, obs: pd.DataFrame) -> MuData:
-    """Modalities with the cells, columns and notes of the whole."""
+def together(mods: Mapping[str, AnnData], obs: pd.DataFrame, uns: Mapping[str, Any]) -> MuData:
+    """Modalities with the cells, columns and notes of the whole.
+
+    Raises
+    ------
+    InputError
+        If a cell has none of the modalities.
+    """
+    has = np.any([obs.index.isin(a.obs_names) for a in mods.values()], axis=0)
+    if not has.all():
+        raise InputError(
+            f"{int((~has).sum()):,} cells have none of the modalities {quoted(mods)} "
+            f"(such as {quoted(obs.index[~has])}); "
+            f"remove them: mdata = mdata[np.any([mdata.obsm[m] for m in {list(mods)!r}], axis=0)].copy()."
+        )
     with warnings.catch_warnings(), mudata.set_options(pull_on_update=False):
         warnings.simplefilter("ignore")
-        out = MuData(dict(mods), obs=pd.DataFrame(index=data.obs_names))
+        out = MuData(dict(mods), obs=pd.DataFrame(index=obs.index))
         out.obs = obs.copy()
-    out.uns.update(data.uns)
+    out.uns.update(uns)
     return out
 
 
@@ -120,7 +148,7 @@ def align_to_model(data: MuData | AnnData, registry: Registry) -> MuData | AnnDa
         raise InputError(
             f"The data have {quoted(mods) or 'no modality'}; the model knows {quoted(registry.features)}."
         )
-    return _together(made, data, data.obs)
+    return together(made, data.obs, data.uns)
 
 
 def _modality(name: str, a: AnnData, registry: Registry) -> AnnData:

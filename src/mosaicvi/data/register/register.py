@@ -112,7 +112,7 @@ def register(
     for name in wanted:
         if name not in mods:
             assert registry is not None
-            read.append(_absent(name, len(cells), registry))
+            read.append(absent(name, len(cells), registry))
             continue
         try:
             values = find_values(name, mods[name], data, setup, panel_key, registry, stored or {})
@@ -160,7 +160,7 @@ def without_cells(registry: Registry) -> Mosaic:
     n_covariates += registry.setup.batch_key is None
     return Mosaic(
         cells=pd.Index([], dtype=object),
-        modalities=tuple(_absent(name, 0, registry) for name in registry.features),
+        modalities=tuple(absent(name, 0, registry) for name in registry.features),
         covariates=np.zeros((0, n_covariates), np.float32),
         batch=np.zeros(0, np.int64),
         group=np.zeros(0, np.int64),
@@ -384,7 +384,7 @@ def _without(m: ModalityData, empty: NDArray[np.bool_]) -> ModalityData:
     )
 
 
-def _absent(name: str, n_cells: int, registry: Registry) -> ModalityData:
+def absent(name: str, n_cells: int, registry: Registry) -> ModalityData:
     """A modality that no cell of the data has."""
     features: ModalityFeatures = registry.features[name]
     shape = (0, len(features.names))

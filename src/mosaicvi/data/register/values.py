@@ -146,6 +146,8 @@ def keep(v: Values, batch: NDArray[np.int64], n_batches: int) -> Kept:
     x, entry, n_outside = keep_measured(v.x, v.panels, v.panel_of_row, dense=v.is_dense)
     n_measured = v.panels.sum(1)[v.panel_of_row] if entry is None else entry.sum(1)
     library, scale = scales(x, n_measured, v.transform)
+    if v.features.scaled is not None:
+        scale = _scale_by_some(v, x, entry, scale, v.features.scaled)
     says_it_all = entry is None and bool(v.panels.all())
     return Kept(
         x=x,
@@ -159,7 +161,24 @@ def keep(v: Values, batch: NDArray[np.int64], n_batches: int) -> Kept:
     )
 
 
+def _scale_by_some(
+    v: Values,
+    x: Block,
+    entry: NDArray[np.bool_] | None,
+    of_all: NDArray[np.float32],
+    scaled: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """The transform's scale of each row by some features, or by all where it measured none of them."""
+    n_some = v.panels[:, scaled].sum(1)[v.panel_of_row] if entry is None else entry[:, scaled].sum(1)
+    _, scale = scales(x[:, np.flatnonzero(scaled)], n_some, v.transform)
+    return np.where(n_some > 0, scale, of_all)
+
+
 def _keep_stored(v: Values, matrix: StoredMatrix, batch: NDArray[np.int64], n_batches: int) -> Kept:
+    if v.features.scaled is not None:
+        raise InputError(
+            "A model that learnt new features reads values in memory; open them with in_memory=True."
+        )
     found = scan(
         matrix,
         v.panels,

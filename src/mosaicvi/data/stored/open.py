@@ -60,7 +60,7 @@ def open_stored(path: Path, layers: Mapping[str, str]) -> Opened:
     try:
         group = _opened(path)
         if "mod" not in group:
-            a, matrix = _anndata(str(path), group, next(iter(layers.values()), None))
+            a, matrix = _anndata(str(path), group, next(iter(layers.values()), None), _mark(path))
             _check_one_modality(path, group, a)
             return a, {"": matrix}
         return _mudata(path, group, layers)
@@ -102,7 +102,9 @@ def _mudata(path: Path, group: Any, layers: Mapping[str, str]) -> Opened:
     order = [str(name) for name in group["mod"].attrs.get("mod-order", there)]
     mods, stored = {}, {}
     for name in order if set(order) == set(there) else there:
-        mods[name], stored[name] = _anndata(f"{path}: {name}", group["mod"][name], layers.get(name))
+        mods[name], stored[name] = _anndata(
+            f"{path}: {name}", group["mod"][name], layers.get(name), _mark(path)
+        )
     obs = read_elem(group["obs"])
     obs.index = obs.index.astype(str)
     known = pd.Index([]).append([a.obs_names for a in mods.values()])
@@ -116,7 +118,13 @@ def _mudata(path: Path, group: Any, layers: Mapping[str, str]) -> Opened:
     return mdata, stored
 
 
-def _anndata(name: str, group: Any, layer: str | None) -> tuple[AnnData, StoredMatrix]:
+def _mark(path: Path) -> Path:
+    """The file that changes when data are written again: of a store, what describes it."""
+    there = [path / mark for mark in ZARR_MARKS if (path / mark).exists()] if path.is_dir() else []
+    return there[0] if there else path
+
+
+def _anndata(name: str, group: Any, layer: str | None, mark: Path) -> tuple[AnnData, StoredMatrix]:
     obs, var = read_elem(group["obs"]), read_elem(group["var"])
     a = AnnData(obs=obs, var=var)
     if "varm" in group and "measured" in group["varm"]:
@@ -126,9 +134,9 @@ def _anndata(name: str, group: Any, layer: str | None) -> tuple[AnnData, StoredM
     if layer is None or (layer == "X" and layer not in layers):
         if "X" not in group:
             raise InputError(problem("no-x", name=name, modality="the data", layers=listed(layers)))
-        return a, StoredMatrix([Piece(name, element(group["X"]))])
+        return a, StoredMatrix([Piece(name, element(group["X"]), mark)])
     if layer in layers:
-        return a, StoredMatrix([Piece(name, element(group["layers"][layer]))])
+        return a, StoredMatrix([Piece(name, element(group["layers"][layer]), mark)])
     if layer != RAW or RAW not in group:
         raise InputError(
             problem("no-layer", name=name, modality="the data", layer=layer, layers=listed(layers))
@@ -138,7 +146,7 @@ def _anndata(name: str, group: Any, layer: str | None) -> tuple[AnnData, StoredM
     if (at < 0).any():
         lacking = listed(a.var_names[at < 0])
         raise InputError(problem("raw-features", name=name, modality="the data", names=lacking))
-    return a, StoredMatrix([Piece(name, element(group[RAW]["X"]))]).ordered(at.astype(np.int64))
+    return a, StoredMatrix([Piece(name, element(group[RAW]["X"]), mark)]).ordered(at.astype(np.int64))
 
 
 def _notes(group: Any) -> dict[str, Any]:

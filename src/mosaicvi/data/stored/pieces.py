@@ -6,6 +6,7 @@ Shapes: n rows, d columns of the file, D columns as they are wanted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -33,6 +34,8 @@ class Piece:
         Of the file and the matrix in it, for messages.
     raw
         ``CSRDataset`` of anndata, or an array of h5py or zarr (n, d).
+    path
+        A file that changes when the data do, if there is one.
 
     Raises
     ------
@@ -40,12 +43,13 @@ class Piece:
         It is stored by columns, holds no numbers, or its arrays do not belong together.
     """
 
-    def __init__(self, name: str, raw: Any) -> None:
+    def __init__(self, name: str, raw: Any, path: Path | None = None) -> None:
         if isinstance(raw, CSCDataset):
             raise InputError(problem("by-columns", name=name))
         if raw.dtype.kind not in "biuf":
             raise InputError(f"{name}: the values are of type {raw.dtype}, not numbers; store numbers.")
-        self.name = name
+        self.name, self.path = name, path
+        self.stamp = None if path is None else _stamp(path)
         self.shape: tuple[int, int] = (int(raw.shape[0]), int(raw.shape[1]))
         self.is_dense = not isinstance(raw, CSRDataset)
         self.dtype = raw.dtype
@@ -140,11 +144,22 @@ class Piece:
         return x
 
     def _read(self, slice_of: Callable[[], Any]) -> Any:
+        if self.path is not None and _stamp(self.path) != self.stamp:
+            raise InputError(problem("changed", name=self.name))
         try:
             return slice_of()
         except Exception as error:  # what a damaged file raises is not foreseeable
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise InputError(problem("damaged", name=self.name, reason=reason)) from error
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What tells that a file was written again; None where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def is_stored(values: Any) -> bool:

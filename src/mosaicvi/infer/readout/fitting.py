@@ -9,7 +9,7 @@ Legend: n reference cells, D features of a modality, g of a group.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -46,6 +46,7 @@ def fit_readout(
     mosaic: Mosaic,
     *,
     held_out: NDArray[np.bool_] | None,
+    views: Sequence[Shown] | None = None,
     seed: int = 0,
 ) -> ReadOut:
     """The read-out of a model.
@@ -56,11 +57,15 @@ def fit_readout(
         The trained network and its data.
     held_out
         Cells that no training saw, (n,), which decide on the weights; None where that is not known.
+    views
+        What may be shown of cells; None for all that is shown of those of the mosaic.
     seed
         Decides which cells are references.
     """
     kinds = {data.name: scale_of_counts(data) for data in mosaic.modalities}
     cells_of = views_to_teach(mosaic)
+    if views is not None:
+        cells_of = {view: cells_of.get(view, np.zeros(0, np.int64)) for view in views}
     held = np.zeros(mosaic.n_cells, bool) if held_out is None else held_out
 
     @cache

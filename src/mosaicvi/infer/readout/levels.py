@@ -64,6 +64,11 @@ class Levels:
     trust: Floats
     offset: Floats
 
+    def with_more(self, n_batches: int) -> Levels:
+        """The same where there are more batches, of which nothing is known."""
+        more = (0, n_batches - len(self.known)), (0, 0)
+        return dataclasses.replace(self, known=np.pad(self.known, more), offset=np.pad(self.offset, more))
+
     def of(self, rates: Rates, kind: Kind) -> list[Floats]:
         """Level over the mean of each batch that is asked for, (b, D)."""
         at_mean = on_scale(rates.mean, kind)

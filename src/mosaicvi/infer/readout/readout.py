@@ -7,7 +7,7 @@ of a group.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -224,6 +224,32 @@ class ReadOut:
         if levels is None:
             return [out]
         return [out + level for level in levels.of(rates, self.scales[name])]
+
+    def after(self, before: ReadOut, *, same: Collection[str], n_batches: int) -> ReadOut:
+        """With parts of a smaller network for what its own cells do not teach.
+
+        Parameters
+        ----------
+        before
+            The read-out of the network that this one's grew from.
+        same
+            Modalities of which it knows the same features.
+        n_batches
+            How many batches this one's network knows, the new ones last.
+        """
+        kept = {
+            (shown, name): part
+            for (shown, name), part in before.parts.items()
+            if name in same and set(shown.features) <= set(same)
+        }
+        names = {name for _, name in kept}
+        scales = {name: kind for name, kind in before.scales.items() if name in names}
+        levels = {name: one.with_more(n_batches) for name, one in before.levels.items() if name in names}
+        return ReadOut(
+            parts={**kept, **self.parts},
+            scales={**scales, **self.scales},
+            levels={**levels, **self.levels},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays; `read_readout` reads it back."""

@@ -1,0 +1,151 @@
+"""A model that grows by new data: what it knew stays, what is new is learnt."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from anndata import AnnData
+from mudata import MuData
+
+from mosaicvi.config import Distribution, NetworkConfig
+from mosaicvi.config.arguments import pairs
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.register.grow import grow
+from mosaicvi.data.register.join import lifted
+from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.fit.build import build_grown
+from mosaicvi.model.saving import Saving
+from mosaicvi.nn.growth import transplant
+from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.store.saved import known_of
+
+
+class Growing(Saving):
+    """What makes a larger model of a trained one."""
+
+    @classmethod
+    def load_query_data(
+        cls,
+        query: MuData | AnnData,
+        reference: Self | str | Path,
+        *,
+        unfrozen: bool = False,
+        new_features: Collection[str] = (),
+        modalities: Collection[str] = (),
+        likelihoods: Mapping[str, Distribution] | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """A model that also knows what is new in other data; `train` then learns that from them.
+
+        New are batches and categories of other covariates, modalities, and with `new_features` features of
+        known modalities. Cells that have nothing new are answered for as before, to the bit.
+
+        Parameters
+        ----------
+        query
+            Cells with any of the model's modalities; registered as those in training were.
+        reference
+            The trained model, which stays as it is, or the folder where it is saved.
+        unfrozen
+            Train all weights. What the model knew may then be forgotten; by default only what is new is
+            trained.
+        new_features
+            Known modalities of which further features are learnt; of others they are left out.
+        modalities
+            New modalities to learn; all but technical ones, such as hashtags, where none is named.
+        likelihoods
+            Of new modalities, as in `setup_mudata`.
+        seed
+            Decides the first weights of what is new.
+
+        Returns
+        -------
+        A model of the query, untrained in what is new.
+
+        Raises
+        ------
+        InputError
+            If the model was not trained, or the data do not fit it.
+
+        Notes
+        -----
+        As in architectural surgery (Lotfollahi et al., Nature Biotechnology 2022), weights of new covariates
+        join those of the trained network; here new features and modalities do as well.
+        """
+        old = reference if isinstance(reference, cls) else cls.load(Path(str(reference)))
+        if not old.is_trained:
+            raise InputError("The model is not trained; train it before it grows.")
+        for argument, names in (("new_features", new_features), ("modalities", modalities)):
+            if isinstance(names, str):
+                raise InputError(f"{argument}: a list of names is needed, such as [{names!r}].")
+        found = grow(
+            query,
+            old.registry,
+            new_features=new_features,
+            modalities=modalities,
+            likelihoods=pairs("likelihoods", likelihoods),
+        )
+        for note in found.notes:
+            warnings.warn(note, MosaicWarning, stacklevel=2)
+        config = _grown_config(old.config, found.mosaic)
+        net, free = _grown_network(old, found.mosaic, config, found.sees, seed)
+        model = cls.__new__(cls)
+        model._take(found.mosaic, config, net)
+        model._reads_out, model._aligns = old._reads_out, old._aligns
+        model._lineage = (*old._lineage, old.ancestor())
+        if old.held_out() is not None:  # its data are at hand: they teach the read-out together
+            model._earlier = lifted(old.mosaic, found.mosaic.registry), old.held_out()
+        if not unfrozen:
+            model._base, model._free, model._sees = old.without_data(), free, found.sees
+        return model
+
+
+def _grown_network(
+    old: Saving, mosaic: Mosaic, config: NetworkConfig, sees: tuple[str, ...], seed: int
+) -> tuple[MosaicVAE, dict[str, torch.Tensor]]:
+    """A network that answers as the old one for what that knew, and which entries of its weights are new."""
+    small, large = known_of(old.config, old.registry), known_of(config, mosaic.registry)
+    new = {
+        m: np.flatnonzero(~np.isin(of.names, small.features.get(name, ())))
+        for m, (name, of) in enumerate(mosaic.registry.features.items())
+    }
+    new = {m: at for m, at in new.items() if len(at)}
+    fresh = build_grown(mosaic, config, new, seed=seed, guess=old._reads_out)
+    weights = {key: value.cpu() for key, value in old.net.state_dict().items()}
+    free = transplant(fresh, weights, small, large, sees=sees)
+    bounds = [fresh.bounds(m) for m in range(len(config.uni_block_names))]
+    net = MosaicVAE(config, mosaic.covariates.shape[1], bounds, torch.Generator())
+    net.load_state_dict(fresh.state_dict())
+    beta = old.net.beta_modal.tolist()
+    net.set_beta_modal([*beta, *[1.0] * (len(config.uni_block_names) - len(beta))])
+    return net, free
+
+
+def _grown_config(config: NetworkConfig, mosaic: Mosaic) -> NetworkConfig:
+    """The parameters of a network with what is new; what was chosen for the old one is kept."""
+    fresh = NetworkConfig.for_mosaic(mosaic)
+    n_blocks, n_mods = len(config.dim_block), len(config.uni_block_names)
+    per_block = ("dim_block_embed", "dim_block_enc", "dim_block_dec")
+    per_modality = ("library_aware", "likelihood_share")
+    more: dict[str, Any] = {
+        key: (*getattr(config, key)[:n], *getattr(fresh, key)[n:])
+        for keys, n in ((per_block, n_blocks), (per_modality, n_mods))
+        for key in keys
+    }
+    if config.skip_conn:
+        more["dim_block_dec"] = more["dim_block_enc"]
+    sizes = ("dim_input_arr", "dim_block", "dist_block", "block_names", "uni_block_names")
+    more |= {key: getattr(fresh, key) for key in sizes}
+    beta = config.beta_modal
+    more["beta_modal"] = beta if beta == "auto" else (*beta, *(1.0,) * (len(fresh.uni_block_names) - n_mods))
+    more["p_modal"] = config.p_modal if len(fresh.uni_block_names) == n_mods else ()
+    if any(mosaic.registry.categories):
+        more["encode_covariates"] = True  # of which those known before have no weight
+    more |= dict.fromkeys(("mean_vals", "min_vals", "max_vals"))
+    return dataclasses.replace(config, **more)

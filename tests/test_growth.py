@@ -1,0 +1,240 @@
+"""A model that grows: what it knew stays to the bit, what is new is learnt."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from mudata import MuData
+from tests.builders import mudata_of
+
+from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning
+from mosaicvi.nn.growth import cut, places
+from mosaicvi.store.format import load_bundle, save_bundle
+from mosaicvi.store.saved import known_of, weights_digest
+
+SMALL = {"dim_latent": 4, "dimensions": [8], "dim_block_enc": 6, "dim_block_dec": 6, "dim_block_embed": 2}
+TRAIN = {"batch_size": 32, "progress": False}
+
+
+def whole() -> MuData:
+    """Counts of 200 cells in five batches: all have RNA, half of them proteins, a third of them peaks."""
+    rng = np.random.default_rng(0)
+    cells = np.array([f"c{i}" for i in range(200)], object)
+    names = {
+        "rna": [f"g{i}" for i in range(20)],
+        "adt": [f"p{i}" for i in range(6)],
+        "atac": [f"chr{1 + i % 2}:{100 * i}-{100 * i + 50}" for i in range(20)],
+    }
+    has = {"rna": np.ones(200, bool), "adt": np.arange(200) % 2 == 0, "atac": np.arange(200) % 3 == 0}
+    level = rng.gamma(2.0, 1.0, 200)
+    mods = {}
+    for name, features in names.items():
+        rate = level[has[name], None] * rng.gamma(2.0, 1.0, len(features)) / (4 if name == "atac" else 1)
+        counts = rng.poisson(rate).astype(np.float32)
+        counts[:, [0, -1]] += 1  # no cell is empty
+        x = sp.csr_matrix(counts)
+        mods[name] = AnnData(
+            x, obs=pd.DataFrame(index=cells[has[name]]), var=pd.DataFrame(index=np.array(features, object))
+        )
+    obs = pd.DataFrame({"batch": np.repeat(list("ABCDE"), 40)}, index=cells)
+    return mudata_of(mods, obs)
+
+
+def of(data: MuData, batches: set[str], **features: slice) -> MuData:
+    """The cells of some batches, with some features of each modality; `slice(0)` leaves a modality out."""
+    cells = data.obs_names[data.obs["batch"].isin(batches)]
+    mods: dict[str, AnnData] = {}
+    for name, a in data.mod.items():
+        rows = a.obs_names.isin(cells)
+        columns = np.arange(a.n_vars)[features.get(name, slice(None))]
+        if rows.any() and len(columns):
+            kept = a.obs_names[rows]
+            mods[name] = AnnData(
+                a.X[rows][:, columns], obs=pd.DataFrame(index=kept), var=a.var.iloc[columns].copy()
+            )
+    there = np.any([cells.isin(a.obs_names) for a in mods.values()], axis=0)
+    return mudata_of(mods, data.obs.loc[cells[there], ["batch"]])
+
+
+def reference_of(data: MuData, **parameters: Any) -> MosaicVI:
+    MosaicVI.setup_mudata(data, batch_key="batch")
+    return MosaicVI(data, **(SMALL | parameters)).train(2, **TRAIN)
+
+
+@pytest.fixture(scope="module")
+def data() -> MuData:
+    return whole()
+
+
+def answers(model: MosaicVI, data: MuData, modalities: tuple[str, ...]) -> list[np.ndarray]:
+    """Latent and all imputed values of cells."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        query = MosaicVI.prepare_query(data, model)
+    latent = model.get_latent_representation(query)
+    return [latent, *(model.get_imputed_values(query, modality=m) for m in modalities)]
+
+
+def same(before: list[np.ndarray], after: list[np.ndarray]) -> bool:
+    """Whether answers agree to the bit, in the features that were known before."""
+    pairs = zip(before, after, strict=True)
+    return all(
+        np.array_equal(a, b[a.columns]) if isinstance(a, pd.DataFrame) else np.array_equal(a, b)
+        for a, b in pairs
+    )
+
+
+CASES = {
+    "a batch": ({}, {}),
+    "a modality": ({"adt": slice(0)}, {}),
+    "features": ({"adt": slice(4), "rna": slice(15)}, {"new_features": ["adt", "rna"]}),
+    "peaks": ({"atac": slice(0, 20, 2)}, {"new_features": ["atac"]}),
+}
+
+
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+@pytest.mark.parametrize("case", CASES)
+def test_what_it_knew_stays_to_the_bit_and_what_is_new_is_learnt(
+    case: str, engine: str, data: MuData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MOSAICVI_ENGINE", engine)
+    kept, options = CASES[case]
+    old = of(data, {"A", "B", "C", "D"}, **kept)
+    reference = reference_of(old)
+    known = reference.config.uni_block_names
+    before = answers(reference, old, known)
+    state = {k: v.clone() for k, v in reference.net.state_dict().items()}
+    query = of(data, {"E", "A"})
+    grown = MosaicVI.load_query_data(query, reference, **options)
+    fresh = {k: v.clone() for k, v in grown.net.state_dict().items()}
+    grown.train(2, **TRAIN)
+    assert same(before, answers(grown, old, known))
+    assert all(torch.equal(v, reference.net.state_dict()[k]) for k, v in state.items())
+    where = places(known_of(reference.config, reference.registry), known_of(grown.config, grown.registry))
+    part = cut(grown.net.state_dict(), list(state), where)
+    assert all(torch.equal(part[k], v) for k, v in state.items())
+    after = grown.net.state_dict()
+    changed = {k for k in fresh if not torch.equal(fresh[k], after[k])}
+    assert "decoder.hidden.linear.0.weight" in changed
+    assert not any("norm" in k for k in changed)
+    if case != "a batch":
+        assert any(k.startswith("decoder.last") for k in changed)
+    # the network itself says the same of cells that have nothing new, but for rounding
+    own = grown.mosaic.n_cells
+    assert len(grown.history) == 2
+    assert grown.get_latent_representation().shape == (own, 4)
+    grown.save(tmp_path / "grown")
+    opened = MosaicVI.load(tmp_path / "grown")
+    assert same(before, answers(opened, old, known))
+    both = [m.get_latent_representation(MosaicVI.prepare_query(query, m)) for m in (grown, opened)]
+    assert np.array_equal(*both)
+    assert opened.reference.lineage[0]["weights"] == weights_digest(reference.net)
+
+
+def test_a_grown_network_answers_alike_before_it_is_trained(data: MuData) -> None:
+    reference = reference_of(of(data, {"A", "B", "C"}, adt=slice(4)), preset="published")
+    query = of(data, {"D", "E"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        made = MosaicVI.prepare_query(query, reference)
+        grown = MosaicVI.load_query_data(query, reference, new_features=["adt"])
+        latent = reference.get_latent_representation(made)
+        expected = reference.get_imputed_values(made, modality="rna")
+    np.testing.assert_allclose(grown.get_latent_representation(), latent, atol=1e-5)
+    found = grown.get_imputed_values(modality="rna")
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_cells_with_nothing_else_are_seen_by_their_new_features(data: MuData) -> None:
+    reference = reference_of(of(data, {"A", "B", "C"}, adt=slice(3)))
+    paired = of(data, {"A", "B"})
+    only = of(data, {"A", "B"}, rna=slice(0), atac=slice(0), adt=slice(3, 6))
+    for query, sees in ((paired, ()), (only, ("adt",))):
+        grown = MosaicVI.load_query_data(query, reference, new_features=["adt"])
+        assert grown._sees == sees
+        value = next(k for k in grown.net.state_dict() if k.startswith("encoder.block.1.value"))
+        before = grown.net.state_dict()[value].clone()
+        grown.train(1, **TRAIN)
+        assert torch.equal(before, grown.net.state_dict()[value]) == (not sees)
+
+
+def test_a_model_grows_again_and_trains_on(data: MuData, tmp_path: Path) -> None:
+    reference = reference_of(of(data, {"A", "B"}))
+    old = of(data, {"A", "B"})
+    before = answers(reference, old, ("rna",))
+    once = MosaicVI.load_query_data(of(data, {"C"}), reference).train(1, **TRAIN)
+    third = of(data, {"C"})
+    of_third = answers(once, third, ("rna",))
+    once.save(tmp_path / "once")
+    twice = MosaicVI.load_query_data(of(data, {"D"}), tmp_path / "once").train(1, **TRAIN)
+    assert same(before, answers(twice, old, ("rna",)))
+    assert same(of_third, answers(twice, third, ("rna",)))
+    assert len(twice.reference.lineage) == 2
+    twice.save(tmp_path / "twice")
+    opened = MosaicVI.load(tmp_path / "twice", MosaicVI.prepare_query(of(data, {"D"}), twice))
+    opened.train(1, **TRAIN)
+    assert same(before, answers(opened, old, ("rna",)))
+    assert len(opened.history) == 2
+
+
+def test_unfrozen_all_weights_are_trained(data: MuData) -> None:
+    reference = reference_of(of(data, {"A", "B", "C"}))
+    old = of(data, {"A"})
+    before = answers(reference, old, ("rna",))
+    grown = MosaicVI.load_query_data(of(data, {"D"}), reference, unfrozen=True).train(1, **TRAIN)
+    assert not same(before, answers(grown, old, ("rna",)))
+    assert same(before, answers(reference, old, ("rna",)))
+    assert grown.reference.lineage[0]["cells"] == reference.mosaic.n_cells
+
+
+def test_a_lineage_that_was_changed_is_refused(data: MuData, tmp_path: Path) -> None:
+    reference = reference_of(of(data, {"A", "B"}))
+    MosaicVI.load_query_data(of(data, {"C"}), reference).train(1, **TRAIN).save(tmp_path / "grown")
+    bundle = load_bundle(tmp_path / "grown", kind="model")
+    rng = np.random.default_rng(0)
+
+    def written(name: str, tensors: dict, document: dict) -> Path:
+        save_bundle(tmp_path / name, tensors, document, kind="model")
+        return tmp_path / name
+
+    document = json.loads(json.dumps(bundle.document))
+    document["lineage"][0]["weights"] = "0" * 64
+    with pytest.raises(ModelFileError, match="not those of the model that it grew from"):
+        MosaicVI.load(written("digest", dict(bundle.tensors), document))
+    document = json.loads(json.dumps(bundle.document))
+    document["grown"]["base"]["registry"]["categories"]["batch"]["$tuple"][0] = "Z"
+    with pytest.raises(ModelFileError, match="'Z'"):
+        MosaicVI.load(written("category", dict(bundle.tensors), document))
+    frozen = "net.decoder.hidden.linear.0.bias"
+    for i in range(3):
+        tensors = dict(bundle.tensors)
+        changed = tensors[frozen].clone()
+        changed[int(rng.integers(len(changed)))] += 1e-3
+        with pytest.raises(ModelFileError, match="not those of the model that it grew from"):
+            MosaicVI.load(written(f"weight{i}", tensors | {frozen: changed}, bundle.document))
+
+
+def test_what_cannot_be_learnt_is_said(data: MuData) -> None:
+    reference = reference_of(of(data, {"A", "B"}, adt=slice(4)))
+    query = of(data, {"C", "D"})
+    with pytest.warns(MosaicWarning, match=r"'adt': 2 features .* left out; new_features=\['adt'\] learns"):
+        MosaicVI.load_query_data(query, reference)
+    for options, words in (
+        ({"new_features": ["x"]}, "new_features: no modality 'x' that the model knows"),
+        ({"modalities": ["x"]}, "modalities: no new modality 'x' in the data"),
+        ({"new_features": "adt"}, r"new_features: a list of names is needed, such as \['adt'\]"),
+    ):
+        with pytest.raises(InputError, match=words):
+            MosaicVI.load_query_data(query, reference, **options)
+    MosaicVI.setup_mudata(query, batch_key="batch")
+    with pytest.raises(InputError, match="The model is not trained"):
+        MosaicVI.load_query_data(query, MosaicVI(query, **SMALL))

@@ -1,0 +1,146 @@
+"""`mosaicvi map`: new cells on a model in one command, and the page about them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+from tests.builders import mudata_of
+
+from mosaicvi import MosaicVI, MosaicWarning
+from mosaicvi.cli import run
+from mosaicvi.data.read import mudata_as_it_is
+from mosaicvi.infer.mapped import placed
+
+SMALL = {"dim_latent": 4, "dimensions": [8], "dim_block_enc": 6, "dim_block_dec": 6, "dim_block_embed": 2}
+TYPES = {"a": 0, "b": 1}
+
+
+def cells(n: int, batch: str, seed: int) -> MuData:
+    """Cells of two types that differ in half of the genes and proteins."""
+    rng = np.random.default_rng(seed)
+    kind = np.arange(n) % 2
+    names = np.array([f"{batch}{i}" for i in range(n)], object)
+    mods = {}
+    for name, letter, d in (("rna", "g", 12), ("adt", "p", 6)):
+        rate = np.where((np.arange(d) % 2)[None] == kind[:, None], 12.0, 2.0)
+        x = sp.csr_matrix(rng.poisson(rate).astype(np.float32) + 1)
+        mods[name] = AnnData(
+            x,
+            obs=pd.DataFrame(index=names),
+            var=pd.DataFrame(index=np.array([f"{letter}{j}" for j in range(d)], object)),
+        )
+    return mudata_of(
+        mods, pd.DataFrame({"batch": batch, "cell_type": np.array(["a", "b"])[kind]}, index=names)
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """reference.h5mu, with places of its own, its model in model/, and query.h5ad with RNA alone."""
+    folder = tmp_path_factory.mktemp("map")
+    reference = cells(160, "ref", 0)
+    with mudata.set_options(pull_on_update=False):
+        reference.obs["batch"] = np.resize(["one", "two"], 160)
+    MosaicVI.setup_mudata(reference, batch_key="batch")
+    model = MosaicVI(reference, **SMALL).train(40, batch_size=40, progress=False)
+    model.save(folder / "model")
+    reference.obsm["X_umap"] = model.get_latent_representation()[:, :2] + 10
+    query = cells(30, "new", 1)["rna"].copy()
+    query.obs = pd.DataFrame(index=query.obs_names)
+    query.var_names = [name.upper() for name in query.var_names]
+    query[:, ::-1].copy().write_h5ad(folder / "query.h5ad")
+    with mudata_as_it_is(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference.write_h5mu(folder / "reference.h5mu")
+    return folder
+
+
+def read(path: Path) -> MuData:
+    with mudata_as_it_is(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mudata.read_h5mu(path)
+
+
+def test_one_command_from_a_file_to_all_answers_and_a_page(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page = tmp_path / "mapped.h5mu", tmp_path / "mapped.html"
+    arguments = [str(folder / "model"), str(folder / "query.h5ad"), "--match", "rna=case", "-o", str(out)]
+    assert run(["map", *arguments, "--report", str(page)]) == 0
+    said = capsys.readouterr().err
+    assert "rna: 12 of 12 features, 30 cells" in said
+    assert "adt: 0 of 6 features, 0 cells" in said
+    assert "there is no obs column 'batch'" in said
+    mapped = read(out)
+    model = MosaicVI.load(folder / "model")
+    query = cells(30, "new", 1)["rna"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        latent = model.get_latent_representation(query)
+        values = model.get_imputed_values(query, modality="adt")
+    np.testing.assert_allclose(mapped.obsm["X_mosaicvi"], latent, atol=1e-5)
+    np.testing.assert_allclose(mapped["adt"].X, values, rtol=1e-4)
+    assert not mapped["adt"].obs["measured"].any()
+    assert mapped["rna"].obs["measured"].all()
+    assert mapped.obsm["X_umap"].shape == (30, 2)
+    assert mapped.obs["reference_rank"].between(0, 1).all()
+    assert mapped.uns["mosaicvi"]["features"].loc["rna", "in_the_data"] == 12
+    text = page.read_text()
+    assert "30 cells on a reference" in text
+    assert "No cell measured adt" in text
+    assert re.search(r"<td>G0</td><td>g0</td><td>case</td>", text)
+    assert "://" not in re.sub(r"data:image/png;base64,[^\"]*", "", text)
+
+
+def test_the_references_picture_is_kept(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mapped.h5mu"
+    arguments = [str(folder / "model"), str(folder / "query.h5ad"), "--match", "rna=case", "-q"]
+    more = ["--reference", str(folder / "reference.h5mu"), "--label-key", "cell_type", "-o", str(out)]
+    assert run(["map", *arguments, *more]) == 0
+    mapped, reference = read(out), read(folder / "reference.h5mu")
+    around = MosaicVI.load(folder / "model", reference).get_latent_representation()
+    expected = placed(around, reference.obsm["X_umap"], mapped.obsm["X_mosaicvi"])
+    np.testing.assert_allclose(mapped.obsm["X_umap"], expected, rtol=1e-5)
+    truth = np.array(["a", "b"])[np.arange(30) % 2]
+    assert (mapped.obs["predicted_label"].astype(str) == truth).mean() > 0.9
+
+
+def test_cells_stand_where_their_neighbours_are() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(50, 3)).astype(np.float32)
+    places = rng.normal(size=(50, 2))
+    found = placed(z, places, z[:5])
+    assert found.shape == (5, 2)
+    low, high = places.min(0), places.max(0)
+    assert ((found >= low) & (found <= high)).all()
+    far = placed(z, places, z[:1] + 100)
+    assert ((far >= low) & (far <= high)).all()
+    same = placed(
+        np.zeros((3, 3), np.float32), np.array([[0.0, 0], [3, 0], [0, 3]]), np.zeros((1, 3), np.float32)
+    )
+    np.testing.assert_allclose(same, [[1, 1]])
+
+
+def test_what_cannot_be_done_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["map", str(folder / "model"), str(folder / "query.h5ad"), "-o"]
+    for arguments, words in (
+        ([str(tmp_path / "x.h5ad")], "must end in .h5mu"),
+        ([str(tmp_path / "x.h5mu"), "--label-key", "cell_type"], "--reference REF.h5mu"),
+        ([str(tmp_path / "x.h5mu"), "--match", "adt=case"], "no modality 'adt' that the model knows"),
+        ([str(tmp_path / "x.h5mu")], "none of its features"),
+    ):
+        assert run([*ask, *arguments]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert "Traceback" not in said
