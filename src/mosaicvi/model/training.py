@@ -77,7 +77,7 @@ class Training(ModelState):
             Decides the split, the order of cells, the masks and the noise.
         accelerator, devices
             ``"auto"`` takes a GPU if there is one. Several devices are trained on by as many processes, which
-            torchrun starts (:doc:`scale`).
+            torchrun starts (:doc:`/scale`).
         precision
             ``"bf16"`` runs the dense layers in mixed precision.
         max_grad_norm
