@@ -83,10 +83,11 @@ class ColumnSums:
             value = apply(self.transform, torch.from_numpy(value), of_value).numpy()
         self._add_sparse(value, block.indices)
 
-    def _add_sparse(self, value: NDArray[np.float32], col: NDArray[Any]) -> None:
+    def _add_sparse(self, value: NDArray[Any], col: NDArray[Any]) -> None:
         d, col = len(self.total), col.astype(np.intp, copy=False)
+        square, value = np.square(value), value.astype(np.float64)  # as the sums: `at` is slow to convert
         self.total += np.bincount(col, weights=value, minlength=d)
-        self.square += np.bincount(col, weights=np.square(value), minlength=d)
+        self.square += np.bincount(col, weights=square, minlength=d)
         self.filled += np.bincount(col, minlength=d)
         np.minimum.at(self.least, col, value)
         np.maximum.at(self.most, col, value)
