@@ -101,15 +101,19 @@ def test_one_command_from_a_file_to_all_answers_and_a_page(
     assert "://" not in re.sub(r"data:image/png;base64,[^\"]*", "", text)
 
 
-def test_the_references_picture_is_kept(folder: Path, tmp_path: Path) -> None:
+def test_the_references_picture_is_kept_and_its_labels_are_carried_over(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "mapped.h5mu"
     arguments = [str(folder / "model"), str(folder / "query.h5ad"), "--match", "rna=case", "-q"]
     more = ["--reference", str(folder / "reference.h5mu"), "--label-key", "cell_type", "-o", str(out)]
+    more += ["--interval", "0.8"]
     assert run(["map", *arguments, *more]) == 0
     mapped, reference = read(out), read(folder / "reference.h5mu")
     around = MosaicVI.load(folder / "model", reference).get_latent_representation()
     expected = placed(around, reference.obsm["X_umap"], mapped.obsm["X_mosaicvi"])
     np.testing.assert_allclose(mapped.obsm["X_umap"], expected, rtol=1e-5)
+    for a in mapped.mod.values():
+        assert (a.layers["lower"] <= a.layers["upper"]).all()
+    assert mapped["adt"].uns["mosaicvi"]["interval"] == 0.8
     truth = np.array(["a", "b"])[np.arange(30) % 2]
     assert (mapped.obs["predicted_label"].astype(str) == truth).mean() > 0.9
 

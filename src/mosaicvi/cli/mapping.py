@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,6 +65,13 @@ def command(
             help="Features that are written otherwise: ensembl, version, case, adt, or overlap of peaks.",
         ),
     ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="Also write the ends between which this share of the values lies, such as 0.9.",
+        ),
+    ] = None,
     take_as: TakeAs = None,
     batch_size: BatchSize = 512,
     overwrite: Overwrite = False,
@@ -74,12 +81,13 @@ def command(
 
         mosaicvi map model query.h5ad --output mapped.h5mu --report mapped.html
         mosaicvi map model tenx_folder/ --reference atlas.h5mu --label-key cell_type --output mapped.h5mu
-        mosaicvi map model query.h5mu --match adt=adt --output mapped.h5mu
+        mosaicvi map model query.h5mu --match adt=adt --interval 0.9 --output mapped.h5mu
 
     Features that the query lacks are not measured, others are left out. Of the file: `X` of each modality the
     expected values, `obsm["X_mosaicvi"]` the latent, `obsm["X_umap"]` places in the reference's picture,
     `obs["reference_distance"]` and `obs["reference_rank"]` how far from the reference a cell lies; with
-    `--label-key` also `obs["predicted_label"]`, its probability and so on.
+    `--label-key` also `obs["predicted_label"]`, its probability and so on; with `--interval` layers `lower`
+    and `upper`.
     """
     from mosaicvi.infer.output import write_imputed
     from mosaicvi.report.mapped import write_mapped
@@ -97,7 +105,7 @@ def command(
         query = prepared(model, loaded, match=rules).to_register
         cells = trained.registered(query)
         page = _page(trained, loaded, query, cells, known, label_key)
-        parts = [_part(trained, query, cells, name, batch_size) for name in trained.config.uni_block_names]
+        parts = [_part(trained, cells, name, interval, batch_size) for name in trained.config.uni_block_names]
     words = list(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, MosaicWarning)))
     for word in words:
         warnings.warn(word, MosaicWarning, stacklevel=1)
@@ -183,7 +191,7 @@ def _page(
 
 
 def _part(
-    trained: MosaicVI, query: AnnData | MuData, cells: Mosaic, name: str, batch_size: int
+    trained: MosaicVI, cells: Mosaic, name: str, level: float | None, batch_size: int
 ) -> ImputedModality:
     """One modality of all cells, still to be imputed."""
     import pandas as pd
@@ -191,13 +199,24 @@ def _part(
     from mosaicvi.infer.covariates import batches_of
     from mosaicvi.infer.output import ImputedModality
 
-    features = trained.imputed_features(name)
+    scale, library = None, None
+    if level is not None:
+        scale = trained.interval_scale(name).kind
+        library = trained.registry.median_library[name] if scale == "counts" else None
+    asked: dict[str, Any] = {
+        "modality": name,
+        "scale": scale,
+        "library": library,
+        "batch_size": batch_size,
+    }
     return ImputedModality(
         name=name,
         cells=cells.cells,
         measured=cells.modality(name).row_of_cell >= 0,
-        var=pd.DataFrame(index=features),
-        scale=trained.imputed_scale(name),
+        var=pd.DataFrame(index=trained.imputed_features(name)),
+        scale=trained.imputed_scale(name, scale=scale, library=library),
         batch=str(batches_of(trained.registry, name)),
-        values=trained.iter_imputed_values(cells, modality=name, batch_size=batch_size),
+        values=trained.iter_imputed_values(cells, **asked),
+        interval=None if level is None else trained.iter_imputed_intervals(cells, level=level, **asked),
+        level=level,
     )
