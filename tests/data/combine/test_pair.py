@@ -57,3 +57,18 @@ def test_two_of_one_modality_cannot_be_paired() -> None:
         combine({"a": table("ABC"), "b": table("xy")}, pair=True)
     paired = combine({"a": table("ABC"), "b": table("xy")}, pair=True, modality={"b": "adt"})
     assert paired.n_obs == 30
+
+
+def test_a_word_of_the_name_says_what_a_table_holds() -> None:
+    rna, adt = table("ABC"), table("xy")
+    with pytest.warns(
+        MosaicWarning, match=r"GSM1_ADT-umi: read as the modality 'adt'.*modality=\{'GSM1_ADT-umi'"
+    ):
+        mdata = combine({"GSM1_rna": rna, "GSM1_ADT-umi": adt}, pair=True)
+    assert {name: a.n_vars for name, a in mdata.mod.items()} == {"rna": 3, "adt": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = combine({"GSM1_ADT-umi": adt}, modality={"GSM1_ADT-umi": "proteins"})
+        assert list(said.mod) == ["proteins"]
+        for name in ("rna_and_adt", "protein_coding", "bradt", "gex_raw"):
+            assert list(combine({name: rna}).mod) == ["rna"]

@@ -247,6 +247,8 @@ def test_one_modality_is_named(tmp_path: Path) -> None:
 def test_names_of_datasets() -> None:
     assert list(dataset_names(["a/x.h5ad", "b/y.csv.gz", "c/z"])) == ["x", "y", "z"]
     assert list(dataset_names(["d1/filtered.h5", "d2/filtered.h5"])) == ["d1", "d2"]
+    runs = ["a.csv", "d1/outs/filtered_feature_bc_matrix.h5", "d2/filtered_feature_bc_matrix", "/outs"]
+    assert list(dataset_names(runs)) == ["a", "d1", "d2", "outs"]
     assert list(dataset_names(["/s/d1/f/m.h5", "/s/d2/f/m.h5"])) == ["d1", "d2"]
     assert len(dataset_names(["/x.h5ad", "/a/x.h5ad", "/b/x.h5ad"])) == 3
     with pytest.raises(InputError, match="given more than once"):

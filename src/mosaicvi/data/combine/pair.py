@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import TypeAlias
@@ -17,20 +18,37 @@ from scipy.sparse.csgraph import connected_components
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read.modalities import names_modalities, split_types
 from mosaicvi.data.read.names import mostly
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, MosaicWarning
 
 SHARED = 0.2  # of the smaller input's cells; barcodes of two runs agree by chance in up to 7 %
 FEW = 10  # names alike in two inputs that say nothing
 RUNNING = re.compile(r"[A-Za-z]*[-_. ]?\d+(-\d)?")
 TELLING = frozenset({"rna", "gex", "adt", "prot", "protein", "proteins", "atac", "peaks"})
+ALONE = frozenset({"adt", "atac"})  # words that say so within a longer name
 
 Data: TypeAlias = AnnData | MuData | Mapping[str, AnnData]
 
 
 def modality_of_name(name: str, data: object) -> str | None:
-    """The modality of data that name none, where the dataset is called as one: ``adt=proteins.csv``."""
-    says_nothing = isinstance(data, AnnData) and not names_modalities(data)
-    return name if says_nothing and name in TELLING else None
+    """The modality of data that name none, where the dataset is called as one: ``adt=proteins.csv``.
+
+    So is a name with one such word among others, ``GSM1_adt_umi``, which is said.
+    """
+    if not isinstance(data, AnnData) or names_modalities(data):
+        return None
+    if name in TELLING:
+        return name
+    words = {*re.split(r"[^a-z]+", name.lower())} & TELLING
+    if len(words) != 1 or not words <= ALONE:
+        return None
+    modality = words.pop()
+    warnings.warn(
+        f"{name}: read as the modality {modality!r}, as its name says; "
+        f"modality={{{name!r}: 'rna'}} reads it as another.",
+        MosaicWarning,
+        stacklevel=6,
+    )
+    return modality
 
 
 def suspicious(

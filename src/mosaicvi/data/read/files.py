@@ -48,6 +48,7 @@ CELL_RANGER = (
     "filtered_peak_bc_matrix",
     "outs",
 )
+RAW = ("raw_feature_bc_matrix", "raw_feature_bc_matrix.h5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,7 @@ def dataset_names(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
     """Name each path by the last part that tells them apart, without its suffix.
 
     ``a/x.h5ad b/y.h5mu`` become ``x`` and ``y``; ``d1/filtered.h5 d2/filtered.h5`` become ``d1`` and ``d2``.
+    What Cell Ranger calls alike in every run is named by its folder.
 
     Raises
     ------
@@ -164,11 +166,20 @@ def dataset_names(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
     repeated = sorted({str(path) for path in every if every.count(path) > 1})
     if repeated:
         raise InputError([problem("path-twice", name=path) for path in repeated])
-    for depth in range(1, max((len(path.parts) for path in every), default=1)):
-        names = [_stem(path.parts[-depth]) if depth < len(path.parts) else "" for path in every]
+    telling = [_telling(path) for path in every]
+    for depth in range(1, max((len(parts) for parts in telling), default=1)):
+        names = [_stem(parts[-depth]) if depth < len(parts) else "" for parts in telling]
         if len(set(names)) == len(names) and all(names):
             return dict(zip(names, every, strict=True))
     return {"-".join(path.parts[1:]): path for path in every}
+
+
+def _telling(path: Path) -> tuple[str, ...]:
+    """Parts of a path without what has the same name in every run of Cell Ranger."""
+    parts = path.parts
+    while len(parts) > 2 and parts[-1] in (*CELL_RANGER, *RAW):
+        parts = parts[:-1]
+    return parts
 
 
 def _stem(name: str) -> str:
