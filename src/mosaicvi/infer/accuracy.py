@@ -192,28 +192,39 @@ def _accuracy(
 def _able(
     mosaic: Mosaic, data: ModalityData, shown: dict[str, NDArray[np.bool_]], own: NDArray[np.bool_]
 ) -> Ints:
-    """Cells that measured all that the view shows, and some of what it hides of the modality."""
-    able = _covers(data, own, mosaic.n_cells)
+    """Cells that measured what the view shows, and some of what it hides of the modality.
+
+    Where hardly any measured all that it shows, because panels differ, those that measured half of it.
+    """
     hides: NDArray[np.bool_] = np.any(data.panels & ~own, axis=1)
     there = data.row_of_cell >= 0
-    able[there] &= hides[data.panel_of_row[data.row_of_cell[there]]]
-    for name, mask in shown.items():
-        if name != data.name:
-            able &= _covers(mosaic.modality(name), mask, mosaic.n_cells)
-    return np.flatnonzero(able)
+    hiding = np.zeros(mosaic.n_cells, bool)
+    hiding[there] = hides[data.panel_of_row[data.row_of_cell[there]]]
+    found = np.zeros(0, np.int64)
+    for share in (1.0, 0.5):
+        able = hiding & _covers(data, own, mosaic.n_cells, share)
+        for name, mask in shown.items():
+            if name != data.name:
+                able &= _covers(mosaic.modality(name), mask, mosaic.n_cells, share)
+        found = np.flatnonzero(able)
+        if len(found) >= FEWEST_CELLS:
+            break
+    return found
 
 
-def _covers(data: ModalityData, mask: NDArray[np.bool_], n_cells: int) -> NDArray[np.bool_]:
-    """Which cells measured all features of the mask, (n,)."""
+def _covers(data: ModalityData, mask: NDArray[np.bool_], n_cells: int, share: float) -> NDArray[np.bool_]:
+    """Which cells measured at least this share of the features of the mask, (n,)."""
+    if not mask.any():
+        return np.ones(n_cells, bool)
     out = np.zeros(n_cells, bool)
     there = data.row_of_cell >= 0
-    whole: NDArray[np.bool_] = np.all(data.panels | ~mask, axis=1)
-    out[there] = whole[data.panel_of_row[data.row_of_cell[there]]]
+    enough: NDArray[np.bool_] = (data.panels & mask).sum(1) >= share * mask.sum()
+    out[there] = enough[data.panel_of_row[data.row_of_cell[there]]]
     return out
 
 
 def showing(mosaic: Mosaic, cells: Ints, shown: dict[str, NDArray[np.bool_]]) -> Mosaic:
-    """A mosaic of some cells that measured these features alone."""
+    """A mosaic of some cells that measured, of what they did, these features alone."""
     parts = []
     for data in mosaic.modalities:
         mask = shown.get(data.name, np.zeros(data.n_features, bool))
@@ -223,7 +234,8 @@ def showing(mosaic: Mosaic, cells: Ints, shown: dict[str, NDArray[np.bool_]]) ->
         x = sp.csr_matrix(x @ sp.diags(mask.astype(np.float32))) if sp.issparse(x) else x * mask
         if sp.issparse(x):
             x.eliminate_zeros()
-        count = np.full(len(rows), int(mask.sum())) if entry is None else entry.sum(1)
+        panels, panel_of_row = data.panels & mask, data.panel_of_row[rows]
+        count = panels.sum(1)[panel_of_row] if entry is None else entry.sum(1)
         library, scale = scales(x, count, data.transform)
         parts.append(
             dataclasses.replace(
@@ -231,8 +243,8 @@ def showing(mosaic: Mosaic, cells: Ints, shown: dict[str, NDArray[np.bool_]]) ->
                 x=x.astype(np.float32),
                 entry_measured=entry,
                 row_of_cell=np.arange(len(cells)) if mask.any() else np.full(len(cells), -1),
-                panels=mask[None],
-                panel_of_row=np.zeros(len(rows), np.int64),
+                panels=panels,
+                panel_of_row=panel_of_row,
                 library=library,
                 scale=scale,
             )

@@ -150,12 +150,14 @@ class Score:
         """Probability of so large a score if the effect beyond `centre` is at most delta either way, (d,)."""
         total = self.weight.sum(0)
         p = np.zeros(len(total))
-        higher = self.statistic(centre)[0] > 0
+        seen = self.statistic(centre)[0]
+        higher = seen > 0
         for side in (1.0, -1.0):
             for bound in (delta, -delta):
                 z, skew = self.statistic(centre + side * bound)
                 tail = upper_tail(side * z, side * skew)
                 p = np.where(higher == (side > 0), p + tail, p)
+        p = np.where(seen == 0, 1.0, p)  # neither group is higher
         return np.where(total > 0, np.minimum(p, 1.0), np.nan)
 
 
