@@ -54,6 +54,8 @@ def test_the_r_of_the_page_runs_and_finds_what_python_finds(tmp_path: Path) -> N
         pytest.skip(f"reticulate cannot use this Python: {probe.stderr.strip()}")
     blocks = re.findall(r"^```r\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     done = run_r("\n".join(blocks) + SAVE, tmp_path)
+    if "Required version of NumPy not available" in done.stderr:
+        pytest.skip("this reticulate cannot use NumPy 2")
     assert done.returncode == 0, done.stderr
     with mudata_as_it_is():
         mdata = read_h5mu(tmp_path / "mosaic.h5mu")

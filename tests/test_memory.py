@@ -76,7 +76,7 @@ WORK: dict[str, tuple[str, Callable[[MosaicVI], object], str]] = {
         r"training .*; ",
     ),
     "latent": (
-        "mosaicvi.model.answers.latent",
+        "mosaicvi.model.routing.latent",
         lambda m: m.get_latent_representation(batch_size=64),
         r"the latent.*batch_size=16\.$",
     ),

@@ -567,10 +567,6 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: set_up(changed(wide(), "rna", _put(np.nan))),
         r"a sparse matrix holds NaN",
     ),
-    "fractional values": (
-        lambda: set_up(changed(wide(), "rna", _half)),
-        r"rna: values are fractional.*look normalised.*layers={'rna': \.\.\.} \(it has 'counts'\)",
-    ),
     "fractional values under NB with library": (
         lambda: MosaicVI(set_up(changed(wide(), "rna", _half), likelihoods={"rna": "NB"})),
         r"rna: values are fractional, so they look normalised already.*NB with a library needs raw counts",

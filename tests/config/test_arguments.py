@@ -88,6 +88,7 @@ def test_training_arguments(data: MuData, name: str) -> None:
         "weight_decay": {"2.5"},
         "max_grad_norm": {"2.5"},
         "checkpoint_every": {"2.5"},
+        "buffer_memory": {"2.5"},
     }.get(name, set())
     for value in WRONG:
         if repr(value) not in fine:

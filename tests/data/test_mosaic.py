@@ -535,8 +535,8 @@ def test_a_mudata_of_shared_features_or_nested_is_refused() -> None:
 def test_negative_values_where_counts_are_usual_are_gaussian_with_a_word() -> None:
     a = one(np.random.default_rng(0).normal(size=COUNTS.shape).astype(np.float32))
     a.layers["counts"] = COUNTS
-    with pytest.warns(MosaicWarning, match=r"modelled as Gaussian.*layers=\{'rna': 'counts'\}"):
-        assert register(a, Setup()).modality("rna").likelihood == "Gaussian"
+    with pytest.warns(MosaicWarning, match=r"counts in layer 'counts' are taken.*layers=\{'rna': 'counts'\}"):
+        assert register(a, Setup()).modality("rna").likelihood == "NB"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert register(a, Setup(likelihoods={"rna": "Gaussian"})).modality("rna").likelihood == "Gaussian"

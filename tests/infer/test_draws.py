@@ -64,7 +64,7 @@ def test_draws_of_the_latent_are_those_of_the_posterior(made: tuple[MosaicVI, Mu
 
 def test_the_mean_of_draws_is_the_decoders(made: tuple[MosaicVI, MuData], monkeypatch: Any) -> None:
     model = made[0]
-    monkeypatch.setattr(MosaicVI, "readout", lambda self: None)
+    monkeypatch.setattr(MosaicVI, "readout", lambda *_: None)
     for modality, library in (("rna", 50.0), ("atac", None)):
         drawn = model.posterior_predictive_sample(modality=modality, n_samples=300, library=library)
         wanted = model.get_imputed_values(modality=modality, n_samples=300, library=library)

@@ -86,4 +86,4 @@ def test_several_ways_to_group_cells_are_aligned_each_alone(unbiased: bool) -> N
     mean = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
     group = torch.stack([torch.arange(12) % 4, torch.arange(12) // 5, torch.zeros(12, dtype=torch.int64)], 1)
     apart = sum(slow_mmd(mean.double(), column, unbiased=unbiased) for column in group.T)
-    torch.testing.assert_close(net._mmd(mean, group, 0.5).double(), 0.5 * apart, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(net._mmd(mean, group, 0.5, None).double(), 0.5 * apart, rtol=1e-4, atol=1e-6)

@@ -75,7 +75,6 @@ METHODS = {
     "impute": "get_imputed_values(modality=...)",
     "predict": "predict_labels(...), get_latent_representation() or get_imputed_values(modality=...)",
     "fit": "train()",
-    "load_query_data": "MosaicVI.prepare_query(data, model), then get_latent_representation(data)",
     "prepare_query_anndata": "MosaicVI.prepare_query(data, model)",
     "prepare_query_mudata": "MosaicVI.prepare_query(data, model)",
     "view_anndata_setup": "print(model.mosaic)",

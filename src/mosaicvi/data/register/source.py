@@ -107,13 +107,21 @@ def left_on_disk(named: Mapping[str, Path], in_memory: InMemory, **options: Any)
         )
     if cannot:
         return None
+    try:
+        source = _left(named, **options)
+    except InputError:
+        if in_memory is False:
+            raise
+        return None  # reading into memory can more, or says what is wrong
+    return None if in_memory == "auto" and fits(source.stored.values()) else source
+
+
+def _left(named: Mapping[str, Path], **options: Any) -> Source:
     if len(named) > 1:
         together = combine_stored(named, **options)
-        source = Source(data=together.mdata, stored=together.stored)
-    else:
-        data, stored = open_stored(next(iter(named.values())), options.get("layers", {}))
-        source = Source(data=data, stored=stored)
-    return None if in_memory == "auto" and fits(source.stored.values()) else source
+        return Source(data=together.mdata, stored=together.stored)
+    data, stored = open_stored(next(iter(named.values())), options.get("layers", {}))
+    return Source(data=data, stored=stored)
 
 
 def _of_paths(data: Paths, setup: Setup, in_memory: InMemory) -> Source:

@@ -32,10 +32,11 @@ def can_stay(path: Path) -> bool:
         raise InputError(problem("missing", name=path))
     if path.is_dir():
         return any((path / mark).exists() for mark in ZARR_MARKS)
-    if not h5py.is_hdf5(path):
+    try:
+        with h5py.File(path, "r") as file:
+            return "mod" in file or {"obs", "var"} <= set(file)
+    except OSError:  # another format, or damaged: reading says which
         return False
-    with h5py.File(path, "r") as file:
-        return "mod" in file or {"obs", "var"} <= set(file)
 
 
 def open_stored(path: Path, layers: Mapping[str, str]) -> Opened:
