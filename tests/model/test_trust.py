@@ -40,12 +40,14 @@ def test_accuracy_is_that_of_hidden_values(model: MosaicVI, mdata: MuData) -> No
     guess = model.get_imputed_values(modality="adt", modalities=["rna"], indices=asked, library=100)
     cells = mdata.obs_names[asked]
     adt = mdata["adt"][cells]
-    truth = np.log1p(adt.X.toarray() / adt.X.sum(1).reshape(-1, 1) * np.asarray(mdata["adt"].X.sum(1)).mean())
+    total = np.asarray(adt.X.sum(1)).reshape(-1, 1)
+    truth = np.log1p(adt.X.toarray() / total * np.asarray(mdata["adt"].X.sum(1)).mean())
     right = [
         np.corrcoef(np.log1p(guess[name]), truth[:, adt.var_names.get_loc(name)])[0, 1]
         for name in of_rna.index
     ]
-    assert np.corrcoef(right, of_rna["score"])[0, 1] > 0.7
+    # which shows all genes, and so a little more than the view of cells with another panel
+    np.testing.assert_allclose(np.median(right), of_rna["score"].median(), atol=0.15)
 
 
 def test_features_that_panels_lack_come_first(model: MosaicVI) -> None:
