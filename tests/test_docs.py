@@ -134,7 +134,8 @@ def test_every_public_name_is_in_the_api_reference() -> None:
 def test_every_picture_is_there_and_small() -> None:
     for page in DOCS.rglob("*.md"):
         for name in re.findall(r"!\[[^\]]*\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / name).stat().st_size < 200_000, f"{page.name}: {name}"
+            if "_executed" not in Path(name).parts:  # of a notebook that runs when the site is built
+                assert (page.parent / name).stat().st_size < 200_000, f"{page.name}: {name}"
 
 
 def test_the_citation_is_of_this_version_and_names_the_papers_of_the_page() -> None:

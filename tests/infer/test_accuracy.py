@@ -20,7 +20,8 @@ def test_a_mosaic_of_what_is_shown_has_the_values_shown_and_nothing_else() -> No
     assert less.cells.equals(mosaic.cells[cells])
     assert (less.modality("adt").row_of_cell == -1).all()
     found = less.modality("rna")
-    np.testing.assert_array_equal(found.panels, (mask & rna.panels[0])[None])
+    of_cells = found.panels[found.panel_of_row]
+    np.testing.assert_array_equal(of_cells, np.broadcast_to(mask & rna.panels[0], of_cells.shape))
     x = rna.x[rna.row_of_cell[cells]].toarray() * (mask & rna.panels[0])
     np.testing.assert_array_equal(found.x.toarray(), x)
     np.testing.assert_allclose(found.library, x.sum(1))
