@@ -69,7 +69,7 @@ class Reference:
             self.modalities.to_string(),
             f"Corrected for: {', '.join(corrected) or 'nothing'}",
             "" if self.cells.empty else self.cells.to_string(),
-            "Training: " + ", ".join(f"{k} {v}" for k, v in self.training.items() if v is not None),
+            "Training: " + ", ".join(f"{k} {v:.6g}" for k, v in self.training.items() if v is not None),
             "" if not self.lineage else "Grew from: " + "; ".join(map(_named, self.lineage)),
             "Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
         ]
