@@ -388,6 +388,8 @@ def _without_another(state: FitState, group: Group | None, checkpoint_dir: Path 
     said = f"Another of the {n} processes ended, so that training stopped after {at}."
     if checkpoint_dir is None:
         return f"{said} Nothing was saved; name a folder for checkpoints, checkpoint_dir=...."
+    if not CheckpointStore(checkpoint_dir).steps():
+        return f"{said} {checkpoint_dir} holds no checkpoint yet; start again."
     return (
         f"{said} {checkpoint_dir} holds what was trained; go on with resume=True, by any number of processes."
     )
