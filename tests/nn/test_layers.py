@@ -94,13 +94,20 @@ def test_the_compiled_stack_is_the_definition(
             p.add_(torch.randn(p.shape, generator=g), alpha=0.3)
     x, weight = torch.randn(2 * n, 7, generator=g), torch.randn(2 * n, widths[-1], generator=g)
     found = []
-    for way, to in ((compiled.hidden, torch.float32), (HiddenStack.forward, torch.float64)):
+    ways = (
+        (compiled.hidden, torch.float32),
+        (HiddenStack.forward, torch.float32),
+        (HiddenStack.forward, torch.float64),
+    )
+    for way, to in ways:
         given_x = x.to(to, copy=True).requires_grad_()
         out = way(stack.to(to), given_x, 2)
         wanted = [given_x, *stack.parameters()]
         found.append([out, *torch.autograd.grad((out * weight).sum(), wanted)])
-    for ours, torchs in zip(*found, strict=True):
-        torch.testing.assert_close(ours.double(), torchs, rtol=1e-3, atol=1e-4)
+    for ours, rounded, exact in zip(*found, strict=True):
+        # norms of nearly equal values magnify rounding, in the definition as well
+        rounding = float((rounded.double() - exact).detach().abs().max())
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=1e-4 + 10 * rounding)
 
 
 def test_first_weights_are_glorots_and_the_generator_decides() -> None:
