@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,11 +102,16 @@ def command(
     note(f"Wrote {shown(output)}", quiet=quiet)
 
 
+def label_columns(labels: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """Names and values of the columns of obs that say which labels were predicted."""
+    for column in labels.drop(columns="given"):
+        values = labels[column]
+        yield f"{PREFIX}{column}", values.astype("category") if values.dtype == object else values
+
+
 def _write(loaded: Loaded, labels: pd.DataFrame, output: Path, *, model: Path, overwrite: bool) -> None:
     out = as_anndata(loaded.original) if output.suffix.lower() == H5AD else loaded.as_mudata()
-    for column in labels.drop(columns="given"):
-        values = labels[column].reindex(out.obs_names)
-        is_text = values.dtype == object
-        out.obs[f"{PREFIX}{column}"] = values.astype("category") if is_text else values
+    for column, values in label_columns(labels.reindex(out.obs_names)):
+        out.obs[column] = values
     add_note(out, {"model": str(model), "labels": {k: v for k, v in labels.attrs.items() if k != "labels"}})
     write(out, output, overwrite=overwrite)

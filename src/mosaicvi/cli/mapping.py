@@ -11,6 +11,7 @@ import typer
 
 from mosaicvi._version import __version__
 from mosaicvi.cli.data import H5MU, Loaded, check_data_output, load_for, prepared
+from mosaicvi.cli.label import label_columns
 from mosaicvi.cli.options import (
     BatchSize,
     Data,
@@ -173,11 +174,8 @@ def _page(
         far = trained.distance_to_reference(z)
         obs["reference_distance"], obs["reference_rank"] = far["distance"].to_numpy(), far["rank"].to_numpy()
     if label_key is not None:
-        labels = trained.predict_labels(label_key, mdata=query).drop(columns="given")
-        for column in labels:
-            values = labels[column]
-            is_text = values.dtype == object
-            obs[f"predicted_{column}"] = (values.astype("category") if is_text else values).to_numpy()
+        for column, values in label_columns(trained.predict_labels(label_key, mdata=query)):
+            obs[column] = values.to_numpy()
     about = query.uns.get("mosaicvi", {})
     return Mapped(
         model=repr(trained).splitlines()[0],

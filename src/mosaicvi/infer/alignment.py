@@ -25,10 +25,10 @@ from sklearn.cluster import KMeans
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.errors import ModelFileError
 from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.store.parts import fitting_the_network, need
 
 Floats = NDArray[np.floating[Any]]
 N_STEPS = 2
@@ -148,13 +148,10 @@ def read_alignment(saved: Mapping[str, Any], config: NetworkConfig, folder: Path
         It is damaged or of another network.
     """
     sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
-    try:
+    with fitting_the_network(folder, "its alignment does not fit"):
         groups, steps, k = [], [], config.dim_latent
         for one in saved["groups"]:
-            masks = {str(name): np.asarray(mask) for name, mask in one["shown"].items()}
-            if not all(v.dtype == bool and v.shape == (sizes[name],) for name, v in masks.items()):
-                raise ValueError("features differ")
-            groups.append((int(one["batch"]), Shown.make(masks)))
+            groups.append((int(one["batch"]), Shown.from_dict(one["shown"], sizes)))
         for one in saved["steps"]:
             step = Step(
                 width=float(one["width"]),
@@ -162,26 +159,25 @@ def read_alignment(saved: Mapping[str, Any], config: NetworkConfig, folder: Path
             )
             n, c = len(groups), len(step.centres)
             shapes = step.centres.shape, step.mean.shape, step.shift.shape, step.stretch.shape
-            if shapes != ((c, k), (n, c, k), (n, c, k), (n, k, k)) or not (c and step.width > 0):
-                raise ValueError("sizes differ")
+            need(shapes == ((c, k), (n, c, k), (n, c, k), (n, k, k)) and c > 0 and step.width > 0)
             steps.append(step)
         return Alignment(groups=tuple(groups), steps=tuple(steps))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"{folder}: its alignment does not fit the network ({reason}).") from None
 
 
 def membership(z: Floats, centres: Floats, width: float) -> Floats:
     """Share of each cell in each cluster, (n, C)."""
-    distance = (z**2).sum(1)[:, None] - 2 * z @ centres.T + (centres**2).sum(1)
+    distance = _squared_distances(z, centres)
     weight = np.exp(-2 * (distance - distance.min(1, keepdims=True)) / width)
     return np.asarray(weight / weight.sum(1, keepdims=True))
 
 
-def fit_alignment(
-    net: MosaicVAE, loader: MinibatchLoader, mosaic: Mosaic, *, seed: int = 0
-) -> Alignment | None:
-    """Learn how the groups of a mosaic are aligned; None where there are fewer than two of a useful size.
+def _squared_distances(z: Floats, centres: Floats) -> Floats:
+    """(n, C)."""
+    return np.asarray((z**2).sum(1)[:, None] - 2 * z @ centres.T + (centres**2).sum(1))
+
+
+def fit_alignment(net: MosaicVAE, loader: MinibatchLoader, mosaic: Mosaic, *, seed: int = 0) -> Alignment:
+    """Learn how the groups of a mosaic are aligned; those of fewer than fifty cells stay as they are.
 
     Parameters
     ----------
@@ -223,7 +219,7 @@ def _step(parts: Sequence[Floats], n_clusters: int, rng: np.random.Generator, se
     even = max(map(len, parts))
     pool = np.concatenate([part[rng.integers(0, len(part), even)] for part in parts])
     centres = KMeans(n_clusters, n_init=1, random_state=seed).fit(pool).cluster_centers_.astype(np.float64)
-    nearest = ((pool**2).sum(1)[:, None] - 2 * pool @ centres.T + (centres**2).sum(1)).min(1)
+    nearest = _squared_distances(pool, centres).min(1)
     width = float(max(np.median(nearest), 1e-12))
     members = [membership(part, centres, width) for part in parts]
     weight = np.stack([member.sum(0) for member in members])  # (G, C)

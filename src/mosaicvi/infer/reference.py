@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.errors import ModelFileError
+from mosaicvi.store.parts import fitting_the_network
 
 KEPT = 2000  # cells whose latent is kept
 NEIGHBOURS = 15
@@ -141,11 +141,8 @@ def read_reference(saved: Mapping[str, Any], config: NetworkConfig, folder: Path
     ModelFileError
         It is damaged or of another network.
     """
-    try:
+    with fitting_the_network(folder, "its kept cells do not fit"):
         return ReferenceCells.from_dict(saved, config)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"{folder}: its kept cells do not fit the network ({reason}).") from None
 
 
 def _from_neighbours(kept: NDArray[np.float32], z: NDArray[np.float32], *, skip: int) -> NDArray[np.float32]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from mosaicvi.config import NetworkConfig
-from mosaicvi.errors import ModelFileError
 from mosaicvi.infer.intervals.spread import LEVELS, Spread, Spreads, Table
 from mosaicvi.infer.readout.views import Shown
+from mosaicvi.store.parts import fitting_the_network, need
 
 
 def read_spreads(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> Spreads:
@@ -32,22 +32,12 @@ def read_spreads(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) 
         They are damaged or of another network.
     """
     sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
-    try:
+    with fitting_the_network(folder, "its spreads do not fit"):
         parts = {}
         for one in saved["parts"]:
-            features = {str(k): np.asarray(v) for k, v in one["shown"].items()}
-            _need(all(v.dtype == bool and v.shape == (sizes[k],) for k, v in features.items()))
             name = str(one["modality"])
-            parts[Shown.make(features), name] = _spread(one, sizes[name])
+            parts[Shown.from_dict(one["shown"], sizes), name] = _spread(one, sizes[name])
         return Spreads(parts=parts)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"{folder}: its spreads do not fit the network ({reason}).") from None
-
-
-def _need(holds: bool) -> None:
-    if not holds:
-        raise ValueError("sizes or names differ")
 
 
 def _spread(one: Mapping[str, Any], d: int) -> Spread:
@@ -55,14 +45,14 @@ def _spread(one: Mapping[str, Any], d: int) -> Spread:
     if one["table"] is not None:
         edges = np.asarray(one["table"]["edges"], np.float64)
         values = np.asarray(one["table"]["values"], np.float32)
-        _need(edges.ndim == 2 and values.shape == (d, edges.shape[1] + 1, len(LEVELS)) and len(edges) == d)
+        need(edges.ndim == 2 and values.shape == (d, edges.shape[1] + 1, len(LEVELS)) and len(edges) == d)
         relative = np.asarray(one["table"]["relative"], bool)
-        _need(relative.shape == (d,))
+        need(relative.shape == (d,))
         table = Table(edges=edges, values=values, relative=relative)
     shift, of_table, of_likelihood = (
         np.asarray(one[key], np.float64) for key in ("shift", "of_table", "of_likelihood")
     )
-    _need(of_table.ndim == 2 and of_table.shape[1:] == of_likelihood.shape == LEVELS.shape)
-    _need(table is None or shift.shape == (len(of_table), d))
-    _need(all(bool((np.diff(part, axis=-1) >= 0).all()) for part in (of_table, of_likelihood)))
+    need(of_table.ndim == 2 and of_table.shape[1:] == of_likelihood.shape == LEVELS.shape)
+    need(table is None or shift.shape == (len(of_table), d))
+    need(all(bool((np.diff(part, axis=-1) >= 0).all()) for part in (of_table, of_likelihood)))
     return Spread(table=table, shift=shift, of_table=of_table, of_likelihood=of_likelihood)

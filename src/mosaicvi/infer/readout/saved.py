@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from mosaicvi.config import NetworkConfig
-from mosaicvi.errors import ModelFileError
 from mosaicvi.infer.readout.levels import Levels
 from mosaicvi.infer.readout.predictors import Projection
 from mosaicvi.infer.readout.readout import Floats, Group, Part, ReadOut
 from mosaicvi.infer.readout.regression import Linear, Nearest
 from mosaicvi.infer.readout.views import Shown
+from mosaicvi.store.parts import fitting_the_network, need
 
 
 def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> ReadOut:
@@ -35,59 +35,49 @@ def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) 
         It is damaged or of another network.
     """
     sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
-    try:
+    with fitting_the_network(folder, "its read-out does not fit"):
         scales: dict[str, Any] = {str(k): str(v) for k, v in saved["scales"].items()}
-        _need(set(scales) <= set(sizes) and set(scales.values()) <= {"clr", "log1p_cp10k"})
+        need(set(scales) <= set(sizes) and set(scales.values()) <= {"clr", "log1p_cp10k"})
         parts = {}
         for one in saved["parts"]:
-            features = {str(k): np.asarray(v) for k, v in one["shown"].items()}
-            _need(all(v.dtype == bool and v.shape == (sizes[k],) for k, v in features.items()))
             name = str(one["modality"])
             part = _part(one)
-            _need(part.kind == scales[name])
+            need(part.kind == scales[name])
             _check(part, sizes, sizes[name], config.dim_latent)
-            parts[Shown.make(features), name] = part
+            parts[Shown.from_dict(one["shown"], sizes), name] = part
         levels = {str(k): _levels(v) for k, v in saved.get("levels", {}).items()}  # older ones know none
         n = len(next(iter(levels.values())).known) if levels else 0
         for name, found in levels.items():
-            _need(name in scales and found.known.shape == found.offset.shape == (n, sizes[name]))
-            _need(found.trust.shape == (sizes[name],))
+            need(name in scales and found.known.shape == found.offset.shape == (n, sizes[name]))
+            need(found.trust.shape == (sizes[name],))
         return ReadOut(parts=parts, scales=scales, levels=levels)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"{folder}: its read-out does not fit the network ({reason}).") from None
-
-
-def _need(holds: bool) -> None:
-    if not holds:
-        raise ValueError("sizes or names differ")
 
 
 def _check(part: Part, sizes: Mapping[str, int], d: int, k: int) -> None:
     """Raise `ValueError` for arrays that do not go together."""
     p = int(part.own.sum())
-    _need(part.own.shape == (d,) and part.shown_line.weight.shape == part.shown_line.intercept.shape == (d,))
+    need(part.own.shape == (d,) and part.shown_line.weight.shape == part.shown_line.intercept.shape == (d,))
     for name, projection in part.projections.items():
         of = projection.features
-        _need(of.ndim == 1 and projection.centre.shape == of.shape and projection.axes.ndim == 2)
-        _need(len(projection.axes) == len(of) and bool(((of >= 0) & (of < sizes[name])).all()))
+        need(of.ndim == 1 and projection.centre.shape == of.shape and projection.axes.ndim == 2)
+        need(len(projection.axes) == len(of) and bool(((of >= 0) & (of < sizes[name])).all()))
         p += projection.axes.shape[1]
     centres = part.batch_centres
-    _need(centres.ndim == 2 and (not len(centres) or centres.shape[1] == p))
+    need(centres.ndim == 2 and (not len(centres) or centres.shape[1] == p))
     for group in part.groups:
         of, g = group.features, len(group.features)
-        _need(of.ndim == 1 and bool(((of >= 0) & (of < d)).all()))
-        _need(group.centre.shape == (d,) and group.axes.ndim == 2 and len(group.axes) == d)
+        need(of.ndim == 1 and bool(((of >= 0) & (of < d)).all()))
+        need(group.centre.shape == (d,) and group.axes.ndim == 2 and len(group.axes) == d)
         lines = group.decoder, group.ridge_latent, group.ridge_measured
         for line, shape in zip(lines, ((g,), (k + group.axes.shape[1], g), (p, g)), strict=True):
-            _need(line.weight.shape == shape and line.intercept.shape == (g,))
+            need(line.weight.shape == shape and line.intercept.shape == (g,))
         n_ways = 3
         for near, width in ((group.near_latent, k), (group.near_measured, p)):
             if near is not None:
-                _need(near.place.ndim == 2 and near.place.shape[1] == width and len(near.place) > 0)
-                _need(near.value.shape == (len(near.place), g))
+                need(near.place.ndim == 2 and near.place.shape[1] == width and len(near.place) > 0)
+                need(near.value.shape == (len(near.place), g))
                 n_ways += 1
-        _need(n_ways in (3, 5) and group.weights.shape == (n_ways,) and group.mean.shape == (g,))
+        need(n_ways in (3, 5) and group.weights.shape == (n_ways,) and group.mean.shape == (g,))
 
 
 def _levels(d: Mapping[str, Any]) -> Levels:

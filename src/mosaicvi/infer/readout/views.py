@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.store.parts import need
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,13 @@ class Shown:
     def make(cls, features: dict[str, NDArray[np.bool_]]) -> Shown:
         """From a mask of each modality."""
         return cls(of=tuple((name, mask.tobytes()) for name, mask in features.items() if mask.any()))
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any], sizes: Mapping[str, int]) -> Shown:
+        """From saved masks; `ValueError` if they are not of modalities of these sizes."""
+        masks = {str(name): np.asarray(mask) for name, mask in saved.items()}
+        need(all(v.dtype == bool and v.shape == (sizes[name],) for name, v in masks.items()))
+        return cls.make(masks)
 
     @property
     def features(self) -> dict[str, NDArray[np.bool_]]:
