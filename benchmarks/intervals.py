@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import common, mosaics
+from benchmarks import common, models, mosaics
 from benchmarks.common import Table, say
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -39,9 +39,7 @@ def main() -> None:
     parser = common.parser(__doc__, "intervals")
     parser.add_argument("--data", type=Path, default=common.DATA, metavar="DIR", help="folder of mosaics")
     parser.add_argument("--task", action="append", metavar="NAME", help="of the folder [all]")
-    parser.add_argument(
-        "--models", type=Path, metavar="DIR", help="saved models, a folder a task, to ask [train]"
-    )
+    models.add_models(parser)
     options = parser.parse_args()
     common.begin(options)
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in measured(options)]
@@ -69,7 +67,7 @@ def measured(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
             yield from scored(model, "simulated", name, cells, truth, np.ones(truth.shape, bool), names)
         return
     for task in (mosaics.read_task(options.data, name) for name in mosaics.find(options.data, options.task)):
-        model = _model(task, options)
+        model, _ = models.at_defaults(task.name, task.mosaic, 0, options.models)
         for name, truth in task.truth.items():
             hidden = mosaics.hidden(task, name)
             if not len(hidden.rows):
@@ -77,21 +75,6 @@ def measured(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
             x: Any = truth.X[hidden.rows]
             values = np.asarray(x.toarray() if hasattr(x, "toarray") else x, np.float64)
             yield from scored(model, task.name, name, hidden.cells, values, hidden.entries, truth.var_names)
-
-
-def _model(task: mosaics.Task, options: argparse.Namespace) -> Any:
-    from mosaicvi import MosaicVI
-    from mosaicvi.store.saved import read_model
-
-    if options.models is None:
-        say(f"{task.name}: training")
-        model = MosaicVI(task.mosaic)
-        return model.train(accelerator="cpu", progress=False)
-    saved = read_model(options.models / task.name)
-    model = MosaicVI(task.mosaic, **saved.config.to_dict())
-    model.net.load_state_dict(saved.net.state_dict())
-    model._saved_rows, model._splits = saved.rows, list(saved.splits)
-    return model
 
 
 def scored(

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import common, mosaics
-from benchmarks.common import Table, say
+from benchmarks import common, models, mosaics
+from benchmarks.common import Table
 
 COLUMNS = ("task", "hidden", "cells", "right", "right_of_15", "error", "error_of_15", "AUC", "found", "false")
 FEWEST_ASKED, FEWEST_OF_A_TYPE = 20, 10
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=common.DATA, metavar="DIR", help="folder of mosaics")
     parser.add_argument("--task", action="append", metavar="NAME", help="of the folder [all with labels]")
     parser.add_argument("--epochs", type=int, help="of each training [the library's own; 2 with --quick]")
+    models.add_models(parser)
     options = parser.parse_args()
     common.begin(options)
     note = (
@@ -64,9 +65,10 @@ def measure(name: str, case: Any, options: argparse.Namespace) -> list[tuple[Any
     from mosaicvi import MosaicVI
 
     mosaic, label, group = case
-    say(f"{name}: training")
-    model = MosaicVI(mosaic)
-    model.train(options.epochs or (2 if options.quick else None), accelerator="cpu", progress=False)
+    if epochs := options.epochs or (2 if options.quick else None):
+        model = MosaicVI(mosaic).train(epochs, accelerator="cpu", progress=False)
+    else:
+        model, _ = models.at_defaults(name, mosaic, 0, options.models)
     known = ~np.isin(label, mosaics.UNKNOWN)
     rows, votes, aucs = [], [], []
     for hidden, asked in hidings(group, known):

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import common, peers, quality_tables, records, variants
+from benchmarks import common, models, peers, quality_tables, records, variants
 from benchmarks.common import say
 from benchmarks.records import Record
 
@@ -71,6 +71,7 @@ def _options() -> argparse.Namespace:
         metavar="FILE",
         help="run nothing; make the tables of the …-runs.csv of earlier runs; may be repeated",
     )
+    models.add_models(parser)
     peers.add_peers(parser, epochs=PEER_EPOCHS)
     options = parser.parse_args()
     if options.variants is None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks import scib, variants
 from benchmarks.common import say
+from benchmarks.models import at_defaults
 from benchmarks.mosaics import Task
 from benchmarks.peers import Peer, PeerRuns, can_do
 from benchmarks.quality_tables import TO
@@ -93,7 +94,11 @@ class Trial:
 
     def ours(self, variant: str, parameters: variants.Parameters, seed: int) -> Iterator[Record]:
         """One training of ours, and with --time-to-quality shorter ones until all rivals are reached."""
-        model, seconds = trained(self.task.mosaic, parameters, seed, self.options)
+        options = self.options
+        if parameters or options.epochs or options.batch_size:
+            model, seconds = trained(self.task.mosaic, parameters, seed, options)
+        else:
+            model, seconds = at_defaults(self.task.name, self.task.mosaic, seed, options.models)
         latent, imputed = self._scores(model)
         method = variants.MEANING.get(variant, variant)
         yield from self._records("latent", "", "ours", method, seed, latent | {"seconds": seconds})
