@@ -148,6 +148,7 @@ def _left_on_disk(named: Mapping[str, Path], reading: Reading) -> Loaded | None:
         "--as": reading.modality,
         "--from-obsm": reading.from_obsm,
         "--pair": reading.pair,
+        "--duplicates": reading.duplicates == "number",
         "--min-counts": reading.min_counts,
         "--round": reading.rounded,
         "--zeros-missing": reading.zeros_missing,
@@ -199,7 +200,7 @@ def combine_for_store(
 
     named = name_datasets(paths)
     options = _options_of_combine(named, reading, quiet=quiet) | more
-    needs_memory = any(
+    needs_memory = reading.duplicates == "number" or any(
         (reading.pair, reading.from_obsm, reading.min_counts, reading.rounded, reading.zeros_missing)
     )
     if not needs_memory and all(can_stay(path) for path in named.values()):

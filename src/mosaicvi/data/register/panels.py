@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from mosaicvi.data.register.covariates import labels, likely_batch, obs_column
 from mosaicvi.errors import InputError, quoted
 
+_NOTE_KEY = "note the column of obs that does, data.uns['mosaicvi'] = {'panel_key': ...}"
+
 
 def panel_column(data: MuData | AnnData, said: str | None, batch_key: str | None) -> str | None:
     """Name of the obs column of panels: the user's choice, else what `combine` noted, else the batch."""
@@ -25,7 +27,13 @@ def panel_column(data: MuData | AnnData, said: str | None, batch_key: str | None
 
 
 def read_panels(
-    name: str, a: AnnData, data: MuData | AnnData, order: NDArray[np.int64], key: str | None
+    name: str,
+    a: AnnData,
+    data: MuData | AnnData,
+    order: NDArray[np.int64],
+    key: str | None,
+    *,
+    of_model: bool = False,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """What each panel in use measures (P, D_m), and the panel of each row (n_m,).
 
@@ -41,6 +49,8 @@ def read_panels(
         Its columns in block order.
     key
         Column of obs that names each cell's panel.
+    of_model
+        Whether they are data for a model, which are not registered with a column of panels.
 
     Raises
     ------
@@ -55,6 +65,11 @@ def read_panels(
     column = None if key is None else obs_column(data, key)
     if key is None or column is None:
         missing = "" if key is None else f" (there is no {key!r})"
+        if of_model:
+            raise InputError(
+                f"{name}: varm['measured'] has {len(columns)} panels, and nothing says which cell has which"
+                f"{missing}; {_NOTE_KEY}."
+            )
         batch = likely_batch(data) if key is None else None
         perhaps = "" if batch is None else f", or perhaps batch_key={batch!r}"
         raise InputError(
@@ -64,9 +79,10 @@ def read_panels(
     label = labels(column.reindex(a.obs_names))
     panel = np.asarray(pd.Index(columns, dtype=object).get_indexer(pd.Index(label, dtype=object)), np.int64)
     if (panel < 0).any():
+        other = _NOTE_KEY if of_model else "name another column, panel_key=..."
         raise InputError(
             f"{name}: obs[{key!r}] has {quoted(dict.fromkeys(label[panel < 0]))}, which are no columns of "
-            f"varm['measured'] ({quoted(columns)}); add them, or name another column, panel_key=...."
+            f"varm['measured'] ({quoted(columns)}); add them, or {other}."
         )
     used, panel = np.unique(panel, return_inverse=True)
     distinct, same = np.unique(table[order][:, used].T, axis=0, return_inverse=True)
