@@ -1,9 +1,9 @@
 """Odd files, valid and mutated: each is read as its own library reads it, or refused in one line.
 
 ``python -m benchmarks.files --valid 300 --mutated 1000`` reads every file with mosaicvi, and with anndata,
-mudata, pandas, or scanpy for what Cell Ranger writes; compares all that both hold, describes and registers it,
-and where values may stay on disk compares them once more. A process of its own does so, and is started again
-behind a file that kills it.
+mudata, pandas, or scanpy for what Cell Ranger writes. It compares all that both hold, describes and registers
+it, and where values may stay on disk compares them once more. A process of its own does so, and is started
+again behind a file that kills it.
 """
 
 from __future__ import annotations

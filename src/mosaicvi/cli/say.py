@@ -104,8 +104,8 @@ def for_terminal(message: str) -> str:
     """One line, with the options of the command line in place of Python's arguments."""
     line = " ".join(message.split())
     if next(iter(OPTIONS.get()), "") in WITH_MODEL:
-        for pattern, option in _OF_TRAINING:
-            line = pattern.sub(option, line)
+        for pattern, rest in _OF_TRAINING:
+            line = pattern.sub(rest, line)
     for pattern, option in _IN_TERMINAL:
         line = pattern.sub(option, line)
     return _OPTION.sub(_with_its_command, line)

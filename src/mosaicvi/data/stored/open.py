@@ -83,8 +83,8 @@ def _opened(path: Path) -> Any:
         raise InputError(problem("extra", name=path, format="zarr", package="zarr", extra="zarr")) from error
     check_contained_folder(path)
     group = zarr.open(str(path), mode="r")
-    keys = set(group.keys()) if hasattr(group, "keys") else set()
-    if not ({"obs", "var"} <= keys or "mod" in keys):
+    keys = set(group.keys()) if isinstance(group, zarr.Group) else set()
+    if not isinstance(group, zarr.Group) or not ({"obs", "var"} <= keys or "mod" in keys):
         raise InputError(problem("foreign", name=path, what=f"zarr with {listed(sorted(keys))}"))
     check_contained_store(path, group)
     return group
