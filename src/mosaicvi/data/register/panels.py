@@ -11,6 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
+from mosaicvi.data.mosaic import ModalityData
 from mosaicvi.data.register.covariates import labels, likely_batch, obs_column
 from mosaicvi.errors import InputError, quoted
 
@@ -87,6 +88,16 @@ def read_panels(
     used, panel = np.unique(panel, return_inverse=True)
     distinct, same = np.unique(table[order][:, used].T, axis=0, return_inverse=True)
     return distinct, same.ravel()[panel].astype(np.int64)
+
+
+def measured_by_batch(m: ModalityData, batch: NDArray[np.int64], n_batches: int) -> NDArray[np.bool_]:
+    """What the panels of each batch's cells measure, (B, D_m), by the batch of each cell (n,)."""
+    out = np.zeros((n_batches, m.n_features), bool)
+    there = np.flatnonzero(m.row_of_cell >= 0)
+    pairs = np.column_stack([batch[there], m.panel_of_row[m.row_of_cell[there]]])
+    for of_batch, panel in np.unique(pairs, axis=0):
+        out[of_batch] |= m.panels[panel]
+    return out
 
 
 def measured_table(name: str, a: AnnData) -> tuple[list[str], NDArray[np.bool_]]:
