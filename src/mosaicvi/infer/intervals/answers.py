@@ -19,6 +19,7 @@ from mosaicvi.infer.impute import ImputationRequest, Scale, imputed
 from mosaicvi.infer.intervals.spread import LEVELS, Spread, Spreads, corrected
 from mosaicvi.infer.latent import encoded
 from mosaicvi.infer.readout import ReadOut
+from mosaicvi.infer.readout.table import TableReadOut, Values
 from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -111,7 +112,40 @@ def intervals(
                 lower[here], upper[here] = spread.ends(value[here], b, wanted.level)
             yield part.rows, lower, upper
         return
-    yield from _of_likelihood(net, loader, mosaic, cells, wanted, code, known, modalities, batch_size)
+    stream = _of_likelihood(net, loader, mosaic, cells, wanted, code, known, modalities, batch_size)
+    table = None if readout is None else readout.tables.get(name)
+    if readout is None or table is None or (modalities is not None and name not in modalities):
+        yield from stream
+        return
+    request = ImputationRequest(
+        m=wanted.m, scale=wanted.scale, features=wanted.features, batches=wanted.batches
+    )
+    values = imputed(
+        net, loader, mosaic, cells, [request], modalities=modalities, readout=readout, batch_size=batch_size
+    )
+    for (rows, *ends), part in zip(stream, values, strict=True):
+        for end, probability in zip(ends, ((1 - wanted.level) / 2, (1 + wanted.level) / 2), strict=True):
+            _about(end, part.values[0], table, mosaic, wanted, cells[rows], probability)
+        yield rows, ends[0], ends[1]
+
+
+def _about(
+    end: NDArray[np.float32],
+    value: NDArray[np.float32],
+    table: TableReadOut,
+    mosaic: Mosaic,
+    wanted: IntervalRequest,
+    cells: NDArray[np.int64],
+    probability: float,
+) -> None:
+    """Put the ends of intervals about what is read out of a table into those of the likelihood, (b, d)."""
+    data, at = mosaic.modalities[wanted.m], _places(mosaic, wanted)
+    row = data.row_of_cell[cells]
+    has = np.flatnonzero(row >= 0)
+    of = Values.of(data, row[has], mosaic.batch[cells[has]])
+    unit = 1.0 if data.standard is None else data.standard.spread
+    off = (table.error(of) * table.quantile(of, probability) * unit)[:, at]
+    end[has] = np.where(np.isnan(off), end[has], value[has] + off)
 
 
 def _places(mosaic: Mosaic, wanted: IntervalRequest) -> NDArray[np.int64]:
