@@ -19,9 +19,10 @@ from sklearn.linear_model import RidgeCV
 from mosaicvi import ModelFileError, MosaicVI, MosaicWarning
 from mosaicvi.data.mosaic import Standard
 from mosaicvi.infer.readout import read_readout
+from mosaicvi.infer.readout.regression import PENALTIES
 from mosaicvi.infer.readout.table import QUANTILES, TableReadOut, Values
 from mosaicvi.infer.readout.table_levels import Levels
-from mosaicvi.infer.readout.table_parts import PENALTIES, fit_parts, left_out, ridge
+from mosaicvi.infer.readout.table_parts import fit_parts, left_out, ridge
 from mosaicvi.metrics import correlation_per_feature
 
 N, D, BATCHES = 330, 36, 3
@@ -106,9 +107,9 @@ def test_answers_are_the_cells_own(made: tuple[MosaicVI, AnnData, np.ndarray]) -
 
 def test_as_a_batch_values_have_its_level(made: tuple[MosaicVI, AnnData, np.ndarray]) -> None:
     model, adata, _ = made
-    missing = np.isnan(adata.X).all(1, keepdims=True) | np.isnan(adata.X)
+    missing = np.isnan(adata.X)
     low, high = (model.get_imputed_values(modality="ms", transform_batch=b).to_numpy() for b in ("C", "B"))
-    assert_allclose((high - low)[missing & ~never(adata)].mean(), 3.0, atol=0.3)
+    assert_allclose((high - low)[missing & ~never(adata)].mean(), 3.0, atol=0.5)
 
 
 def test_a_batch_that_is_not_known_has_the_mean_of_the_others(
@@ -184,7 +185,7 @@ def test_a_saved_table_that_does_not_fit_is_refused(made: tuple[MosaicVI, AnnDat
         {**table, "differences": {**differences, "level": np.full_like(differences["level"], np.nan)}},
         {**table, "parts": [{**part, "features": part["features"] + D}]},
         {**table, "parts": [{**part, "cells": part["cells"][1:]}]},
-        {**table, "parts": [{**part, "axes": part["axes"].T}]},
+        {**table, "parts": [{**part, "axes": part["axes"][1:]}]},
         {**table, "parts": [{**part, "error": -part["error"]}]},
         {key: value for key, value in table.items() if key != "taught"},
     ):
@@ -199,7 +200,7 @@ def test_a_saved_table_that_does_not_fit_is_refused(made: tuple[MosaicVI, AnnDat
 def test_few_cells_and_the_published_preset_have_none() -> None:
     adata, _ = simulated(1)
     assert trained(adata, 1, preset="published").readout() is None
-    readout = trained(adata[:55].copy(), 1).readout()
+    readout = trained(adata[:60].copy(), 1).readout()
     assert readout is not None
     assert not readout.tables
 
@@ -256,7 +257,7 @@ def test_differences_are_winsorised_in_spreads_of_the_batch() -> None:
 
 def table_of(of: Values, standard: Standard, weight: np.ndarray) -> TableReadOut:
     differences = Levels.of(of, standard, BATCHES).differences(of, weight)
-    parts = fit_parts(differences, of)
+    parts = fit_parts(differences, of, np.arange(N) % 10 == 0)
     return TableReadOut(
         differences=differences,
         patterns=parts.patterns,
@@ -281,6 +282,15 @@ def test_what_a_cell_measured_of_a_feature_tells_nothing_of_it() -> None:
     score = np.corrcoef((read + level)[there, feature], of.value[there, feature])[0, 1]
     assert 0.5 < score < 0.99
     assert np.isnan(table.error(of)[of.measured]).all()
+
+
+def test_held_out_cells_teach_only_what_a_batch_never_measured() -> None:
+    of, standard = values(simulated(8)[0])
+    table = table_of(of, standard, np.ones(D))
+    for part in table.parts:
+        is_known = table.patterns[part.pattern][part.features]
+        assert is_known.all() or not is_known.any()
+        assert part.cells[::10].any() == (not is_known.any())
 
 
 def test_too_many_kinds_of_batches_share_one_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ MOST_REFERENCES, MOST_VALUES = 4000, 20_000_000  # cells, and values of theirs
 MOST_KEPT = 2_000_000  # values that are kept for the nearest cells
 FEWEST_REFERENCES, FEWEST_HELD_OUT = 50, 20
 HELD_OUT_SHARE = 5  # one in so many decides on weights where too few were held out from training
+TOWARDS_EQUAL = 0.01  # entries are many more than held-out cells
 FOLDS = 10  # features are hidden a tenth at a time
 BATCH_SIZE = 1024
 
@@ -58,7 +59,7 @@ def fit_table(
     net, loader, mosaic, data
         The trained network, its data, and the modality.
     held
-        Cells that no training saw, (n,), which teach nothing but weights and errors.
+        Cells that no training saw, (n,): they teach weights, errors, and what other batches never measured.
     seed
         Decides which cells teach.
     """
@@ -74,24 +75,24 @@ def fit_table(
     n_batches = max(len(batches_of(mosaic.registry, data.name).measuring), 1)
     whole = Values.of(data, data.row_of_cell[cells], mosaic.batch[cells])
     references = whole.some(~unseen)
-    levels = Levels.of(references, data.standard, n_batches)
+    levels = Levels.of(whole, data.standard, n_batches)
     several = levels.known.any(1).sum() > 1
     tries = []
     for weight in _weights(data) if several else [np.ones(data.n_features)]:
-        differences = levels.differences(references, weight)
+        differences = levels.differences(whole, weight)
         across = left_out(differences, levels.expected, references, np.random.default_rng(seed))
         tries.append((differences, across))
     differences, across = max(tries, key=lambda one: one[1].agreement)  # the first of equal ones
-    parts = fit_parts(differences, references)
-    keeps = references.value.size <= MOST_KEPT
+    parts = fit_parts(differences, whole, unseen)
+    keeps = whole.value.size <= MOST_KEPT
     readout = TableReadOut(
         differences=differences,
         patterns=parts.patterns,
         pattern_of_batch=parts.pattern_of_batch,
         parts=parts.parts,
         weights=np.stack([NEVER_MEASURED, across.slope * NEVER_MEASURED]),
-        reference=(differences(references) if keeps else references.value[:0]).astype(np.float32),
-        taught=references.measured if keeps else references.measured[:0],
+        reference=(differences(whole) if keeps else whole.value[:0]).astype(np.float32),
+        taught=whole.measured if keeps else whole.measured[:0],
         quantiles=np.tile(scipy.stats.norm.ppf(QUANTILES), (2, 1)),
     )
     return _weighed(readout, net, loader, mosaic, data, cells[unseen], whole.some(unseen), across.errors, rng)
@@ -130,7 +131,7 @@ def _weighed(
     weights, quantiles = readout.weights.copy(), readout.quantiles.copy()
     if len(truth):
         columns = [way[:, None] for way in (read, near, value)]
-        weights[0] = stacking_weights(columns, truth[:, None], np.zeros(1))
+        weights[0] = stacking_weights(columns, truth[:, None], np.zeros(1), towards_equal=TOWARDS_EQUAL)
         quantiles[:] = np.quantile((truth - weights[0] @ np.stack([read, near, value])) / error, QUANTILES)
     if len(errors):
         quantiles[1] = np.quantile(errors, QUANTILES)

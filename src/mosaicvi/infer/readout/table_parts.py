@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.decomposition import PCA
 
-from mosaicvi.infer.readout.regression import Linear
+from mosaicvi.infer.readout.regression import PENALTIES, Linear
 from mosaicvi.infer.readout.table import (
     NEVER_MEASURED,
     WINSORISED,
@@ -24,9 +24,8 @@ from mosaicvi.infer.readout.table import (
     nearest,
 )
 
-N_COMPONENTS = 50
-PENALTIES = np.logspace(-1, 5, 7)
-FEWEST_TAUGHT = 20  # cells that measured a feature and can teach it
+N_COMPONENTS, MOST_EXACT = 50, 1000
+FEWEST_TAUGHT = 10  # cells that measured a feature and can teach it
 MOST_PARTS, MOST_FITS = 64, 10_000
 MOST_TRIED, MOST_CELLS_TRIED = 100, 200  # features and cells of each batch that is left out of a feature
 
@@ -40,8 +39,17 @@ class Parts:
     parts: tuple[TablePart, ...]
 
 
-def fit_parts(differences: Differences, values: Values) -> Parts:
-    """Parts for all batches, or one for all of them where these would be too many."""
+def fit_parts(differences: Differences, values: Values, held: Bools) -> Parts:
+    """Parts for all batches, or one for all of them where these would be too many.
+
+    Parameters
+    ----------
+    differences, values
+        How batches differ, and the reference cells.
+    held
+        Cells that teach only what the batch that is asked about never measured, so that of what it did they
+        can tell how good an answer is, (n,).
+    """
     known = differences.known
     patterns, pattern_of_batch = np.unique(known, axis=0, return_inverse=True)
     who, who_of_feature = np.unique(known[:-1].T, axis=0, return_inverse=True)
@@ -55,6 +63,7 @@ def fit_parts(differences: Differences, values: Values) -> Parts:
         for j, batches in enumerate(who):
             features = np.flatnonzero(who_of_feature.reshape(-1) == j)
             cells = np.append(batches, False)[row]
+            cells &= ~held | ~shown[features].any()
             columns = np.flatnonzero(shown & known[:-1][batches].any(0))
             asked = cells | (pattern_of_batch[row] == i)
             found = _part(differences, values, z, features, columns, cells, asked)
@@ -105,8 +114,15 @@ def _part(
 def _axes(x: Floats) -> Floats:
     """Principal axes, (c, p)."""
     k = min(N_COMPONENTS, *x.shape)
-    found = PCA(k, svd_solver="randomized", random_state=0).fit(x).components_.T
-    return np.ascontiguousarray(found)
+    if min(x.shape) > MOST_EXACT:
+        found = PCA(k, svd_solver="randomized", random_state=0).fit(x).components_.T
+        return np.ascontiguousarray(found)
+    x = x - x.mean(0)
+    if len(x) >= x.shape[1]:
+        return np.ascontiguousarray(np.linalg.eigh(x.T @ x)[1][:, : -k - 1 : -1])
+    square, vector = np.linalg.eigh(x @ x.T)
+    axes = x.T @ vector[:, : -k - 1 : -1]
+    return np.asarray(axes / np.sqrt(np.maximum(square[: -k - 1 : -1], 1e-9 * max(square[-1], 1e-300))))
 
 
 def ridge(x: Floats, y: Floats) -> tuple[Floats, float, float]:
