@@ -199,18 +199,28 @@ def _tables(ours: Any, theirs: Any, names: tuple[str, ...]) -> str:
 def _unlike(a: Any, b: Any) -> bool:
     """Whether two values differ, whatever they are."""
     import pandas as pd
-    from scipy import sparse
 
     if isinstance(b, pd.DataFrame):
         return not (isinstance(a, pd.DataFrame) and a.equals(b) and list(a.dtypes) == list(b.dtypes))
     if hasattr(b, "keys"):
         return not hasattr(a, "keys") or set(a) != set(b) or any(_unlike(a[key], b[key]) for key in b)
-    a, b = (np.asarray(x.toarray() if sparse.issparse(x) else x) for x in (a, b))
+    a, b = (_dense(x) for x in (a, b))
     if a.shape != b.shape:
         return True
     if a.dtype.kind in "fc" and b.dtype.kind in "biufc":
         return not np.array_equal(a, b, equal_nan=b.dtype.kind in "fc")
     return not all(p == q or (p != p and q != q) for p, q in zip(a.ravel(), b.ravel(), strict=True))
+
+
+def _dense(x: Any) -> Any:
+    """An array of what is in a value; of a sparse matrix that is not sound, the text of its parts."""
+    from scipy import sparse
+
+    from mosaicvi.data.sparse import sparse_fault
+
+    if sparse.issparse(x) and sparse_fault(x) is not None:
+        return np.array([str([part.tolist() for part in (x.indptr, x.indices, x.data)])])
+    return np.asarray(x.toarray() if sparse.issparse(x) else x)
 
 
 # --- many --------------------------------------------------------------------------------------------
