@@ -25,7 +25,7 @@ from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.session import fewest_epochs
 from mosaicvi.report import findings, payload
-from mosaicvi.report.charts import accuracy_view, training_charts
+from mosaicvi.report.charts import accuracy_view, tests_in_words, training_charts
 from mosaicvi.report.heldout import N_NEIGHBOURS, Accuracy, hide_entries, hide_modality
 from mosaicvi.report.integration import Metric, Mixing, integration, mixing_of, pairing, sample
 from mosaicvi.report.svg import bar, mosaic_chart
@@ -119,7 +119,6 @@ def write_report(
         "js": asset("scatter.js"),
         "sections": SECTIONS,
         "labelled": label_key is not None,
-        "k": N_NEIGHBOURS,
     }
     page = jinja.get_template("report.html.j2").render(context)
     with atomic_path(output, overwrite=overwrite) as temporary:
@@ -243,6 +242,7 @@ def _scores(
     ]
     return {
         "findings": words,
+        "nothing": findings.nothing(history, by_batch, by_pattern, tests),
         "metrics": [_metric_row(m) for m in [*numbers, *paired]],
         "metric_cells": f"{len(at):,}",
         "mixing": [
@@ -254,6 +254,7 @@ def _scores(
             },
         ],
         "tests": [accuracy_view(t) for t in tests],
+        "tests_words": tests_in_words(tests, N_NEIGHBOURS),
         "charts": training_charts(history) if len(history) else [],
     }
 
