@@ -94,7 +94,7 @@ def command(
     # kept in a variable: the groups are read from these data
     asked = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, asked)
-    tables = []
+    tables: list[pd.DataFrame] = []
     for name in dict.fromkeys(modality or trained.config.uni_block_names):
         table = trained.differential_expression(
             modality=name,

@@ -148,7 +148,7 @@ def test_features_that_nobody_compares_are_not_usable() -> None:
 @pytest.mark.parametrize("n", [10, 25, 50])
 @pytest.mark.parametrize("delta", [0.0, 0.25])
 def test_few_cells_of_a_type_do_not_differ_from_its_others(n: int, delta: float) -> None:
-    """A few cells hold most of the counts of some features, so that a small group by chance has none of them."""
+    """A few cells hold most counts of some features; a small group by chance has none of them."""
     rng = np.random.default_rng(n)
     wrong = 0
     for _ in range(20):
