@@ -124,6 +124,8 @@ class Registry:
         Datasets that were named otherwise than their file, and the end of its path.
     reading
         How files were read, as `mosaicvi.data.read.remembered` notes it.
+    panels
+        By modality whose zeros were taken as missing, the features that each batch measured, (B, D_m).
     """
 
     setup: Setup
@@ -139,6 +141,7 @@ class Registry:
     standards: Mapping[str, Standard]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reading: str = ""
+    panels: Mapping[str, NDArray[np.bool_]] = dataclasses.field(default_factory=dict)
 
     @property
     def covariate_names(self) -> tuple[Hashable, ...]:
@@ -180,6 +183,7 @@ class Registry:
             standards=standards,
             files=files,
             reading=str(d.get("reading", "")),
+            panels={str(name): np.asarray(table, bool) for name, table in d.get("panels", {}).items()},
             **rest,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mudata import MuData
 from scipy import sparse
 
 from mosaicvi.data.read import mudata_as_it_is, read
+from mosaicvi.data.stored.open import open_stored
 from mosaicvi.errors import InputError
 
 pytest.importorskip("zarr")
@@ -44,6 +46,10 @@ def linked(target: Path | str, where: Path) -> None:
     where.symlink_to(target)
 
 
+def cut(chunk: Path) -> None:
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+
+
 def zstd_bomb(path: Path) -> None:
     """A frame that says it becomes 8 TB."""
     edited(path / "obsm/X_pca/.zarray", compressor={"id": "zstd", "level": 1})
@@ -66,6 +72,8 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         "next to nothing is stored",
     ),
     "a frame of 8 TB": (zstd_bomb, "next to nothing is stored"),
+    "a chunk cut off": (lambda p: cut(p / "obsm/X_pca/0.0"), r"a chunk has \d+ bytes, not \d+"),
+    "an empty chunk": (lambda p: (p / "obsm/X_pca/0.0").write_bytes(b""), r"a chunk has 0 bytes"),
 }
 
 
@@ -74,9 +82,10 @@ def test_a_store_stays_inside_itself(tmp_path: Path, name: str) -> None:
     change, words = WRONG[name]
     path = store(tmp_path)
     change(path)
-    with pytest.raises(InputError, match=words) as caught:
-        read(path)
-    assert len(caught.value.problems) == 1
+    for reads in (read, partial(open_stored, layers={})):  # into memory, and with values that stay on disk
+        with pytest.raises(InputError, match=words) as caught:
+            reads(path)
+        assert len(caught.value.problems) == 1
 
 
 @pytest.mark.parametrize("codec", [{"compressor": None, "filters": [{"id": "pickle", "protocol": 4}]}])
