@@ -57,7 +57,7 @@ class Ending:
         why = (
             "the loss on held-out cells has stopped falling"
             if self.is_settled
-            else f"the loss on held-out cells still falls, but {MOST_STEPS:,} steps at one rate, the most, are done"
+            else f"the loss on held-out cells still falls, but {MOST_STEPS:,} steps at one rate are done"
         )
         return (
             f"After epoch {self.fall_epoch} {why}: from its best weights so far on, the learning rate falls "
