@@ -206,13 +206,15 @@ def _of_test(t: Accuracy, may_go_on: bool) -> Finding | None:
     )
 
 
-def trust(table: pd.DataFrame) -> list[Finding]:
+def trust(table: pd.DataFrame, *, of: str = "") -> list[Finding]:
     """Which features to believe where cells lack them, by what is measured of these cells.
 
     Parameters
     ----------
     table
         Of `MosaicVI.imputation_accuracy`.
+    of
+        Whose cells were the test, if others than those that lack the features: such as ``"reference "``.
     """
     lacking = table[table["lacking"] > 0]
     out = []
@@ -236,7 +238,7 @@ def trust(table: pd.DataFrame) -> list[Finding]:
                 f"Of {len(rows):,} features of {name} that {n:,} cells lack, {len(said['yes']):,} are "
                 f"imputed well from {view}.",
                 f"To believe: {text} ({what} with hidden values of {int(rows['test_cells'].max()):,} "
-                f"{unseen} cells within their batches).",
+                f"{unseen} {of}cells within their batches).",
             )
         )
     return out
