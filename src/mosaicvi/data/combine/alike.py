@@ -59,9 +59,8 @@ def alike(cells: Mapping[str, pd.Index[str]]) -> list[Alike]:
         same = cells[a].intersection(cells[b])
         if len(shared) < least or len(same) >= least or mostly(shared, RUNNING):
             continue
-        ends = {
-            name.replace(core, "", 1) for names in (first, second) for core, name in names.loc[shared].items()
-        }
+        written = [pair for names in (first, second) for pair in names.loc[shared].items()]
+        ends = {name.replace(str(core), "", 1) for core, name in written}
         example = str(first[shared[0]]), str(second[shared[0]])
         around = tuple(sorted(ends - {""})) if len(ends) < 3 else ()
         found.append(Alike(a=a, b=b, n_cells=len(shared), example=example, around=around))
@@ -100,6 +99,6 @@ def called_alike(members: Mapping[str, pd.Index[str]]) -> dict[str, dict[str, st
     renamed: dict[str, dict[str, str]] = {}
     for member, names in members.items():
         cores = cores_of(names)
-        by_core = {str(name): str(name) for name in names} if cores is None else dict(cores.items())
-        renamed[member] = {name: known.setdefault(str(core), name) for core, name in by_core.items()}
+        own = zip(names, names, strict=True) if cores is None else cores.items()
+        renamed[member] = {str(name): known.setdefault(str(core), str(name)) for core, name in own}
     return renamed
