@@ -58,10 +58,16 @@ def renamed(data: MuData, to: str | None) -> MuData:
 
 @pytest.mark.parametrize("batch", ["new", None])
 def test_the_latent_does_not_depend_on_the_batch(model: MosaicVI, data: MuData, batch: str | None) -> None:
-    query = renamed(data, batch)
+    """But for how strongly a new one is stained, of which tests/data/test_staining.py asks."""
+    query, name = renamed(data, batch), model.registry.categories["batch"][0]
+    expected = model.get_latent_representation(aligned=False)
+    named = MosaicVI.prepare_query(query, model, take_as={"batch": name})
+    assert np.array_equal(model.get_latent_representation(named, aligned=False), expected)
     with pytest.warns(MosaicWarning, match="mean of"):
         latent = model.get_latent_representation(query, aligned=False)
-    assert np.array_equal(latent, model.get_latent_representation(aligned=False))
+    without = ~data.obs_names.isin(data["adt"].obs_names)
+    assert without.any()
+    assert np.array_equal(latent[without], expected[without])
 
 
 def test_a_new_batch_is_decoded_with_the_mean_of_those_that_measured_the_modality(

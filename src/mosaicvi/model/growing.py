@@ -18,6 +18,7 @@ from mosaicvi.config.arguments import pairs
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.grow import grow
 from mosaicvi.data.register.join import lifted
+from mosaicvi.data.staining import at_level, levels_of_batches
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_grown
 from mosaicvi.model.saving import Saving
@@ -93,17 +94,33 @@ class Growing(Saving):
         )
         for note in found.notes:
             warnings.warn(note, MosaicWarning, stacklevel=2)
-        config = _grown_config(old.config, found.mosaic)
-        net, free = _grown_network(old, found.mosaic, config, found.sees, seed)
+        mosaic = _at_level(old, found.mosaic)
+        config = _grown_config(old.config, mosaic)
+        net, free = _grown_network(old, mosaic, config, found.sees, seed)
         model = cls.__new__(cls)
-        model._take(found.mosaic, config, net)
+        model._take(mosaic, config, net)
         model._reads_out, model._aligns = old._reads_out, old._aligns
         model._lineage = (*old._lineage, old.ancestor())
         if old.held_out() is not None:  # its data are at hand: they teach the read-out together
-            model._earlier = lifted(old.mosaic, found.mosaic.registry), old.held_out()
+            model._earlier = lifted(old.mosaic, mosaic.registry), old.held_out()
         if not unfrozen:
             model._base, model._free, model._sees = old.without_data(), free, found.sees
         return model
+
+
+def _at_level(old: Saving, mosaic: Mosaic) -> Mosaic:
+    """The query with its new batches brought to the level of those that the model knows."""
+    kept, key = old.reference_cells(), mosaic.registry.setup.batch_key
+    if kept is None or key is None:
+        return mosaic
+    registry = mosaic.registry
+    new = range(len(old.registry.categories[key]), len(registry.categories[key]))
+    found = levels_of_batches(mosaic, old.staining_of(kept, registry), new)
+    levels = {
+        name: {**registry.levels.get(name, {}), **found.get(name, {})}
+        for name in {**registry.levels, **found}
+    }
+    return at_level(dataclasses.replace(mosaic, registry=dataclasses.replace(registry, levels=levels)), found)
 
 
 def _grown_network(
@@ -145,7 +162,5 @@ def _grown_config(config: NetworkConfig, mosaic: Mosaic) -> NetworkConfig:
     beta = config.beta_modal
     more["beta_modal"] = beta if beta == "auto" else (*beta, *(1.0,) * (len(fresh.uni_block_names) - n_mods))
     more["p_modal"] = config.p_modal if len(fresh.uni_block_names) == n_mods else ()
-    if any(mosaic.registry.categories):
-        more["encode_covariates"] = True  # of which those known before have no weight
     more |= dict.fromkeys(("mean_vals", "min_vals", "max_vals"))
     return dataclasses.replace(config, **more)
