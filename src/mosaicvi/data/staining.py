@@ -190,7 +190,8 @@ def at_level(mosaic: Mosaic, levels: Levels) -> Mosaic:
         group = np.full(data.n_cells, -1)
         has = data.row_of_cell >= 0
         group[data.row_of_cell[has]] = mosaic.batch[has]
-        group[~gaps.any(1)[group]] = -1
+        is_stained: NDArray[np.bool_] = np.any(gaps, axis=1)
+        group[~is_stained[group]] = -1
         modalities.append(_weakened(data, group, gaps))
     return dataclasses.replace(mosaic, modalities=tuple(modalities))
 

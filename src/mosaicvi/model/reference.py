@@ -117,7 +117,7 @@ class Referring(ModelState):
             panels={} if kept is None else {name: self._panel_table(name, kept) for name in kept.panels},
             lineage=self._lineage,
             levels={
-                name: np.exp(pd.DataFrame.from_dict(dict(of), orient="index"))
+                name: pd.DataFrame.from_dict(dict(of), orient="index").transform(np.exp)
                 for name, of in registry.levels.items()
             },
             training=self._how_trained(),

@@ -169,7 +169,9 @@ class ModelState:
         out = {}
         for name, of in kept.staining.items():
             names = pd.Index(registry.features[name].names)
-            out[name] = of.placed(names.get_indexer(source.registry.features[name].names), len(names))
+            out[name] = of.placed(
+                names.get_indexer(pd.Index(source.registry.features[name].names)), len(names)
+            )
         return out
 
     def _check_has_cells(self) -> None:
