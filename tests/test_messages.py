@@ -30,9 +30,13 @@ ARGUMENTS = (
     "pair", "checkpoint_dir", "batch_size", "join",
 )  # fmt: skip
 PYTHON = re.compile(rf"\b({'|'.join(ARGUMENTS)})=(?![\w.]*\))")
+# Code that somebody on a terminal cannot run.
+CODE = re.compile(
+    r"\bmdata\b|\badata\b|\bX = X|\.to(array|csr)\(|\btrain\(|in_memory|library_aware=|\w+_unique\(|uns\["
+)
 # Said only to those who call a function.
 OF_PYTHON_ALONE = re.compile(
-    r"setup_mudata|setup_anndata|to_mudata|train\(|^combine: |MosaicVI\.|overwrite=True"
+    r"setup_mudata|setup_anndata|to_mudata|train\(|^combine: |^in_memory: |MosaicVI\.|overwrite=True"
 )
 
 
@@ -81,6 +85,33 @@ def test_no_python_on_the_terminal(where: str, text: str) -> None:
         pytest.skip("said to callers of Python alone")
     left = PYTHON.search(for_terminal(text))
     assert left is None, f"{where}: {for_terminal(text)}"
+
+
+def test_no_code_on_the_terminal() -> None:
+    for where, text in sentences():
+        shown = for_terminal(text)
+        is_said_there = " " in text and not OF_PYTHON_ALONE.search(text) and "report/" not in where
+        assert not (is_said_there and CODE.search(shown)), f"{where}: {shown}"
+
+
+@pytest.mark.parametrize("command", ["embed", "impute", "label", "compare", "map", "report"])
+def test_who_has_a_model_is_not_sent_to_training(command: str) -> None:
+    token = OPTIONS.set(_options(app, [command]))
+    try:
+        beside = (
+            "obsm['adt']: its 3 features are read as the modality 'adt', as by from_obsm={'adt': 'adt'}; "
+            "modalities=['rna'] leaves them out."
+        )
+        assert for_terminal(beside) == "obsm['adt']: its 3 features are read as the modality 'adt'."
+        unread = "obsm['x'] holds counts that are not read; from_obsm={'adt': 'x'} makes them a modality."
+        assert for_terminal(unread) == "obsm['x'] holds counts that are not read."
+        panels = "rna: 2 panels; note the column of obs that does, data.uns['mosaicvi'] = {'panel_key': ...}."
+        assert for_terminal(panels) == (
+            "rna: 2 panels; name the column of obs that does, mosaicvi combine --panel-key ..., "
+            "and give what that writes."
+        )
+    finally:
+        OPTIONS.reset(token)
 
 
 @pytest.mark.parametrize("command", READING)

@@ -57,6 +57,47 @@ def test_cuts_and_missing_zeros_of_one_file(tmp_path: Path, capsys: pytest.Captu
     assert len(fewer) == 40
 
 
+@pytest.mark.parametrize("fractional", [False, True])
+def test_some_cells_of_a_batch_lack_what_the_batch_lacked(tmp_path: Path, fractional: bool) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        data = counts(seed, names=name)
+        data.X[:, 3] = 0 if name == "b" else data.X[:, 3]
+        data.X[10:14, 7] = 0  # by chance, in the few cells that are asked for later
+        if fractional:
+            data.X = np.where(data.X > 0, 20 + np.log2(data.X + 1), 0).astype(np.float32)
+        data.write_h5ad(tmp_path / f"{name}.h5ad")
+        data[10:14].write_h5ad(tmp_path / f"few_{name}.h5ad")
+    files = [str(tmp_path / f"{name}.h5ad") for name in "ab"]
+    model = train(tmp_path, *files, "--zeros-missing", "rna")
+    whole = embedded(model, *files)
+    for name in "ab":
+        few = embedded(model, f"{name}={tmp_path / f'few_{name}.h5ad'}")
+        pd.testing.assert_frame_equal(few, whole.loc[few.index], rtol=1e-5, atol=1e-6)
+        assert len(few) == 4
+
+
+def test_cuts_are_applied_to_values_that_would_stay_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "a.h5ad")
+    counts(0).write_h5ad(path)
+    model = train(tmp_path, path, "--min-counts", "20")
+    alone = embedded(model, path)
+    assert len(alone) == 35
+    monkeypatch.setattr("mosaicvi.data.register.source.fits", lambda values: False)
+    pd.testing.assert_frame_equal(embedded(model, path), alone)
+    capsys.readouterr()
+    out = str(tmp_path / "e.csv")
+    assert run(["embed", str(model), path, "--on-disk", "--output", out]) == 2
+    words = " ".join(capsys.readouterr().err.split())
+    assert (
+        "--on-disk: the model was trained with --min-counts rna=20, which needs the values in memory" in words
+    )
+    assert run(["combine", path, "--min-counts", "20", "--output", str(tmp_path / "cut.h5mu")]) == 0
+    assert run(["embed", str(model), str(tmp_path / "cut.h5mu"), "--on-disk", "--output", out]) == 0
+    np.testing.assert_array_equal(pd.read_csv(out, index_col=0).to_numpy(), alone.to_numpy())
+
+
 def test_names_and_pairs_of_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rna, adt = counts(0).to_df(), counts(1).to_df().iloc[:, :6].add_prefix("p")
     rna.T.rename_axis("gene").to_csv(tmp_path / "first.csv")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosaicvi.cli.options import Reading, by_name
-from mosaicvi.cli.remembered import as_in_training, with_values_as_in_training
+from mosaicvi.cli.remembered import as_in_training, still_to_do, with_values_as_in_training, words_of
 from mosaicvi.cli.say import note
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import atomic_path, check_output, shown
@@ -148,6 +148,7 @@ def _left_on_disk(named: Mapping[str, Path], reading: Reading) -> Loaded | None:
         "--as": reading.modality,
         "--from-obsm": reading.from_obsm,
         "--pair": reading.pair,
+        "--duplicates": reading.duplicates == "number",
         "--min-counts": reading.min_counts,
         "--round": reading.rounded,
         "--zeros-missing": reading.zeros_missing,
@@ -199,7 +200,7 @@ def combine_for_store(
 
     named = name_datasets(paths)
     options = _options_of_combine(named, reading, quiet=quiet) | more
-    needs_memory = any(
+    needs_memory = reading.duplicates == "number" or any(
         (reading.pair, reading.from_obsm, reading.min_counts, reading.rounded, reading.zeros_missing)
     )
     if not needs_memory and all(can_stay(path) for path in named.values()):
@@ -289,6 +290,8 @@ def load_for(
     except (KeyError, TypeError, AttributeError):
         return load(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
     loaded = load(paths, reading, batch_key=key, quiet=quiet)
+    if loaded.stored and not is_as_it_is and _needs_memory(model, loaded, reading):
+        loaded = load(paths, replace(reading, on_disk=False), batch_key=key, quiet=quiet)
     is_alone = not loaded.combined and not loaded.stored and key == DATASET_KEY
     is_alone = is_alone and not _has(loaded.original, key)
     if is_alone:
@@ -309,12 +312,23 @@ def load_for(
     return loaded
 
 
-def _as_remembered(model: Path, loaded: Loaded) -> Loaded:
-    """The data with the cuts and missing zeros that the model remembers, unless they stay in files."""
+def _needs_memory(model: Path, loaded: Loaded, reading: Reading) -> bool:
+    """Whether the model remembers cuts or missing zeros that values in files would go without."""
     from mosaicvi.store.saved import read_model
 
-    if loaded.stored:
-        return loaded
+    left = words_of(still_to_do(loaded.to_register, read_model(model).registry))
+    if left and reading.on_disk:
+        raise InputError(
+            f"--on-disk: the model was trained with {left}, which needs the values in memory; "
+            "leave --on-disk out, or give a file that `mosaicvi combine` wrote with it"
+        )
+    return bool(left)
+
+
+def _as_remembered(model: Path, loaded: Loaded) -> Loaded:
+    """The data with the cuts and missing zeros that the model remembers."""
+    from mosaicvi.store.saved import read_model
+
     mdata = with_values_as_in_training(loaded.to_register, read_model(model).registry)
     return loaded if mdata is None else replace(loaded, original=mdata, to_register=mdata)
 

@@ -186,6 +186,12 @@ TakeAs = Annotated[
         "[default: the mean of all that it knows]",
     ),
 ]
+Unlabeled = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="VALUE", help="Value of that column that is no label; may be repeated. [default: unknown]"
+    ),
+]
 OnDisk = Annotated[
     bool | None,
     typer.Option(

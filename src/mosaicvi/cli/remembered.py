@@ -11,6 +11,7 @@ from mosaicvi.cli.options import Reading
 from mosaicvi.cli.say import note
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -65,6 +66,17 @@ def as_in_training(reading: Reading, registry: Mapping[str, Any], named: Mapping
     return replace(reading, **taken, layers_if_there=where_there, obsm_if_there=obsm)
 
 
+def still_to_do(data: AnnData | MuData, registry: Registry) -> dict[str, Any]:
+    """Cuts, rounding and missing zeros of training that data still lack; arguments as below."""
+    from mosaicvi.data.read.remembered import checked, noted_reading
+    from mosaicvi.data.register.register import modalities_of
+
+    done, saved = checked(noted_reading(data)), checked(registry.reading)
+    mods = modalities_of(data, registry.setup, registry)
+    wanted = {name: _of_modalities(saved.get(name), mods) for name in OF_VALUES if name not in done}
+    return {name: value for name, value in wanted.items() if value}
+
+
 def with_values_as_in_training(data: AnnData | MuData, registry: Registry) -> MuData | None:
     """The data with cuts, rounded values and missing zeros as in training; None where nothing is to be done.
 
@@ -79,28 +91,53 @@ def with_values_as_in_training(data: AnnData | MuData, registry: Registry) -> Mu
 
     from mosaicvi.data.read import mudata_as_it_is
     from mosaicvi.data.read.choose import Wanted, choose
-    from mosaicvi.data.read.remembered import checked, note_reading, noted_reading
+    from mosaicvi.data.read.remembered import note_reading
     from mosaicvi.data.register.covariates import obs_column
     from mosaicvi.data.register.register import modalities_of
 
-    done, saved = checked(noted_reading(data)), checked(registry.reading)
-    mods = modalities_of(data, registry.setup, registry)
-    wanted = {name: _of_modalities(saved.get(name), mods) for name in OF_VALUES if name not in done}
-    wanted = {name: value for name, value in wanted.items() if value}
+    wanted = still_to_do(data, registry)
     if not wanted:
         return None
     _say(wanted)
     key = registry.setup.batch_key
     batch = None if key is None else obs_column(data, key)
-    is_batch = batch is not None and batch.nunique() == 1
-    layers = registry.setup.layers
-    parts = choose("the data", mods, Wanted(**wanted), layers=layers, batch=batch, is_batch=is_batch)
+    parts = choose(
+        "the data",
+        modalities_of(data, registry.setup, registry),
+        Wanted(**wanted),
+        layers=registry.setup.layers,
+        batch=batch,
+        is_batch=batch is not None,
+        known=_measured(registry),
+    )
     with mudata_as_it_is():
         out = MuData(parts)
         out.obs = data.obs.loc[out.obs_names].copy()
     out.uns.update(data.uns)
     note_reading(out.uns, **wanted)
     return out
+
+
+def _measured(registry: Registry) -> dict[str, pd.DataFrame]:
+    """Modality -> features x batches in training that had it, true for what was measured."""
+    import pandas as pd
+
+    key = registry.setup.batch_key
+    batches = ("all",) if key is None else registry.categories[key]
+    return {
+        name: pd.DataFrame(
+            {b: row for b, row in zip(batches, table, strict=False) if b in registry.measured_in[name]},
+            index=list(registry.features[name].names),
+        )
+        for name, table in registry.panels.items()
+    }
+
+
+def words_of(taken: Mapping[str, Any]) -> str:
+    """Choices as they would be said on the command line."""
+    return " ".join(
+        f"{OPTIONS[name]} {word}".rstrip() for name, value in taken.items() for word in _words(value)
+    )
 
 
 def _of_modalities(value: Any, mods: Collection[str]) -> Any:
@@ -116,9 +153,8 @@ def _for_those(value: Any, named: Mapping[str, Path]) -> Any:
 
 
 def _say(taken: Mapping[str, Any]) -> None:
-    words = [f"{OPTIONS[name]} {word}".rstrip() for name, value in taken.items() for word in _words(value)]
-    if words:
-        note(f"Read as the data that the model was trained on: {' '.join(words)}")
+    if words := words_of(taken):
+        note(f"Read as the data that the model was trained on: {words}")
 
 
 def _words(value: Any) -> list[str]:

@@ -29,6 +29,21 @@ def _as_option(argument: re.Match[str]) -> str:
 
 # Remedies are written for Python; the terminal has other names for the same things.
 _IN_TERMINAL = (
+    (
+        re.compile(r"note the column of obs that does, data\.uns\['mosaicvi'\] = \{'panel_key': \.\.\.\}"),
+        "name the column of obs that does, mosaicvi combine --panel-key ..., and give what that writes",
+    ),
+    (re.compile(r"(?:: X = |: |, X = )X\.(?:toarray|tocsr)\(\)"), ""),
+    (re.compile(r", mdata\.obs\['[^']+'\] = \.\.\."), ""),
+    (re.compile(r"mosaicvi\.read_mudata\(\.\.\.\)\.write\(\.\.\.\)"), "mosaicvi combine --output data.h5mu"),
+    (re.compile(r"open (the data|them) with in_memory=True"), r"read \1 into memory, --in-memory"),
+    (re.compile(r", or, to ask a model for some cells of the data that it knows, .* indices=\."), "."),
+    (re.compile(r"train\(\.\.\., checkpoint_dir='([^']+)', resume=True\)"), r"--checkpoint \1 --resume"),
+    (re.compile(r"call train\(\) first"), "train it first"),
+    (re.compile(r"make them unique with var_names_make_unique\(\)"), "number them with --duplicates number"),
+    (re.compile(r"make them unique.* with obs_names_make_unique\(\)"), "rename them"),
+    (re.compile(r"set library_aware=False"), "set library_aware = false in the file of --config"),
+    (re.compile(r"; call mdata\.update\(\)"), "; read it into memory, --in-memory, which adds them"),
     (re.compile(r"MosaicVI\.prepare_query\(data, model, layers=\{'([^']+)': \.\.\.\}\)"), r"--layer \1=..."),
     (re.compile(r"layers=\{'([^']+)': \.\.\.\}"), r"--layer \1=..."),
     (re.compile(r"layers=\{'([^']+)': '([^']+)'\}"), r"--layer \1=\2"),
@@ -69,7 +84,7 @@ _IN_TERMINAL = (
     (re.compile(r"resume=True"), "--resume"),
     (re.compile(r"accelerator='(\w+)'"), r"--accelerator \1"),
     (re.compile(r"(--nproc-per-node \d+) your_script\.py"), r"\1 -m mosaicvi train ..."),
-    (re.compile(r"; mdata = mdata\[[^;]*$"), "."),
+    (re.compile(r"[;:] mdata = mdata\[[^;]*$"), "."),
     (re.compile(r"--overwrite \(overwrite=True\)"), "--overwrite"),
     (re.compile(r"join='(\w+)'"), r"--join \1"),
     (re.compile(r"set in_memory=True"), "add --in-memory"),
@@ -77,9 +92,20 @@ _IN_TERMINAL = (
 )
 
 
+# What only training decides, of no use to who has a model.
+_OF_TRAINING = (
+    (re.compile(r"(, as by from_obsm=\{[^}]+\})?; modalities=\[[^\]]+\] leaves them out\."), "."),
+    (re.compile(r"; from_obsm=\{[^}]+\} makes them a modality\."), "."),
+)
+WITH_MODEL = ("embed", "impute", "label", "compare", "map", "report")
+
+
 def for_terminal(message: str) -> str:
     """One line, with the options of the command line in place of Python's arguments."""
     line = " ".join(message.split())
+    if next(iter(OPTIONS.get()), "") in WITH_MODEL:
+        for pattern, rest in _OF_TRAINING:
+            line = pattern.sub(rest, line)
     for pattern, option in _IN_TERMINAL:
         line = pattern.sub(option, line)
     return _OPTION.sub(_with_its_command, line)

@@ -130,6 +130,8 @@ class Registry:
     levels
         Of batches that the model learnt when it grew, by modality, batch and feature: by how much more
         strongly they are stained than those before, logarithms. Their counts are divided by it.
+    panels
+        By modality whose zeros were taken as missing, the features that each batch measured, (B, D_m).
     """
 
     setup: Setup
@@ -146,6 +148,7 @@ class Registry:
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reading: str = ""
     levels: Levels = dataclasses.field(default_factory=dict)
+    panels: Mapping[str, NDArray[np.bool_]] = dataclasses.field(default_factory=dict)
 
     @property
     def covariate_names(self) -> tuple[Hashable, ...]:
@@ -194,6 +197,7 @@ class Registry:
                 }
                 for name, batches in d.get("levels", {}).items()
             },
+            panels={str(name): np.asarray(table, bool) for name, table in d.get("panels", {}).items()},
             **rest,
         )
 

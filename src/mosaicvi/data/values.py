@@ -40,7 +40,8 @@ def read_values(name: str, a: AnnData, layer: str | None, order: NDArray[np.int6
     if layer is not None and layer not in layer_names(a):
         raise InputError(f"{name}: no layer {layer!r}; it has {quoted(layer_names(a)) or 'none'}.")
     if layer is None and a.X is None:
-        there = f" (it has {quoted(layer_names(a)) or 'none'})"
+        none = "none, so that the file holds no values: write it again with them"
+        there = f" (it has {quoted(layer_names(a)) or none})"
         raise InputError(
             f"{name}: X is empty; name the layer with the values, layers={{{name!r}: ...}}{there}."
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
-from mosaicvi.infer.labels import predict_labels
+from mosaicvi.infer.labels import UNLABELED, has_label, predict_labels
 from mosaicvi.infer.latent import latent
 from mosaicvi.model.answers import Answers
 from mosaicvi.model.columns import column_of, object_of
@@ -31,7 +31,7 @@ class Labelling(Answers):
         label_key: str,
         *,
         mdata: MuData | AnnData | None = None,
-        unlabeled: str | Collection[str] = "unknown",
+        unlabeled: str | Collection[str] = UNLABELED,
         indices: Sequence[int] | NDArray[Any] | None = None,
         batch_size: int = 1024,
         seed: int = 0,
@@ -88,8 +88,7 @@ class Labelling(Answers):
                 "keep them in a variable while the model is in use."
             )
         column = column_of(source, label_key, "label_key", self.mosaic.cells)
-        none = {unlabeled} if isinstance(unlabeled, str) else set(unlabeled)
-        known = column.notna() & ~column.astype(str).isin(none)
+        known = has_label(column, unlabeled)
         names, found = np.unique(column[known].astype(str).to_numpy(dtype=object), return_inverse=True)
         if len(names) < 2 or len(found) < FEWEST_LABELLED:
             raise InputError(

@@ -247,6 +247,9 @@ def _check_fits(config: NetworkConfig, registry: Registry) -> None:
             raise ValueError("the order of the features is no order")
         if f.scaled is not None and f.scaled.shape != (len(f.names),):
             raise ValueError("the features that set the scale are not one per feature")
+    for name, table in registry.panels.items():
+        if table.shape[1:] != (len(registry.features[name].names),):
+            raise ValueError("what batches measured is not of its features")
     for name, standard in registry.standards.items():
         size = (len(registry.features[name].names),)
         if not (standard.centre.shape == standard.spread.shape == size):

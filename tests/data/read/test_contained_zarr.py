@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mudata import MuData
 from scipy import sparse
 
 from mosaicvi.data.read import mudata_as_it_is, read
+from mosaicvi.data.stored.open import open_stored
 from mosaicvi.errors import InputError
 
 pytest.importorskip("zarr")
@@ -74,9 +76,10 @@ def test_a_store_stays_inside_itself(tmp_path: Path, name: str) -> None:
     change, words = WRONG[name]
     path = store(tmp_path)
     change(path)
-    with pytest.raises(InputError, match=words) as caught:
-        read(path)
-    assert len(caught.value.problems) == 1
+    for reads in (read, partial(open_stored, layers={})):  # into memory, and with values that stay on disk
+        with pytest.raises(InputError, match=words) as caught:
+            reads(path)
+        assert len(caught.value.problems) == 1
 
 
 @pytest.mark.parametrize("codec", [{"compressor": None, "filters": [{"id": "pickle", "protocol": 4}]}])

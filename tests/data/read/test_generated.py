@@ -1,4 +1,4 @@
-"""Odd but valid files are read as their own libraries read them; mutated ones end in one line or are read."""
+"""Odd but valid files are read as their own libraries read them, and mutated ones so or not at all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from benchmarks.files import differences, read_by_its_library
 from mudata import MuData
 from numpy.typing import NDArray
 from scipy import sparse
@@ -123,13 +124,15 @@ def mutate(rng: np.random.Generator, path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_mutated_files_end_in_one_line_or_are_read(seed: int, tmp_path: Path) -> None:
+def test_mutated_files_end_in_one_line_or_are_read_as_by_their_libraries(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(1000 + seed)
     path = write(rng, tmp_path, with_x=True)
     mutate(rng, path)
     problems: list[str] = []
     try:
-        mdata = to_mudata(read(path))
+        data = read(path)
+        assert differences(data, read_by_its_library(path)) == ""
+        mdata = to_mudata(data)
         describe(mdata)
         register(mdata, Setup())
     except InputError as error:

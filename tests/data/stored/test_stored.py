@@ -175,6 +175,28 @@ def test_what_cannot_stay_on_disk_says_so(tmp_path: Path) -> None:
         registered(table, Setup(), in_memory="maybe")
 
 
+def test_modalities_in_obsm_are_not_passed_over(tmp_path: Path) -> None:
+    a = AnnData(sp.csr_matrix(np.eye(3, dtype=np.float32)))
+    a.obsm["protein_counts"], a.uns["protein_names"] = np.arange(6).reshape(3, 2), ["p", "q"]
+    a.write_h5ad(tmp_path / "named.h5ad")
+    with pytest.raises(InputError, match=r"obsm has 'protein_counts', which cannot be parted on disk"):
+        registered(tmp_path / "named.h5ad", Setup())
+    del a.uns["protein_names"]  # perhaps no modality, which reading into memory would not take it for either
+    a.write_h5ad(tmp_path / "bare.h5ad")
+    assert list(registered(tmp_path / "bare.h5ad", Setup()).registry.features) == ["rna"]
+
+
+def test_cells_that_obs_of_the_whole_lacks_are_there(tmp_path: Path) -> None:
+    a, b = (AnnData(sp.csr_matrix(np.eye(4, dtype=np.float32)[:n])) for n in (4, 2))
+    path = written(MuData({"rna": a, "adt": b}), tmp_path / "m.h5mu")
+    with h5py.File(path, "r+") as file:
+        names, about = file["obs/_index"][:3], dict(file["obs/_index"].attrs)
+        del file["obs/_index"], file["obsm"], file["obsmap"]
+        file["obs/_index"] = names
+        file["obs/_index"].attrs.update(about)
+    assert_same(registered(path, Setup()), registered(path, Setup(), in_memory=True))
+
+
 def test_a_damaged_chunk_is_said_in_one_line(tmp_path: Path) -> None:
     path = written(random_mudata(1, nan=False), tmp_path / "m.zarr")
     (tmp_path / "m.zarr/mod/rna/X/data/0").write_bytes(b"no chunk")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ def choose(
     layers: Mapping[str, str],
     batch: pd.Series[Any] | None = None,
     is_batch: bool = False,
+    known: Mapping[str, pd.DataFrame] = MappingProxyType({}),
 ) -> dict[str, AnnData]:
     """The modalities as they were asked for; those of which nothing was asked are not copied.
 
@@ -70,6 +72,8 @@ def choose(
         Of each cell, for zeros.
     is_batch
         Whether the dataset is one batch of several, so that what is 0 in all of it was not measured.
+    known
+        Modality → features x batches that a model knows, true for what was measured.
     """
     found = dict(mods)
     for modality in {*wanted.min_counts, *wanted.rounded, *wanted.zeros_missing} & set(found):
@@ -92,7 +96,8 @@ def choose(
             a = a[enough].copy()
         if modality in wanted.zeros_missing:
             own = None if batch is None else batch.reindex(a.obs_names)
-            a = without_zeros(name, modality, a, layer, batch=own, is_batch=is_batch)
+            of_model = known.get(modality)
+            a = without_zeros(name, modality, a, layer, batch=own, is_batch=is_batch, known=of_model)
         found[modality] = a
     return found
 
@@ -147,18 +152,20 @@ def without_zeros(
     *,
     batch: pd.Series[Any] | None,
     is_batch: bool,
+    known: pd.DataFrame | None = None,
 ) -> AnnData:
     """A copy in which zeros that mean "missing" are so.
 
     Among fractions, every exact zero. Among whole numbers, cells of nothing but zeros lack the modality, and
     features that are 0 in all cells of a batch, but not in all, are not measured in that batch: a column of
-    ``varm["measured"]``.
+    ``varm["measured"]``. Of batches that a model knows it is said, features x batches, what was measured,
+    and that all features have other values than 0 somewhere.
     """
     x = values_of(name, modality, a, layer)
     stored = x.data if sparse.issparse(x) else x
     fractional = bool((stored != np.rint(stored)).any())
     row_has = np.asarray((x != 0).sum(axis=1)).ravel() > 0
-    column_has = np.asarray((x != 0).sum(axis=0)).ravel() > 0
+    column_has = (np.asarray((x != 0).sum(axis=0)).ravel() > 0) | (known is not None)
     if fractional:
         dense = (x.toarray() if sparse.issparse(x) else np.array(x)).astype(np.float32)
         dense[:, column_has] = np.where(dense[:, column_has] == 0, np.nan, dense[:, column_has])
@@ -166,20 +173,23 @@ def without_zeros(
     out = a[row_has].copy()
     labels = np.full(int(row_has.sum()), "all") if batch is None else batch.astype(str).to_numpy()[row_has]
     there = x[row_has]
-    known_elsewhere = column_has | is_batch
+    seen_elsewhere = column_has | is_batch
     table = {
-        label: (np.asarray((there[labels == label] != 0).sum(axis=0)).ravel() > 0) | ~known_elsewhere
+        label: (np.asarray((there[labels == label] != 0).sum(axis=0)).ravel() > 0) | ~seen_elsewhere
         for label in dict.fromkeys(labels)
     }
     measured = pd.DataFrame(table, index=out.var_names)
-    known = a.varm.get("measured")
-    if isinstance(known, pd.DataFrame):
-        if known.shape[1] != 1 and set(map(str, known.columns)) != set(measured.columns):
+    if known is not None:
+        for label in measured.columns.intersection(known.columns):
+            measured[label] = known[label].reindex(out.var_names, fill_value=True)
+    own = a.varm.get("measured")
+    if isinstance(own, pd.DataFrame):
+        if own.shape[1] != 1 and set(map(str, own.columns)) != set(measured.columns):
             raise InputError(
-                problem("zeros-panels", name=name, modality=modality, panels=listed(known.columns))
+                problem("zeros-panels", name=name, modality=modality, panels=listed(own.columns))
             )
-        for label in measured:
-            measured[label] &= known.iloc[:, 0] if known.shape[1] == 1 else known[label]
+        for label in measured.columns:
+            measured[label] &= own.iloc[:, 0] if own.shape[1] == 1 else own[label]
     out.varm["measured"] = measured
     return out
 

@@ -161,6 +161,7 @@ def _extended(registry: Registry, fresh: Mosaic | None, data: MuData | AnnData) 
         setup=dataclasses.replace(setup, modalities=(*setup.modalities, *new) if setup.modalities else ()),
         features=features,
         standards=standards,
+        panels={name: table for name, table in registry.panels.items() if name not in parts},
         categories=categories,
         likelihoods={**registry.likelihoods, **{name: part.likelihood for name, part in new.items()}},
         transforms={**registry.transforms, **{name: part.transform for name, part in new.items()}},

@@ -150,8 +150,12 @@ def layer_for_model(name: str, a: AnnData, registry: Registry) -> tuple[str | No
     raise InputError(
         f"{name}: no {_place(layer)}, where the model's data had their values, and no other place certainly "
         f"holds {wanted} (there are {there}); say which to take: "
-        f"MosaicVI.prepare_query(data, model, layers={{{name!r}: ...}})."
+        f"{_say_layer(name)}."
     )
+
+
+def _say_layer(name: str) -> str:
+    return f"MosaicVI.prepare_query(data, model, layers={{{name!r}: ...}})"
 
 
 def _place(layer: str | None) -> str:
@@ -173,10 +177,15 @@ def _holds_counts(a: AnnData, layer: str | None) -> bool:
     return not in_memory or (values.dtype.kind in "biuf" and is_whole(values))
 
 
-def looks_normalised(name: str, a: AnnData) -> str:
-    """The message for fractions where counts are needed."""
+def looks_normalised(name: str, a: AnnData, *, of_model: bool = False) -> str:
+    """The message for fractions where counts are needed, in training or because a model takes them."""
     layers = f" (it has {quoted(layer_names(a))})" if layer_names(a) else ""
     is_raw = counts_in(a) == RAW
+    if of_model:
+        return (
+            f"{name}: values are fractional, so they look normalised already, but the model takes counts; "
+            f"say where they are{layers}: {_say_layer(name)}."
+        )
     where = f"layers={{{name!r}: {RAW!r}}}" if is_raw else f"layers={{{name!r}: ...}}{layers}"
     return (
         f"{name}: values are fractional, so they look normalised already, but counts are needed; "
@@ -216,7 +225,14 @@ def is_filled(looks: Looks) -> bool:
 
 
 def check_range(
-    name: str, a: AnnData, x: Matrix, looks: Looks, likelihood: Distribution, transform: Transform
+    name: str,
+    a: AnnData,
+    x: Matrix,
+    looks: Looks,
+    likelihood: Distribution,
+    transform: Transform,
+    *,
+    of_model: bool = False,
 ) -> None:
     """Raise `InputError` for values which the likelihood or the transform cannot have."""
     family = likelihoods.get(likelihood)
@@ -224,13 +240,18 @@ def check_range(
         raise InputError(f"transforms: {name!r} is {likelihood}, which needs 'binarize', not {transform!r}.")
     user = likelihood if family.least >= 0 else transform
     if user not in ("none", "binarize") and looks.least < 0:
-        raise InputError(
+        wrong = (
             f"{name}: {first_value(a.obs_names, x, lambda v: v < 0)} is negative, which {user} cannot be; "
-            f"name the layer of raw counts, layers={{{name!r}: ...}}, "
+        )
+        if of_model:
+            raise InputError(f"{wrong}say where the values are that the model takes: {_say_layer(name)}.")
+        raise InputError(
+            f"{wrong}name the layer of raw counts, layers={{{name!r}: ...}}, "
             f"or set likelihoods={{{name!r}: {FOR_FRACTIONS!r}}} with transforms={{{name!r}: 'none'}}."
         )
     if transform == "none" and looks.most > family.most:
         remedy = f"set transforms={{{name!r}: 'binarize'}}" if family.binary else "choose another likelihood"
+        remedy = f"say where the values are that the model takes: {_say_layer(name)}" if of_model else remedy
         raise InputError(
             f"{name}: {first_value(a.obs_names, x, lambda v: v > family.most)} is above {family.most:g}, "
             f"which {likelihood} cannot be; {remedy}."

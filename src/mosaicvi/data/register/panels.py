@@ -11,8 +11,11 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
+from mosaicvi.data.mosaic import ModalityData
 from mosaicvi.data.register.covariates import labels, likely_batch, obs_column
 from mosaicvi.errors import InputError, quoted
+
+_NOTE_KEY = "note the column of obs that does, data.uns['mosaicvi'] = {'panel_key': ...}"
 
 
 def panel_column(data: MuData | AnnData, said: str | None, batch_key: str | None) -> str | None:
@@ -25,7 +28,13 @@ def panel_column(data: MuData | AnnData, said: str | None, batch_key: str | None
 
 
 def read_panels(
-    name: str, a: AnnData, data: MuData | AnnData, order: NDArray[np.int64], key: str | None
+    name: str,
+    a: AnnData,
+    data: MuData | AnnData,
+    order: NDArray[np.int64],
+    key: str | None,
+    *,
+    of_model: bool = False,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """What each panel in use measures (P, D_m), and the panel of each row (n_m,).
 
@@ -41,6 +50,8 @@ def read_panels(
         Its columns in block order.
     key
         Column of obs that names each cell's panel.
+    of_model
+        Whether they are data for a model, which are not registered with a column of panels.
 
     Raises
     ------
@@ -55,6 +66,11 @@ def read_panels(
     column = None if key is None else obs_column(data, key)
     if key is None or column is None:
         missing = "" if key is None else f" (there is no {key!r})"
+        if of_model:
+            raise InputError(
+                f"{name}: varm['measured'] has {len(columns)} panels, and nothing says which cell has which"
+                f"{missing}; {_NOTE_KEY}."
+            )
         batch = likely_batch(data) if key is None else None
         perhaps = "" if batch is None else f", or perhaps batch_key={batch!r}"
         raise InputError(
@@ -64,13 +80,24 @@ def read_panels(
     label = labels(column.reindex(a.obs_names))
     panel = np.asarray(pd.Index(columns, dtype=object).get_indexer(pd.Index(label, dtype=object)), np.int64)
     if (panel < 0).any():
+        other = _NOTE_KEY if of_model else "name another column, panel_key=..."
         raise InputError(
             f"{name}: obs[{key!r}] has {quoted(dict.fromkeys(label[panel < 0]))}, which are no columns of "
-            f"varm['measured'] ({quoted(columns)}); add them, or name another column, panel_key=...."
+            f"varm['measured'] ({quoted(columns)}); add them, or {other}."
         )
     used, panel = np.unique(panel, return_inverse=True)
     distinct, same = np.unique(table[order][:, used].T, axis=0, return_inverse=True)
     return distinct, same.ravel()[panel].astype(np.int64)
+
+
+def measured_by_batch(m: ModalityData, batch: NDArray[np.int64], n_batches: int) -> NDArray[np.bool_]:
+    """What the panels of each batch's cells measure, (B, D_m), by the batch of each cell (n,)."""
+    out = np.zeros((n_batches, m.n_features), bool)
+    there = np.flatnonzero(m.row_of_cell >= 0)
+    pairs = np.column_stack([batch[there], m.panel_of_row[m.row_of_cell[there]]])
+    for of_batch, panel in np.unique(pairs, axis=0):
+        out[of_batch] |= m.panels[panel]
+    return out
 
 
 def measured_table(name: str, a: AnnData) -> tuple[list[str], NDArray[np.bool_]]:

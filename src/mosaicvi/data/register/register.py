@@ -17,7 +17,7 @@ from mosaicvi import likelihoods
 from mosaicvi.data.blocks import Block
 from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
 from mosaicvi.data.read.modalities import PROTEINS, certain, feature_types, names_modalities, split_types
-from mosaicvi.data.read.remembered import noted_reading
+from mosaicvi.data.read.remembered import checked, noted_reading
 from mosaicvi.data.register.connected import apart, components, seen_by_group
 from mosaicvi.data.register.covariates import (
     Covariates,
@@ -27,7 +27,7 @@ from mosaicvi.data.register.covariates import (
     read_covariates,
 )
 from mosaicvi.data.register.kinds import guessed_gaussian, with_counts
-from mosaicvi.data.register.panels import panel_column
+from mosaicvi.data.register.panels import measured_by_batch, panel_column
 from mosaicvi.data.register.standard import standard_of
 from mosaicvi.data.register.suspicious import droplets, hashtags, technical, zero_or_one, zeros
 from mosaicvi.data.register.unseen import read_new_covariates
@@ -268,6 +268,8 @@ def _learn(
     setup: Setup, mods: Sequence[ModalityData], covariates: Covariates, data: MuData | AnnData
 ) -> Registry:
     names = _batches(setup, covariates.categories, {})
+    reading = noted_reading(data)
+    with_gaps = checked(reading).get("zeros_missing", ())
     return Registry(
         setup=setup,
         features={m.name: m.features for m in mods},
@@ -285,7 +287,10 @@ def _learn(
         },
         standards={m.name: m.standard for m in mods if m.standard is not None},
         files=named_files(data),
-        reading=noted_reading(data),
+        reading=reading,
+        panels={
+            m.name: measured_by_batch(m, covariates.batch, len(names)) for m in mods if m.name in with_gaps
+        },
     )
 
 

@@ -91,9 +91,10 @@ def find_values(
     else:
         likelihood, transform = registry.likelihoods[name], registry.transforms[name]
         if registry.whole[name] and not looks.whole and likelihoods.get(likelihood).whole:
-            raise InputError(looks_normalised(name, a))
-    check_range(name, a, x, looks, likelihood, transform)
-    panels, panel_of_row = read_panels(name, a, data, order, panel_key)
+            raise InputError(looks_normalised(name, a, of_model=True))
+    of_model = registry is not None
+    check_range(name, a, x, looks, likelihood, transform, of_model=of_model)
+    panels, panel_of_row = read_panels(name, a, data, order, panel_key, of_model=of_model)
     return Values(
         x=x,
         looks=looks,

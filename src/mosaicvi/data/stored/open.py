@@ -17,8 +17,9 @@ from mosaicvi.data.layers import RAW
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.data.read.contained import check_contained
+from mosaicvi.data.read.contained_zarr import check_contained_folder, check_contained_store
 from mosaicvi.data.read.files import ZARR_MARKS
-from mosaicvi.data.read.modalities import PROTEINS, feature_types
+from mosaicvi.data.read.modalities import PROTEINS, USUAL, certain, feature_types
 from mosaicvi.data.stored.pieces import Piece, element
 from mosaicvi.data.stored.values import StoredMatrix
 from mosaicvi.errors import InputError
@@ -80,22 +81,37 @@ def _opened(path: Path) -> Any:
         import zarr
     except ImportError as error:
         raise InputError(problem("extra", name=path, format="zarr", package="zarr", extra="zarr")) from error
+    check_contained_folder(path)
     group = zarr.open(str(path), mode="r")
-    keys = set(group.keys()) if hasattr(group, "keys") else set()
-    if not ({"obs", "var"} <= keys or "mod" in keys):
+    keys = set(group.keys()) if isinstance(group, zarr.Group) else set()
+    if not isinstance(group, zarr.Group) or not ({"obs", "var"} <= keys or "mod" in keys):
         raise InputError(problem("foreign", name=path, what=f"zarr with {listed(sorted(keys))}"))
+    check_contained_store(path, group)
     return group
 
 
 def _check_one_modality(path: Path, group: Any, a: AnnData) -> None:
     """Refuse what reading into memory would part into several modalities."""
     several = len(feature_types(a)) > 1
-    if several or ("obsm" in group and PROTEINS in group["obsm"]):
-        what = "var['feature_types'] tells several modalities apart" if several else f"obsm has {PROTEINS!r}"
+    beside = [] if several else _modalities_of_obsm(group, a)
+    if several or beside:
+        what = "var['feature_types'] tells several modalities apart" if several else f"obsm has {beside[0]!r}"
         raise InputError(
             f"{path}: {what}, which cannot be parted on disk; write it as an .h5mu, "
             "mosaicvi.read_mudata(...).write(...), or set in_memory=True."
         )
+
+
+def _modalities_of_obsm(group: Any, a: AnnData) -> list[str]:
+    """Matrices beside the features that reading into memory would make modalities."""
+    there = [key for key in group.get("obsm", {}) if key == PROTEINS or key.lower() in USUAL]
+    if not there:
+        return []
+    uns = group.get("uns", {})
+    names = {key: read_elem(uns[key]) for key in uns if key.endswith("_names")}
+    obsm = {key: read_elem(group["obsm"][key]) for key in there}
+    sure = certain(AnnData(obs=pd.DataFrame(index=a.obs_names), obsm=obsm, uns=names))
+    return [key for key in there if key == PROTEINS or key in sure]
 
 
 def _mudata(path: Path, group: Any, layers: Mapping[str, str]) -> Opened:
@@ -114,7 +130,7 @@ def _mudata(path: Path, group: Any, layers: Mapping[str, str]) -> Opened:
         raise InputError(problem("no-modality", name=path, names=listed(lost)))
     with mudata_as_it_is():
         mdata = MuData(mods, obs=pd.DataFrame(index=obs.index))
-        mdata.obs = obs
+        mdata.obs = obs if len(obs) == mdata.n_obs else obs.reindex(mdata.obs_names)  # cells that obs lacks
     mdata.uns.update(_notes(group))
     return mdata, stored
 
