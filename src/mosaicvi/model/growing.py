@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from anndata import AnnData
 from mudata import MuData
+from numpy.typing import NDArray
 
 from mosaicvi.config import Distribution, NetworkConfig
 from mosaicvi.config.arguments import pairs
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.grow import grow
-from mosaicvi.data.register.join import lifted
+from mosaicvi.data.register.join import joined, lifted, of_cells
 from mosaicvi.data.staining import at_level, levels_of_batches
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_grown
@@ -54,8 +55,9 @@ class Growing(Saving):
         reference
             The trained model, which stays as it is, or the folder where it is saved.
         unfrozen
-            Train all weights. What the model knew may then be forgotten; by default only what is new is
-            trained.
+            Train all weights; by default only what is new is trained. If the reference was opened with its
+            data, as many of its cells as the query has are trained on as well, chosen at random, so that they
+            are not forgotten: `mosaic` has them after those of the query.
         new_features
             Known modalities of which further features are learnt; of others they are left out.
         modalities
@@ -63,7 +65,7 @@ class Growing(Saving):
         likelihoods
             Of new modalities, as in `setup_mudata`.
         seed
-            Decides the first weights of what is new.
+            Decides the first weights of what is new, and which cells of the reference are trained on.
 
         Returns
         -------
@@ -98,14 +100,29 @@ class Growing(Saving):
         config = _grown_config(old.config, mosaic)
         net, free = _grown_network(old, mosaic, config, found.sees, seed)
         model = cls.__new__(cls)
-        model._take(mosaic, config, net)
+        held = old.held_out()
+        if held is None:
+            model._take(mosaic, config, net)
+        else:  # its data are at hand: they teach the read-out together
+            earlier = lifted(old.mosaic, mosaic.registry)
+            if unfrozen:
+                rehearsed, others = _parted(earlier, mosaic, seed)
+                mosaic = joined(mosaic, of_cells(earlier, rehearsed))
+                earlier, held = of_cells(earlier, others), held[others]
+            model._take(mosaic, config, net)
+            model._earlier = earlier, held
         model._reads_out, model._aligns = old._reads_out, old._aligns
         model._lineage = (*old._lineage, old.ancestor())
-        if old.held_out() is not None:  # its data are at hand: they teach the read-out together
-            model._earlier = lifted(old.mosaic, mosaic.registry), old.held_out()
         if not unfrozen:
             model._base, model._free, model._sees = old.without_data(), free, found.sees
         return model
+
+
+def _parted(earlier: Mosaic, query: Mosaic, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the reference's cells that are trained on with a query, and of the others."""
+    apart = np.flatnonzero(~earlier.cells.isin(query.cells))
+    order = np.random.default_rng(seed).permutation(apart)
+    return np.sort(order[: query.n_cells]), np.sort(order[query.n_cells :])
 
 
 def _at_level(old: Saving, mosaic: Mosaic) -> Mosaic:
