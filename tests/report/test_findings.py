@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -65,7 +66,10 @@ def accuracy(per_feature: list[float], *, overall: float, mean: float, near: flo
         modality="adt",
         source="rna",
         whole=True,
+        every_part=False,
         n_cells=n,
+        n_features=len(per_feature),
+        n_values=n * len(per_feature),
         features=tuple(f"p{j}" for j in range(len(per_feature))),
         measure="correlation",
         per_feature={MODEL: np.array(per_feature)},
@@ -88,6 +92,21 @@ def test_a_model_that_loses_is_told_so() -> None:
     (finding,) = findings.imputation([accuracy([0.9], overall=0.5, mean=0.3, near=0.7)], [])
     assert "Averaging similar cells imputes adt from rna better than the model" in finding.title
     assert findings.imputation([accuracy([0.9], overall=0.8, mean=0.3, near=0.7)], []) == []
+
+
+def test_where_nothing_stands_out_only_what_was_looked_at_is_said() -> None:
+    kinds = [Mixing(kind=k, n_cells=50, foreign=0.5, expected=0.5) for k in "ab"]
+    test = accuracy([0.9], overall=0.8, mean=0.3, near=0.7)
+    no_near = dataclasses.replace(test, overall={MODEL: 0.8, MEAN: 0.3})
+    history = pd.DataFrame({"train_loss": [1.0]})
+    assert findings.nothing(history, kinds, (), [test]) == (
+        "Nothing stands out: batches mix, training has settled and imputed values beat simpler ways."
+    )
+    assert findings.nothing(history, (), (), [no_near]) == (
+        "Nothing stands out: training has settled and imputed values beat the feature's mean."
+    )
+    assert findings.nothing(pd.DataFrame(), (), kinds, []) == "Nothing stands out: sets of modalities mix."
+    assert findings.nothing(pd.DataFrame(), (), (), []) == "Nothing could be looked at."
 
 
 def test_what_could_not_be_checked_is_a_note() -> None:

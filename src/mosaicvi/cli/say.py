@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, printable
 from mosaicvi.ranks import place
 
 OPTIONS: ContextVar[Mapping[str, frozenset[str]]] = ContextVar("OPTIONS", default=MappingProxyType({}))
@@ -102,7 +102,7 @@ WITH_MODEL = ("embed", "impute", "label", "compare", "map", "report")
 
 def for_terminal(message: str) -> str:
     """One line, with the options of the command line in place of Python's arguments."""
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     if next(iter(OPTIONS.get()), "") in WITH_MODEL:
         for pattern, rest in _OF_TRAINING:
             line = pattern.sub(rest, line)

@@ -233,9 +233,9 @@ PROBLEMS: dict[str, Problem] = {
         remedy="Name one that all datasets have, or that of one dataset: `layers={'<dataset>:rna': ...}`.",
     ),
     "raw-features": Problem(
-        text="{name}: .raw of {modality} lacks features of X: {names}; "
+        text="{name}: .raw of {modality} lacks features of X, or has them more than once: {names}; "
         "leave these out, or store the counts in a layer",
-        cause="Features were renamed or added after the counts had been kept in `.raw`.",
+        cause="Features were renamed, made unique or added after the counts had been kept in `.raw`.",
         remedy="Leave the features out, or copy the counts into `layers` under the names of X.",
     ),
     "no-obsm": Problem(

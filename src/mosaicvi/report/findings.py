@@ -123,6 +123,27 @@ def mixing(what: Literal["Batch", "Set of modalities"], kinds: Sequence[Mixing])
     ]
 
 
+def nothing(
+    history: pd.DataFrame,
+    by_batch: Sequence[Mixing],
+    by_pattern: Sequence[Mixing],
+    tests: Sequence[Accuracy],
+) -> str:
+    """What to say where there is no finding: what was looked at, and is as it should be."""
+    seen = [
+        words
+        for words, kinds in (("batches mix", by_batch), ("sets of modalities mix", by_pattern))
+        if any(k.n_cells >= FEWEST_OF_A_KIND for k in kinds)
+    ]
+    if len(history):
+        seen.append("training has settled")
+    if tests:
+        simple = "simpler ways" if all(NEIGHBOURS in t.overall for t in tests) else "the feature's mean"
+        seen.append(f"imputed values beat {simple}")
+    listed = " and ".join([", ".join(seen[:-1]), seen[-1]] if len(seen) > 1 else seen)
+    return f"Nothing stands out: {listed}." if listed else "Nothing could be looked at."
+
+
 def pairs(found: Sequence[Metric]) -> list[Finding]:
     """Modalities that put the same cell at different places."""
     return [

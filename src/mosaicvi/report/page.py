@@ -27,7 +27,7 @@ from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.session import fewest_epochs
 from mosaicvi.infer.labels import UNLABELED, has_label
 from mosaicvi.report import findings, payload
-from mosaicvi.report.charts import accuracy_view, training_charts
+from mosaicvi.report.charts import accuracy_view, tests_in_words, training_charts
 from mosaicvi.report.heldout import N_NEIGHBOURS, Accuracy, hide_entries, hide_modality
 from mosaicvi.report.integration import Metric, Mixing, integration, mixing_of, pairing, sample
 from mosaicvi.report.svg import bar, mosaic_chart
@@ -125,7 +125,6 @@ def write_report(
         "js": asset("scatter.js"),
         "sections": SECTIONS,
         "labels": None if labels is None else _labels_in_words(labels),
-        "k": N_NEIGHBOURS,
     }
     page = jinja.get_template("report.html.j2").render(context)
     with atomic_path(output, overwrite=overwrite) as temporary:
@@ -265,6 +264,7 @@ def _scores(
     ]
     return {
         "findings": words,
+        "nothing": findings.nothing(history, by_batch, by_pattern, tests),
         "metrics": [_metric_row(m) for m in [*numbers, *paired]],
         "metric_cells": f"{len(at):,}",
         "mixing": [
@@ -276,6 +276,7 @@ def _scores(
             },
         ],
         "tests": [accuracy_view(t) for t in tests],
+        "tests_words": tests_in_words(tests, N_NEIGHBOURS),
         "charts": training_charts(history) if len(history) else [],
     }
 
