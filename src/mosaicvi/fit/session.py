@@ -19,7 +19,7 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.splits import names_digest, values_digest
 from mosaicvi.errors import InputError, LostRankError, ModelFileError, NonFiniteLossError, memory_for
-from mosaicvi.fit.ending import LEAST_FALL_STEPS, LEAST_STEPS, Ending
+from mosaicvi.fit.ending import LEAST_FALL_STEPS, LEAST_STEPS, Ending, outcome
 from mosaicvi.fit.frozen import Frozen
 from mosaicvi.fit.loop import fit
 from mosaicvi.fit.progress import IN_TERMINAL, listener
@@ -372,7 +372,9 @@ def _write(store: CheckpointStore, fingerprint: dict[str, Any], state: FitState,
 
 def _farewell(state: FitState, done: bool, checkpoint_dir: Path | None) -> str:
     if done:
-        return f"Trained for {_times(state.epoch, 'epoch')}."
+        ended = outcome(state.ending, state.epoch)
+        kept = "" if ended is None else f"; kept are the best weights, of epoch {state.best_epoch + 1}"
+        return f"Trained for {_times(state.epoch, 'epoch')}{kept}."
     at = f"Stopped after {_times(state.epoch, 'epoch')} and {_times(state.step, 'step')}"
     if IN_TERMINAL.get():
         return f"{at}."

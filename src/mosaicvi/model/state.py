@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from mosaicvi.data.register.source import Paths
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.data.staining import Staining, as_reference
 from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.fit.ending import Ending, outcome
 from mosaicvi.fit.state import FitState
 from mosaicvi.infer.alignment import Alignment, fit_alignment
 from mosaicvi.infer.intervals import Spreads, fit_spreads
@@ -71,6 +72,17 @@ class ModelState:
     def history(self) -> pd.DataFrame:
         """Every term of the loss for training and validation, one row an epoch."""
         return pd.DataFrame(self._rows).rename_axis("epoch")
+
+    @property
+    def training_end(self) -> Literal["settled", "most steps"] | None:
+        """How a training without a number of epochs ended, None for another one or one that was stopped.
+
+        The loss on held-out cells had stopped falling, or the most steps at one learning rate were done.
+        """
+        if self._state is not None:
+            return outcome(self._state.ending, self._state.epoch)
+        saved = (self._saved_fit or {}).get("ending")
+        return None if saved is None else outcome(Ending(**saved), len(self._rows))
 
     @property
     def is_trained(self) -> bool:
