@@ -211,6 +211,23 @@ class ReadOut:
             Latent (b, K), and the decoder's counts at the median library.
         """
         name = mosaic.modalities[m].name
+        out = self.at_mean(mosaic, name, cells, code, views, z, rates)
+        levels = self.levels.get(name)
+        if levels is None:
+            return [out]
+        return [out + level for level in levels.of(rates, self.scales[name])]
+
+    def at_mean(
+        self,
+        mosaic: Mosaic,
+        name: str,
+        cells: NDArray[np.int64],
+        code: NDArray[np.int64],
+        views: Sequence[Shown],
+        z: Floats,
+        rates: Rates,
+    ) -> Floats:
+        """The same before levels of batches are added, (b, D)."""
         out = on_scale(rates.mean, self.scales[name])  # where nothing better is known
         for i in np.unique(code):
             part, of_view = self.parts.get((views[i], name)), code == i
@@ -220,10 +237,7 @@ class ReadOut:
                 out[of_view] = part.shown_line(out[of_view])
                 continue
             out[of_view] = part(part.known(mosaic, name, cells[of_view], z[of_view], rates.of(of_view)))
-        levels = self.levels.get(name)
-        if levels is None:
-            return [out]
-        return [out + level for level in levels.of(rates, self.scales[name])]
+        return out
 
     def after(self, before: ReadOut, *, same: Collection[str], n_batches: int) -> ReadOut:
         """With parts of a smaller network for what its own cells do not teach.
