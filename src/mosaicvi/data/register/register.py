@@ -32,6 +32,7 @@ from mosaicvi.data.register.standard import standard_of
 from mosaicvi.data.register.suspicious import droplets, hashtags, technical, zero_or_one, zeros
 from mosaicvi.data.register.unseen import read_new_covariates
 from mosaicvi.data.register.values import Values, duplicates, find_values, keep
+from mosaicvi.data.staining import at_level
 from mosaicvi.data.stored.values import StoredMatrix, StoredMeasured, StoredValues
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
@@ -142,7 +143,7 @@ def register(
         warnings.warn(note, MosaicWarning, stacklevel=4)
     if conditions is not None:
         group, group_names = conditions
-    return Mosaic(
+    found = Mosaic(
         cells=cells,
         modalities=tuple(read),
         covariates=covariates.table,
@@ -152,6 +153,7 @@ def register(
         registry=learned,
         unseen=covariates.unseen,
     )
+    return at_level(found, learned.levels) if learned.levels else found
 
 
 def without_cells(registry: Registry) -> Mosaic:
