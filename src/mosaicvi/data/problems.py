@@ -333,6 +333,11 @@ PROBLEMS: dict[str, Problem] = {
         cause="Two inputs of one library, or two tables of which neither says what it holds.",
         remedy="Leave out one of them, or name the modality of each.",
     ),
+    "pair-name": Problem(
+        text="pair: two datasets would be called {name!r}; give one of them another name",
+        cause="Inputs of the same cells become one dataset, whose name another one has.",
+        remedy="Choose another name.",
+    ),
     "pair-nothing": Problem(
         text="pair: no two inputs have cells of the same names (such as {names}); rename the cells alike",
         cause="Nothing says which cell of one input is which of another.",

@@ -141,6 +141,10 @@ class Part:
             batch = np.minimum(mosaic.batch[cells], len(self.batch_centres) - 1)
             centre = self.batch_centres[batch]
             measured = measured - np.where(np.isnan(centre), self.batch_centres[-1], centre)
+            if name in mosaic.level_left:
+                left = mosaic.level_left[name][:, self.own] / self.own_spread
+                beyond = mosaic.batch[cells] - len(mosaic.batches) + len(left)
+                measured[beyond >= 0, -left.shape[1] :] -= left[beyond[beyond >= 0]]
         return Known(z=z / self.latent_spread, decoded=on_scale(rates.mean, self.kind), measured=measured)
 
     def coordinates(self, mosaic: Mosaic, name: str, cells: NDArray[np.int64], rate: Floats) -> Floats:
