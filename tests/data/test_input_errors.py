@@ -191,6 +191,7 @@ CASES: dict[str, Provoke] = {
     "too-few-counts": lambda f, p: to_mudata(one(), min_counts={"rna": 500}),
     "zeros-panels": lambda f, p: to_mudata(two_panels(), zeros_missing=["rna"], batch_key="lab"),
     "pair-modality": lambda f, p: combine(twins("AB", a="rna", b="rna"), pair=True),
+    "pair-name": lambda f, p: combine({"x": one(), **twins("AB", a="rna", b="adt")}, pair={"x": ["a", "b"]}),
     "pair-nothing": lambda f, p: combine({"b": one(), **twins("AB", a="rna")}, pair=True),
     "folder": lambda f, p: read(dirty(f)),
     "mtx-part": lambda f, p: read(mtx(f, barcodes=None)),

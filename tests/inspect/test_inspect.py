@@ -14,7 +14,7 @@ from scipy import sparse
 from mosaicvi.data.combine import combine
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.errors import InputError
-from mosaicvi.inspect.describe import describe
+from mosaicvi.inspect.describe import describe, unconnected
 from mosaicvi.inspect.picture import plot
 from mosaicvi.inspect.summary import Bridge, Group, Overlap
 from mosaicvi.inspect.tables import render
@@ -89,8 +89,9 @@ def test_parts_that_nothing_connects_are_named() -> None:
         mdata.obs["batch"] = ["x", "x", "y"]
     got = describe(mdata, batch_key="batch")
     assert got.components == (("x: rna",), ("y: adt",))
+    assert unconnected(mdata, batch_key="batch") == [w for w in got.warnings if "connect" in w]
     assert got.warnings == (
-        "The mosaic falls into 2 parts that share no feature and no cell; nothing can connect them: "
+        "The mosaic falls into 2 parts that share no feature and no cell; nothing connects them: "
         "(1) x: rna; (2) y: adt",
         "No cell and no chain of modalities connects rna and adt",
     )

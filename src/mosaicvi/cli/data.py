@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,6 +99,7 @@ def read_all(
         "--columns": by_name(reading.columns, named),
         "--names-from": by_name(reading.names_from, named),
     }
+    _check_pairs(paths, reading)
     on_disk = _left_on_disk(named, reading)
     if on_disk is not None:
         return on_disk
@@ -207,8 +209,9 @@ def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = Fals
     """
     from mosaicvi.data.combine.combine import combine_as
 
+    _check_pairs(paths, reading)
     named = name_datasets(paths)
-    options = _options_of_combine(named, reading, quiet=quiet)
+    options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet)
     mdata = combine_as(named, layers_if_there=reading.layers_if_there, **options, **more)
     if reading.obs is not None:
         Sheet.read(reading.obs).add_to(mdata, names=str(more.get("name_key", NAME_KEY)))
@@ -223,8 +226,9 @@ def combine_for_store(
     from mosaicvi.data.combine.assemble import Assembled
     from mosaicvi.data.stored.open import can_stay
 
+    _check_pairs(paths, reading)
     named = name_datasets(paths)
-    options = _options_of_combine(named, reading, quiet=quiet) | more
+    options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet) | more
     needs_memory = reading.duplicates == "number" or _of_values(reading)
     needs_memory |= any((reading.pair, reading.from_obsm, reading.names_from, reading.obs))
     if not needs_memory and all(can_stay(path) for path in named.values()):
@@ -232,7 +236,9 @@ def combine_for_store(
     return Assembled(mdata=combine_files(paths, reading, quiet=quiet, **more), stored={})
 
 
-def _options_of_combine(named: Mapping[str, Path], reading: Reading, *, quiet: bool) -> dict[str, Any]:
+def _options_of_combine(
+    named: Mapping[str, Path], reading: Reading, pairs: Mapping[str, Sequence[str]], *, quiet: bool
+) -> dict[str, Any]:
     modality, orientation, columns, names_from = (
         by_name(choice, named)
         for choice in (reading.modality, reading.orientation, reading.columns, reading.names_from)
@@ -245,7 +251,7 @@ def _options_of_combine(named: Mapping[str, Path], reading: Reading, *, quiet: b
         "names_from": names_from,
         "duplicates": reading.duplicates,
         "genome": reading.genome,
-        "pair": reading.pair,
+        "pair": pairs or reading.pair,
         "from_obsm": {**reading.obsm_if_there, **_with_names(reading.from_obsm, named)},
         "min_counts": reading.min_counts,
         "rounded": reading.rounded,
@@ -312,7 +318,9 @@ def load_for(
         key = document["registry"]["setup"]["batch_key"]
         paths = [_named_as_in_training(path, document["registry"].get("files", {})) for path in paths]
         named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
-        reading = as_in_training(reading, document["registry"], named)
+        pairs = pairs_of(paths)
+        called = [*pairs, *(n for n in named if not any(n in files for files in pairs.values()))]
+        reading = as_in_training(reading, document["registry"], named, called)
         is_as_it_is = not document["registry"].get("reading")
     except (KeyError, TypeError, AttributeError):
         return read_all(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
@@ -422,20 +430,41 @@ def prepared(
 
 
 def name_datasets(paths: Sequence[Path]) -> dict[str, Path]:
-    """Dataset name → path; the name is the user's (``NAME=PATH``) or comes from the path."""
+    """Dataset name → path; the name is the user's (``NAME=PATH``) or comes from the path.
+
+    Files that were given one name together are called by their paths.
+    """
     from mosaicvi.data.read import dataset_names
 
-    given: dict[str, Path] = {}
-    for path in (path for path in paths if _is_named(path)):
-        if _name(path) in given:
-            raise InputError(f"{path}: the name {_name(path)!r} was given already; choose another one")
-        given[_name(path)] = _path(path)
-    plain = [path for path in paths if not _is_named(path)]
+    together = {name for name, count in Counter(map(_name, filter(_is_named, paths))).items() if count > 1}
+    named = [path for path in paths if _is_named(path) and _name(path) not in together]
+    given = {_name(path): _path(path) for path in named}
+    plain = [_path(path) for path in paths if path not in named]
     found = dataset_names(plain) if plain else {}
     twice = sorted(set(found) & set(given))
     if twice:
         raise InputError(f"{found[twice[0]]}: the name {twice[0]!r} was given already; choose another one")
     return found | given
+
+
+def pairs_of(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """The names that several files were given together → what `name_datasets` calls these."""
+    named = {path: name for name, path in name_datasets(paths).items()}
+    found: dict[str, list[str]] = {}
+    for path in filter(_is_named, paths):
+        key = named.get(_path(path)) or named[Path(os.path.abspath(_path(path)))]
+        found.setdefault(_name(path), []).append(key)
+    return {name: keys for name, keys in found.items() if len(keys) > 1}
+
+
+def _check_pairs(paths: Sequence[Path], reading: Reading) -> None:
+    """Refuse one name for several files that were not said to be of the same cells."""
+    pairs = {} if reading.pair else pairs_of(paths)
+    for name, files in pairs.items():
+        raise InputError(
+            f"{name}: the name of {' and '.join(files)}; add --pair if they are of the same cells, "
+            "or give each a name of its own"
+        )
 
 
 def _is_named(path: Path) -> bool:

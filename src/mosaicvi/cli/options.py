@@ -97,7 +97,9 @@ def _reading(
     pair: Annotated[
         bool | None,
         typer.Option(
-            "--pair/--no-pair", help="Inputs with the same names of cells are the same cells, or not."
+            "--pair/--no-pair",
+            help="Inputs whose names of cells agree are the same cells, or not; `GSM1=rna.csv GSM1=adt.csv` "
+            "names what they become.",
         ),
     ] = None,
     orientation: Annotated[

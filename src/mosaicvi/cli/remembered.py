@@ -35,7 +35,9 @@ OPTIONS = {
 OF_VALUES = ("min_counts", "rounded", "log2", "zeros_missing")  # applied once the data are there
 
 
-def as_in_training(reading: Reading, registry: Mapping[str, Any], named: Mapping[str, Path]) -> Reading:
+def as_in_training(
+    reading: Reading, registry: Mapping[str, Any], named: Mapping[str, Path], called: Collection[str]
+) -> Reading:
     """What was said, and otherwise what the model remembers of how its files were read.
 
     Parameters
@@ -46,6 +48,8 @@ def as_in_training(reading: Reading, registry: Mapping[str, Any], named: Mapping
         Of the model, as its document has it.
     named
         The files, by the names of their datasets.
+    called
+        The names that users gave them, those of several files once.
     """
     from mosaicvi.data.read.remembered import checked
 
@@ -59,7 +63,7 @@ def as_in_training(reading: Reading, registry: Mapping[str, Any], named: Mapping
         taken["duplicates"] = saved["duplicates"]
     labels = [label for names in registry["categories"].values() for label in names["$tuple"]]
     known = {part for label in labels for part in label.split("+")}
-    if saved.get("pair") and reading.pair is None and len(named) > 1 and named.keys() <= known:
+    if saved.get("pair") and reading.pair is None and len(named) > 1 and {*called} <= known:
         taken["pair"] = True
     _say(taken)
     where_there = {m: "X" for m, whole in registry["whole"].items() if not whole}

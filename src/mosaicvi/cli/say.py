@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, printable
 from mosaicvi.ranks import place
 
 OPTIONS: ContextVar[Mapping[str, frozenset[str]]] = ContextVar("OPTIONS", default=MappingProxyType({}))
@@ -29,6 +29,7 @@ def _as_option(argument: re.Match[str]) -> str:
 
 # Remedies are written for Python; the terminal has other names for the same things.
 _IN_TERMINAL = (
+    (re.compile(r"mosaicvi\.to_mudata\(data, (\w+=[\[{][^\]}]*[\]}])(?:, batch_key=\.\.\.)?\)"), r"\1"),
     (
         re.compile(r"note the column of obs that does, data\.uns\['mosaicvi'\] = \{'panel_key': \.\.\.\}"),
         "name the column of obs that does, mosaicvi combine --panel-key ..., and give what that writes",
@@ -106,7 +107,7 @@ WITH_MODEL = ("embed", "impute", "label", "compare", "map", "report")
 
 def for_terminal(message: str) -> str:
     """One line, with the options of the command line in place of Python's arguments."""
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     if next(iter(OPTIONS.get()), "") in WITH_MODEL:
         for pattern, rest in _OF_TRAINING:
             line = pattern.sub(rest, line)

@@ -54,7 +54,12 @@ def command(
         ),
     ] = None,
     max_epochs: Annotated[
-        int | None, typer.Option(help="Passes over the data. [default: a number that suits them]", min=1)
+        int | None,
+        typer.Option(
+            help="Passes over the data. [default: until the loss on held-out cells has stopped falling, or "
+            "12,000 steps are done at one learning rate]",
+            min=1,
+        ),
     ] = None,
     seed: Annotated[
         int | None,

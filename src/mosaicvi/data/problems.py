@@ -238,9 +238,9 @@ PROBLEMS: dict[str, Problem] = {
         remedy="Name one that all datasets have, or that of one dataset: `layers={'<dataset>:rna': ...}`.",
     ),
     "raw-features": Problem(
-        text="{name}: .raw of {modality} lacks features of X: {names}; "
+        text="{name}: .raw of {modality} lacks features of X, or has them more than once: {names}; "
         "leave these out, or store the counts in a layer",
-        cause="Features were renamed or added after the counts had been kept in `.raw`.",
+        cause="Features were renamed, made unique or added after the counts had been kept in `.raw`.",
         remedy="Leave the features out, or copy the counts into `layers` under the names of X.",
     ),
     "no-obsm": Problem(
@@ -337,6 +337,11 @@ PROBLEMS: dict[str, Problem] = {
         "or say what each holds: modality={{{b!r}: 'adt'}}",
         cause="Two inputs of one library, or two tables of which neither says what it holds.",
         remedy="Leave out one of them, or name the modality of each.",
+    ),
+    "pair-name": Problem(
+        text="pair: two datasets would be called {name!r}; give one of them another name",
+        cause="Inputs of the same cells become one dataset, whose name another one has.",
+        remedy="Choose another name.",
     ),
     "pair-nothing": Problem(
         text="pair: no two inputs have cells of the same names (such as {names}); rename the cells alike",

@@ -93,6 +93,7 @@ def accuracies(
     imputing: Callable[[str], tuple[Scale, ReadOut | None]],
     held_out: NDArray[np.bool_] | None,
     seed: int,
+    query: Mosaic | None = None,
 ) -> Iterator[FeatureAccuracy]:
     """The accuracy of features from each view that hides some, where enough cells can tell.
 
@@ -108,10 +109,12 @@ def accuracies(
         Which cells no training saw, (n,); None where that is not known.
     seed
         Decides the test cells, where there are many.
+    query
+        Cells whose views are asked about; where None those of `mosaic`, and each modality alone.
     """
-    code, views = shown_of_cells(mosaic)
+    code, views = shown_of_cells(mosaic if query is None else query)
     lacking = {view: int((code == i).sum()) for i, view in enumerate(views)}
-    for data in mosaic.modalities:
+    for data in mosaic.modalities if query is None else ():
         lacking.setdefault(Shown.make({data.name: np.ones(data.n_features, bool)}), 0)
     for view, n in sorted(lacking.items(), key=lambda pair: -pair[1])[:MOST_VIEWS]:
         for name in wanted:

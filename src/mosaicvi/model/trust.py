@@ -27,6 +27,7 @@ class Trusting(Comparing):
         mdata: MuData | AnnData | Mosaic | None = None,
         *,
         modality: str | Sequence[str] | None = None,
+        query: MuData | AnnData | Mosaic | None = None,
         seed: int = 0,
     ) -> pd.DataFrame:
         """How well each feature is imputed, by what was measured of a cell.
@@ -40,6 +41,9 @@ class Trusting(Comparing):
             Other data with the same features; the model's own where None.
         modality
             Which modality, or several; all where None.
+        query
+            Other cells, which lack something: asked is how well that is imputed, by hiding it of the data's
+            cells. Where None, the data's own cells.
         seed
             Decides the test cells, where there are many.
 
@@ -54,7 +58,7 @@ class Trusting(Comparing):
         - ``believe``: ``"yes"`` from a correlation of 0.5 (AUROC 0.75) on, ``"partly"`` if above chance, else
           ``"no"``;
         - ``test_cells``, ``held_out``: by how many cells that was measured, and whether no training saw them;
-        - ``lacking``: how many cells of the data have this view, and so lack the feature;
+        - ``lacking``: how many cells of the data, or of the query, have this view, and so lack the feature;
         - ``panel``: whether other features of the modality are shown.
         """
         mosaic, loader = self._data(mdata)
@@ -70,6 +74,7 @@ class Trusting(Comparing):
             imputing=self._imputing,
             held_out=self.held_out(mosaic),
             seed=whole("seed", seed),
+            query=None if query is None else self._data(query)[0],
         )
         for one in sorted(found, key=lambda a: (not (a.partial and a.lacking), -a.lacking)):
             features = np.asarray(mosaic.modality(one.modality).features.names, object)[one.features]

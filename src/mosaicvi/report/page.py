@@ -254,13 +254,15 @@ def _scores(
     history = model.history
     words = [
         *findings.training(
-            history, fewest_epochs(mosaic.n_cells, sum(m.n_features for m in mosaic.modalities))
+            history,
+            fewest_epochs(mosaic.n_cells, sum(m.n_features for m in mosaic.modalities)),
+            model.training_end,
         ),
         *findings.mixing("Batch", by_batch),
         *findings.mixing("Set of modalities", by_pattern),
         *findings.pairs(paired),
         *findings.trust(model.imputation_accuracy(mosaic, seed=seed)),
-        *findings.imputation(tests, untestable),
+        *findings.imputation(tests, untestable, may_go_on=model.training_end != "settled"),
     ]
     return {
         "findings": words,

@@ -18,15 +18,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import sparse
 
+from mosaicvi.data.combine.alike import alike
 from mosaicvi.data.combine.assemble import Assembled, Join, Plan, assemble
 from mosaicvi.data.combine.match import RULES
 from mosaicvi.data.combine.pair import (
     cells_of,
-    groups_of,
     merged,
     modality_of_name,
     notice,
-    same_cells,
+    notice_alike,
+    paired,
     suspicious,
 )
 from mosaicvi.data.combine.parts import Parts, take_apart
@@ -63,7 +64,7 @@ def put_together(
     columns: str | Mapping[str, str] | None,
     names_from: str | Mapping[str, str] | None,
     genome: str | None,
-    pair: bool | None,
+    pair: bool | Mapping[str, Collection[str]] | None,
     from_obsm: Mapping[str, str] | None,
     min_counts: Mapping[str, float] | None,
     rounded: Collection[str],
@@ -83,7 +84,7 @@ def put_together(
             f"not {type(datasets).__name__}."
         )
     of_values = {
-        "pair": pair,
+        "pair": None if pair is None else bool(pair),
         "from_obsm": from_obsm,
         "min_counts": min_counts,
         "rounded": rounded,
@@ -101,6 +102,9 @@ def put_together(
         name_key=name_key,
         rules={m: [r] if isinstance(r, str) else list(r) for m, r in (match or {}).items()},
     )
+    members = [m for each in pair.values() for m in each] if isinstance(pair, Mapping) else []
+    if len({*members}) < len(members):
+        raise InputError("pair: a dataset is in two of them, or twice in one; name each once.")
     _check_options(
         datasets,
         plan,
@@ -109,6 +113,7 @@ def put_together(
         orientation=orientation,
         columns=columns,
         names_from=names_from,
+        pair=dict.fromkeys(members),
     )
     rename, layers = rename or {}, layers or {}
     loaded: list[Parts] = []
@@ -119,7 +124,7 @@ def put_together(
         """Modality → layer of a dataset: said for all, or for it alone."""
         return _of_dataset(layers, None, datasets) | _of_dataset(layers, name, datasets)
 
-    def apart(names: tuple[str, ...], data: AnnData | MuData | Mapping[str, AnnData]) -> Parts:
+    def apart(called: str, names: tuple[str, ...], data: AnnData | MuData | Mapping[str, AnnData]) -> Parts:
         """One dataset, or several of the same cells."""
         obsm = _of_dataset(from_obsm or {}, None, datasets)
         if isinstance(data, AnnData):
@@ -127,7 +132,7 @@ def put_together(
         own = [_there(data, layers_if_there or {}), *(layers_of(name) for name in names)]
         own_obsm = [_of_dataset(from_obsm or {}, name, datasets) for name in names]
         return take_apart(
-            "+".join(names),
+            called,
             data,
             modality=_of(modality, names[0]) or modality_of_name(names[0], data),
             rename=rename,
@@ -160,10 +165,10 @@ def put_together(
                 problems += error.problems
                 continue
             if not pair:
-                loaded.append(apart((name,), read_all.pop(name)))
+                loaded.append(apart(name, (name,), read_all.pop(name)))
                 problems += loaded[-1].problems + _taken_columns(loaded[-1], plan)
         if pair and not problems:
-            for group in _paired(read_all, modality):
+            for group in _paired(read_all, modality, pair):
                 loaded.append(apart(*group))
                 problems += loaded[-1].problems + _taken_columns(loaded[-1], plan)
         if not problems:
@@ -189,6 +194,8 @@ def put_together(
             names = {parts.name: parts.obs.index for parts in loaded}
             for a, b, shared in suspicious(names, {parts.name: {*parts.modalities} for parts in loaded}):
                 warnings.warn(notice(a, b, shared), MosaicWarning, stacklevel=3)
+            for found in alike(names):
+                warnings.warn(notice_alike(found), MosaicWarning, stacklevel=3)
         with memory_for("combining", "combine fewer datasets, or join='inner', the features that all have"):
             together = assemble(loaded, plan, bar)
         files = _named_files(datasets)
@@ -317,21 +324,25 @@ def _warn_of_values(loaded: Sequence[Parts]) -> None:
 def _paired(
     read_all: dict[str, AnnData | MuData | Mapping[str, AnnData]],
     modality: str | Mapping[str, str] | None,
-) -> Iterator[tuple[tuple[str, ...], AnnData | MuData | Mapping[str, AnnData]]]:
+    pair: bool | Mapping[str, Collection[str]],
+) -> Iterator[tuple[str, tuple[str, ...], AnnData | MuData | Mapping[str, AnnData]]]:
     """Datasets of the same cells as one, the others as they are."""
-    cells = {name: cells_of(data) for name, data in read_all.items()}
-    pairs = same_cells(cells)
-    if not pairs:
-        raise InputError(
-            problem("pair-nothing", names=listed(name for index in cells.values() for name in index[:1]))
-        )
-    for group in groups_of(list(read_all), pairs):
+    groups, differing = paired({name: cells_of(data) for name, data in read_all.items()}, pair)
+    for called, group in groups.items():
         members = {name: read_all.pop(name) for name in group}
         if len(group) == 1:
-            yield (group[0],), members[group[0]]
+            yield called, group, members[group[0]]
             continue
+        own = [d for d in differing if {d.a, d.b} <= {*group}]
+        for d in own:
+            warnings.warn(
+                f"{d.a} and {d.b}: {d.in_words()} and are taken as the same cells; they are called as in "
+                f"{d.a}.",
+                MosaicWarning,
+                stacklevel=4,
+            )
         named = {n: _of(modality, n) or modality_of_name(n, data) for n, data in members.items()}
-        yield tuple(group), merged(members, named)
+        yield called, group, merged(members, named, own)
 
 
 def _data(name: str, dataset: Dataset, **options: Any) -> AnnData | MuData | Mapping[str, AnnData]:

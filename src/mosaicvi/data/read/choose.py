@@ -18,6 +18,7 @@ from mosaicvi.data.counts import counts_beside_x, is_x
 from mosaicvi.data.layers import RAW, values_of
 from mosaicvi.data.looks import looks_like_intensities
 from mosaicvi.data.problems import listed, problem
+from mosaicvi.data.sparse import check_sparse
 from mosaicvi.errors import InputError, MosaicWarning
 
 LARGEST_LOG2 = 50.0  # of intensities; the largest that instruments write are below 2^45
@@ -121,6 +122,7 @@ def from_obsm(name: object, data: AnnData, keys: Mapping[str, str]) -> dict[str,
         values = table.to_numpy() if isinstance(table, pd.DataFrame) else table
         if values.dtype.kind not in "biuf":
             raise InputError(problem("x-type", name=name, modality=f"obsm[{key!r}]", dtype=values.dtype))
+        check_sparse(name, f"obsm[{key!r}]", values)
         x = values.astype(np.float32)
         dense_with_gaps = not sparse.issparse(x) and np.isnan(x).any()
         found[modality] = AnnData(

@@ -285,13 +285,18 @@ def _read_zarr(path: Path) -> AnnData | MuData:
 
 
 def _check_matrices(path: Path, data: AnnData | MuData) -> None:
-    for name, part in parts_of(data).items():
+    """Refuse sparse matrices that are not sound, also those that only a copy of some cells would touch."""
+    for name, part in (parts_of(data) | ({"": data} if isinstance(data, MuData) else {})).items():
         where = f" of {name}" if name else ""
-        check_sparse(path, f"X{where}", part.X)
-        for layer, values in part.layers.items():
-            check_sparse(path, f"layer {layer!r}{where}", values)
-        if part.raw is not None:
-            check_sparse(path, f"raw.X{where}", part.raw.X)
+        tables = {place: getattr(part, place) for place in ("obsm", "varm", "obsp", "varp")}
+        if isinstance(part, AnnData):
+            check_sparse(path, f"X{where}", part.X)
+            tables["layers"] = part.layers
+            if part.raw is not None:
+                check_sparse(path, f"raw.X{where}", part.raw.X)
+        for place, table in tables.items():
+            for key, values in table.items():
+                check_sparse(path, f"{place}[{key!r}]{where}", values)
 
 
 def parts_of(data: AnnData | MuData) -> dict[str, AnnData]:

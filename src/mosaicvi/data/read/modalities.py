@@ -213,6 +213,7 @@ def _proteins(data: AnnData) -> AnnData | None:
     table = data.obsm.get(PROTEINS)
     if table is None:
         return None
+    check_sparse("the data", f"obsm[{PROTEINS!r}]", table)
     values = table.toarray() if sparse.issparse(table) else np.asarray(table)
     if values.ndim != 2 or values.dtype.kind not in "biuf" or not values.any():
         return None
