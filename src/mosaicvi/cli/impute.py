@@ -153,6 +153,12 @@ def command(
     if accuracy and parts:
         table = trained.imputation_accuracy(modality=[part.name for part in parts])
         parts = [with_accuracy(part, table) for part in parts]
+        for part in parts:
+            if "believe" not in part.var:
+                note(
+                    f"{part.name}: no accuracy of features: nothing is missing, or too few cells measured it",
+                    quiet=quiet,
+                )
     if not parts:
         raise InputError(
             f"--cells {' '.join(cells or ())}: every cell measured {' and '.join(names)}; use --cells all"
