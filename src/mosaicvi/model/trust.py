@@ -16,12 +16,14 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.accuracy import FeatureAccuracy, accuracies
 from mosaicvi.infer.likelihood import depths, log_likelihoods, ranks
 from mosaicvi.model.comparing import Comparing
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import minibatch_size, positions_of
 
 
 class Trusting(Comparing):
     """What says how far the model's other answers can be trusted."""
 
+    @names_ours
     def imputation_accuracy(
         self,
         mdata: MuData | AnnData | Mosaic | None = None,
@@ -89,6 +91,7 @@ class Trusting(Comparing):
             parts.append(part)
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
+    @names_ours
     def cell_fit(
         self,
         mdata: MuData | AnnData | None = None,
