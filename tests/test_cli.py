@@ -110,6 +110,49 @@ def test_inspect_json_and_plot(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.fixture
+def two_tables(tmp_path: Path) -> tuple[str, str]:
+    """rna.csv and proteins.csv of the same twelve cells, whose names end in -1 in one of them."""
+    rng = np.random.default_rng(0)
+    codes = ["".join(rng.choice(list("ACGT"), 16)) for _ in range(12)]
+    for name, letters, end in (("rna", "ABC", "-1"), ("proteins", "xy", "")):
+        cells = [f"{code}{end}" for code in codes]
+        values = pd.DataFrame(rng.poisson(3, (12, len(letters))), cells, list(letters))
+        values.to_csv(tmp_path / f"{name}.csv")
+    return str(tmp_path / "rna.csv"), str(tmp_path / "proteins.csv")
+
+
+def test_tables_of_the_same_cells_are_combined_by_name(
+    two_tables: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rna, adt = two_tables
+    out = str(tmp_path / "m.h5mu")
+    ask = [f"GSM1={rna}", f"GSM1={adt}", "--as", "proteins.csv=adt", "--orientation", "cells"]
+    assert run(["combine", *ask, "-o", out]) == 2
+    assert "GSM1: the name of rna and proteins; add --pair if they are of the same cells" in (
+        capsys.readouterr().err
+    )
+    assert run(["combine", *ask, "--pair", "-o", out]) == 0
+    said = capsys.readouterr().err
+    assert "12 names of cells agree without '-1'" in said
+    assert "connects" not in said
+    mdata = read_h5mu(Path(out))
+    assert set(mdata.obs["dataset"]) == {"GSM1"}
+    assert list(mdata.obs_names) == list(pd.read_csv(rna, index_col=0).index)
+    assert (mdata["adt"].X.toarray() == pd.read_csv(adt, index_col=0).to_numpy()).all()
+
+
+def test_combine_says_that_nothing_connects_what_it_wrote(
+    two_tables: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = [*two_tables, "--as", "proteins=adt", "--orientation", "cells", "-q"]
+    assert run(["combine", *ask, "-o", str(tmp_path / "m.h5mu")]) == 0
+    said = capsys.readouterr().err
+    assert "If they are the same cells, --pair makes them one" in said
+    assert "nothing connects them: (1) rna: rna; (2) proteins: adt" in said
+    assert "No cell and no chain of modalities connects rna and adt" in said
+
+
 def test_combine_keeps_all_cells(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "c.h5mu"
     arguments = [f"one={folder / 'mosaic.h5mu'}", f"two={folder / 'rna.h5ad'}"]

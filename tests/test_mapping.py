@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mosaicvi import MosaicVI, MosaicWarning
 from mosaicvi.cli import run
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.infer.mapped import placed
+from mosaicvi.report.mapped import Mapped, findings
 
 SMALL = {"dim_latent": 4, "dimensions": [8], "dim_block_enc": 6, "dim_block_dec": 6, "dim_block_embed": 2}
 TYPES = {"a": 0, "b": 1}
@@ -78,7 +80,7 @@ def test_one_command_from_a_file_to_all_answers_and_a_page(
     assert run(["map", *arguments, "--report", str(page)]) == 0
     said = capsys.readouterr().err
     assert "rna: 12 of 12 features, 30 cells" in said
-    assert "adt: 0 of 6 features, 0 cells" in said
+    assert "adt: not in the data, all 6 features are imputed" in said
     assert "there is no obs column 'batch'" in said
     mapped = read(out)
     model = MosaicVI.load(folder / "model")
@@ -97,6 +99,11 @@ def test_one_command_from_a_file_to_all_answers_and_a_page(
     text = page.read_text()
     assert "30 cells on a reference" in text
     assert "No cell measured adt" in text
+    assert "Which imputed features to believe was not asked." in text
+    assert "believe" not in mapped["adt"].var
+    median = mapped.obs["reference_rank"].median()
+    assert f"of reference_rank {median:.2f}, farther than {median:.0%}." in text
+    assert list(mapped.obs_names) == list(query.obs_names)
     assert re.search(r"<td>G0</td><td>g0</td><td>case</td>", text)
     assert "://" not in re.sub(r"data:image/png;base64,[^\"]*", "", text)
 
@@ -105,7 +112,7 @@ def test_the_references_picture_is_kept_and_its_labels_are_carried_over(folder: 
     out = tmp_path / "mapped.h5mu"
     arguments = [str(folder / "model"), str(folder / "query.h5ad"), "--match", "rna=case", "-q"]
     more = ["--reference", str(folder / "reference.h5mu"), "--label-key", "cell_type", "-o", str(out)]
-    more += ["--interval", "0.8"]
+    more += ["--interval", "0.8", "--report", str(tmp_path / "page.html")]
     assert run(["map", *arguments, *more]) == 0
     mapped, reference = read(out), read(folder / "reference.h5mu")
     around = MosaicVI.load(folder / "model", reference).get_latent_representation()
@@ -114,6 +121,23 @@ def test_the_references_picture_is_kept_and_its_labels_are_carried_over(folder: 
     for a in mapped.mod.values():
         assert (a.layers["lower"] <= a.layers["upper"]).all()
     assert mapped["adt"].uns["mosaicvi"]["interval"] == 0.8
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        query = cells(30, "new", 1)["rna"]
+        trust = MosaicVI.load(folder / "model", reference).imputation_accuracy(query=query)
+    assert set(trust["modality"]) == {"adt"}
+    assert (trust["lacking"] == 30).all()
+    of_feature = trust.set_index("feature").loc[mapped["adt"].var_names]
+    np.testing.assert_array_equal(mapped["adt"].var["believe"], of_feature["believe"])
+    np.testing.assert_allclose(mapped["adt"].var["accuracy_from_rna"], of_feature["score"])
+    text = (tmp_path / "page.html").read_text()
+    assert "features of adt that 30 cells lack" in text
+    assert "reference cells within their batches" in text
+    best = trust.sort_values("score", ascending=False, kind="stable")
+    for word in ("yes", "partly", "no"):
+        said = [str(f) for f in best.loc[best["believe"] == word, "feature"]]
+        row = f'<td>{word}</td><td class="n">{len(said)}</td><td>{", ".join(said) or "–"}</td>'
+        assert row in text
     truth = np.array(["a", "b"])[np.arange(30) % 2]
     assert (mapped.obs["predicted_label"].astype(str) == truth).mean() > 0.9
 
@@ -132,6 +156,35 @@ def test_cells_stand_where_their_neighbours_are() -> None:
         np.zeros((3, 3), np.float32), np.array([[0.0, 0], [3, 0], [0, 3]]), np.zeros((1, 3), np.float32)
     )
     np.testing.assert_allclose(same, [[1, 1]])
+
+
+def test_options_are_checked_before_any_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is heavy to import is not even imported."""
+    monkeypatch.setitem(sys.modules, "mosaicvi.infer.output", None)
+    ask = ["map", str(folder / "model"), str(folder / "query.h5ad"), "-o", str(tmp_path / "x.h5mu")]
+    assert run([*ask, "--label-key", "cell_type"]) == 2
+    assert run([*ask, "--match", "rna"]) == 2
+
+
+@pytest.mark.parametrize(("rank", "level", "shifted"), [(0.5, "note", False), (0.83, "warning", True)])
+def test_a_query_that_is_shifted_as_a_whole_is_said_to_be(rank: float, level: str, shifted: bool) -> None:
+    ranks = np.clip(rank + np.linspace(-0.15, 0.15, 101), 0, 0.98)
+    page = Mapped(
+        model="m",
+        latent=np.zeros((101, 2), np.float32),
+        obs=pd.DataFrame({"reference_rank": ranks}),
+        places=np.zeros((101, 2), np.float32),
+        background=np.zeros((3, 2), np.float32),
+        features=pd.DataFrame({"known": [3], "in_the_data": [3], "left_out": [0], "cells": [101]}, ["rna"]),
+        matches=None,
+    )
+    (finding,) = findings(page)
+    assert finding.level == level
+    assert finding.title.startswith("0.0% of the cells lie farther out than 99%")
+    assert f"reference_rank {rank:.2f}, farther than {rank:.0%}" in finding.title
+    assert ("all are shifted" in finding.text) is shifted
 
 
 def test_what_cannot_be_done_is_said(

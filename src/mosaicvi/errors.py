@@ -16,11 +16,13 @@ class InputError(ValueError):
     Parameters
     ----------
     problems
-        One message, or all that were found, printed one per line.
+        One message, or all that were found, printed one per line; what cannot be printed in them, such as a
+        name with control characters, is escaped.
     """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
+        every = [problems] if isinstance(problems, str) else list(problems)
+        self.problems: list[str] = [printable(problem) for problem in every]
         super().__init__("\n".join(self.problems))
 
 
@@ -91,6 +93,13 @@ class LostRankError(RuntimeError):
 
 class MosaicWarning(UserWarning):
     """Something that the user may have meant, or may not."""
+
+
+def printable(text: str) -> str:
+    """A text on one line, without characters that a terminal would act on."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def quoted(names: Iterable[object], *, most: int = 4) -> str:

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from mosaicvi.baselines import knn_baseline, mean_baseline
+from mosaicvi.baselines import knn_baseline, mean_baseline, nearest_baseline
 from mosaicvi.datasets import simulated_mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.metrics import correlation_per_feature
@@ -64,3 +64,24 @@ def test_wrong_shapes_are_named():
         knn_baseline(x, x, x, 6)
     with pytest.raises(InputError, match=r"measured has shape \(3,\)"):
         mean_baseline(x[0], 2)
+
+
+def test_the_nearest_where_entries_are_missing_equal_the_plain_computation():
+    rng = np.random.default_rng(0)
+    source, query, target = (rng.normal(1e3, 1, shape) for shape in ((30, 9), (5, 9), (30, 4)))
+    for values in (source, query, target):
+        values[rng.random(values.shape) < 0.3] = np.nan
+    target[:, 3] = np.nan
+    got = nearest_baseline(source, target, query, 6)
+    for i in range(5):
+        apart = np.nanmean((source - query[i]) ** 2, axis=1)
+        for j in range(3):
+            order = [n for n in np.argsort(apart) if not np.isnan(target[n, j])]
+            assert got[i, j] == pytest.approx(target[order[:6], j].mean())
+    assert np.isnan(got[:, 3]).all()
+    with pytest.raises(InputError, match="the same cells"):
+        nearest_baseline(source, target[:4], query)
+    with pytest.raises(InputError, match="query cells 2; give the same"):
+        nearest_baseline(source, target, query[:, :2])
+    with pytest.raises(InputError, match="k is 0"):
+        nearest_baseline(source, target, query, 0)

@@ -31,6 +31,11 @@ def test_a_falling_loss_goes_on_to_the_ceiling(monkeypatch: pytest.MonkeyPatch) 
     found = run(list(np.linspace(100, 40, 60)))
     assert (found.fall_at, found.fall_epoch) == (600, 60)
     assert found.last_epoch == 60 + 18  # three tenths of the 60 epochs that led to the best
+    assert not found.is_settled
+    assert (
+        "After epoch 60 the loss on held-out cells still falls, but 600 steps at one rate" in found.in_words()
+    )
+    assert [ending.outcome(found, epochs) for epochs in (77, 78)] == [None, "most steps"]
 
 
 def test_a_flat_loss_ends_when_patience_is_out() -> None:
@@ -40,6 +45,11 @@ def test_a_flat_loss_ends_when_patience_is_out() -> None:
     assert found.fall_epoch == 40
     assert found.fall_steps == ending.LEAST_FALL_STEPS
     assert found.last_epoch == 40 + 15
+    assert found.is_settled
+    assert found.in_words().startswith("After epoch 40 the loss on held-out cells has stopped falling: ")
+    assert "until epoch 55, the last" in found.in_words()
+    assert [ending.outcome(found, epochs) for epochs in (54, 55)] == [None, "settled"]
+    assert ending.outcome(Ending(), 100) is None
 
 
 def test_no_end_before_the_least_steps() -> None:

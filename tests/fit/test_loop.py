@@ -345,9 +345,11 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("few_steps")
 def test_without_a_number_of_epochs_the_rate_falls_from_the_best_weights() -> None:
     config = quick(max_epochs=None, lr=0.3)
-    state, kept, rates = fresh(fit_config=config), [], []
+    state, kept, rates, news = fresh(fit_config=config), [], [], []
 
     def listen(report: Report) -> None:
+        if report.news is not None:
+            news.append((report.epoch, report.news))
         if report.row is None:
             rates.append(state.optimizer.param_groups[0]["lr"])
         else:
@@ -365,6 +367,7 @@ def test_without_a_number_of_epochs_the_rate_falls_from_the_best_weights() -> No
     assert steady == [pytest.approx(0.3 * min(1, (s + 1) / WARM_UP_STEPS)) for s in range(len(steady))]
     assert rates[-1] < 0.3 * rates[4 * begin]
     assert all(row["keeps_best"] == 1 for row in state.rows)
+    assert news == [(begin, state.ending.in_words())]
 
 
 @pytest.mark.usefixtures("few_steps")

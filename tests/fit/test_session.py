@@ -18,6 +18,7 @@ from mudata import MuData
 from tests.builders import random_mudata
 
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning, NonFiniteLossError
+from mosaicvi.fit import ending
 from mosaicvi.fit import progress as progress_module
 from mosaicvi.fit.loop import Report
 from mosaicvi.fit.progress import listener
@@ -315,6 +316,31 @@ def test_the_rate_by_default_follows_the_minibatch() -> None:
     assert default_rate(128) == pytest.approx(default_rate(512) / 2)
 
 
+@pytest.mark.parametrize(("most", "expected"), [(12_000, "settled"), (12, "most steps")])
+def test_how_training_ended_is_said_and_saved(
+    most: int,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    limits = {"LEAST_STEPS": 12, "MOST_STEPS": most, "PATIENT_STEPS": 8, "PATIENT_EPOCHS": 2}
+    for name, value in (limits | {"LEAST_FALL_STEPS": 8}).items():
+        monkeypatch.setattr(ending, name, value)
+    model = model_of()
+    assert model.training_end is None
+    model.train(**{**QUICK, "progress": True}, lr=0.3)
+    assert model.training_end == expected
+    said = capsys.readouterr().err
+    best = int(model.history["validation_loss"].argmin()) + 1
+    assert f"Trained for {len(model.history)} epochs; kept are the best weights, of epoch {best}." in said
+    assert said.count("the learning rate falls until epoch") == 1
+    model.save(tmp_path / "m")
+    assert type(model).load(tmp_path / "m").training_end == expected
+    model.train(1, **QUICK)
+    assert model.training_end is None
+
+
 def _report(epoch: int, row: dict[str, float] | None = None) -> Report:
     return Report(epoch=epoch, step=1, n_steps=2, n_cells=10, log_prob=[-1.5, -20.25], last_epoch=7, row=row)
 
@@ -336,11 +362,12 @@ def test_without_a_terminal_lines_are_said(
         tell.end(state, "Trained for 7 epochs.")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("training from epoch 4 to 7: ")
-    assert lines[1].startswith("epoch 4/7 · rna -1.5 · adt -20.2")
-    assert lines[2] == (
+    assert lines[1] == progress_module.LEGEND
+    assert lines[2].startswith("epoch 4/7 · rna -1.5 · adt -20.2")
+    assert lines[3] == (
         "Weights of the modalities (beta_modal), balanced over the first epochs: rna 0.250, adt 0.750"
     )
-    assert "validation 3.1" in lines[3]
+    assert "validation 3.1" in lines[4]
     assert lines[-1] == "Trained for 7 epochs."
 
 
@@ -369,7 +396,9 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         tell.begin(state)
         tell.report(_report(0))
         tell.end(state, "Trained for 2 epochs.")
-    assert "Trained for 2 epochs." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Trained for 2 epochs." in said
+    assert said.count(progress_module.LEGEND) == 1
 
 
 def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:

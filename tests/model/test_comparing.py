@@ -181,3 +181,25 @@ def test_the_simulation_says_what_differs() -> None:
     true = made.means["value"][0] - made.means["value"][1]
     np.testing.assert_allclose(off, true, atol=0.25)
     assert 0.1 < (true != 0).mean() < 0.3
+
+
+def test_cells_without_a_group_are_left_out_unless_they_are_asked_for(
+    model: MosaicVI, groups: Groups
+) -> None:
+    obs = groups.mdata.obs
+    obs["some"] = obs["cell_type"].astype(str)
+    unlabeled = np.arange(len(obs)) % 4 == 0
+    obs.loc[unlabeled, "some"] = "unknown"
+    try:
+        table = model.differential_expression(modality="rna", groupby="some", mode="vanilla")
+        assert "unknown" not in set(table["group1"])
+        assert table.attrs["cells_without_a_group"] == unlabeled.sum()
+        in_rna = obs.loc[groups.mdata["rna"].obs_names, "some"]
+        of_one = table[table["group1"] == "type1"]
+        assert (of_one["n_measured2"] == (~in_rna.isin(["type1", "unknown"])).sum()).all()
+        asked = model.differential_expression(modality="rna", groupby="some", group1="unknown")
+        assert (asked["n_measured1"] == (in_rna == "unknown").sum()).all()
+        other = model.differential_expression(modality="rna", groupby="some", unlabeled=["type1", "unknown"])
+        assert not {"type1", "unknown"} & set(other["group1"])
+    finally:
+        del obs["some"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -42,6 +43,21 @@ def test_settled_training_is_silent() -> None:
     assert findings.training(history([100.0, 60, *[50.0] * 18]), 20) == []
 
 
+def test_training_that_ended_by_its_own_rule_has_settled() -> None:
+    """The loss falls once more when the rate does, which is no sign of more to come."""
+    table = history(list(np.linspace(100, 50, 20)))
+    assert findings.training(table, 50, "settled") == []
+    (finding,) = findings.training(table, 50, "most steps")
+    assert finding.title == "Training ended at its limit of 12,000 steps at one learning rate."
+    assert "mosaicvi train --max-epochs 40" in finding.text
+
+
+def test_without_held_out_cells_no_number_would_not_help() -> None:
+    table = history(list(np.linspace(100, 50, 20)))
+    assert "or without a number" in findings.training(table, 20)[0].text
+    assert "or without a number" not in findings.training(table[["train_loss"]], 20)[0].text
+
+
 def test_a_batch_apart_is_named() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(600, 4)).astype(np.float32)
@@ -65,7 +81,10 @@ def accuracy(per_feature: list[float], *, overall: float, mean: float, near: flo
         modality="adt",
         source="rna",
         whole=True,
+        every_part=False,
         n_cells=n,
+        n_features=len(per_feature),
+        n_values=n * len(per_feature),
         features=tuple(f"p{j}" for j in range(len(per_feature))),
         measure="correlation",
         per_feature={MODEL: np.array(per_feature)},
@@ -87,7 +106,26 @@ def test_a_model_that_loses_is_told_so() -> None:
     assert "no better than the feature's mean" in finding.title
     (finding,) = findings.imputation([accuracy([0.9], overall=0.5, mean=0.3, near=0.7)], [])
     assert "Averaging similar cells imputes adt from rna better than the model" in finding.title
+    assert "longer training may help" in finding.text
+    (settled,) = findings.imputation([accuracy([0.9], overall=0.5, mean=0.3, near=0.7)], [], may_go_on=False)
+    assert settled.title == finding.title
+    assert "longer training" not in settled.text
     assert findings.imputation([accuracy([0.9], overall=0.8, mean=0.3, near=0.7)], []) == []
+
+
+def test_where_nothing_stands_out_only_what_was_looked_at_is_said() -> None:
+    kinds = [Mixing(kind=k, n_cells=50, foreign=0.5, expected=0.5) for k in "ab"]
+    test = accuracy([0.9], overall=0.8, mean=0.3, near=0.7)
+    no_near = dataclasses.replace(test, overall={MODEL: 0.8, MEAN: 0.3})
+    history = pd.DataFrame({"train_loss": [1.0]})
+    assert findings.nothing(history, kinds, (), [test]) == (
+        "Nothing stands out: batches mix, training has settled and imputed values beat simpler ways."
+    )
+    assert findings.nothing(history, (), (), [no_near]) == (
+        "Nothing stands out: training has settled and imputed values beat the feature's mean."
+    )
+    assert findings.nothing(pd.DataFrame(), (), kinds, []) == "Nothing stands out: sets of modalities mix."
+    assert findings.nothing(pd.DataFrame(), (), (), []) == "Nothing could be looked at."
 
 
 def test_what_could_not_be_checked_is_a_note() -> None:

@@ -5,13 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
 
-from mosaicvi import MosaicVI
+from mosaicvi import MosaicVI, combine
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.sampling import split
 from mosaicvi.datasets import simulated_mosaic
+from mosaicvi.infer.hidden import without_entries
 from mosaicvi.report import heldout
 from mosaicvi.report.heldout import MEAN, MODEL, NEIGHBOURS, hide_entries, hide_modality
+from mosaicvi.report.page import write_report
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def test_hidden_entries_are_gone_and_nothing_else_is(model: MosaicVI) -> None:
     m = mosaic.modality("rna")
     cells = np.flatnonzero(m.row_of_cell >= 0)[::7]
     hidden = np.random.default_rng(0).random((len(cells), m.n_features)) < 0.3
-    part = heldout._without_entries(mosaic, m, cells, hidden)
+    part = without_entries(mosaic, m, cells, hidden)
     left = part.modality("rna")
     before = sp.csr_matrix(m.x)[m.row_of_cell[cells]].toarray()
     assert np.array_equal(left.x.toarray(), np.where(hidden, 0, before))
@@ -98,7 +102,7 @@ def test_hidden_entries_are_gone_and_nothing_else_is(model: MosaicVI) -> None:
 def test_hiding_all_but_nothing_changes_the_answer(model: MosaicVI) -> None:
     m = model.mosaic.modality("adt")
     cells = np.flatnonzero(m.row_of_cell >= 0)[:20]
-    same = heldout._without_entries(model.mosaic, m, cells, np.zeros((20, m.n_features), bool))
+    same = without_entries(model.mosaic, m, cells, np.zeros((20, m.n_features), bool))
     parts = dict(modality="rna", batch_size=64)
     with_all = np.concatenate([v for _, v in model.iter_imputed_values(indices=cells, **parts)])
     with_part = np.concatenate([v for _, v in model.iter_imputed_values(same, **parts)])
@@ -150,3 +154,59 @@ def test_asked_and_taught_cells_are_apart() -> None:
     assert unseen[asked].all()
     assert not unseen[rest].any()
     assert (len(asked), len(rest)) == (100, 200)
+
+
+@pytest.fixture(scope="module")
+def tables() -> tuple[MosaicVI, MuData]:
+    """Logarithms of intensities of two tables: other panels, and entries missing where they are low."""
+    rng = np.random.default_rng(0)
+    shown = rng.normal(size=(130, 2)) @ rng.normal(size=(2, 30)) + rng.normal(0, 0.3, (130, 30))
+    x = 24 + rng.normal(0, 2, 30) + shown
+    x[rng.random(x.shape) < 1 / (1 + np.exp(x - 22))] = np.nan
+    names = np.array([f"p{j}" for j in range(30)])
+    parts = {}
+    for name, cells, features in (("a", slice(70), slice(20)), ("b", slice(70, 130), slice(10, 30))):
+        values = x[cells, features].astype(np.float32)
+        parts[name] = AnnData(values[:, ~np.isnan(values).all(0)])
+        parts[name].var_names = names[features][~np.isnan(values).all(0)]
+    mdata = combine(parts, modality="prot")
+    MosaicVI.setup_mudata(mdata, batch_key="dataset")
+    return MosaicVI(mdata).train(2, progress=False), mdata
+
+
+def test_where_entries_are_missing_every_measured_one_is_hidden_once(
+    tables: tuple[MosaicVI, MuData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = tables
+    hidden = []
+    real = heldout.without_entries
+
+    def spy(mosaic: Mosaic, m, cells, part):  # type: ignore[no-untyped-def]
+        hidden.append((cells, part))
+        return real(mosaic, m, cells, part)
+
+    monkeypatch.setattr(heldout, "without_entries", spy)
+    m = model.mosaic.modality("prot")
+    test = hide_entries(model, model.mosaic, "prot")
+    assert test is not None
+    assert np.array_equal(sum(part.astype(int) for _, part in hidden), np.ones_like(hidden[0][1], int))
+    columns = [m.features.names.index(f) for f in test.features]
+    measured = m.entry_measured[m.row_of_cell[hidden[0][0]]]
+    assert test.n_values == measured[:, columns].sum()
+    assert (measured[:, columns].sum(0) >= heldout.FEWEST_MEASURED).all()
+    assert (test.every_part, test.n_features) == (True, m.n_features)
+    assert len(columns) > 10
+    assert set(test.overall) == {MODEL, NEIGHBOURS, MEAN}
+    assert test.overall[NEIGHBOURS] > test.overall[MEAN]
+    assert test.explained[MEAN] == 0
+
+
+def test_a_report_says_what_was_scored_of_tables(tables: tuple[MosaicVI, MuData], tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    model, mdata = tables
+    text = write_report(model, mdata, tmp_path / "r.html").read_text("utf-8")
+    assert "every measured one of some cells" in text
+    assert "a whole modality of some cells" not in text
+    test = hide_entries(model, model.mosaic, "prot")
+    assert test is not None
+    assert f"{test.n_cells} × {len(test.features)} of {test.n_features}, {test.n_values:,} values" in text

@@ -129,6 +129,32 @@ def test_one_modality_makes_a_page(tmp_path: Path) -> None:
     assert "there is nothing to bring together" in page
 
 
+def test_cells_without_a_label_are_counted_and_not_scored(
+    written: tuple[MosaicVI, MuData, str], tmp_path: Path
+) -> None:
+    model, mdata, whole = written
+    assert "Labels are those of cell_type, which every cell has." in whole
+    labels = mdata.obs["cell_type"].astype(object)
+    labels.iloc[:100], labels.iloc[100:110] = "none yet", None
+    mdata.obs["some"] = labels
+    page = write_report(model, mdata, tmp_path / "r.html", label_key="some", unlabeled="none yet").read_text()
+    del mdata.obs["some"]
+    n = mdata.n_obs
+    said = f"which {n - 110} of {n} cells have; the 110 without one are left out of these scores"
+    assert said in page
+
+
+def test_the_command_that_made_it_names_no_folder(
+    written: tuple[MosaicVI, MuData, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, mdata, _ = written
+    monkeypatch.setattr("sys.argv", ["/home/me/scripts/make.py", "a b"])
+    page = write_report(model, mdata, tmp_path / "r.html").read_text("utf-8")
+    assert html.escape("make.py 'a b'", quote=True) in page.replace("&#39;", "&#x27;")
+    assert "/home/me" not in page
+    assert "mosaicvi report --label-key COLUMN" in page
+
+
 def test_what_is_wrong_is_said_before_the_work(
     written: tuple[MosaicVI, MuData, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,62 @@ def knn_baseline(
     return np.asarray(imputed_qd.toarray() if sp.issparse(imputed_qd) else imputed_qd, dtype=np.float64)
 
 
+def nearest_baseline(
+    source_train: npt.ArrayLike, target_train: npt.ArrayLike, source_query: npt.ArrayLike, k: int = 20
+) -> Floats:
+    """Impute the average over the nearest cells that measured a feature, where single entries are missing.
+
+    Nearest by the mean squared difference of the features that both cells measured (Troyanskaya et al.,
+    Bioinformatics 2001).
+
+    Parameters
+    ----------
+    source_train
+        Values by which cells are compared, cells × features; NaN means not measured.
+    target_train
+        What is averaged of the same cells, cells × d; NaN means not measured.
+    source_query
+        The former of the cells to impute.
+    k
+        Neighbours of each cell and feature, as far as so many measured it.
+
+    Returns
+    -------
+    Query cells × d; NaN for a feature that no cell measured.
+
+    Raises
+    ------
+    InputError
+        If the shapes or k do not fit.
+    """
+    train, query = np.asarray(source_train, np.float64), np.asarray(source_query, np.float64)
+    target = np.asarray(target_train, np.float64)
+    if train.shape[1] != query.shape[1]:
+        raise InputError(
+            f"training cells have {train.shape[1]} features, query cells {query.shape[1]}; give the same"
+        )
+    if len(target) != len(train):
+        raise InputError(
+            f"target_train has {len(target)} cells, source_train {len(train)}; give the same cells"
+        )
+    if k < 1:
+        raise InputError(f"k is {k}; give at least 1")
+    level = mean_baseline(train, 1)  # large levels would cost digits
+    has_nd, has_qd = ~np.isnan(train), ~np.isnan(query)
+    x_nd, x_qd = np.where(has_nd, train - level, 0.0), np.where(has_qd, query - level, 0.0)
+    square_qn = x_qd**2 @ has_nd.T - 2 * x_qd @ x_nd.T + has_qd @ (x_nd**2).T
+    shared_qn = has_qd.astype(np.float64) @ has_nd.T
+    apart_qn = np.divide(square_qn, shared_qn, out=np.full_like(square_qn, np.inf), where=shared_qn > 0)
+    known_nd = ~np.isnan(target)
+    out = np.full((len(query), target.shape[1]), np.nan)
+    for row, near_n in zip(out, np.argsort(apart_qn, axis=1, kind="stable"), strict=True):
+        known = known_nd[near_n]
+        taken = known & (np.cumsum(known, axis=0) <= k)
+        total = np.where(taken, target[near_n], 0.0).sum(0)
+        np.divide(total, taken.sum(0), out=row, where=taken.any(0))
+    return out
+
+
 def _matrix(values: Any, name: str) -> Any:
     matrix = values.tocsr() if sp.issparse(values) else np.asarray(values)
     if matrix.ndim != 2 or 0 in matrix.shape:

@@ -22,7 +22,8 @@ from mosaicvi.cli.data import (
     write,
 )
 from mosaicvi.cli.options import Data, Overwrite, Quiet, Reading, by_name, mapping, one_or_mapping, reads_data
-from mosaicvi.cli.say import next_steps, note, progress
+from mosaicvi.cli.say import next_steps, note, progress, warning
+from mosaicvi.cli.unmeasured import mudata_without, say, unmeasured
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import atomic_directory, check_output_directory, shown
 
@@ -90,6 +91,8 @@ def command(
     Features are matched by their exact names, and by rules only where asked; every match is listed. What a
     dataset did not measure stays unmeasured: it never becomes a zero.
     """
+    from mosaicvi.inspect.describe import unconnected
+
     as_store = output.suffix.lower() == ZARR
     if as_store:
         check_output_directory(output, overwrite=overwrite)
@@ -110,6 +113,10 @@ def command(
         mdata = together.mdata
     else:
         mdata = combine_files(data, reading, **how)
+        names = unmeasured(mdata, None)
+        if names:
+            say(names)
+            mdata = mudata_without(mdata, names)
     if not quiet:
         _show_matches(mdata)
     if as_store:
@@ -118,6 +125,8 @@ def command(
         write(mdata, output, overwrite=overwrite)
     sizes = ", ".join(f"{name} {a.n_obs:,} × {a.n_vars:,}" for name, a in mdata.mod.items())
     note(f"Wrote {shown(output)}: {mdata.n_obs:,} cells; {sizes}", quiet=quiet)
+    for words in unconnected(mdata, batch_key=dataset_key):
+        warning(words)
     next_steps(
         [
             f"mosaicvi inspect {shown(output)} --batch-key {dataset_key}",

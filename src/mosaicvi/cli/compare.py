@@ -56,6 +56,10 @@ def command(
             help="What to compare with: a group, or `pairs` for every other group. [default: all others]",
         ),
     ] = None,
+    unlabeled: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VALUE", help="What is no group; may be repeated. [default: unknown]"),
+    ] = None,
     mode: Annotated[
         Mode, typer.Option(help="Ask for effects of more than --delta, or (vanilla) for any.")
     ] = Mode.change,
@@ -90,13 +94,14 @@ def command(
     # kept in a variable: the groups are read from these data
     asked = prepared(model, loaded) if allow_missing else loaded
     trained = load_model(model, asked)
-    tables = []
+    tables: list[pd.DataFrame] = []
     for name in dict.fromkeys(modality or trained.config.uni_block_names):
         table = trained.differential_expression(
             modality=name,
             groupby=groupby,
             group1=group1 or None,
             group2=group2,
+            unlabeled=unlabeled or "unknown",
             mode=mode.value,
             delta=delta,
             fdr_target=fdr,
@@ -104,6 +109,8 @@ def command(
             batch_size=batch_size,
         )
         called = int(table[f"is_de_fdr_{fdr:g}"].sum())
+        if not tables and (left_out := table.attrs["cells_without_a_group"]):
+            note(f"{left_out:,} cells have no group in {groupby} and are left out", quiet=quiet)
         note(f"{name}: {called:,} of {len(table):,} differ; effect: {table.attrs['effect']}", quiet=quiet)
         table.insert(0, "modality", name)
         tables.append(table.rename_axis("feature"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mosaicvi.cli.options import Reading, by_name
 from mosaicvi.cli.remembered import as_in_training, still_to_do, with_values_as_in_training, words_of
 from mosaicvi.cli.say import note
+from mosaicvi.cli.sheet import Sheet
+from mosaicvi.cli.unmeasured import say, unmeasured, without
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import atomic_path, check_output, shown
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from mosaicvi.data.stored.values import StoredMatrix
     from mosaicvi.model import MosaicVI
 
-DATASET_KEY = "dataset"
+DATASET_KEY, NAME_KEY = "dataset", "original_name"
 H5MU, H5AD, ZARR = ".h5mu", ".h5ad", ".zarr"
 
 
@@ -65,6 +68,13 @@ class Loaded:
 def load(
     paths: Sequence[Path], reading: Reading, *, batch_key: str | None = None, quiet: bool = False
 ) -> Loaded:
+    """Read a file, or combine several, without features of which no cell has a value; see `read_all`."""
+    return _without_unmeasured(read_all(paths, reading, batch_key=batch_key, quiet=quiet), None)
+
+
+def read_all(
+    paths: Sequence[Path], reading: Reading, *, batch_key: str | None = None, quiet: bool = False
+) -> Loaded:
     """Read a file, or combine several; a part ``NAME=PATH`` names its dataset.
 
     Parameters
@@ -83,9 +93,13 @@ def load(
     from mosaicvi.data.read.remembered import note_reading
 
     named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
-    modality, orientation, columns = (
-        by_name(choice, named) for choice in (reading.modality, reading.orientation, reading.columns)
-    )
+    by_file = {
+        "--as": by_name(reading.modality, named),
+        "--orientation": by_name(reading.orientation, named),
+        "--columns": by_name(reading.columns, named),
+        "--names-from": by_name(reading.names_from, named),
+    }
+    _check_pairs(paths, reading)
     on_disk = _left_on_disk(named, reading)
     if on_disk is not None:
         return on_disk
@@ -93,23 +107,25 @@ def load(
         mdata = combine_files(paths, reading, quiet=quiet)
         return Loaded(original=mdata, to_register=mdata, combined=True)
     name, path = next(iter(named.items()))
-    for option, choice in (("--as", modality), ("--orientation", orientation), ("--columns", columns)):
+    for option, choice in by_file.items():
         strangers = sorted(set(choice) - {name}) if isinstance(choice, Mapping) else []
         if strangers:
             raise InputError(f"{option} {strangers[0]}=...: there is no such file; there is {name!r}")
-    modality, orientation, columns = (
-        choice.get(name) if isinstance(choice, Mapping) else choice
-        for choice in (modality, orientation, columns)
+    modality, orientation, columns, names_from = (
+        choice.get(name) if isinstance(choice, Mapping) else choice for choice in by_file.values()
     )
     if reading.pair:
         raise InputError("--pair: give the files of the same cells, two at least")
     read_as: dict[str, Any] = {
         "orientation": orientation,
         "columns": columns,
+        "names_from": names_from,
         "duplicates": reading.duplicates,
         "genome": reading.genome,
     }
     data = read(path, **read_as)
+    if reading.obs is not None:
+        Sheet.read(reading.obs).add_to(data)
     there = data.obsm if isinstance(data, AnnData) else {}
     from_obsm = {m: key for m, key in reading.obsm_if_there.items() if key in there}
     from_obsm |= _without_file(reading.from_obsm, name)
@@ -117,7 +133,7 @@ def load(
         isinstance(data, AnnData)
         and modality is None
         and not names_modalities(data)
-        and not (from_obsm or reading.min_counts or reading.rounded or reading.zeros_missing)
+        and not (from_obsm or _of_values(reading))
     ):
         note_reading(data.uns, **read_as)
         return Loaded(original=data, to_register=data, combined=False)
@@ -129,12 +145,17 @@ def load(
             from_obsm=from_obsm,
             min_counts=reading.min_counts,
             rounded=reading.rounded,
+            log2=reading.log2,
             zeros_missing=reading.zeros_missing,
             batch_key=batch_key,
         )
         note_reading(mdata.uns, **read_as)
-    asked = reading.min_counts or reading.rounded or reading.zeros_missing
-    return Loaded(original=mdata if asked else data, to_register=mdata, combined=False)
+    return Loaded(original=mdata if _of_values(reading) else data, to_register=mdata, combined=False)
+
+
+def _of_values(reading: Reading) -> bool:
+    """Whether something is to be done to values once they are there."""
+    return any((reading.min_counts, reading.rounded, reading.log2, reading.zeros_missing))
 
 
 def _left_on_disk(named: Mapping[str, Path], reading: Reading) -> Loaded | None:
@@ -149,8 +170,11 @@ def _left_on_disk(named: Mapping[str, Path], reading: Reading) -> Loaded | None:
         "--from-obsm": reading.from_obsm,
         "--pair": reading.pair,
         "--duplicates": reading.duplicates == "number",
+        "--names-from": reading.names_from,
+        "--obs": reading.obs,
         "--min-counts": reading.min_counts,
         "--round": reading.rounded,
+        "--log2": reading.log2,
         "--zeros-missing": reading.zeros_missing,
     }
     given = [option for option, value in in_the_way.items() if value]
@@ -185,44 +209,53 @@ def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = Fals
     """
     from mosaicvi.data.combine.combine import combine_as
 
+    _check_pairs(paths, reading)
     named = name_datasets(paths)
-    options = _options_of_combine(named, reading, quiet=quiet)
-    return combine_as(named, layers_if_there=reading.layers_if_there, **options, **more)
+    options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet)
+    mdata = combine_as(named, layers_if_there=reading.layers_if_there, **options, **more)
+    if reading.obs is not None:
+        Sheet.read(reading.obs).add_to(mdata, names=str(more.get("name_key", NAME_KEY)))
+    return mdata
 
 
 def combine_for_store(
     paths: Sequence[Path], reading: Reading, *, quiet: bool = False, **more: Any
 ) -> Assembled:
     """The same with values that stay in the files where they can; arguments as `combine_files`."""
-    from mosaicvi.data.combine import combine, combine_stored
+    from mosaicvi.data.combine import combine_stored
     from mosaicvi.data.combine.assemble import Assembled
     from mosaicvi.data.stored.open import can_stay
 
+    _check_pairs(paths, reading)
     named = name_datasets(paths)
-    options = _options_of_combine(named, reading, quiet=quiet) | more
-    needs_memory = reading.duplicates == "number" or any(
-        (reading.pair, reading.from_obsm, reading.min_counts, reading.rounded, reading.zeros_missing)
-    )
+    options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet) | more
+    needs_memory = reading.duplicates == "number" or _of_values(reading)
+    needs_memory |= any((reading.pair, reading.from_obsm, reading.names_from, reading.obs))
     if not needs_memory and all(can_stay(path) for path in named.values()):
         return combine_stored(named, **options)
-    return Assembled(mdata=combine(named, **options), stored={})
+    return Assembled(mdata=combine_files(paths, reading, quiet=quiet, **more), stored={})
 
 
-def _options_of_combine(named: Mapping[str, Path], reading: Reading, *, quiet: bool) -> dict[str, Any]:
-    modality, orientation, columns = (
-        by_name(choice, named) for choice in (reading.modality, reading.orientation, reading.columns)
+def _options_of_combine(
+    named: Mapping[str, Path], reading: Reading, pairs: Mapping[str, Sequence[str]], *, quiet: bool
+) -> dict[str, Any]:
+    modality, orientation, columns, names_from = (
+        by_name(choice, named)
+        for choice in (reading.modality, reading.orientation, reading.columns, reading.names_from)
     )
     return {
         "modality": modality,
         "layers": _with_names(reading.layers, named),
         "orientation": orientation,
         "columns": columns,
+        "names_from": names_from,
         "duplicates": reading.duplicates,
         "genome": reading.genome,
-        "pair": reading.pair,
+        "pair": pairs or reading.pair,
         "from_obsm": {**reading.obsm_if_there, **_with_names(reading.from_obsm, named)},
         "min_counts": reading.min_counts,
         "rounded": reading.rounded,
+        "log2": reading.log2,
         "zeros_missing": reading.zeros_missing,
         "progress": False if quiet else None,
     }
@@ -285,13 +318,15 @@ def load_for(
         key = document["registry"]["setup"]["batch_key"]
         paths = [_named_as_in_training(path, document["registry"].get("files", {})) for path in paths]
         named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
-        reading = as_in_training(reading, document["registry"], named)
+        pairs = pairs_of(paths)
+        called = [*pairs, *(n for n in named if not any(n in files for files in pairs.values()))]
+        reading = as_in_training(reading, document["registry"], named, called)
         is_as_it_is = not document["registry"].get("reading")
     except (KeyError, TypeError, AttributeError):
-        return load(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
-    loaded = load(paths, reading, batch_key=key, quiet=quiet)
+        return read_all(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
+    loaded = read_all(paths, reading, batch_key=key, quiet=quiet)
     if loaded.stored and not is_as_it_is and _needs_memory(model, loaded, reading):
-        loaded = load(paths, replace(reading, on_disk=False), batch_key=key, quiet=quiet)
+        loaded = read_all(paths, replace(reading, on_disk=False), batch_key=key, quiet=quiet)
     is_alone = not loaded.combined and not loaded.stored and key == DATASET_KEY
     is_alone = is_alone and not _has(loaded.original, key)
     if is_alone:
@@ -300,6 +335,7 @@ def load_for(
         loaded = Loaded(original=mdata, to_register=mdata, combined=True)
     if not is_as_it_is:
         loaded = _as_remembered(model, loaded)
+    loaded = _without_unmeasured(loaded, model)
     if is_alone:  # it lacks what only the other files had measured
         return prepared(model, loaded, take_as=take_as)
     layers = {} if loaded.combined else _without_file(reading.layers, _name(paths[0]))
@@ -310,6 +346,25 @@ def load_for(
         registry = read_model(model).registry
         return replace(loaded, to_register=told(loaded.to_register, registry, layers=layers, take_as=take_as))
     return loaded
+
+
+def _without_unmeasured(loaded: Loaded, model: Path | None) -> Loaded:
+    """The data without features of which no cell has a value, but with those that the model knows."""
+    if loaded.stored or not unmeasured(loaded.to_register, None):
+        return loaded
+    known = None
+    if model is not None:
+        from mosaicvi.store.saved import read_model
+
+        known = {name: found.names for name, found in read_model(model).registry.features.items()}
+    names = unmeasured(loaded.to_register, known)
+    if not names:
+        return loaded
+    say(names)
+    to_register = without(loaded.to_register, names)
+    is_same = loaded.original is loaded.to_register
+    original = to_register if is_same else without(loaded.original, names)
+    return replace(loaded, original=original, to_register=to_register)
 
 
 def _needs_memory(model: Path, loaded: Loaded, reading: Reading) -> bool:
@@ -375,20 +430,41 @@ def prepared(
 
 
 def name_datasets(paths: Sequence[Path]) -> dict[str, Path]:
-    """Dataset name → path; the name is the user's (``NAME=PATH``) or comes from the path."""
+    """Dataset name → path; the name is the user's (``NAME=PATH``) or comes from the path.
+
+    Files that were given one name together are called by their paths.
+    """
     from mosaicvi.data.read import dataset_names
 
-    given: dict[str, Path] = {}
-    for path in (path for path in paths if _is_named(path)):
-        if _name(path) in given:
-            raise InputError(f"{path}: the name {_name(path)!r} was given already; choose another one")
-        given[_name(path)] = _path(path)
-    plain = [path for path in paths if not _is_named(path)]
+    together = {name for name, count in Counter(map(_name, filter(_is_named, paths))).items() if count > 1}
+    named = [path for path in paths if _is_named(path) and _name(path) not in together]
+    given = {_name(path): _path(path) for path in named}
+    plain = [_path(path) for path in paths if path not in named]
     found = dataset_names(plain) if plain else {}
     twice = sorted(set(found) & set(given))
     if twice:
         raise InputError(f"{found[twice[0]]}: the name {twice[0]!r} was given already; choose another one")
     return found | given
+
+
+def pairs_of(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """The names that several files were given together → what `name_datasets` calls these."""
+    named = {path: name for name, path in name_datasets(paths).items()}
+    found: dict[str, list[str]] = {}
+    for path in filter(_is_named, paths):
+        key = named.get(_path(path)) or named[Path(os.path.abspath(_path(path)))]
+        found.setdefault(_name(path), []).append(key)
+    return {name: keys for name, keys in found.items() if len(keys) > 1}
+
+
+def _check_pairs(paths: Sequence[Path], reading: Reading) -> None:
+    """Refuse one name for several files that were not said to be of the same cells."""
+    pairs = {} if reading.pair else pairs_of(paths)
+    for name, files in pairs.items():
+        raise InputError(
+            f"{name}: the name of {' and '.join(files)}; add --pair if they are of the same cells, "
+            "or give each a name of its own"
+        )
 
 
 def _is_named(path: Path) -> bool:

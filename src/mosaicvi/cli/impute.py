@@ -126,7 +126,7 @@ def command(
     """
     import numpy as np
 
-    from mosaicvi.infer.output import write_imputed
+    from mosaicvi.infer.output import with_accuracy, write_imputed
 
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
     reading = replace(reading, on_disk=on_disk)
@@ -150,7 +150,15 @@ def command(
     }
     found = [_part(trained, loaded, name, chosen, scales[name], interval, asked) for name in names]
     parts = [part for part in found if part is not None]
-    parts = [_with_accuracy(trained, part) for part in parts] if accuracy else parts
+    if accuracy and parts:
+        table = trained.imputation_accuracy(modality=[part.name for part in parts])
+        parts = [with_accuracy(part, table) for part in parts]
+        for part in parts:
+            if "believe" not in part.var:
+                note(
+                    f"{part.name}: no accuracy of features: nothing is missing, or too few cells measured it",
+                    quiet=quiet,
+                )
     if not parts:
         raise InputError(
             f"--cells {' '.join(cells or ())}: every cell measured {' and '.join(names)}; use --cells all"
@@ -241,22 +249,6 @@ def _part(
         else placed(model.iter_imputed_intervals(level=level, **choice, **without_draws)),
         level=level,
     )
-
-
-def _with_accuracy(model: MosaicVI, part: ImputedModality) -> ImputedModality:
-    """The part whose features say how well they are imputed, by what is measured of a cell."""
-    from dataclasses import replace
-
-    table = model.imputation_accuracy(modality=part.name)
-    if not len(table):
-        return part
-    var = part.var.copy()
-    # of the view that most cells have which lack the feature
-    usual = table.sort_values("lacking", ascending=False, kind="stable").drop_duplicates("feature")
-    var["believe"] = usual.set_index("feature")["believe"].reindex(var.index).fillna("unknown")
-    for view, rows in table.groupby("view", sort=False):
-        var[f"accuracy_from_{view}"] = rows.set_index("feature")["score"].reindex(var.index)
-    return replace(part, var=var)
 
 
 def _scales(said: list[str] | None, names: list[str]) -> dict[str, str | None]:

@@ -30,6 +30,7 @@ from mosaicvi.cli.options import (
     Quiet,
     Reading,
     TakeAs,
+    Unlabeled,
     mapping,
     reads_data,
 )
@@ -59,12 +60,7 @@ def command(
             "--output", "-o", help="A .csv, or an .h5mu or .h5ad with the data.", show_default=False
         ),
     ],
-    unlabeled: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="VALUE", help="Value of that column that is no label; may be repeated. [default: unknown]"
-        ),
-    ] = None,
+    unlabeled: Unlabeled = None,
     take_as: TakeAs = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 1024,

@@ -20,6 +20,8 @@ from mosaicvi.cli.options import (
     Quiet,
     Reading,
     TakeAs,
+    Unlabeled,
+    command_again,
     mapping,
     reads_data,
 )
@@ -53,12 +55,14 @@ def command(
         Path | None,
         typer.Option(
             metavar="REF.h5mu",
-            help="The data that the model was trained on: their picture and labels are kept.",
+            help="The data that the model was trained on: their picture and labels are kept, and they say "
+            "which imputed values to believe.",
         ),
     ] = None,
     label_key: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of obs with the reference's labels.")
     ] = None,
+    unlabeled: Unlabeled = None,
     match: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,26 +91,29 @@ def command(
     Features that the query lacks are not measured, others are left out. Of the file: `X` of each modality the
     expected values, `obsm["X_mosaicvi"]` the latent, `obsm["X_umap"]` places in the reference's picture,
     `obs["reference_distance"]` and `obs["reference_rank"]` how far from the reference a cell lies; with
-    `--label-key` also `obs["predicted_label"]`, its probability and so on; with `--interval` layers `lower`
-    and `upper`.
+    `--reference` also `var["believe"]` (yes, partly, no) and `var["accuracy_from_..."]`, how well each
+    feature is imputed from what the query measured, by hiding it of the reference's cells; with `--label-key`
+    `obs["predicted_label"]`, its probability and so on; with `--interval` layers `lower` and `upper`.
     """
-    from mosaicvi.infer.output import write_imputed
-    from mosaicvi.report.mapped import write_mapped
-
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU,))
     if report is not None:
         check_data_output(report, overwrite=overwrite, suffixes=(".html",))
     if label_key is not None and reference is None:
         raise InputError("--label-key: name the data that have the labels, --reference REF.h5mu")
     rules = {name: text.split(",") for name, text in mapping(match, "--match").items()}
+    from mosaicvi.infer.output import with_accuracy, write_imputed
+    from mosaicvi.report.mapped import write_mapped
+
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", MosaicWarning)
         trained, known = _opened(model, reference, reading, quiet=quiet)
         loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
         query = prepared(model, loaded, match=rules).to_register
         cells = trained.registered(query)
-        page = _page(trained, loaded, query, cells, known, label_key)
         parts = [_part(trained, cells, name, interval, batch_size) for name in trained.config.uni_block_names]
+        page = _page(trained, loaded, query, cells, known, label_key, unlabeled)
+        if page.trust is not None:
+            parts = [with_accuracy(part, page.trust) for part in parts]
     words = list(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, MosaicWarning)))
     for word in words:
         warnings.warn(word, MosaicWarning, stacklevel=1)
@@ -121,10 +128,14 @@ def command(
             advance=lambda n: bar.advance(task, n),
         )
     for name, row in page.features.iterrows():
-        note(f"{name}: {row.in_the_data:,} of {row.known:,} features, {row.cells:,} cells", quiet=quiet)
+        if row.cells:
+            note(f"{name}: {row.in_the_data:,} of {row.known:,} features, {row.cells:,} cells", quiet=quiet)
+        else:
+            note(f"{name}: not in the data, all {row.known:,} features are imputed", quiet=quiet)
     note(f"Wrote {shown(output)}: {len(page.obs):,} cells", quiet=quiet)
     if report is not None:
-        write_mapped(page, report, warnings=[for_terminal(word) for word in words], overwrite=overwrite)
+        said_words = [for_terminal(word) for word in words]
+        write_mapped(page, report, warnings=said_words, command=command_again(), overwrite=overwrite)
         note(f"Wrote {shown(report)}", quiet=quiet)
 
 
@@ -147,10 +158,12 @@ def _page(
     cells: Mosaic,
     reference: AnnData | MuData | None,
     label_key: str | None,
+    unlabeled: list[str] | None,
 ) -> Mapped:
     """Where the cells lie, how far from the reference, and what of its features they have."""
     import numpy as np
 
+    from mosaicvi.infer.labels import UNLABELED
     from mosaicvi.infer.mapped import features_found, placed
     from mosaicvi.report.mapped import Mapped
     from mosaicvi.view.umap import layout
@@ -174,7 +187,8 @@ def _page(
         far = trained.distance_to_reference(z)
         obs["reference_distance"], obs["reference_rank"] = far["distance"].to_numpy(), far["rank"].to_numpy()
     if label_key is not None:
-        for column, values in label_columns(trained.predict_labels(label_key, mdata=query)):
+        labels = trained.predict_labels(label_key, mdata=query, unlabeled=unlabeled or UNLABELED)
+        for column, values in label_columns(labels):
             obs[column] = values.to_numpy()
     about = query.uns.get("mosaicvi", {})
     return Mapped(
@@ -185,6 +199,7 @@ def _page(
         background=background,
         features=features_found(loaded.to_register, query, trained.registry),
         matches=about.get("matches"),
+        trust=None if reference is None else trained.imputation_accuracy(query=cells),
     )
 
 

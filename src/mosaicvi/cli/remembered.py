@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,18 +23,22 @@ OPTIONS = {
     "layers": "--layer",
     "orientation": "--orientation",
     "columns": "--columns",
+    "names_from": "--names-from",
     "duplicates": "--duplicates",
     "genome": "--genome",
     "pair": "--pair",
     "from_obsm": "--from-obsm",
     "min_counts": "--min-counts",
     "rounded": "--round",
+    "log2": "--log2",
     "zeros_missing": "--zeros-missing",
 }
-OF_VALUES = ("min_counts", "rounded", "zeros_missing")  # applied once the data are there
+OF_VALUES = ("min_counts", "rounded", "log2", "zeros_missing")  # applied once the data are there
 
 
-def as_in_training(reading: Reading, registry: Mapping[str, Any], named: Mapping[str, Path]) -> Reading:
+def as_in_training(
+    reading: Reading, registry: Mapping[str, Any], named: Mapping[str, Path], called: Collection[str]
+) -> Reading:
     """What was said, and otherwise what the model remembers of how its files were read.
 
     Parameters
@@ -44,12 +49,14 @@ def as_in_training(reading: Reading, registry: Mapping[str, Any], named: Mapping
         Of the model, as its document has it.
     named
         The files, by the names of their datasets.
+    called
+        The names that users gave them, those of several files once.
     """
     from mosaicvi.data.read.remembered import checked
 
     saved = checked(registry.get("reading", ""))
     taken: dict[str, Any] = {}
-    for name in ("modality", "orientation", "columns", "genome"):
+    for name in ("modality", "orientation", "columns", "names_from", "genome"):
         value = _for_those(saved.get(name), named)
         if value and getattr(reading, name) is None:
             taken[name] = value
@@ -57,7 +64,7 @@ def as_in_training(reading: Reading, registry: Mapping[str, Any], named: Mapping
         taken["duplicates"] = saved["duplicates"]
     labels = [label for names in registry["categories"].values() for label in names["$tuple"]]
     known = {part for label in labels for part in label.split("+")}
-    if saved.get("pair") and reading.pair is None and len(named) > 1 and named.keys() <= known:
+    if saved.get("pair") and reading.pair is None and len(named) > 1 and {*called} <= known:
         taken["pair"] = True
     _say(taken)
     where_there = {m: "X" for m, whole in registry["whole"].items() if not whole}
@@ -136,7 +143,9 @@ def _measured(registry: Registry) -> dict[str, pd.DataFrame]:
 def words_of(taken: Mapping[str, Any]) -> str:
     """Choices as they would be said on the command line."""
     return " ".join(
-        f"{OPTIONS[name]} {word}".rstrip() for name, value in taken.items() for word in _words(value)
+        f"{OPTIONS[name]} {shlex.quote(word) if word else ''}".rstrip()
+        for name, value in taken.items()
+        for word in _words(value)
     )
 
 

@@ -16,6 +16,8 @@ from mosaicvi.cli.options import (
     Quiet,
     Reading,
     TakeAs,
+    Unlabeled,
+    command_again,
     mapping,
     reads_data,
 )
@@ -34,6 +36,7 @@ def command(
     label_key: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of obs with cell types, to be scored.")
     ] = None,
+    unlabeled: Unlabeled = None,
     feature: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,6 +55,7 @@ def command(
 
     It needs no network to be read.
     """
+    from mosaicvi.infer.labels import UNLABELED
     from mosaicvi.report.page import write_report
 
     check_data_output(output, overwrite=overwrite, suffixes=(".html",))
@@ -64,6 +68,8 @@ def command(
         output,
         features=feature or None,
         label_key=label_key,
+        unlabeled=unlabeled or UNLABELED,
+        command=command_again(),
         overwrite=overwrite,
     )
     note(f"Wrote {shown(output)}", quiet=quiet)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, printable
 from mosaicvi.ranks import place
 
 OPTIONS: ContextVar[Mapping[str, frozenset[str]]] = ContextVar("OPTIONS", default=MappingProxyType({}))
@@ -29,6 +29,7 @@ def _as_option(argument: re.Match[str]) -> str:
 
 # Remedies are written for Python; the terminal has other names for the same things.
 _IN_TERMINAL = (
+    (re.compile(r"mosaicvi\.to_mudata\(data, (\w+=[\[{][^\]}]*[\]}])(?:, batch_key=\.\.\.)?\)"), r"\1"),
     (
         re.compile(r"note the column of obs that does, data\.uns\['mosaicvi'\] = \{'panel_key': \.\.\.\}"),
         "name the column of obs that does, mosaicvi combine --panel-key ..., and give what that writes",
@@ -63,7 +64,9 @@ _IN_TERMINAL = (
     (re.compile(r"modality=\{'([^']+)': '([^']+)'\}"), r"--as \1=\2"),
     (re.compile(r"orientation='(\w+)'"), r"--orientation \1"),
     (re.compile(r"duplicates='(\w+)'"), r"--duplicates \1"),
-    (re.compile(r"columns='([^']*)'"), r"--columns '\1'"),
+    (re.compile(r"columns=r?'([^']*)'"), r"--columns '\1'"),
+    (re.compile(r"log2=\['([^']+)'\]"), r"--log2 \1"),
+    (re.compile(r"names_from='([^']+)'"), r"--names-from '\1'"),
     (re.compile(r"genome='([^']+)'"), r"--genome \1"),
     (re.compile(r"pair=True"), "--pair"),
     (re.compile(r"pair=False"), "--no-pair"),
@@ -71,6 +74,8 @@ _IN_TERMINAL = (
     (re.compile(r"transforms=\{'([^']+)': '([^']+)'\}"), r"--transform \1=\2"),
     (re.compile(r"panel_key=\.{3,4}"), "--panel-key ..."),
     (re.compile(r"^(label_key|groupby|group1|group2|mode|delta): "), _as_option),
+    (re.compile(r"^(zeros_missing|min_counts|from_obsm|log2): "), _as_option),
+    (re.compile(r"^rounded: "), "--round: "),
     (re.compile(r"^fdr_target: "), "--fdr: "),
     (re.compile(r"use mode='change', or no delta"), "use --mode change, or no --delta"),
     (re.compile(r"batch_key=\.{3,4}"), "--batch-key ..."),
@@ -102,7 +107,7 @@ WITH_MODEL = ("embed", "impute", "label", "compare", "map", "report")
 
 def for_terminal(message: str) -> str:
     """One line, with the options of the command line in place of Python's arguments."""
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     if next(iter(OPTIONS.get()), "") in WITH_MODEL:
         for pattern, rest in _OF_TRAINING:
             line = pattern.sub(rest, line)
@@ -118,7 +123,7 @@ def _with_its_command(option: re.Match[str]) -> str:
     return option[0] if is_ours else f"mosaicvi {having[0]} {option[0]}"
 
 
-_OPTION = re.compile(r"(?<![\w-])(?<!mosaicvi \w{5} )(?<!mosaicvi \w{7} )--[a-z][a-z-]+")
+_OPTION = re.compile(r"(?<![\w-])(?<!mosaicvi \w{5} )(?<!mosaicvi \w{7} )--[a-z][a-z0-9-]+")
 
 
 def error(message: str) -> None:

@@ -54,7 +54,12 @@ def command(
         ),
     ] = None,
     max_epochs: Annotated[
-        int | None, typer.Option(help="Passes over the data. [default: a number that suits them]", min=1)
+        int | None,
+        typer.Option(
+            help="Passes over the data. [default: until the loss on held-out cells has stopped falling, or "
+            "12,000 steps are done at one learning rate]",
+            min=1,
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -208,7 +213,15 @@ def command(
         model.train(**how)
     finally:
         IN_TERMINAL.reset(in_terminal)
-    _end(model, output, data, checkpoint=how.get("checkpoint_dir"), overwrite=overwrite, quiet=quiet)
+    _end(
+        model,
+        output,
+        data,
+        obs=reading.obs,
+        checkpoint=how.get("checkpoint_dir"),
+        overwrite=overwrite,
+        quiet=quiet,
+    )
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -249,13 +262,14 @@ def _end(
     output: Path,
     data: Sequence[Path],
     *,
+    obs: Path | None,
     checkpoint: str | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
     """Save, say what is next, and exit as the signal asks if there was one; the first process does."""
     number = model.stopped_by
-    files = " ".join(shown(path) for path in data)
+    files = " ".join([*(shown(path) for path in data), *([] if obs is None else ["--obs", shown(obs)])])
     if number is None:
         model.save(output, overwrite=overwrite)
         note(f"Saved {shown(output)}", quiet=quiet)

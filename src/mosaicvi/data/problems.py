@@ -129,7 +129,7 @@ PROBLEMS: dict[str, Problem] = {
     "not-number": Problem(
         text="{name}: column {column!r} holds {value!r}, which is no number; "
         "if it is an annotation, "
-        "choose the columns of numbers by a pattern, columns='^{first}'; leave missing values empty or NA",
+        "choose the columns of numbers by a pattern, columns=r'{pattern}'; leave missing values empty or NA",
         cause="A table has text among its values, often columns of annotations before the numbers.",
         remedy="Choose the columns of numbers by a regular expression; the others become annotations.",
     ),
@@ -148,6 +148,11 @@ PROBLEMS: dict[str, Problem] = {
         text="{name}: columns={pattern!r} matches none of its columns; there are: {columns}",
         cause="The regular expression is found in no header.",
         remedy="Write one that is found in the headers of the columns of numbers.",
+    ),
+    "no-names-from": Problem(
+        text="{name}: no column {column!r} to name its features by; there are: {columns}",
+        cause="The features have no such annotation, or `columns` makes it one of the values.",
+        remedy="Name one of those listed; of a table, choose the columns of numbers by `columns`.",
     ),
     "long-twice": Problem(
         text="{name}: it is a long table, a line for each value, in which a {cell!r} has several values "
@@ -233,9 +238,9 @@ PROBLEMS: dict[str, Problem] = {
         remedy="Name one that all datasets have, or that of one dataset: `layers={'<dataset>:rna': ...}`.",
     ),
     "raw-features": Problem(
-        text="{name}: .raw of {modality} lacks features of X: {names}; "
+        text="{name}: .raw of {modality} lacks features of X, or has them more than once: {names}; "
         "leave these out, or store the counts in a layer",
-        cause="Features were renamed or added after the counts had been kept in `.raw`.",
+        cause="Features were renamed, made unique or added after the counts had been kept in `.raw`.",
         remedy="Leave the features out, or copy the counts into `layers` under the names of X.",
     ),
     "no-obsm": Problem(
@@ -333,6 +338,11 @@ PROBLEMS: dict[str, Problem] = {
         cause="Two inputs of one library, or two tables of which neither says what it holds.",
         remedy="Leave out one of them, or name the modality of each.",
     ),
+    "pair-name": Problem(
+        text="pair: two datasets would be called {name!r}; give one of them another name",
+        cause="Inputs of the same cells become one dataset, whose name another one has.",
+        remedy="Choose another name.",
+    ),
     "pair-nothing": Problem(
         text="pair: no two inputs have cells of the same names (such as {names}); rename the cells alike",
         cause="Nothing says which cell of one input is which of another.",
@@ -342,6 +352,12 @@ PROBLEMS: dict[str, Problem] = {
         text="combine: no feature of {modality} is in all of {names}; use join='outer', or match names",
         cause="With `join='inner'` nothing is left.",
         remedy="Use `join='outer'`, or `match` if the names are only written differently.",
+    ),
+    "log-negative": Problem(
+        text="{name}: {modality} has negative values (the least is {least}), which have no logarithm; "
+        "leave log2 out if they are logarithms already",
+        cause="Logarithms were asked for of values that are logarithms, differences or z-scores.",
+        remedy="Leave `log2` out, or give the intensities.",
     ),
     "no-such-modality": Problem(
         text="{option}: no dataset has a modality {modality!r}; there are: {modalities}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 WARM_UP_STEPS = 50
 LEAST_STEPS, MOST_STEPS = 200, 12_000  # at the steady rate
@@ -42,6 +43,26 @@ class Ending:
     def is_falling(self) -> bool:
         """Whether the rate has begun to fall."""
         return self.fall_at >= 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the rate fell because the loss had stopped falling, not for the number of steps."""
+        if not self.is_falling:
+            return False
+        steady = self.fall_at * (self.fall_epoch - self.first_epoch) / self.fall_epoch
+        return steady < MOST_STEPS
+
+    def in_words(self) -> str:
+        """Why the rate falls, and until when."""
+        why = (
+            "the loss on held-out cells has stopped falling"
+            if self.is_settled
+            else f"the loss on held-out cells still falls, but {MOST_STEPS:,} steps at one rate are done"
+        )
+        return (
+            f"After epoch {self.fall_epoch} {why}: from its best weights so far on, the learning rate falls "
+            f"until epoch {self.last_epoch}, the last."
+        )
 
     def after_epoch(
         self,
@@ -76,6 +97,21 @@ class Ending:
         self.fall_at, self.fall_epoch = steps_done, epoch
         self.fall_steps, self.last_epoch = epochs * steps_per_epoch, epoch + epochs
         return True
+
+
+def outcome(ending: Ending, epochs: int) -> Literal["settled", "most steps"] | None:
+    """How a run without a number of epochs ended; None for another run, or one that has not ended.
+
+    Parameters
+    ----------
+    ending
+        Where it stands.
+    epochs
+        Epochs done in all.
+    """
+    if not ending.is_falling or epochs < ending.last_epoch:
+        return None
+    return "settled" if ending.is_settled else "most steps"
 
 
 def patience_of(steps_per_epoch: int) -> int:

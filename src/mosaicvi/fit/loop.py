@@ -25,7 +25,15 @@ PATIENCE = 20  # epochs without a lower loss before early stopping
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a listener is told after a step or an epoch; `last_epoch` is the last one, once that is known."""
+    """What a listener is told after a step or an epoch.
+
+    Attributes
+    ----------
+    last_epoch
+        The last one, once that is known.
+    news
+        What is to be said of the epoch, if anything.
+    """
 
     epoch: int
     step: int
@@ -34,6 +42,7 @@ class Report:
     log_prob: list[float]
     last_epoch: int | None = None
     row: dict[str, float] | None = None
+    news: str | None = None
 
 
 def fit(
@@ -132,8 +141,9 @@ def _fit(
         if group is not None:
             group.as_first([*net.state_dict().values(), *state.optimizer.moments()])
         improved = _remember_best(state, row, config)
-        if config.max_epochs is None:
-            _see_whether_flat(state, config, steps_per_epoch)
+        news = None
+        if config.max_epochs is None and _see_whether_flat(state, config, steps_per_epoch):
+            news = state.ending.in_words()
         listen(
             Report(
                 epoch=state.epoch,
@@ -143,6 +153,7 @@ def _fit(
                 log_prob=[],
                 last_epoch=last_epoch,
                 row=row,
+                news=news,
             )
         )
         checkpoint(state, improved)
@@ -159,8 +170,13 @@ def _is_over(state: FitState, config: FitConfig) -> bool:
     return state.epoch >= config.max_epochs or out_of_patience
 
 
-def _see_whether_flat(state: FitState, config: FitConfig, steps_per_epoch: int) -> None:
-    """Let the rate fall, from the best weights, once the validation loss has stopped falling."""
+def _see_whether_flat(state: FitState, config: FitConfig, steps_per_epoch: int) -> bool:
+    """Let the rate fall, from the best weights, once the validation loss has stopped falling.
+
+    Returns
+    -------
+    Whether it begins to fall with the next epoch.
+    """
     losses = [row["validation_loss"] for row in state.rows[state.ending.first_epoch :]]
     moving = max(0, BALANCE_EPOCHS - state.ending.first_epoch) if state.net.config.beta_modal == "auto" else 0
     begins_to_fall = state.ending.after_epoch(
@@ -172,6 +188,7 @@ def _see_whether_flat(state: FitState, config: FitConfig, steps_per_epoch: int) 
     )
     if begins_to_fall and state.best:
         state.net.load_state_dict(state.best)
+    return begins_to_fall
 
 
 def _finish_epoch(

@@ -21,6 +21,10 @@ from mosaicvi.fit.state import FitConfig, FitState
 LINE_EVERY = 10.0  # seconds between plain lines
 EVERY_EPOCH_UP_TO = 50  # epochs of a run, to have a line for each
 FIRST = "the first step; after an installation it compiles for half a minute"
+LEGEND = (
+    "each line: the log-likelihood of a cell's values, which rises, by modality; validation, the loss on "
+    "held-out cells, which falls; and speed"
+)
 IN_TERMINAL: ContextVar[bool] = ContextVar("IN_TERMINAL", default=False)
 """Whether a command trains, which itself says how to go on."""
 
@@ -91,6 +95,7 @@ class _Bar:
         self.task = self.bar.add_task("train", total=self.of, where=where, words=FIRST)
         self.bar.update(self.task, completed=float(state.epoch))
         self.bar.start()
+        self.say(LEGEND)
 
     def report(self, report: Report) -> None:
         self.meter.add(report)
@@ -114,6 +119,7 @@ class _Lines:
     def begin(self, state: FitState) -> None:
         end = "until the held-out loss stops falling" if self.of is None else f"to {self.of}"
         self.say(f"training from epoch {state.epoch + 1} {end}: {FIRST}")
+        self.say(LEGEND)
 
     def report(self, report: Report) -> None:
         self.meter.add(report)
@@ -181,10 +187,12 @@ class _TensorBoard:
 
 
 def _announce(report: Report, names: tuple[str, ...], say: Any) -> None:
-    """Say once how the modalities were balanced."""
+    """Say once how the modalities were balanced, and why the learning rate falls."""
     if report.row and report.row.get("balanced") == 1.0:
         weights = ", ".join(f"{n} {report.row[f'beta_{n}']:.3f}" for n in names)
         say(f"Weights of the modalities (beta_modal), balanced over the first epochs: {weights}")
+    if report.news is not None:
+        say(report.news)
 
 
 def _log_likelihoods(row: Mapping[str, float], names: tuple[str, ...]) -> str:

@@ -82,6 +82,28 @@ class ImputedModality:
         return ("X",) if self.interval is None else ("X", "layers/lower", "layers/upper")
 
 
+def with_accuracy(part: ImputedModality, table: pd.DataFrame) -> ImputedModality:
+    """The part whose features say how well they are imputed, by what is measured of a cell.
+
+    Parameters
+    ----------
+    part
+        A modality still to be imputed.
+    table
+        Of `MosaicVI.imputation_accuracy`; rows of other modalities do not count.
+    """
+    table = table[table["modality"] == part.name]
+    if not len(table):
+        return part
+    var = part.var.copy()
+    # of the view that most cells have which lack the feature
+    usual = table.sort_values("lacking", ascending=False, kind="stable").drop_duplicates("feature")
+    var["believe"] = usual.set_index("feature")["believe"].reindex(var.index).fillna("unknown")
+    for view, rows in table.groupby("view", sort=False):
+        var[f"accuracy_from_{view}"] = rows.set_index("feature")["score"].reindex(var.index)
+    return dataclasses.replace(part, var=var)
+
+
 def write_imputed(
     output: Path,
     parts: Sequence[ImputedModality],

@@ -110,6 +110,25 @@ def describe(
     )
 
 
+def unconnected(mdata: MuData, *, batch_key: str | None) -> list[str]:
+    """What `describe` says of cells and modalities that nothing connects, without reading any value.
+
+    Parameters
+    ----------
+    mdata
+        A mosaic, whose values may be elsewhere.
+    batch_key
+        Column of ``obs`` with the batches.
+    """
+    labels, groups = _label_cells(mdata, batch_key)
+    seen = {}
+    for name, adata in mdata.mod.items():
+        panels = _panels_of(adata, labels.panel)
+        only = next(iter(panels.values()))
+        seen[name] = np.stack([panels.get(g.panel, only) & (name in g.modalities) for g in groups])
+    return _connection_notes(components([str(group) for group in groups], seen), _bridges(labels.has))
+
+
 def _rows_of(mdata: MuData, adata: AnnData) -> npt.NDArray[np.intp]:
     """Where the cells of a modality are among those of the mosaic."""
     rows: npt.NDArray[np.intp] = mdata.obs_names.get_indexer(adata.obs_names)

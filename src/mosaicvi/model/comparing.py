@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import permutations
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from mosaicvi.infer.impute import Scale
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.model.answers import Answers
 from mosaicvi.model.columns import column_of, object_of
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import minibatch_size, positions_of
 
 DELTA = 0.25
@@ -31,6 +32,7 @@ Cells = Sequence[int] | NDArray[Any]
 class Comparing(Answers):
     """What compares groups of cells, feature by feature."""
 
+    @names_ours
     def differential_expression(
         self,
         mdata: MuData | AnnData | None = None,
@@ -41,6 +43,7 @@ class Comparing(Answers):
         group2: str | None = None,
         idx1: Cells | None = None,
         idx2: Cells | None = None,
+        unlabeled: str | Collection[str] = "unknown",
         mode: Literal["change", "vanilla"] = "change",
         delta: float | None = None,
         batch_correction: bool = True,
@@ -66,6 +69,9 @@ class Comparing(Answers):
         idx1, idx2
             In place of a column: positions of the cells of the groups, or a boolean per cell; `idx2` is all
             others where None.
+        unlabeled
+            Value, or values, of the column that are no group, as missing ones are none, unless `group1` or
+            `group2` names it.
         mode
             ``"change"`` asks for effects of more than `delta`, ``"vanilla"`` for any.
         delta
@@ -131,7 +137,8 @@ class Comparing(Answers):
             raise InputError("groupby: name a column of obs, or the cells of the groups with idx1 and idx2.")
         if groupby is not None:
             source = object_of(mosaic)
-            code, comparisons = _by_column(source, groupby, group1, group2, mosaic)
+            named = {unlabeled} if isinstance(unlabeled, str) else set(unlabeled)
+            code, comparisons = _by_column(source, groupby, group1, group2, mosaic, no_group=named)
         else:
             code, comparisons = _by_cells(idx1, idx2, mosaic)
         question = Question(
@@ -167,6 +174,7 @@ class Comparing(Answers):
                 "fdr_target": question.fdr_target,
                 "batch_correction": batch_correction,
                 "groupby": groupby,
+                "cells_without_a_group": int((code < 0).sum()),
             }
         )
         return found
@@ -185,6 +193,8 @@ def _by_column(
     group1: str | Sequence[str] | None,
     group2: str | None,
     mosaic: Mosaic,
+    *,
+    no_group: Collection[str],
 ) -> tuple[NDArray[np.int64], list[Comparison]]:
     """Group of each cell, and the comparisons of these that were asked for."""
     if source is None:
@@ -193,7 +203,8 @@ def _by_column(
             "in a variable while the model is in use."
         )
     column = column_of(source, groupby, "groupby", mosaic.cells)
-    known = column.notna().to_numpy()
+    asked = {group1, group2} if isinstance(group1, str) else {*(group1 or ()), group2}
+    known = (column.notna() & ~column.astype(str).isin(set(no_group) - asked)).to_numpy()
     names, found = np.unique(column[known].astype(str).to_numpy(dtype=object), return_inverse=True)
     code = np.full(mosaic.n_cells, -1)
     code[known] = found

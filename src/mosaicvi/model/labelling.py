@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
-from mosaicvi.infer.labels import predict_labels
+from mosaicvi.infer.labels import UNLABELED, has_label, predict_labels
 from mosaicvi.infer.latent import latent
 from mosaicvi.model.answers import Answers
 from mosaicvi.model.columns import column_of, object_of
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import minibatch_size, positions_of
 
 FEWEST_LABELLED = 20
@@ -26,12 +27,13 @@ FEWEST_LABELLED = 20
 class Labelling(Answers):
     """What carries labels from cells that have them to others."""
 
+    @names_ours
     def predict_labels(
         self,
         label_key: str,
         *,
         mdata: MuData | AnnData | None = None,
-        unlabeled: str | Collection[str] = "unknown",
+        unlabeled: str | Collection[str] = UNLABELED,
         indices: Sequence[int] | NDArray[Any] | None = None,
         batch_size: int = 1024,
         seed: int = 0,
@@ -88,8 +90,7 @@ class Labelling(Answers):
                 "keep them in a variable while the model is in use."
             )
         column = column_of(source, label_key, "label_key", self.mosaic.cells)
-        none = {unlabeled} if isinstance(unlabeled, str) else set(unlabeled)
-        known = column.notna() & ~column.astype(str).isin(none)
+        known = has_label(column, unlabeled)
         names, found = np.unique(column[known].astype(str).to_numpy(dtype=object), return_inverse=True)
         if len(names) < 2 or len(found) < FEWEST_LABELLED:
             raise InputError(

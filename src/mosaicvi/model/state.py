@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,9 @@ from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.join import joined
 from mosaicvi.data.register.source import Paths
 from mosaicvi.data.splits import Split, held_out
+from mosaicvi.data.staining import Staining, as_reference
 from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.fit.ending import Ending, outcome
 from mosaicvi.fit.state import FitState
 from mosaicvi.infer.alignment import Alignment, fit_alignment
 from mosaicvi.infer.intervals import Spreads, fit_spreads
@@ -31,6 +33,7 @@ from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import ReferenceCells
+from mosaicvi.model.columns import same_source
 from mosaicvi.model.registering import read_as
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import weights_digest
@@ -69,6 +72,17 @@ class ModelState:
     def history(self) -> pd.DataFrame:
         """Every term of the loss for training and validation, one row an epoch."""
         return pd.DataFrame(self._rows).rename_axis("epoch")
+
+    @property
+    def training_end(self) -> Literal["settled", "most steps"] | None:
+        """How a training without a number of epochs ended, None for another one or one that was stopped.
+
+        The loss on held-out cells had stopped falling, or the most steps at one learning rate were done.
+        """
+        if self._state is not None:
+            return outcome(self._state.ending, self._state.epoch)
+        saved = (self._saved_fit or {}).get("ending")
+        return None if saved is None else outcome(Ending(**saved), len(self._rows))
 
     @property
     def is_trained(self) -> bool:
@@ -148,7 +162,29 @@ class ModelState:
 
     def registered(self, data: MuData | AnnData | Paths) -> Mosaic:
         """Other data as the model reads them, to ask it several things of them."""
-        return read_as(data, self.registry)
+        return self._as_reference(read_as(data, self.registry))
+
+    def _as_reference(self, mosaic: Mosaic) -> Mosaic:
+        """Cells of batches that the model has not seen, brought to the level of those that it has."""
+        kept = self.reference_cells() if mosaic.unseen else None
+        if kept is None:
+            return mosaic
+        found = as_reference(mosaic, self.staining_of(kept, self.registry))
+        same_source(found, mosaic)
+        return found
+
+    def staining_of(self, kept: ReferenceCells, registry: Registry) -> dict[str, Staining]:
+        """How strongly the batches of the reference are stained, with the features of a larger registry."""
+        source: ModelState = self
+        while source._base is not None:  # of which the cells were kept
+            source = source._base
+        out = {}
+        for name, of in kept.staining.items():
+            names = pd.Index(registry.features[name].names)
+            out[name] = of.placed(
+                names.get_indexer(pd.Index(source.registry.features[name].names)), len(names)
+            )
+        return out
 
     def _check_has_cells(self) -> None:
         if not self.mosaic.n_cells:

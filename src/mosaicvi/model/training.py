@@ -53,9 +53,10 @@ class Training(ModelState):
         Parameters
         ----------
         max_epochs
-            Epochs; where None, training goes on until the loss on held-out cells has stopped falling, and
-            keeps the best weights. A trained model is trained for as many more; of a model that grew, what is
-            new is trained for 150 steps.
+            Epochs; where None, training goes on until the loss on held-out cells has stopped falling, or
+            12,000 steps are done at one learning rate, lets the rate fall, and keeps the best weights;
+            `training_end` says which. A trained model is trained for as many more; of a model that grew, what
+            is new is trained for 150 steps.
         lr, weight_decay
             Of AdamW. The rate where None: 0.004 for minibatches of 512 cells, and in proportion to the root
             of their size for others.

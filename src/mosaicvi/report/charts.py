@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -88,13 +89,41 @@ def accuracy_view(test: Accuracy) -> dict[str, Any]:
         "measure": test.measure,
         "source": test.source,
         "whole": test.whole,
-        "size": f"{test.n_cells:,} × {len(test.features):,}",
+        "size": _size(test),
         "seen": SEEN[test.held_out],
         "rows": rows,
         "chart": _ranked_chart(test, hidden),
         "best": named[:LISTED],
         "worst": named[LISTED:][-LISTED:][::-1],
     }
+
+
+def tests_in_words(tests: Sequence[Accuracy], k: int) -> str:
+    """What was hidden in these tests, and what the model is compared with, of `k` similar cells."""
+    cases = (
+        (any(t.whole for t in tests), "a whole modality of some cells"),
+        (any(not (t.whole or t.every_part) for t in tests), "a random fifth of a modality's entries"),
+        (
+            any(t.every_part for t in tests),
+            "where entries are missing, every measured one of some cells, a random fifth at a time (what is "
+            "missing because it is low may be imputed worse)",
+        ),
+    )
+    hidden = "; ".join(words for is_so, words in cases if is_so)
+    near = f", and the average of the {k} most similar cells"
+    near = near if any(NEIGHBOURS in t.overall for t in tests) else ""
+    return (
+        f"Measured values were hidden from the model, imputed, and compared with the truth: {hidden}. For "
+        f"comparison the feature's mean{near}. Features that too few of these cells measured are left out. "
+        "Where enough cells were held out of training, these are asked about; the model may know others, and "
+        "new cells then fare a little worse."
+    )
+
+
+def _size(test: Accuracy) -> str:
+    """How many cells, features and values were scored, and of how many features."""
+    few = f" of {test.n_features:,}" if len(test.features) < test.n_features else ""
+    return f"{test.n_cells:,} × {len(test.features):,}{few}, {test.n_values:,} values"
 
 
 def _ranked_chart(test: Accuracy, hidden: str) -> str:

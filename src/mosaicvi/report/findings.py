@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from mosaicvi.fit.ending import MOST_STEPS
 from mosaicvi.report.heldout import MEAN, MODEL, NEIGHBOURS, Accuracy
 from mosaicvi.report.integration import FEWEST_OF_A_KIND, Metric, Mixing
 
@@ -27,8 +28,20 @@ class Finding:
     text: str
 
 
-def training(history: pd.DataFrame, fewest_epochs: int) -> list[Finding]:
-    """Whether the model was trained enough, and not too much."""
+def training(
+    history: pd.DataFrame, fewest_epochs: int, end: Literal["settled", "most steps"] | None = None
+) -> list[Finding]:
+    """Whether the model was trained enough, and not too much.
+
+    Parameters
+    ----------
+    history
+        One row an epoch.
+    fewest_epochs
+        Below which training was short.
+    end
+        `MosaicVI.training_end`: what training itself found of the loss, which is then the answer.
+    """
     n = len(history)
     if n == 0:
         return [
@@ -52,20 +65,29 @@ def training(history: pd.DataFrame, fewest_epochs: int) -> list[Finding]:
     back = max(1, n // 5)
     smooth = pd.Series(loss).rolling(min(3, n), min_periods=1).mean().to_numpy()
     fall = (smooth[-1 - back] - smooth[-1]) / max(abs(smooth[-1]), 1e-12) if n > back else np.inf
-    if fall > 0.005:
+    if end == "most steps":
+        out.append(
+            _warn(
+                f"Training ended at its limit of {MOST_STEPS:,} steps at one learning rate.",
+                "The loss on held-out cells had not stopped falling by then. Train for longer: "
+                f"mosaicvi train --max-epochs {2 * n}.",
+            )
+        )
+    elif end is None and fall > 0.005:
         seen = (
             f"it fell by {fall:.1%} over the last {back} of {n} epochs"
             if np.isfinite(fall)
             else "there is one epoch"
         )
+        without = ", or without a number, until it has settled" if word == "validation" else ""
         out.append(
             _warn(
                 "The loss was still falling when training ended.",
                 f"The {word} loss had not settled: {seen}. Train for longer before you judge the rest: "
-                f"mosaicvi train --max-epochs {2 * n}, or without a number, until it has settled.",
+                f"mosaicvi train --max-epochs {2 * n}{without}.",
             )
         )
-    elif n < fewest_epochs:
+    elif end is None and n < fewest_epochs:
         out.append(
             _warn(
                 "Training was short.",
@@ -123,6 +145,27 @@ def mixing(what: Literal["Batch", "Set of modalities"], kinds: Sequence[Mixing])
     ]
 
 
+def nothing(
+    history: pd.DataFrame,
+    by_batch: Sequence[Mixing],
+    by_pattern: Sequence[Mixing],
+    tests: Sequence[Accuracy],
+) -> str:
+    """What to say where there is no finding: what was looked at, and is as it should be."""
+    seen = [
+        words
+        for words, kinds in (("batches mix", by_batch), ("sets of modalities mix", by_pattern))
+        if any(k.n_cells >= FEWEST_OF_A_KIND for k in kinds)
+    ]
+    if len(history):
+        seen.append("training has settled")
+    if tests:
+        simple = "simpler ways" if all(NEIGHBOURS in t.overall for t in tests) else "the feature's mean"
+        seen.append(f"imputed values beat {simple}")
+    listed = " and ".join([", ".join(seen[:-1]), seen[-1]] if len(seen) > 1 else seen)
+    return f"Nothing stands out: {listed}." if listed else "Nothing could be looked at."
+
+
 def pairs(found: Sequence[Metric]) -> list[Finding]:
     """Modalities that put the same cell at different places."""
     return [
@@ -135,9 +178,19 @@ def pairs(found: Sequence[Metric]) -> list[Finding]:
     ]
 
 
-def imputation(tests: Sequence[Accuracy], untestable: Sequence[str]) -> list[Finding]:
-    """Features that cannot be imputed, and tests in which simpler ways do better; one finding a test."""
-    out = [f for t in tests if (f := _of_test(t)) is not None]
+def imputation(
+    tests: Sequence[Accuracy], untestable: Sequence[str], *, may_go_on: bool = True
+) -> list[Finding]:
+    """Features that cannot be imputed, and tests in which simpler ways do better; one finding a test.
+
+    Parameters
+    ----------
+    tests, untestable
+        What was hidden and imputed, and modalities of which that could not be done.
+    may_go_on
+        Whether longer training may help.
+    """
+    out = [f for t in tests if (f := _of_test(t, may_go_on)) is not None]
     for name in untestable:
         out.append(
             Finding(
@@ -149,7 +202,7 @@ def imputation(tests: Sequence[Accuracy], untestable: Sequence[str]) -> list[Fin
     return out
 
 
-def _of_test(t: Accuracy) -> Finding | None:
+def _of_test(t: Accuracy, may_go_on: bool) -> Finding | None:
     what = f"{t.modality} from {t.source}" if t.whole else f"single values of {t.modality}"
     mine, mean, knn = t.overall[MODEL], t.overall[MEAN], t.overall.get(NEIGHBOURS, float("nan"))
     numbers = f"Overall {t.measure}: {mine:.2f}"
@@ -159,10 +212,11 @@ def _of_test(t: Accuracy) -> Finding | None:
             f"{numbers}, with the mean {mean:.2f}. Such imputed values say nothing about single cells.",
         )
     if knn > mine + 0.02:
+        longer = "; longer training may help: mosaicvi train without --max-epochs" if may_go_on else ""
         return _warn(
             f"Averaging similar cells imputes {what} better than the model.",
-            f"{numbers}, with the average {knn:.2f}. The model has not learned all that is in the data; "
-            "longer training may help: mosaicvi train without --max-epochs.",
+            f"{numbers}, with the average {knn:.2f}. The model has not learned all that is in the data"
+            f"{longer}.",
         )
     lost = unpredictable(t) if t.whole else []
     if not lost:
@@ -173,13 +227,15 @@ def _of_test(t: Accuracy) -> Finding | None:
     )
 
 
-def trust(table: pd.DataFrame) -> list[Finding]:
+def trust(table: pd.DataFrame, *, of: str = "") -> list[Finding]:
     """Which features to believe where cells lack them, by what is measured of these cells.
 
     Parameters
     ----------
     table
         Of `MosaicVI.imputation_accuracy`.
+    of
+        Whose cells were the test, if others than those that lack the features: such as ``"reference "``.
     """
     lacking = table[table["lacking"] > 0]
     out = []
@@ -195,15 +251,16 @@ def trust(table: pd.DataFrame) -> list[Finding]:
             )
             if features
         )  # fmt: skip
-        n, what = int(rows["lacking"].iloc[0]), str(rows["measure"].iloc[0])
+        n, what = rows["lacking"], str(rows["measure"].iloc[0])
+        who = f"{n.iloc[0]:,}" if (n == n.iloc[0]).all() else f"{n.min():,} to {n.max():,}"
         low = _warn if len(said["no"]) > len(rows) / 2 else _note
         unseen = "held-out" if rows["held_out"].iloc[0] is True else "known"
         out.append(
             low(
-                f"Of {len(rows):,} features of {name} that {n:,} cells lack, {len(said['yes']):,} are "
+                f"Of {len(rows):,} features of {name} that {who} cells lack, {len(said['yes']):,} are "
                 f"imputed well from {view}.",
                 f"To believe: {text} ({what} with hidden values of {int(rows['test_cells'].max()):,} "
-                f"{unseen} cells within their batches).",
+                f"{unseen} {of}cells within their batches).",
             )
         )
     return out

@@ -17,9 +17,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
-from mosaicvi.baselines import knn_baseline, mean_baseline
+from mosaicvi.baselines import knn_baseline, mean_baseline, nearest_baseline
 from mosaicvi.data.mosaic import ModalityData, Mosaic
-from mosaicvi.data.values import scales
+from mosaicvi.infer.hidden import measured_in, without_entries
 from mosaicvi.infer.impute import Scale
 from mosaicvi.metrics import auroc_overall, auroc_per_feature, correlation_overall, correlation_per_feature
 
@@ -36,7 +36,8 @@ MOST_TRAINING = 2_500
 MOST_FEATURES = 1_000
 FEWEST_PAIRED = 40
 FEWEST_POSITIVE = 10
-SHARE_HIDDEN = 0.2
+FEWEST_MEASURED = 20
+PARTS = 5
 N_NEIGHBOURS = 20
 
 
@@ -52,12 +53,18 @@ class Accuracy:
         What remained to impute from, in words.
     whole
         Whether the whole modality was hidden, or single entries.
+    every_part
+        Of single entries: whether each was hidden once, a part of them at a time, or one part of them alone.
     n_cells
         Number of test cells.
     held_out
         Whether the test cells were held out from training; None where that is not known.
     features
         Names of those scored, the most variable ones.
+    n_features
+        How many the modality has.
+    n_values
+        How many hidden values were compared.
     measure
         ``"correlation"`` (of logarithms for counts), or for accessibility ``"AUROC"``.
     per_feature
@@ -71,7 +78,10 @@ class Accuracy:
     modality: str
     source: str
     whole: bool
+    every_part: bool
     n_cells: int
+    n_features: int
+    n_values: int
     features: tuple[str, ...]
     measure: str
     per_feature: dict[str, Floats]
@@ -99,7 +109,7 @@ def hide_modality(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) 
     paired = np.flatnonzero((m.row_of_cell >= 0) & (source.row_of_cell >= 0))
     asked, rest, unseen = _split_cells(paired, model.held_out(mosaic), np.random.default_rng([seed, 2]))
     others = [o.name for o in mosaic.modalities if o.name != name]
-    chosen = _scorable(m, m.row_of_cell[asked])
+    chosen = _scorable(m, m.row_of_cell[asked], m.row_of_cell[rest])
     if not len(chosen):
         return None
     scale = _scale(model, name)
@@ -111,34 +121,47 @@ def hide_modality(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) 
         MEAN: mean_baseline(training, len(asked)),
     }
     seen = [o.name for o in mosaic.modalities if o.name != name and (o.row_of_cell[asked] >= 0).any()]
-    return _scored(m, chosen, truth, guesses, scale, source=" and ".join(seen), whole=True, held_out=unseen)
+    said = {"source": " and ".join(seen), "whole": True, "every_part": False, "held_out": unseen}
+    return _scored(m, chosen, truth, guesses, scale, **said)
 
 
 def hide_entries(model: MosaicVI, mosaic: Mosaic, name: str, *, seed: int = 0) -> Accuracy | None:
-    """Hide a fifth of a modality's measured entries at random; None where no test is possible."""
+    """Hide a fifth of a modality's measured entries at random; None where no test is possible.
+
+    Where single entries are missing, the other fifths as well, one after the other: each feature has fewer
+    values to compare.
+    """
     m = mosaic.modality(name)
     rng = np.random.default_rng([seed, 3])
     has = np.flatnonzero(m.row_of_cell >= 0)
     if len(has) < FEWEST_PAIRED:
         return None
     asked, rest, unseen = _split_cells(has, model.held_out(mosaic), rng)
-    chosen = _scorable(m, m.row_of_cell[asked])
+    chosen = _scorable(m, m.row_of_cell[asked], m.row_of_cell[rest])
     if not len(chosen):
         return None
-    hidden = rng.random((len(asked), m.n_features), dtype=np.float32) < SHARE_HIDDEN
-    masked = _without_entries(mosaic, m, asked, hidden)
+    part = np.floor(rng.random((len(asked), m.n_features), dtype=np.float32) * PARTS)
     scale = _scale(model, name)
     truth = _comparable(m, asked, chosen, scale)
-    truth[~hidden[:, chosen]] = np.nan
     training = _comparable(m, rest, chosen, scale)
-    remaining = masked.modality(name)
-    guesses = {
-        MODEL: _of_model(model, masked, remaining, np.arange(len(asked)), chosen, scale, None),
-        NEIGHBOURS: _of_neighbours(m, rest, asked, training, seed, query=remaining.x),
-        MEAN: mean_baseline(training, len(asked)),
-    }
-    source = f"the other {1 - SHARE_HIDDEN:.0%} of {name} and what else the cell measured"
-    return _scored(m, chosen, truth, guesses, scale, source=source, whole=False, held_out=unseen)
+    n_hidden = 1 if m.entry_measured is None else PARTS
+    truth[part[:, chosen] >= n_hidden] = np.nan
+    guesses: dict[str, Any] = {MEAN: mean_baseline(training, len(asked))}
+    for i in range(n_hidden):
+        hidden = part == i
+        masked = without_entries(mosaic, m, asked, hidden)
+        remaining = masked.modality(name)
+        query = remaining.x if m.whole else _with_gaps(remaining, np.arange(len(asked)))
+        found = {
+            MODEL: _of_model(model, masked, remaining, np.arange(len(asked)), chosen, scale, None),
+            NEIGHBOURS: _of_neighbours(m, rest, asked, training, seed, query=query),
+        }
+        for method, guess in found.items():
+            if guess is not None:
+                guesses[method] = np.where(hidden[:, chosen], guess, guesses.get(method, guess))
+    source = f"the other {1 - 1 / PARTS:.0%} of {name} and what else the cell measured"
+    said = {"source": source, "whole": False, "every_part": n_hidden == PARTS, "held_out": unseen}
+    return _scored(m, chosen, truth, guesses, scale, **said)
 
 
 # --- who and what -------------------------------------------------------------------------------
@@ -172,57 +195,25 @@ def _split_cells(
     return np.sort(order[:n]), np.sort(order[n : n + MOST_TRAINING]), None if unseen is None else False
 
 
-def _scorable(m: ModalityData, rows: Ints) -> Ints:
-    """The most variable features that these rows measured and that are not the same in nearly all of them."""
-    everywhere = _measured(m, rows).all(0)
+def _scorable(m: ModalityData, rows: Ints, taught: Ints) -> Ints:
+    """The most variable features that enough of the rows measured, and that are not the same in nearly all.
+
+    As many of `taught` have to have measured them, from which the simple ways learn.
+    """
+    measured = measured_in(m, rows)
+    enough = np.ones(m.n_features, bool)
+    for those in (measured, measured_in(m, taught)):
+        enough &= those.sum(0) >= min(FEWEST_MEASURED, len(those))
     x: Any = m.x[rows]
-    mean = np.asarray(x.mean(0), np.float64).ravel()
+    n = np.maximum(measured.sum(0), 1)
+    mean = np.asarray(x.sum(0), np.float64).ravel() / n
     square = x.multiply(x) if sp.issparse(x) else x.astype(np.float64) ** 2
-    variance = np.asarray(square.mean(0), np.float64).ravel() - mean**2
+    variance = np.asarray(square.sum(0), np.float64).ravel() / n - mean**2
     positive = np.asarray((x != 0).sum(0)).ravel()
     fewest = min(FEWEST_POSITIVE, max(2, len(rows) // 10))
-    usable = np.flatnonzero((positive >= fewest) & (variance > 0) & everywhere)
-    if not len(usable):
-        usable = np.flatnonzero((variance > 0) & _measured(m, rows).any(0))
+    usable = np.flatnonzero((positive >= fewest) & (variance > 0) & enough)
     relative = variance[usable] / np.maximum(np.abs(mean[usable]), 1e-9) if m.whole else variance[usable]
     return np.sort(usable[np.argsort(-relative, kind="stable")[:MOST_FEATURES]])
-
-
-def _measured(m: ModalityData, rows: Ints) -> NDArray[np.bool_]:
-    return m.panels[m.panel_of_row[rows]] if m.entry_measured is None else m.entry_measured[rows]
-
-
-def _without_entries(mosaic: Mosaic, m: ModalityData, cells: Ints, hidden: NDArray[np.bool_]) -> Mosaic:
-    """A mosaic of some cells in which entries of one modality were not measured."""
-    rows = m.row_of_cell[cells]
-    measured = _measured(m, rows) & ~hidden
-    x: Any = m.x[rows]
-    if sp.issparse(x):
-        x = sp.csr_matrix(x)
-        at = np.repeat(np.arange(len(rows)), np.diff(x.indptr))
-        x.data = np.where(hidden[at, x.indices], 0, x.data).astype(np.float32)
-        x.eliminate_zeros()
-    else:
-        x = np.where(hidden, 0, x).astype(np.float32)
-    library, scale = scales(x, measured.sum(1), m.transform)
-    part = dataclasses.replace(
-        m,
-        x=x,
-        entry_measured=measured,
-        row_of_cell=np.arange(len(cells)),
-        panel_of_row=m.panel_of_row[rows],
-        library=library,
-        scale=scale,
-    )
-    others = [dataclasses.replace(o, row_of_cell=o.row_of_cell[cells]) for o in mosaic.modalities]
-    return dataclasses.replace(
-        mosaic,
-        cells=mosaic.cells[cells],
-        modalities=tuple(part if o.name == m.name else o for o in others),
-        covariates=mosaic.covariates[cells],
-        batch=mosaic.batch[cells],
-        group=mosaic.group[cells],
-    )
 
 
 # --- guesses ------------------------------------------------------------------------------------
@@ -248,7 +239,7 @@ def _comparable(m: ModalityData, cells: Ints, chosen: Ints, scale: Scale) -> Flo
         value = value / library * scale.library
     elif scale.kind == "log1p_cp10k":
         value = value / library * 1e4
-    value[~_measured(m, rows)[:, chosen]] = np.nan
+    value[~measured_in(m, rows)[:, chosen]] = np.nan
     return value
 
 
@@ -278,36 +269,57 @@ def _of_model(
 def _of_neighbours(
     source: ModalityData, rest: Ints, asked: Ints, training: Floats, seed: int, *, query: Any = None
 ) -> Floats | None:
-    """Averages over the nearest of the remaining cells; None where the source is not made of counts."""
+    """Averages over the nearest of the remaining cells; None where these are too few, or nothing is shared.
+
+    Parameters
+    ----------
+    source
+        Modality by which cells are compared.
+    rest, asked, training
+        Cells to average over, cells to guess for, and values of the former.
+    seed
+        Of the decomposition.
+    query
+        What is seen of the cells to guess for, where it is not what they measured.
+    """
     near, far = source.row_of_cell[rest], source.row_of_cell[asked]
-    common = np.flatnonzero(source.panels[np.unique(source.panel_of_row[np.r_[near, far]])].all(0))
-    if not source.whole or len(common) < 2 or len(rest) < N_NEIGHBOURS:
+    if len(rest) < N_NEIGHBOURS:
         return None
-    query = source.x[far] if query is None else query
-    target = np.where(np.isnan(training), 0, training)
-    known = (~np.isnan(training)).astype(np.float64)
-    both = knn_baseline(
-        source.x[near][:, common], np.hstack([target, known]), query[:, common], k=N_NEIGHBOURS, seed=seed
-    )
-    total, weight = np.hsplit(both, 2)
-    mean = mean_baseline(training, len(asked))
-    return np.where(weight > 0, np.divide(total, weight, where=weight > 0, out=np.zeros_like(total)), mean)
+    if source.whole:
+        common = np.flatnonzero(source.panels[np.unique(source.panel_of_row[np.r_[near, far]])].all(0))
+        if len(common) < 2:
+            return None
+        query = source.x[far] if query is None else query
+        target = np.where(np.isnan(training), 0, training)
+        known = (~np.isnan(training)).astype(np.float64)
+        both = knn_baseline(
+            source.x[near][:, common],
+            np.hstack([target, known]),
+            query[:, common],
+            k=N_NEIGHBOURS,
+            seed=seed,
+        )
+        total, weight = np.hsplit(both, 2)
+        guess = np.divide(total, weight, where=weight > 0, out=np.full_like(total, np.nan))
+    else:
+        query = _with_gaps(source, far) if query is None else query
+        guess = nearest_baseline(_with_gaps(source, near), training, query, k=N_NEIGHBOURS)
+    return np.where(np.isnan(guess), mean_baseline(training, len(asked)), guess)
+
+
+def _with_gaps(m: ModalityData, rows: Ints) -> Floats:
+    """Values of some rows, NaN where not measured."""
+    x: Any = m.x[rows]
+    return np.where(measured_in(m, rows), x.toarray() if sp.issparse(x) else x, np.nan).astype(np.float64)
 
 
 # --- scores -------------------------------------------------------------------------------------
 
 
 def _scored(
-    m: ModalityData,
-    chosen: Ints,
-    truth: Floats,
-    guesses: dict[str, Any],
-    scale: Scale,
-    *,
-    source: str,
-    whole: bool,
-    held_out: bool | None,
+    m: ModalityData, chosen: Ints, truth: Floats, guesses: dict[str, Any], scale: Scale, **said: Any
 ) -> Accuracy:
+    """The guesses compared with the truth; `said` are the fields of `Accuracy` that say what was hidden."""
     binary = likelihoods.get(m.likelihood).of_peaks and (
         scale.kind == "probability" or len(m.block_sizes) > 1
     )
@@ -322,9 +334,9 @@ def _scored(
     names = np.asarray(m.features.names, object)[chosen]
     return Accuracy(
         modality=m.name,
-        source=source,
-        whole=whole,
         n_cells=len(truth),
+        n_features=m.n_features,
+        n_values=int((~np.isnan(truth)).sum()),
         features=tuple(str(n) for n in names),
         measure="AUROC" if binary else "correlation",
         per_feature={k: each(g, truth) for k, g in guesses.items()},
@@ -332,5 +344,5 @@ def _scored(
         explained={k: 1 - float(np.nansum((truth - g) ** 2)) / base for k, g in guesses.items()}
         if base > 0
         else {},
-        held_out=held_out,
+        **said,
     )

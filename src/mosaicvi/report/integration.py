@@ -86,7 +86,10 @@ def mixing_of(z: NDArray[np.float32], groups: pd.Series, *, k: int = 15) -> tupl
 def integration(
     z: NDArray[np.float32], batch: pd.Series, pattern: pd.Series, labels: pd.Series | None, *, seed: int = 0
 ) -> list[Metric]:
-    """Numbers on the latent space of a sample of the cells."""
+    """Numbers on the latent space of a sample of the cells.
+
+    Cells whose label is missing are left out of what is said of labels, also as neighbours of others.
+    """
     out: list[Metric] = []
     few = len(z) < FEWEST_OF_A_KIND
     for what, groups in (("batches", batch), ("sets of modalities", pattern)):
@@ -115,10 +118,10 @@ def integration(
 
 
 def _with_labels(z: NDArray[np.float32], batch: pd.Series, labels: pd.Series, seed: int) -> list[Metric]:
-    known = labels.dropna().astype(str)
-    if known[known != "unknown"].nunique() < 2:
+    known = labels.notna().to_numpy()
+    z, batch, label = z[known], batch[known], labels[known].astype(str).to_numpy(object)
+    if len(set(label)) < 2 or len(z) < FEWEST_OF_A_KIND:
         return []
-    label = labels.to_numpy(object)
     clusters = metrics.kmeans_ari_nmi(z, label, seeds=(seed,))
     k = min(15, len(z) - 1)
     transfer = metrics.label_transfer(z, label, batch.to_numpy(), k=k) if batch.nunique() > 1 else np.nan

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mosaicvi.report.findings import Finding
+from mosaicvi.report.findings import Finding, trust
 from mosaicvi.report.page import asset, environment, versions_used
 from mosaicvi.store.files import atomic_path, check_output
 from mosaicvi.view.palette import MISSING, OKABE_ITO, column_colors
 
 FAR = 0.99  # rank from which a cell is unlike the reference: one in a hundred of its own lies as far
+SHIFTED = 0.7  # median rank from which not only some cells, but all are farther out
 FEW_FEATURES = 0.5
 MOST_LABELS = 20
+MOST_NAMES = 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Mapped:
         By modality: ``known``, ``in_the_data``, ``left_out``, and ``cells`` that measured it.
     matches
         What was matched to what, where that was asked for.
+    trust
+        Of `MosaicVI.imputation_accuracy`, for what the cells lack; None without the reference's data.
     """
 
     model: str
@@ -52,9 +55,12 @@ class Mapped:
     background: NDArray[np.float32]
     features: pd.DataFrame
     matches: pd.DataFrame | None
+    trust: pd.DataFrame | None = None
 
 
-def write_mapped(page: Mapped, output: Path, *, warnings: Sequence[str], overwrite: bool = False) -> None:
+def write_mapped(
+    page: Mapped, output: Path, *, warnings: Sequence[str], command: str, overwrite: bool = False
+) -> None:
     """Write the page, whole or not at all.
 
     Parameters
@@ -65,6 +71,8 @@ def write_mapped(page: Mapped, output: Path, *, warnings: Sequence[str], overwri
         The file to be.
     warnings
         What was said while the cells were mapped.
+    command
+        The command that made it.
     overwrite
         Replace a file that is there.
     """
@@ -87,7 +95,8 @@ def write_mapped(page: Mapped, output: Path, *, warnings: Sequence[str], overwri
             features=page.features.reset_index().to_dict("records"),
             matches=[] if page.matches is None else page.matches.to_dict("records"),
             labels=[] if counted is None else list(counted),
-            command=" ".join(sys.argv),
+            command=command,
+            trust=_believed(page),
             versions=versions_used(seed=0),
         )
     )
@@ -100,14 +109,22 @@ def findings(page: Mapped) -> list[Finding]:
     out = []
     rank = page.obs.get("reference_rank")
     if rank is not None:
-        share = float((rank >= FAR).mean())
+        share, median = float((rank >= FAR).mean()), float(rank.median())
+        is_shifted = median > SHIFTED
+        shift = (
+            " Not only some cells are far out, all are shifted: by another laboratory, kit or depth, or by "
+            "features that the query lacks. Their labels and imputed values are less sure than the "
+            "reference's own."
+        )
         out.append(
             Finding(
-                level="warning" if share > 5 * (1 - FAR) else "note",
-                title=f"{share:.1%} of the cells lie farther out than {FAR:.0%} of the reference's own.",
-                text="About 1 % would if they were alike. Cells with a reference_rank near 1 are of types or "
-                "states, or of a technical quality, that the reference lacks: do not trust their labels and "
-                "imputed values.",
+                level="warning" if share > 5 * (1 - FAR) or is_shifted else "note",
+                title=f"{share:.1%} of the cells lie farther out than {FAR:.0%} of the reference's own; the "
+                f"middle one, of reference_rank {median:.2f}, farther than {median:.0%}.",
+                text="About 1 % would, and the middle one farther than 50 %, if they were alike."
+                f"{shift if is_shifted else ''} Cells with a reference_rank near 1 are of types or states, "
+                "or of a technical quality, that the reference lacks: do not trust their labels and imputed "
+                "values.",
             )
         )
     for name, row in page.features.iterrows():
@@ -128,6 +145,18 @@ def findings(page: Mapped) -> list[Finding]:
                 text="All their values are imputed from what the reference learnt.",
             )
         )
+    lacks = bool(absent) or bool((page.features["in_the_data"] < page.features["known"]).any())
+    if page.trust is not None:
+        out += trust(page.trust, of="reference ")
+    elif lacks:
+        out.append(
+            Finding(
+                level="note",
+                title="Which imputed features to believe was not asked.",
+                text="The data that the model was trained on can tell, by hiding what these cells lack: "
+                "mosaicvi map --reference REF.h5mu.",
+            )
+        )
     if "predicted_none_of_these" in page.obs:
         odd = int(page.obs["predicted_none_of_these"].sum())
         if odd:
@@ -139,6 +168,28 @@ def findings(page: Mapped) -> list[Finding]:
                 )
             )
     return out
+
+
+def _believed(page: Mapped) -> list[dict[str, Any]]:
+    """The features that the cells lack, by view and by whether to believe what is imputed, best first."""
+    if page.trust is None:
+        return []
+    rows = []
+    table = page.trust[page.trust["lacking"] > 0].sort_values("score", ascending=False, kind="stable")
+    for (modality, view), found in table.groupby(["modality", "view"], sort=False):
+        for word in ("yes", "partly", "no"):
+            names = [str(name) for name in found.loc[found["believe"] == word, "feature"]]
+            more = len(names) - MOST_NAMES
+            rows.append(
+                {
+                    "modality": modality,
+                    "view": view,
+                    "believe": word,
+                    "n": len(names),
+                    "names": ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else ""),
+                }
+            )
+    return rows
 
 
 def _picture(page: Mapped) -> str:

@@ -6,9 +6,10 @@ import datetime
 import importlib
 import json
 import platform
+import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,9 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.session import fewest_epochs
+from mosaicvi.infer.labels import UNLABELED, has_label
 from mosaicvi.report import findings, payload
-from mosaicvi.report.charts import accuracy_view, training_charts
+from mosaicvi.report.charts import accuracy_view, tests_in_words, training_charts
 from mosaicvi.report.heldout import N_NEIGHBOURS, Accuracy, hide_entries, hide_modality
 from mosaicvi.report.integration import Metric, Mixing, integration, mixing_of, pairing, sample
 from mosaicvi.report.svg import bar, mosaic_chart
@@ -58,6 +60,7 @@ def write_report(
     *,
     features: Sequence[str] | None = None,
     label_key: str | None = None,
+    unlabeled: str | Collection[str] = UNLABELED,
     overwrite: bool = False,
     command: str | None = None,
     seed: int = 0,
@@ -81,6 +84,9 @@ def write_report(
         Features whose imputed values can be shown; the most variable ones where None.
     label_key
         Column of ``obs`` with cell types, to be scored.
+    unlabeled
+        Value, or values, of that column that are no cell type; missing ones are none either. Such cells are
+        left out of these scores.
     overwrite
         Replace a file that is there.
     command
@@ -101,7 +107,7 @@ def write_report(
     output = Path(output)
     check_output(output, overwrite=overwrite)
     jinja = environment()
-    labels = None if label_key is None else column(mdata, label_key)
+    labels = None if label_key is None else _labels(column(mdata, label_key), unlabeled)
     mosaic = _mosaic_of(model, mdata)
     chosen = payload.choose_features(model, mosaic, features, seed=seed)
     z, values = payload.answers(model, mosaic, chosen)
@@ -113,13 +119,12 @@ def write_report(
     }
     context |= _picture(model, mosaic, mdata, xy, first, chosen, values, limited=features is None)
     context |= {
-        "command": command or " ".join(sys.argv),
+        "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": versions_used(seed),
         "css": asset("report.css"),
         "js": asset("scatter.js"),
         "sections": SECTIONS,
-        "labelled": label_key is not None,
-        "k": N_NEIGHBOURS,
+        "labels": None if labels is None else _labels_in_words(labels),
     }
     page = jinja.get_template("report.html.j2").render(context)
     with atomic_path(output, overwrite=overwrite) as temporary:
@@ -135,6 +140,22 @@ def environment() -> Any:
         raise InputError("the report needs Jinja2: pip install 'mosaicvi[report]'") from None
     loader = jinja2.FileSystemLoader(TEMPLATES)
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+
+
+def _labels(values: pd.Series, unlabeled: str | Collection[str]) -> pd.Series:
+    """The labels, missing where a cell has none."""
+    return values.astype(object).where(has_label(values, unlabeled), None)
+
+
+def _labels_in_words(labels: pd.Series) -> str:
+    """Which cells the labels are scored on."""
+    n = int(labels.notna().sum())
+    if n == len(labels):
+        return f"Labels are those of {labels.name}, which every cell has."
+    return (
+        f"Labels are those of {labels.name}, which {n:,} of {len(labels):,} cells have; "
+        f"the {len(labels) - n:,} without one are left out of these scores."
+    )
 
 
 def _mosaic_of(model: MosaicVI, mdata: MuData | AnnData) -> Mosaic:
@@ -233,16 +254,19 @@ def _scores(
     history = model.history
     words = [
         *findings.training(
-            history, fewest_epochs(mosaic.n_cells, sum(m.n_features for m in mosaic.modalities))
+            history,
+            fewest_epochs(mosaic.n_cells, sum(m.n_features for m in mosaic.modalities)),
+            model.training_end,
         ),
         *findings.mixing("Batch", by_batch),
         *findings.mixing("Set of modalities", by_pattern),
         *findings.pairs(paired),
         *findings.trust(model.imputation_accuracy(mosaic, seed=seed)),
-        *findings.imputation(tests, untestable),
+        *findings.imputation(tests, untestable, may_go_on=model.training_end != "settled"),
     ]
     return {
         "findings": words,
+        "nothing": findings.nothing(history, by_batch, by_pattern, tests),
         "metrics": [_metric_row(m) for m in [*numbers, *paired]],
         "metric_cells": f"{len(at):,}",
         "mixing": [
@@ -254,6 +278,7 @@ def _scores(
             },
         ],
         "tests": [accuracy_view(t) for t in tests],
+        "tests_words": tests_in_words(tests, N_NEIGHBOURS),
         "charts": training_charts(history) if len(history) else [],
     }
 

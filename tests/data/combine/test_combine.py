@@ -75,7 +75,7 @@ def test_a_cell_of_several_modalities_stays_one_cell() -> None:
         "adt": adata([[3]], "y", "P", n=[9], t=["v"]),
     }
     got = combine({"a": parts, "b": adata([[5]], "y", "A", n=[7], t=["w"])})
-    assert list(got.obs_names) == ["x-a", "y-a", "y-b"]
+    assert list(got.obs_names) == ["x-a", "y-a", "y-b"]  # all of them, as y is in both
     assert list(got["adt"].obs_names) == ["y-a"]
     assert list(got.obs["t"]) == ["u", "v", "w"]
     assert "n" not in got.obs  # its modalities disagree, so each keeps its own
@@ -83,17 +83,18 @@ def test_a_cell_of_several_modalities_stays_one_cell() -> None:
     assert list(got["adt"].obs["n"]) == [9]
 
 
+def test_names_are_kept_where_no_two_datasets_share_one() -> None:
+    got = combine({"one": adata([[1], [2]], "xy", "A"), "two": adata([[3]], "z", "A")})
+    assert list(got.obs_names) == list(got["rna"].obs_names) == ["x", "y", "z"]
+    assert list(got.obs["original_name"]) == ["x", "y", "z"]
+    assert list(combine({"one": adata([[1], [2]], "xy", "A")}).obs_names) == ["x", "y"]
+
+
 def test_names_are_always_unique() -> None:
-    got = combine(
-        {
-            "b-c": adata([[1]], "a", "A"),
-            "c": AnnData(
-                np.ones((1, 1), "f"), obs=pd.DataFrame(index=["a-b"]), var=pd.DataFrame(index=["A"])
-            ),
-        }
-    )
-    assert list(got.obs_names) == ["a-1", "a-b-2"]
-    assert list(got.obs["original_name"]) == ["a", "a-b"]
+    other = AnnData(np.ones((2, 1), "f"), obs=pd.DataFrame(index=["a-b", "a"]), var=pd.DataFrame(index=["A"]))
+    got = combine({"b-c": adata([[1]], "a", "A"), "c": other})
+    assert list(got.obs_names) == ["a-1", "a-b-2", "a-2"]
+    assert list(got.obs["original_name"]) == ["a", "a-b", "a"]
 
 
 def test_missing_entries_stay_missing_and_panels_too() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from mosaicvi.data.combine import combine
 from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register import register
-from mosaicvi.errors import MosaicWarning
+from mosaicvi.errors import InputError, MosaicWarning
 
 X = np.array([[5, 0, 1], [0, 0, 2], [3, 4, 0], [0, 0, 0]], np.float32)
 
@@ -49,6 +51,13 @@ def test_zeros_of_fractions_are_missing_one_by_one() -> None:
     adata = AnnData(x, obs=pd.DataFrame(index=list("abc")), var=pd.DataFrame(index=list("AB")))
     mosaic = register(to_mudata(adata, modality="ms", zeros_missing=["ms"]), Setup())
     np.testing.assert_array_equal(mosaic.modality("ms").entry_measured, x != 0)
+
+
+def test_zeros_that_all_were_measured_are_said_to_be() -> None:
+    adata = counts()[:3].copy()
+    with pytest.warns(MosaicWarning, match=r"zeros_missing=\['rna'\] changes nothing: of counts, only cells"):
+        mdata = to_mudata(adata, zeros_missing=["rna"])
+    assert mdata["rna"].n_obs == 3
 
 
 def test_zeros_of_one_dataset_are_its_panel() -> None:
@@ -94,6 +103,24 @@ def test_counts_of_usual_names_in_obsm_are_a_modality() -> None:
         assert list(combine({"d": adata}).mod) == ["rna", "atac"]
     with pytest.warns(MosaicWarning, match=r"obsm\['accessibility'\] is not read"):
         register(adata, Setup(modalities=("rna",)))
+
+
+@pytest.mark.parametrize("layers", [{}, {"rna": "raw"}])
+def test_raw_may_have_names_twice_that_x_has_not(layers: dict[str, str]) -> None:
+    """As where ``.raw`` was kept before names were made unique."""
+    whole = counts()[:3].copy()
+    logs = whole[:, ["C", "A"]].copy()
+    logs.X = sparse.csr_matrix(np.log1p(logs.X.toarray()))
+    names = ["B" if name not in "AC" else name for name in whole.var_names]
+    logs.raw = AnnData(whole.X, obs=whole.obs, var=pd.DataFrame(index=names))
+    at = [names.index("C"), names.index("A")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        m = register(logs, Setup(modalities=("rna",), layers=layers)).modality("rna")
+    np.testing.assert_array_equal(m.x.toarray(), X[:3, at])
+    logs.raw = AnnData(whole.X, obs=whole.obs, var=pd.DataFrame(index=["A"] * whole.n_vars))
+    with pytest.raises(InputError, match="raw of rna lacks features of X, or has them more than once: C, A"):
+        register(logs, Setup(modalities=("rna",), layers={"rna": "raw"}))
 
 
 def test_raw_is_a_layer_with_the_features_of_x() -> None:

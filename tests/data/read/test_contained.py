@@ -17,7 +17,7 @@ from scipy import sparse
 
 from mosaicvi.data.combine import combine
 from mosaicvi.data.mosaic import Setup
-from mosaicvi.data.read import read
+from mosaicvi.data.read import read, to_mudata
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError
 from mosaicvi.inspect.describe import describe
@@ -61,7 +61,7 @@ def test_an_unsound_matrix_in_memory_is_one_line(fault: str, use: str) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("place", ["X", "layers/counts", "raw/X", "matrix"])
+@pytest.mark.parametrize("place", ["X", "layers/counts", "raw/X", "obsm/proteins", "obsp/near", "matrix"])
 def test_an_unsound_matrix_in_a_file_is_one_line(tmp_path: Path, fault: str, place: str) -> None:
     x = unsound(fault)
     path = tmp_path / "a.h5"
@@ -77,6 +77,9 @@ def test_an_unsound_matrix_in_a_file_is_one_line(tmp_path: Path, fault: str, pla
     else:
         adata = AnnData(matrix(), layers={"counts": matrix()})
         adata.raw = adata.copy()
+        adata.obsm["proteins"] = matrix()
+        near = matrix()
+        adata.obsp["near"] = sparse.csr_matrix((near.data, near.indices, near.indptr), shape=(20, 20))
         adata.write_h5ad(path)
         with h5py.File(path, "r+") as file:
             for key in ("data", "indices", "indptr"):
@@ -84,6 +87,16 @@ def test_an_unsound_matrix_in_a_file_is_one_line(tmp_path: Path, fault: str, pla
     with pytest.raises(InputError, match="no sound sparse matrix") as caught:
         read(path)
     assert len(caught.value.problems) == 1
+
+
+def test_an_unsound_matrix_of_obsm_is_one_line() -> None:
+    adata = AnnData(matrix(), obsm={"p": matrix(), "protein_expression": matrix()})
+    adata.obsm["p"].indptr[2] = 1000
+    with pytest.raises(InputError, match=r"obsm\['p'\] is no sound sparse matrix"):
+        to_mudata(adata, from_obsm={"adt": "p"})
+    adata.obsm["protein_expression"].indices[0] = 2_000_000_000
+    with pytest.raises(InputError, match=r"obsm\['protein_expression'\] is no sound sparse matrix"):
+        to_mudata(adata)
 
 
 def small(path: Path, change: Callable[[h5py.File], object]) -> Path:

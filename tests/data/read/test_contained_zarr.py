@@ -46,6 +46,10 @@ def linked(target: Path | str, where: Path) -> None:
     where.symlink_to(target)
 
 
+def cut(chunk: Path) -> None:
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+
+
 def zstd_bomb(path: Path) -> None:
     """A frame that says it becomes 8 TB."""
     edited(path / "obsm/X_pca/.zarray", compressor={"id": "zstd", "level": 1})
@@ -68,6 +72,8 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         "next to nothing is stored",
     ),
     "a frame of 8 TB": (zstd_bomb, "next to nothing is stored"),
+    "a chunk cut off": (lambda p: cut(p / "obsm/X_pca/0.0"), r"a chunk has \d+ bytes, not \d+"),
+    "an empty chunk": (lambda p: (p / "obsm/X_pca/0.0").write_bytes(b""), r"a chunk has 0 bytes"),
 }
 
 

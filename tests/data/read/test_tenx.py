@@ -53,6 +53,16 @@ def test_genomes_of_a_folder(tmp_path: Path) -> None:
     assert list(read(tmp_path, genome="hg19").var_names) == ["hg19_A", "hg19_B"]
 
 
+def test_a_list_of_names_that_was_cut_off(tmp_path: Path) -> None:
+    io.mmwrite(tmp_path / "matrix.mtx", sparse.coo_matrix(X.T))
+    (tmp_path / "barcodes.tsv").write_text("c1\nc2\n")
+    (tmp_path / "genes.tsv").write_text("i1\tA\ni2\tB\ni3")
+    with pytest.raises(InputError, match=r"genes\.tsv: .*the last line is shorter than others: 'i3"):
+        read(tmp_path)
+    (tmp_path / "genes.tsv").write_text("i1\tA\ni2\t\ni3\tC\n")  # a gene without a name
+    assert list(read(tmp_path).var_names) == ["A", "", "C"]
+
+
 def test_a_file_with_another_matrix_is_named_by_what_it_holds(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["matrix"] = np.ones((2, 2))

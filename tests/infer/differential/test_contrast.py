@@ -145,6 +145,40 @@ def test_features_that_nobody_compares_are_not_usable() -> None:
     assert np.isnan(apart.p_value(0.0)).all()
 
 
+@pytest.mark.parametrize("n", [10, 25, 50])
+@pytest.mark.parametrize("delta", [0.0, 0.25])
+def test_few_cells_of_a_type_do_not_differ_from_its_others(n: int, delta: float) -> None:
+    """A few cells hold most counts of some features; a small group by chance has none of them."""
+    rng = np.random.default_rng(n)
+    wrong = 0
+    for _ in range(20):
+        cells, d = 600, 400
+        rate = np.exp(rng.uniform(-4, 2, d)) * rng.gamma(0.1, 10, (cells, d))
+        x, exposure = rng.poisson(rate), np.exp(0.4 * rng.normal(size=cells))
+        group = (np.arange(cells) < n).astype(int)
+        p = score(x, exposure, group, np.zeros(cells, int)).p_value(delta)
+        assert (p > 0).all()
+        wrong += bool((adjusted(p) <= 0.05).any())
+    assert wrong <= 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(z=st.floats(0, 8), skew=st.floats(-5, 0))
+def test_the_short_tail_is_at_least_a_normal_one(z: float, skew: float) -> None:
+    assert upper_tail(np.array(z), np.array(skew)) >= scipy.stats.norm.sf(z)
+
+
+def test_a_feature_without_evidence_has_a_wide_error() -> None:
+    """All counts are in one cell of the larger group: the test sees nothing, and nor may the effect."""
+    x = np.zeros((600, 1), int)
+    x[599] = 900
+    group = (np.arange(600) < 100).astype(int)
+    found = score(x, np.ones(600), group, np.zeros(600, int))
+    assert found.p_value(0.0) > 0.3
+    contrast = found.contrast()
+    assert abs(contrast.effect / contrast.error) < 1
+
+
 def test_tails_are_those_of_the_gamma_distribution() -> None:
     k = 4.0  # of a gamma variable, whose skewness is 2 / sqrt(k)
     z = np.linspace(-1.5, 4, 9)

@@ -150,10 +150,11 @@ def _rows(parts: Parts, modality: str) -> Places:
 
 
 def _cell_names(datasets: Sequence[Parts]) -> dict[str, npt.NDArray[np.object_]]:
-    """``<name>-<dataset>``; with the dataset's number, which has no ``-``, where that is not unique."""
-    for labels in ([p.name for p in datasets], [str(i + 1) for i in range(len(datasets))]):
+    """As they are, ``<name>-<dataset>``, or with the dataset's number, which has no ``-``: what is unique."""
+    numbers = [f"-{i + 1}" for i in range(len(datasets))]
+    for labels in ([""] * len(datasets), [f"-{p.name}" for p in datasets], numbers):
         names = {
-            parts.name: np.array([f"{cell}-{label}" for cell in parts.obs.index], dtype=object)
+            parts.name: np.array([f"{cell}{label}" for cell in parts.obs.index], dtype=object)
             for parts, label in zip(datasets, labels, strict=True)
         }
         if pd.Index(np.concatenate(list(names.values()))).is_unique:

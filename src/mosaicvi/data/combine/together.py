@@ -18,20 +18,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import sparse
 
+from mosaicvi.data.combine.alike import alike
 from mosaicvi.data.combine.assemble import Assembled, Join, Plan, assemble
 from mosaicvi.data.combine.match import RULES
 from mosaicvi.data.combine.pair import (
     cells_of,
-    groups_of,
     merged,
     modality_of_name,
     notice,
-    same_cells,
+    notice_alike,
+    paired,
     suspicious,
 )
 from mosaicvi.data.combine.parts import Parts, take_apart
 from mosaicvi.data.layers import layer_names
-from mosaicvi.data.looks import is_whole
+from mosaicvi.data.looks import is_whole, looks_like_intensities
+from mosaicvi.data.looks import stored as stored_in
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import read
 from mosaicvi.data.read.choose import Wanted
@@ -60,11 +62,13 @@ def put_together(
     orientation: Orientation | Mapping[str, Orientation] | None,
     duplicates: Duplicates,
     columns: str | Mapping[str, str] | None,
+    names_from: str | Mapping[str, str] | None,
     genome: str | None,
-    pair: bool | None,
+    pair: bool | Mapping[str, Collection[str]] | None,
     from_obsm: Mapping[str, str] | None,
     min_counts: Mapping[str, float] | None,
     rounded: Collection[str],
+    log2: Collection[str],
     zeros_missing: Collection[str],
     progress: bool | None,
     on_disk: bool,
@@ -80,10 +84,11 @@ def put_together(
             f"not {type(datasets).__name__}."
         )
     of_values = {
-        "pair": pair,
+        "pair": None if pair is None else bool(pair),
         "from_obsm": from_obsm,
         "min_counts": min_counts,
         "rounded": rounded,
+        "log2": log2,
         "zeros_missing": zeros_missing,
     }
     if on_disk and any(of_values.values()):
@@ -97,8 +102,18 @@ def put_together(
         name_key=name_key,
         rules={m: [r] if isinstance(r, str) else list(r) for m, r in (match or {}).items()},
     )
+    members = [m for each in pair.values() for m in each] if isinstance(pair, Mapping) else []
+    if len({*members}) < len(members):
+        raise InputError("pair: a dataset is in two of them, or twice in one; name each once.")
     _check_options(
-        datasets, plan, panel_key=panel_key, modality=modality, orientation=orientation, columns=columns
+        datasets,
+        plan,
+        panel_key=panel_key,
+        modality=modality,
+        orientation=orientation,
+        columns=columns,
+        names_from=names_from,
+        pair=dict.fromkeys(members),
     )
     rename, layers = rename or {}, layers or {}
     loaded: list[Parts] = []
@@ -109,7 +124,7 @@ def put_together(
         """Modality → layer of a dataset: said for all, or for it alone."""
         return _of_dataset(layers, None, datasets) | _of_dataset(layers, name, datasets)
 
-    def apart(names: tuple[str, ...], data: AnnData | MuData | Mapping[str, AnnData]) -> Parts:
+    def apart(called: str, names: tuple[str, ...], data: AnnData | MuData | Mapping[str, AnnData]) -> Parts:
         """One dataset, or several of the same cells."""
         obsm = _of_dataset(from_obsm or {}, None, datasets)
         if isinstance(data, AnnData):
@@ -117,7 +132,7 @@ def put_together(
         own = [_there(data, layers_if_there or {}), *(layers_of(name) for name in names)]
         own_obsm = [_of_dataset(from_obsm or {}, name, datasets) for name in names]
         return take_apart(
-            "+".join(names),
+            called,
             data,
             modality=_of(modality, names[0]) or modality_of_name(names[0], data),
             rename=rename,
@@ -128,6 +143,7 @@ def put_together(
                 from_obsm={m: key for mapping in (obsm, *own_obsm) for m, key in mapping.items()},
                 min_counts=min_counts or {},
                 rounded=rounded,
+                log2=log2,
                 zeros_missing=zeros_missing,
             ),
         )
@@ -136,7 +152,11 @@ def put_together(
         read_all: dict[str, AnnData | MuData | Mapping[str, AnnData]] = {}
         for name, dataset in bar.track(datasets.items(), description="reading datasets"):
             try:
-                options = {"orientation": _of(orientation, name), "columns": _of(columns, name)}
+                options = {
+                    "orientation": _of(orientation, name),
+                    "columns": _of(columns, name),
+                    "names_from": _of(names_from, name),
+                }
                 if on_disk:
                     read_all[name], stored[name] = open_stored(Path(str(dataset)), layers_of(name))
                 else:
@@ -145,10 +165,10 @@ def put_together(
                 problems += error.problems
                 continue
             if not pair:
-                loaded.append(apart((name,), read_all.pop(name)))
+                loaded.append(apart(name, (name,), read_all.pop(name)))
                 problems += loaded[-1].problems + _taken_columns(loaded[-1], plan)
         if pair and not problems:
-            for group in _paired(read_all, modality):
+            for group in _paired(read_all, modality, pair):
                 loaded.append(apart(*group))
                 problems += loaded[-1].problems + _taken_columns(loaded[-1], plan)
         if not problems:
@@ -158,6 +178,7 @@ def put_together(
                 for option, names in (
                     ("min_counts", min_counts or {}),
                     ("rounded", rounded),
+                    ("log2", log2),
                     ("zeros_missing", zeros_missing),
                 )
             }
@@ -168,11 +189,13 @@ def put_together(
         if problems:
             raise InputError(problems)
         _restore_empty_features(loaded, zeros_missing)
-        _warn_of_mixed_values(loaded)
+        _warn_of_values(loaded)
         if pair is None:
             names = {parts.name: parts.obs.index for parts in loaded}
             for a, b, shared in suspicious(names, {parts.name: {*parts.modalities} for parts in loaded}):
                 warnings.warn(notice(a, b, shared), MosaicWarning, stacklevel=3)
+            for found in alike(names):
+                warnings.warn(notice_alike(found), MosaicWarning, stacklevel=3)
         with memory_for("combining", "combine fewer datasets, or join='inner', the features that all have"):
             together = assemble(loaded, plan, bar)
         files = _named_files(datasets)
@@ -184,6 +207,7 @@ def put_together(
             layers=layers,
             orientation=orientation,
             columns=columns,
+            names_from=names_from,
             duplicates=duplicates,
             genome=genome,
             **of_values,
@@ -270,14 +294,23 @@ def _restore_empty_features(loaded: Sequence[Parts], modalities: Collection[str]
             table.loc[[name not in seen for name in table.index], :] = True
 
 
-def _warn_of_mixed_values(loaded: Sequence[Parts]) -> None:
-    """Say where counts of one dataset would stand beside normalised values of another."""
+def _warn_of_values(loaded: Sequence[Parts]) -> None:
+    """Say where values are raw intensities, or counts beside normalised values of another dataset."""
     for modality in dict.fromkeys(m for parts in loaded for m in parts.modalities):
         whole: dict[bool, list[str]] = {True: [], False: []}
+        raw: list[str] = []
         for parts in loaded:
             part = parts.modalities.get(modality)
             if part is not None and isinstance(part.x, np.ndarray | sparse.csr_matrix):
-                whole[is_whole(part.x)].append(parts.name)
+                is_raw = looks_like_intensities(stored_in(part.x).reshape(-1))
+                (raw if is_raw else whole[is_whole(part.x)]).append(parts.name)
+        if raw:
+            warnings.warn(
+                f"{modality}: its values look like raw intensities in {listed(raw)}; take their logarithm, "
+                f"with zeros as missing: log2=[{modality!r}].",
+                MosaicWarning,
+                stacklevel=4,
+            )
         if whole[True] and whole[False]:
             warnings.warn(
                 f"{modality}: values are whole numbers in {listed(whole[True])} and fractions in "
@@ -291,21 +324,25 @@ def _warn_of_mixed_values(loaded: Sequence[Parts]) -> None:
 def _paired(
     read_all: dict[str, AnnData | MuData | Mapping[str, AnnData]],
     modality: str | Mapping[str, str] | None,
-) -> Iterator[tuple[tuple[str, ...], AnnData | MuData | Mapping[str, AnnData]]]:
+    pair: bool | Mapping[str, Collection[str]],
+) -> Iterator[tuple[str, tuple[str, ...], AnnData | MuData | Mapping[str, AnnData]]]:
     """Datasets of the same cells as one, the others as they are."""
-    cells = {name: cells_of(data) for name, data in read_all.items()}
-    pairs = same_cells(cells)
-    if not pairs:
-        raise InputError(
-            problem("pair-nothing", names=listed(name for index in cells.values() for name in index[:1]))
-        )
-    for group in groups_of(list(read_all), pairs):
+    groups, differing = paired({name: cells_of(data) for name, data in read_all.items()}, pair)
+    for called, group in groups.items():
         members = {name: read_all.pop(name) for name in group}
         if len(group) == 1:
-            yield (group[0],), members[group[0]]
+            yield called, group, members[group[0]]
             continue
+        own = [d for d in differing if {d.a, d.b} <= {*group}]
+        for d in own:
+            warnings.warn(
+                f"{d.a} and {d.b}: {d.in_words()} and are taken as the same cells; they are called as in "
+                f"{d.a}.",
+                MosaicWarning,
+                stacklevel=4,
+            )
         named = {n: _of(modality, n) or modality_of_name(n, data) for n, data in members.items()}
-        yield tuple(group), merged(members, named)
+        yield called, group, merged(members, named, own)
 
 
 def _data(name: str, dataset: Dataset, **options: Any) -> AnnData | MuData | Mapping[str, AnnData]:

@@ -154,7 +154,12 @@ def _names(folder: Path, prefix: str, choices: tuple[str, ...], matrix: Path) ->
         for path in (folder / f"{prefix}{name}", folder / f"{prefix}{name}.gz"):
             if path.exists():
                 first_lines(path, 1)
-                return pd.read_csv(path, sep="\t", header=None, dtype=str, na_filter=False)
+                rows = pd.read_csv(path, sep="\t", header=None, dtype=str, na_filter=False)
+                lacks = (rows == "").any(axis=1).to_numpy()
+                if lacks[-1:].all() and not lacks[:-1].any():
+                    reason = f"the last line is shorter than others: {' '.join(rows.iloc[-1])!r:.60}"
+                    raise InputError(problem("damaged", name=path, reason=reason))
+                return rows
     raise InputError(problem("mtx-part", name=folder, part=prefix + " or ".join(choices), matrix=matrix.name))
 
 

@@ -38,7 +38,7 @@ def apart(parts: Sequence[Sequence[str]]) -> list[str]:
     named = "; ".join(f"({i + 1}) {listed(names)}" for i, names in enumerate(parts))
     return [
         f"The mosaic falls into {len(parts)} parts that share no feature and no cell; "
-        f"nothing can connect them: {named}"
+        f"nothing connects them: {named}"
     ]
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.io import read_elem
 from mudata import MuData
 
-from mosaicvi.data.layers import RAW
+from mosaicvi.data.layers import RAW, places_in_raw
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.data.read.contained import check_contained
@@ -159,11 +158,11 @@ def _anndata(name: str, group: Any, layer: str | None, mark: Path) -> tuple[AnnD
             problem("no-layer", name=name, modality="the data", layer=layer, layers=listed(layers))
         )
     known = read_elem(group[RAW]["var"]).index
-    at = known.get_indexer(a.var_names)
+    at = places_in_raw(known, a.var_names)
     if (at < 0).any():
         lacking = listed(a.var_names[at < 0])
         raise InputError(problem("raw-features", name=name, modality="the data", names=lacking))
-    return a, StoredMatrix([Piece(name, element(group[RAW]["X"]), mark)]).ordered(at.astype(np.int64))
+    return a, StoredMatrix([Piece(name, element(group[RAW]["X"]), mark)]).ordered(at)
 
 
 def _notes(group: Any) -> dict[str, Any]:

@@ -120,10 +120,10 @@ class Score:
         z, skew = self.statistic(centre)
         normal = -scipy.stats.norm.ppf(np.clip(upper_tail(np.abs(z), np.sign(z) * skew), 1e-300, 0.5))
         rough = self._rough_error(level1, level2)
-        error = np.where(normal > 0.5, np.abs(effect) / np.maximum(normal, 0.5), rough)
+        tested = np.abs(effect) / np.maximum(normal, 0.5)
         return Contrast(
             effect=effect,
-            error=np.clip(error, rough / 3, 3 * rough),
+            error=np.where(normal > 0.5, np.maximum(tested, rough / 3), np.maximum(tested, rough)),
             level1=level1,
             level2=level2,
             fewest=np.minimum(
@@ -172,8 +172,14 @@ def _freed(n: Floats) -> Floats:
 
 
 def upper_tail(z: Floats, skew: Floats) -> Floats:
-    """Probability that a variable of mean 0, variance 1 and this skewness is above z (Pearson's type III)."""
-    return np.asarray(scipy.stats.pearson3.sf(z, np.where(np.abs(skew) < 1e-4, 0.0, skew)))
+    """Probability that a variable of mean 0, variance 1 and this skewness is above z (Pearson's type III).
+
+    That distribution ends on its short side, where the third moment of a few cells would make certain what
+    is not: beyond the mean that tail is at least a normal one.
+    """
+    shifted_gamma = scipy.stats.pearson3.sf(z, np.where(np.abs(skew) < 1e-4, 0.0, skew))
+    is_short = (z > 0) & (skew < 0)
+    return np.asarray(np.where(is_short, np.maximum(shifted_gamma, scipy.stats.norm.sf(z)), shifted_gamma))
 
 
 def adjusted(p: Floats) -> Floats:
