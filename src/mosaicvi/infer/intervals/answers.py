@@ -101,10 +101,11 @@ def intervals(
         if table is None or (modalities is not None and name not in modalities):
             yield from plain
             return
-        for (rows, *ends), part in zip(plain, stream, strict=True):
-            for end, probability in zip(ends, ((1 - wanted.level) / 2, (1 + wanted.level) / 2), strict=True):
+        tails = (1 - wanted.level) / 2, (1 + wanted.level) / 2
+        for (rows, lower, upper), part in zip(plain, stream, strict=True):
+            for end, probability in zip((lower, upper), tails, strict=True):
                 _about(end, part.values[0], table, mosaic, wanted, cells[rows], probability)
-            yield rows, ends[0], ends[1]
+            yield rows, lower, upper
         return
     own, asked = _batches(mosaic, wanted.batches)
     for part in stream:

@@ -58,7 +58,7 @@ def _part(one: Mapping[str, Any]) -> TablePart:
         columns=np.asarray(one["columns"], np.int64),
         axes=_floats(one["axes"]),
         near_axes=_floats(one["near_axes"]),
-        ridge=Linear(**{k: _floats(one["ridge"][k]) for k in ("weight", "intercept")}),
+        ridge=Linear(weight=_floats(one["ridge"]["weight"]), intercept=_floats(one["ridge"]["intercept"])),
         error=_floats(one["error"]),
         cells=np.asarray(one["cells"], bool),
     )

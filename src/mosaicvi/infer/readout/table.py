@@ -133,7 +133,7 @@ class TablePart:
         read = self.ridge(compared @ self.axes)
         if not len(reference):
             return read, read
-        value, there = (of[self.cells][:, self.features] for of in (reference, taught))
+        value, there = reference[self.cells][:, self.features], taught[self.cells][:, self.features]
         place = reference[self.cells][:, self.columns] @ self.near_axes
         near = nearest(z[:, self.columns] @ self.near_axes, place, value, there)
         return read, near * spread[:, None]

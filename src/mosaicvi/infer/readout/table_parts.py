@@ -218,7 +218,9 @@ def _guesses(
         axis, near_axis = part.axes[at[f]], part.near_axes[at[f]]
         mine = components - asked[:, f, None] * axis
         read = spread * mine @ part.ridge.weight[:, k] + part.ridge.intercept[k]
-        place = [of - z_f[:, f, None] * near_axis for of, z_f in zip(places, (asked, taught), strict=True)]
-        near = spread * nearest(*place, taught[:, f, None], there[:, f, None])[:, 0]
+        mine, theirs = (
+            of - z_f[:, f, None] * near_axis for of, z_f in zip(places, (asked, taught), strict=True)
+        )
+        near = spread * nearest(mine, theirs, taught[:, f, None], there[:, f, None])[:, 0]
         guess = NEVER_MEASURED[0] * read + NEVER_MEASURED[1] * near
         yield int(f), guess / differences.weight[f], float(part.error[k])
