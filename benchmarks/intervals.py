@@ -167,7 +167,14 @@ class _Asked:
         from mosaicvi.infer.intervals.spread import Spreads
 
         kept = self.model.spreads()
-        parts = {k: dataclasses.replace(part, of_likelihood=PLAIN) for k, part in kept.parts.items()}
+        parts = {
+            k: dataclasses.replace(
+                part,
+                of_likelihood=np.stack([PLAIN, PLAIN]),
+                stretch_of_likelihood=np.ones_like(part.stretch_of_likelihood),
+            )
+            for k, part in kept.parts.items()
+        }
         self.model._spreads = Spreads(parts=parts)
         choice = {"scale": "counts", "library": self.total} if self._aware() else {}
         lower, upper = self._asked(level, **choice)

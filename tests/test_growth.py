@@ -196,6 +196,119 @@ def test_unfrozen_all_weights_are_trained(data: MuData) -> None:
     assert grown.reference.lineage[0]["cells"] == reference.mosaic.n_cells
 
 
+def test_unfrozen_trains_on_as_many_reference_cells_where_their_data_are_given(
+    data: MuData, tmp_path: Path
+) -> None:
+    reference = reference_of(of(data, {"A", "B", "C"}))
+    query = of(data, {"D"})
+    grown = MosaicVI.load_query_data(query, reference, unfrozen=True, seed=1)
+    own, rehearsed = grown.mosaic.cells[: query.n_obs], grown.mosaic.cells[query.n_obs :]
+    assert set(own) == set(query.obs_names)
+    assert len(set(rehearsed)) == query.n_obs
+    assert set(rehearsed) <= set(reference.mosaic.cells)
+    earlier = grown._earlier
+    assert earlier is not None
+    assert set(earlier[0].cells) == set(reference.mosaic.cells) - set(rehearsed)
+    again = MosaicVI.load_query_data(query, reference, unfrozen=True, seed=1)
+    assert again.mosaic.cells.equals(grown.mosaic.cells)
+    other = MosaicVI.load_query_data(query, reference, unfrozen=True, seed=2)
+    assert not other.mosaic.cells.equals(grown.mosaic.cells)
+    # what the reference says of its cells is what the grown model is trained on
+    place = reference.mosaic.cells.get_indexer(rehearsed)
+    for name in ("rna", "adt", "atac"):
+        there, here = reference.mosaic.modality(name), grown.mosaic.modality(name)
+        rows, now = there.row_of_cell[place], here.row_of_cell[query.n_obs :]
+        assert np.array_equal(rows < 0, now < 0)
+        assert (there.x[rows[rows >= 0]] != here.x[now[now >= 0]]).nnz == 0
+    known = of(data, {"C", "D"})  # a query with cells of the reference has each of them once
+    overlapping = MosaicVI.load_query_data(known, reference, unfrozen=True)
+    assert overlapping.mosaic.cells.is_unique
+    reference.save(tmp_path / "model")
+    alone = MosaicVI.load_query_data(query, tmp_path / "model", unfrozen=True)
+    assert alone.mosaic.n_cells == query.n_obs
+
+
+def test_unfrozen_with_reference_cells_forgets_less(tmp_path: Path) -> None:
+    """The query has genes the other way round, so that learning it alone ruins what was known."""
+
+    def cells(n: int, batch: str, *, swapped: bool, seed: int) -> MuData:
+        rng = np.random.default_rng(seed)
+        kind = (np.arange(n) % 2)[:, None] ^ int(swapped)
+        x = rng.poisson(np.where(np.arange(16) % 2 == kind, 30.0, 3.0)).astype(np.float32) + 1
+        obs = pd.DataFrame({"batch": batch}, index=[f"{batch}{i}" for i in range(n)])
+        var = pd.DataFrame(index=[f"g{i}" for i in range(16)])
+        a = AnnData(sp.csr_matrix(x), obs=pd.DataFrame(index=obs.index), var=var)
+        a.X = sp.csr_matrix(np.where(np.arange(16) < 8, x, 1 if swapped else x))
+        return mudata_of({"rna": a}, obs)
+
+    old, query = cells(160, "A", swapped=False, seed=0), cells(80, "B", swapped=True, seed=1)
+    MosaicVI.setup_mudata(old, batch_key="batch")
+    reference = MosaicVI(old, **SMALL).train(20, **TRAIN)
+    reference.save(tmp_path / "model")
+
+    def lost(of: Any) -> float:
+        grown = MosaicVI.load_query_data(query, of, unfrozen=True).train(40, **TRAIN)
+        now = MosaicVI.prepare_query(old, grown)
+        return float(-grown.cell_fit(now)["log_likelihood"].mean())
+
+    with_cells, without = lost(reference), lost(tmp_path / "model")
+    assert with_cells < without
+
+
+def test_a_run_goes_on_only_with_the_choice_that_it_began_with(data: MuData, tmp_path: Path) -> None:
+    reference_of(of(data, {"A", "B", "C"})).save(tmp_path / "model")
+    query, run = of(data, {"D"}), {"checkpoint_dir": tmp_path / "run", **TRAIN}
+    MosaicVI.load_query_data(query, tmp_path / "model").train(1, **run)
+    other = MosaicVI.load_query_data(query, tmp_path / "model", unfrozen=True)
+    with pytest.raises(
+        InputError, match=r"other weights to train \(unfrozen=\); resume with the same"
+    ) as said:
+        other.train(2, resume=True, **run)
+    assert len(said.value.problems) == 1
+    same_choice = MosaicVI.load_query_data(query, tmp_path / "model").train(2, resume=True, **run)
+    assert len(same_choice.history) == 2
+    again = {"checkpoint_dir": tmp_path / "all", **TRAIN}
+    MosaicVI.load_query_data(query, tmp_path / "model", unfrozen=True).train(1, **again)
+    with pytest.raises(InputError, match=r"unfrozen="):
+        MosaicVI.load_query_data(query, tmp_path / "model").train(2, resume=True, **again)
+
+
+def test_a_modality_that_no_reference_cell_has_is_learnt_and_imputed_into_them() -> None:
+    rng = np.random.default_rng(0)
+    n = 400
+    kind = np.arange(n) % 3
+    cells = np.array([f"c{i}" for i in range(n)], object)
+
+    def counts(d: int) -> np.ndarray:
+        return rng.poisson(np.where(np.arange(d) % 3 == kind[:, None], 20.0, 4.0)).astype(np.float32)
+
+    both = {
+        name: AnnData(
+            sp.csr_matrix(counts(d) + 1),
+            obs=pd.DataFrame(index=cells),
+            var=pd.DataFrame(index=[f"{name}{i}" for i in range(d)]),
+        )
+        for name, d in (("rna", 24), ("adt", 9))
+    }
+    obs = pd.DataFrame({"batch": np.repeat(["A", "B", "C", "D"], 100)}, index=cells)
+    complete = mudata_of(both, obs)
+    old, query = of(complete, {"A", "B", "C"}, adt=slice(0)), of(complete, {"D"})
+    MosaicVI.setup_mudata(old, batch_key="batch")
+    reference = MosaicVI(old, **SMALL).train(30, **TRAIN)
+    before = answers(reference, old, ("rna",))
+    grown = MosaicVI.load_query_data(query, reference).train(progress=False)
+    imputed = grown.get_imputed_values(MosaicVI.prepare_query(old, grown), modality="adt")
+    truth = np.log1p(both["adt"][:300].X.toarray())
+    level = np.log1p(imputed[both["adt"].var_names].to_numpy())
+    # the best guess is the mean of the type
+    best = np.stack([truth[kind[:300] == k].mean(0) for k in range(3)])[kind[:300]]
+    r, most = (
+        np.mean([np.corrcoef(guess[:, j], truth[:, j])[0, 1] for j in range(9)]) for guess in (level, best)
+    )
+    assert r > 0.95 * most
+    assert same(before, answers(grown, old, ("rna",)))
+
+
 def test_a_lineage_that_was_changed_is_refused(data: MuData, tmp_path: Path) -> None:
     reference = reference_of(of(data, {"A", "B"}))
     MosaicVI.load_query_data(of(data, {"C"}), reference).train(1, **TRAIN).save(tmp_path / "grown")

@@ -36,7 +36,7 @@ CODE = re.compile(
 )
 # Said only to those who call a function.
 OF_PYTHON_ALONE = re.compile(
-    r"setup_mudata|setup_anndata|to_mudata|train\(|^combine: |^in_memory: |MosaicVI\.|overwrite=True"
+    r"setup_mudata|setup_anndata|to_mudata\(adata|train\(|^combine: |^in_memory: |MosaicVI\.|overwrite=True"
 )
 
 
@@ -73,6 +73,22 @@ def _piece(node: ast.expr) -> str:
 
 def messages() -> list[tuple[str, str]]:
     return [(where, text) for where, text in sentences() if PYTHON.search(text) and " " in text]
+
+
+def test_what_is_said_where_data_are_registered_can_be_done_before() -> None:
+    """`setup_mudata` takes no cuts; `to_mudata` does, and is what is named."""
+    from mosaicvi.data.read import to_mudata
+
+    known = inspect.signature(to_mudata).parameters
+    named = {
+        option
+        for where, text in sentences()
+        if where.startswith("data/register/")
+        for option in re.findall(r"to_mudata\(data, (\w+)=", text)
+    }
+    assert {"rounded", "zeros_missing", "min_counts"} <= named <= {*known}
+    said = "if not, mosaicvi.to_mudata(data, zeros_missing=['rna'], batch_key=...) takes them as missing"
+    assert for_terminal(said) == "if not, --zeros-missing rna takes them as missing"
 
 
 def test_there_are_messages() -> None:

@@ -29,6 +29,7 @@ def _as_option(argument: re.Match[str]) -> str:
 
 # Remedies are written for Python; the terminal has other names for the same things.
 _IN_TERMINAL = (
+    (re.compile(r"mosaicvi\.to_mudata\(data, (\w+=[\[{][^\]}]*[\]}])(?:, batch_key=\.\.\.)?\)"), r"\1"),
     (
         re.compile(r"note the column of obs that does, data\.uns\['mosaicvi'\] = \{'panel_key': \.\.\.\}"),
         "name the column of obs that does, mosaicvi combine --panel-key ..., and give what that writes",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -104,6 +104,9 @@ class Standard:
         return found
 
 
+Levels: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Registry:
     """What a trained model remembers of its data, so that it can read other data the same way.
@@ -124,6 +127,9 @@ class Registry:
         Datasets that were named otherwise than their file, and the end of its path.
     reading
         How files were read, as `mosaicvi.data.read.remembered` notes it.
+    levels
+        Of batches that the model learnt when it grew, by modality, batch and feature: by how much more
+        strongly they are stained than those before, logarithms. Their counts are divided by it.
     panels
         By modality whose zeros were taken as missing, the features that each batch measured, (B, D_m).
     """
@@ -141,6 +147,7 @@ class Registry:
     standards: Mapping[str, Standard]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reading: str = ""
+    levels: Levels = dataclasses.field(default_factory=dict)
     panels: Mapping[str, NDArray[np.bool_]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -183,6 +190,13 @@ class Registry:
             standards=standards,
             files=files,
             reading=str(d.get("reading", "")),
+            levels={
+                str(name): {
+                    str(batch): {str(feature): float(gap) for feature, gap in of.items()}
+                    for batch, of in batches.items()
+                }
+                for name, batches in d.get("levels", {}).items()
+            },
             panels={str(name): np.asarray(table, bool) for name, table in d.get("panels", {}).items()},
             **rest,
         )
@@ -365,6 +379,9 @@ class Mosaic:
         of each of k columns of conditions, 0 for none, shape (n, k).
     unseen
         By column of obs, categories that the model whose registry this is has not seen.
+    level_left
+        By modality, by how much more batches that the model has not seen are stained than its own, as far as
+        the counts were not divided by it, logarithms (U, D).
     """
 
     cells: pd.Index[str]
@@ -375,6 +392,7 @@ class Mosaic:
     group_names: tuple[str, ...]
     registry: Registry
     unseen: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    level_left: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
 
     @property
     def n_cells(self) -> int:

@@ -189,7 +189,7 @@ def run(
         listener(config, names, progress=progress, log_dir=log_dir) as tell,
         memory_for("training", _smaller(net, config)),
     ):
-        fingerprint = {} if store is None and group is None else _fingerprint(net, mosaic, config)
+        fingerprint = {} if store is None and group is None else _fingerprint(state, mosaic, config)
 
         def opened() -> FitState:
             if store is not None:
@@ -292,15 +292,17 @@ def _check(config: FitConfig, mosaic: Mosaic) -> None:
         raise InputError(problems)
 
 
-def _fingerprint(net: MosaicVAE, mosaic: Mosaic, config: FitConfig) -> dict[str, Any]:
+def _fingerprint(state: FitState, mosaic: Mosaic, config: FitConfig) -> dict[str, Any]:
     """What must be the same for a checkpoint to be gone on from."""
     fit_config = {
         k: v for k, v in vars(config).items() if k not in ("max_epochs", "early_stopping", "patience")
     }
     if config.lr_schedule == "cosine":
         del fit_config["lr_schedule"]  # which checkpoints of older versions do not name
-    return {
-        "network": net.config.to_dict(),
+    # nothing where all is trained, as in checkpoints of older versions
+    frozen = {} if state.frozen is None else {"frozen": True}
+    return frozen | {
+        "network": state.net.config.to_dict(),
         "fit": fit_config,
         "features": {m.name: list(m.features.names) for m in mosaic.modalities},
         "cells": names_digest(mosaic),
@@ -333,8 +335,8 @@ def _open(
         raise ModelFileError(
             f"{store.folder}: the checkpoint is none of a training run; name another folder."
         )
-    for key, now in fingerprint.items():
-        if made_with.get(key) != now:
+    for key in WHAT:
+        if made_with.get(key) != fingerprint.get(key):
             raise InputError(
                 f"{store.folder}: the checkpoint was made with other {WHAT[key]}; "
                 "resume with the same data and settings, or name another folder."

@@ -13,6 +13,7 @@ from mosaicvi.ranks.group import Group
 from mosaicvi.store.packed import packed, unpacked
 
 WHAT = {
+    "frozen": "weights to train (unfrozen=)",
     "network": "parameters of the network",
     "fit": "settings of training",
     "settings": "settings of training",
@@ -40,7 +41,7 @@ def agree(group: Group, said: Mapping[str, Any]) -> None:
     own = {key: sha256(json.dumps(value, sort_keys=True).encode()).hexdigest() for key, value in said.items()}
     of_first = json.loads(group.from_first(lambda: json.dumps(own).encode()))
     for key, digest in own.items():
-        if digest != of_first[key]:
+        if digest != of_first.get(key):
             raise InputError(
                 f"Process {group.rank} of {group.size} was given other {WHAT[key]} than process 0; "
                 "give all the same files and settings."

@@ -56,6 +56,7 @@ def as_before(mosaic: Mosaic, before: Registry, cells: NDArray[np.bool_]) -> Mos
         covariates=np.ascontiguousarray(mosaic.covariates[:, columns]),
         registry=before,
         unseen={},
+        level_left={},
     )
 
 

@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.staining import Staining, staining_of
 from mosaicvi.store.parts import fitting_the_network
 
 KEPT = 2000  # cells whose latent is kept
@@ -39,6 +40,8 @@ class ReferenceCells:
         Of some of them, chosen at random, float32 (r, K).
     distance
         How far each of those lies from its neighbours among them, ascending, float32 (r,).
+    staining
+        How strongly its batches are stained, by modality; empty where an older version saved the model.
     """
 
     n_cells: int
@@ -46,6 +49,7 @@ class ReferenceCells:
     panels: Mapping[str, NDArray[np.bool_]]
     latent: NDArray[np.float32]
     distance: NDArray[np.float32]
+    staining: Mapping[str, Staining] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         r = len(self.latent)
@@ -83,24 +87,31 @@ class ReferenceCells:
             panels={m.name: m.panels.copy() for m in mosaic.modalities},
             latent=z,
             distance=np.sort(_from_neighbours(z, z, skip=1)),
+            staining=staining_of(mosaic),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays; `from_dict` reads it back."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return plain | {"cells": {name: dict(of) for name, of in self.cells.items()}}
+        cells = {name: dict(of) for name, of in self.cells.items()}
+        staining = {name: dataclasses.asdict(of) for name, of in self.staining.items()}
+        return plain | {"cells": cells, "staining": staining}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any], config: NetworkConfig) -> ReferenceCells:
         """Read what `to_dict` wrote; `ValueError` and its like if it is not of this network."""
+        sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
         found = cls(
             n_cells=int(saved["n_cells"]),
             cells={str(name): {str(k): int(v) for k, v in of.items()} for name, of in saved["cells"].items()},
             panels={str(name): np.asarray(p, bool) for name, p in saved["panels"].items()},
             latent=np.asarray(saved["latent"], np.float32),
             distance=np.asarray(saved["distance"], np.float32),
+            staining={
+                str(name): Staining.from_dict(of, sizes[name])
+                for name, of in saved.get("staining", {}).items()
+            },
         )
-        sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
         if found.latent.shape[1] != config.dim_latent or any(
             p.shape[1] != sizes.get(name) for name, p in found.panels.items()
         ):

@@ -39,7 +39,7 @@ class Answers(Routing):
         batch_size: int = 1024,
         seed: int = 0,
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Latent of each cell; that of a cell depends on nothing but its own values and its batch.
+        """Latent of each cell, by its own values and its batch.
 
         Parameters
         ----------
@@ -74,7 +74,8 @@ class Answers(Routing):
         Within clusters of the latent, groups of cells get the same mean (Korsunsky et al., Nature Methods
         2019) and covariance (Sun, Feng and Saenko, AAAI 2016). Groups that lie further apart in a cluster
         than its cells do stay apart, so types that a batch lacks are not mixed with others. The published
-        preset is not aligned.
+        preset is not aligned. Nothing but the values and the batch of a cell matters, with one exception: how
+        strongly a batch is stained that the model has not seen is told by all its cells in `mdata`.
         """
         mosaic, loader = self._data(mdata)
         cells = positions_of(indices, mosaic)

@@ -42,6 +42,13 @@ def object_of(mosaic: Mosaic) -> MuData | AnnData | None:
     return None if source is None else source()
 
 
+def same_source(mosaic: Mosaic, other: Mosaic) -> None:
+    """Note that a mosaic was read from what another one was read from."""
+    if id(other) in _sources:
+        _sources[id(mosaic)] = _sources[id(other)]
+        weakref.finalize(mosaic, _sources.pop, id(mosaic), None)
+
+
 def digest_of(mosaic: Mosaic) -> str | None:
     """What the object was when the mosaic was read from it; None where that was not noted."""
     return _sources.get(id(mosaic), (None, None))[1]

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from anndata import AnnData
 from mudata import MuData
+from numpy.typing import NDArray
 
 from mosaicvi.config import Distribution, NetworkConfig
 from mosaicvi.config.arguments import pairs
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.grow import grow
-from mosaicvi.data.register.join import lifted
+from mosaicvi.data.register.join import joined, lifted, of_cells
+from mosaicvi.data.staining import at_level, levels_of_batches
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_grown
 from mosaicvi.model.saving import Saving
@@ -53,8 +55,9 @@ class Growing(Saving):
         reference
             The trained model, which stays as it is, or the folder where it is saved.
         unfrozen
-            Train all weights. What the model knew may then be forgotten; by default only what is new is
-            trained.
+            Train all weights; by default only what is new is trained. If the reference was opened with its
+            data, as many of its cells as the query has are trained on as well, chosen at random, so that they
+            are not forgotten: `mosaic` has them after those of the query.
         new_features
             Known modalities of which further features are learnt; of others they are left out.
         modalities
@@ -62,7 +65,7 @@ class Growing(Saving):
         likelihoods
             Of new modalities, as in `setup_mudata`.
         seed
-            Decides the first weights of what is new.
+            Decides the first weights of what is new, and which cells of the reference are trained on.
 
         Returns
         -------
@@ -93,17 +96,48 @@ class Growing(Saving):
         )
         for note in found.notes:
             warnings.warn(note, MosaicWarning, stacklevel=2)
-        config = _grown_config(old.config, found.mosaic)
-        net, free = _grown_network(old, found.mosaic, config, found.sees, seed)
+        mosaic = _at_level(old, found.mosaic)
+        config = _grown_config(old.config, mosaic)
+        net, free = _grown_network(old, mosaic, config, found.sees, seed)
         model = cls.__new__(cls)
-        model._take(found.mosaic, config, net)
+        held = old.held_out()
+        if held is None:
+            model._take(mosaic, config, net)
+        else:  # its data are at hand: they teach the read-out together
+            earlier = lifted(old.mosaic, mosaic.registry)
+            if unfrozen:
+                rehearsed, others = _parted(earlier, mosaic, seed)
+                mosaic = joined(mosaic, of_cells(earlier, rehearsed))
+                earlier, held = of_cells(earlier, others), held[others]
+            model._take(mosaic, config, net)
+            model._earlier = earlier, held
         model._reads_out, model._aligns = old._reads_out, old._aligns
         model._lineage = (*old._lineage, old.ancestor())
-        if old.held_out() is not None:  # its data are at hand: they teach the read-out together
-            model._earlier = lifted(old.mosaic, found.mosaic.registry), old.held_out()
         if not unfrozen:
             model._base, model._free, model._sees = old.without_data(), free, found.sees
         return model
+
+
+def _parted(earlier: Mosaic, query: Mosaic, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the reference's cells that are trained on with a query, and of the others."""
+    apart = np.flatnonzero(~earlier.cells.isin(query.cells))
+    order = np.random.default_rng(seed).permutation(apart)
+    return np.sort(order[: query.n_cells]), np.sort(order[query.n_cells :])
+
+
+def _at_level(old: Saving, mosaic: Mosaic) -> Mosaic:
+    """The query with its new batches brought to the level of those that the model knows."""
+    kept, key = old.reference_cells(), mosaic.registry.setup.batch_key
+    if kept is None or key is None:
+        return mosaic
+    registry = mosaic.registry
+    new = range(len(old.registry.categories[key]), len(registry.categories[key]))
+    found = levels_of_batches(mosaic, old.staining_of(kept, registry), new)
+    levels = {
+        name: {**registry.levels.get(name, {}), **found.get(name, {})}
+        for name in {**registry.levels, **found}
+    }
+    return at_level(dataclasses.replace(mosaic, registry=dataclasses.replace(registry, levels=levels)), found)
 
 
 def _grown_network(
@@ -145,7 +179,5 @@ def _grown_config(config: NetworkConfig, mosaic: Mosaic) -> NetworkConfig:
     beta = config.beta_modal
     more["beta_modal"] = beta if beta == "auto" else (*beta, *(1.0,) * (len(fresh.uni_block_names) - n_mods))
     more["p_modal"] = config.p_modal if len(fresh.uni_block_names) == n_mods else ()
-    if any(mosaic.registry.categories):
-        more["encode_covariates"] = True  # of which those known before have no weight
     more |= dict.fromkeys(("mean_vals", "min_vals", "max_vals"))
     return dataclasses.replace(config, **more)

@@ -37,6 +37,9 @@ class Reference:
         Of the libraries that wrote the model, or that run now.
     lineage
         The models that it grew from, the first one first: a digest of their weights, cells and epochs.
+    levels
+        By modality, of batches learnt by growth × features, by what their counts are divided, as they are
+        stained more strongly by so much; NaN where that is not known.
     """
 
     modalities: pd.DataFrame
@@ -47,6 +50,7 @@ class Reference:
     training: Mapping[str, float | int | None]
     versions: Mapping[str, str]
     lineage: tuple[Mapping[str, Any], ...] = ()
+    levels: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON; of panels their names and numbers of features."""
@@ -59,6 +63,10 @@ class Reference:
             "training": dict(self.training),
             "versions": dict(self.versions),
             "lineage": [dict(one) for one in self.lineage],
+            "levels": {
+                name: {str(batch): row.dropna().to_dict() for batch, row in table.iterrows()}
+                for name, table in self.levels.items()
+            },
         }
 
     def __repr__(self) -> str:
@@ -108,6 +116,10 @@ class Referring(ModelState):
             cells=cells.rename(columns={"": "cells"}),
             panels={} if kept is None else {name: self._panel_table(name, kept) for name in kept.panels},
             lineage=self._lineage,
+            levels={
+                name: pd.DataFrame.from_dict(dict(of), orient="index").transform(np.exp)
+                for name, of in registry.levels.items()
+            },
             training=self._how_trained(),
             versions=self._written_by or versions(),
         )

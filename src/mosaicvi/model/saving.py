@@ -112,7 +112,9 @@ class Saving(ModelState):
         saved = read_model(Path(dir_path))
         known = saved.registry
         mosaic = without_cells(known) if mdata is None else read_as(mdata, known, in_memory)
-        return cls._of_saved(saved, mosaic, Path(dir_path))
+        model = cls._of_saved(saved, mosaic, Path(dir_path))
+        model.mosaic = model._as_reference(mosaic)
+        return model
 
     @classmethod
     def _of_saved(cls, saved: Saved, mosaic: Mosaic, folder: Path) -> Self:

@@ -22,6 +22,7 @@ from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.join import joined
 from mosaicvi.data.register.source import Paths
 from mosaicvi.data.splits import Split, held_out
+from mosaicvi.data.staining import Staining, as_reference
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.ending import Ending, outcome
 from mosaicvi.fit.state import FitState
@@ -32,6 +33,7 @@ from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import ReferenceCells
+from mosaicvi.model.columns import same_source
 from mosaicvi.model.registering import read_as
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import weights_digest
@@ -160,7 +162,29 @@ class ModelState:
 
     def registered(self, data: MuData | AnnData | Paths) -> Mosaic:
         """Other data as the model reads them, to ask it several things of them."""
-        return read_as(data, self.registry)
+        return self._as_reference(read_as(data, self.registry))
+
+    def _as_reference(self, mosaic: Mosaic) -> Mosaic:
+        """Cells of batches that the model has not seen, brought to the level of those that it has."""
+        kept = self.reference_cells() if mosaic.unseen else None
+        if kept is None:
+            return mosaic
+        found = as_reference(mosaic, self.staining_of(kept, self.registry))
+        same_source(found, mosaic)
+        return found
+
+    def staining_of(self, kept: ReferenceCells, registry: Registry) -> dict[str, Staining]:
+        """How strongly the batches of the reference are stained, with the features of a larger registry."""
+        source: ModelState = self
+        while source._base is not None:  # of which the cells were kept
+            source = source._base
+        out = {}
+        for name, of in kept.staining.items():
+            names = pd.Index(registry.features[name].names)
+            out[name] = of.placed(
+                names.get_indexer(pd.Index(source.registry.features[name].names)), len(names)
+            )
+        return out
 
     def _check_has_cells(self) -> None:
         if not self.mosaic.n_cells:

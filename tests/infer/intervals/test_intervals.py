@@ -106,16 +106,25 @@ def test_saved_spreads_that_do_not_fit_are_refused(made: tuple[MosaicVI, MuData,
     spreads = model.spreads()
     assert spreads is not None
     plain = spreads.to_dict()
-    assert set(read_spreads(plain, model.config, Path("m")).parts) == set(spreads.parts)
+    again = read_spreads(plain, model.config, Path("m"))
+    assert again is not None
+    assert set(again.parts) == set(spreads.parts)
     part = plain["parts"][0]
+    earlier = {**{key: value for key, value in part.items() if key != "tables"}, "table": None}
+    assert read_spreads({"parts": [earlier]}, model.config, Path("m")) is None
     for broken in (
         {**part, "modality": "atac"},
-        {**part, "of_table": np.zeros(3)},
+        {**part, "stretch": np.zeros(3)},
+        {**part, "stretch": -part["stretch"]},
         {**part, "shift": np.zeros((3, 2))},
-        {**part, "of_likelihood": part["of_likelihood"][::-1]},
+        {**part, "known": np.ones((3, 2), bool)},
+        {**part, "table_of": part["table_of"] + 9},
+        {**part, "table_of": part["table_of"] - 9},
+        {**part, "of_likelihood": part["of_likelihood"][:, ::-1]},
+        {**part, "stretch_of_likelihood": np.zeros((2, 3))},
         {**part, "shown": {"rna": np.ones(3, bool)}},
-        {**part, "table": {**part["table"], "values": np.zeros((2, 2, 2))}},
-        {key: value for key, value in part.items() if key != "table"},
+        {**part, "tables": [{**part["tables"][0], "values": np.zeros((2, 2, 2))}]},
+        {key: value for key, value in part.items() if key != "tables"},
     ):
         with pytest.raises(ModelFileError, match="its spreads do not fit"):
             read_spreads({"parts": [broken]}, model.config, Path("m"))

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
-from mosaicvi.infer.intervals.spread import LEVELS, Table, calibrated, corrected
+from mosaicvi.infer.intervals.spread import (
+    LEVELS,
+    Spread,
+    Table,
+    calibrated,
+    stretch_by_feature,
+    stretch_of,
+    stretched,
+)
 
 
 def made(n: int, seed: int = 0, zeros: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -68,18 +77,78 @@ def test_levels_of_values_are_even_where_the_table_is_right() -> None:
 def test_levels_are_moved_where_it_is_not() -> None:
     narrow = np.random.default_rng(0).beta(0.5, 0.5, 50_000)  # values too often at the ends
     levels = calibrated(narrow)
-    assert corrected(0.05, levels) < 0.02
-    assert abs((narrow < corrected(0.9, levels)).mean() - 0.9) < 0.01
+    assert np.interp(0.05, LEVELS, levels) < 0.02
+    assert abs((narrow < np.interp(0.9, LEVELS, levels)).mean() - 0.9) < 0.01
     np.testing.assert_array_equal(calibrated(np.zeros(0)), LEVELS)
 
 
-def test_a_feature_that_none_measured_has_what_was_imputed() -> None:
-    imputed, truth = made(200)
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.3])
+def test_a_stretch_is_found_again_and_covers(factor: float) -> None:
+    u = norm.cdf(factor * np.random.default_rng(0).normal(size=40_000))
+    found = stretch_of(u)
+    assert abs(found / factor - 1) < 0.02
+    for level in (0.5, 0.9):
+        low, high = stretched(np.array([(1 - level) / 2, (1 + level) / 2]), np.array(found))
+        np.testing.assert_allclose(
+            [low, high], norm.cdf(found * norm.ppf([(1 - level) / 2, (1 + level) / 2]))
+        )
+        assert abs(((u > low) & (u < high)).mean() - level) < 0.01
+    assert stretch_of(np.full(3, np.nan)) == 1
+
+
+def test_features_are_stretched_as_far_as_their_values_bear_it_out() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(4000, 6)) * np.array([0.7, 0.7, 1.0, 1.0, 1.3, 1.3])
+    z[20:, 5] = np.nan  # few values
+    found = stretch_by_feature(norm.cdf(z))
+    alone = np.sqrt(np.nanmean(z**2, 0))
+    np.testing.assert_allclose(found[:5] / found[2], alone[:5] / alone[2], rtol=0.05)
+    mean = np.sqrt(np.nanmean(z**2))
+    assert min(alone[5] / mean, 1) < found[5] < max(alone[5] / mean, 1)
+    same = rng.random((50, 300))
+    assert (
+        stretch_by_feature(same).std() < 0.4 * stretch_by_feature(np.repeat(same[:, :3], 100, 1)).std() + 0.02
+    )
+    np.testing.assert_array_equal(stretch_by_feature(np.full((4, 2), np.nan)), [1, 1])
+
+
+def test_features_that_a_batch_did_not_measure_have_the_ends_of_any_other() -> None:
+    imputed, truth = made(1000)
+    every = np.ones(truth.shape, bool)
+    narrow, wide = Table.fit(imputed, truth, every), Table.fit(imputed, truth + 3 * (truth - imputed), every)
+    spread = Spread(
+        tables=(narrow, wide),
+        table_of=np.array([0, 0, 1]),
+        shift=np.array([[0.0] * 3, [0.5] * 3, [0.0] * 3]),
+        stretch=np.array([1.0, 1.2]),
+        known=np.array([[True] * 3, [True, False, True], [False] * 3]),
+        of_likelihood=np.stack([LEVELS, LEVELS**2]),
+        stretch_of_likelihood=np.array([[1.0, 1.0, 2.0], [1.0, 3.0, 1.0]]),
+    )
+    first, second, other = (spread.ends(imputed, batch, 0.8) for batch in (0, 1, 2))
+    shifted = narrow.ends(imputed + 0.5, 0.1, 0.9, 0.8)
+    for i in (0, 1):
+        np.testing.assert_array_equal(second[i][:, 1], other[i][:, 1])
+        np.testing.assert_allclose(second[i][:, [0, 2]], shifted[i][:, [0, 2]], rtol=1e-12)
+    assert ((other[1] - other[0]).mean(0) > 1.5 * (first[1] - first[0]).mean(0)).all()
+    low, high = spread.levels_of_likelihood(0.8, [1])
+    at = np.interp([0.1, 0.9], LEVELS, LEVELS**2)
+    np.testing.assert_allclose(low, [0.1, norm.cdf(3 * norm.ppf(at[0])), norm.cdf(2 * norm.ppf(0.1))])
+    np.testing.assert_allclose(high, [0.9, norm.cdf(3 * norm.ppf(at[1])), norm.cdf(2 * norm.ppf(0.9))])
+    some = spread.of(np.array([1]))
+    np.testing.assert_array_equal(some.ends(imputed[:, [1]], 1, 0.8)[0], second[0][:, [1]])
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.2])
+def test_a_feature_that_none_measured_is_as_uncertain_as_the_others(zeros: float) -> None:
+    imputed, truth = made(200, zeros=zeros)
     measured = np.ones(imputed.shape, bool)
     measured[:, 1] = False
-    lower, upper = Table.fit(imputed, truth, measured).ends(imputed, 0.25, 0.75, 0.5)
-    np.testing.assert_allclose(lower[:, 1], imputed[:, 1], rtol=1e-6)
-    np.testing.assert_allclose(upper[:, 1], imputed[:, 1], rtol=1e-6)
+    lower, upper = Table.fit(imputed, truth, measured).ends(imputed, 0.1, 0.9, 0.8)
+    widths = (upper - lower).mean(0)
+    np.testing.assert_allclose(widths[1], widths[[0, 2]].mean(), rtol=0.15)
+    if not zeros:
+        assert ((lower < imputed) & (imputed < upper))[:, 1].mean() > 0.9
 
 
 def test_where_most_are_0_the_interval_is_the_smallest_that_begins_there() -> None:

@@ -32,6 +32,7 @@ from mosaicvi.data.register.standard import standard_of
 from mosaicvi.data.register.suspicious import droplets, hashtags, technical, zero_or_one, zeros
 from mosaicvi.data.register.unseen import read_new_covariates
 from mosaicvi.data.register.values import Values, duplicates, find_values, keep
+from mosaicvi.data.staining import at_level
 from mosaicvi.data.stored.values import StoredMatrix, StoredMeasured, StoredValues
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
@@ -142,7 +143,7 @@ def register(
         warnings.warn(note, MosaicWarning, stacklevel=4)
     if conditions is not None:
         group, group_names = conditions
-    return Mosaic(
+    found = Mosaic(
         cells=cells,
         modalities=tuple(read),
         covariates=covariates.table,
@@ -152,6 +153,7 @@ def register(
         registry=learned,
         unseen=covariates.unseen,
     )
+    return at_level(found, learned.levels) if learned.levels else found
 
 
 def without_cells(registry: Registry) -> Mosaic:
@@ -360,7 +362,7 @@ def _notes(m: ModalityData, empty: pd.Index[str], n_outside: int) -> list[str]:
         notes.append(
             f"Modality {m.name!r}: {len(empty):,} cells have only zeros (such as {quoted(empty)}), "
             f"which are taken as measured; if they did not measure it, "
-            f"zeros_missing=[{m.name!r}] takes them as missing."
+            f"mosaicvi.to_mudata(data, zeros_missing=[{m.name!r}]) takes them as missing."
         )
     return notes
 

@@ -105,7 +105,11 @@ def _looks(modality: str, found: Looks) -> tuple[str, str] | None:
     if looks_sparse(found) or most > 1000:
         has_fractions = float((values == np.rint(values)).mean()) < 0.98
         soup = "counts with fractions, as SoupX and CellBender write them"
-        return (soup, f"rounded=[{modality!r}] rounds them") if most > 30 and has_fractions else None
+        return (
+            (soup, f"mosaicvi.to_mudata(data, rounded=[{modality!r}]) rounds them")
+            if most > 30 and has_fractions
+            else None
+        )
     if most <= 1:
         return "shares between 0 and 1, such as methylation", f"take log(x / (1 - x)) before; {as_meant}"
     return None
@@ -130,7 +134,8 @@ def zeros(
     batch, batches
         Batch of each row (n_m,), and their names.
     """
-    remedy = f"if they were not measured there, zeros_missing=[{modality!r}] takes such zeros as missing"
+    option = f"mosaicvi.to_mudata(data, zeros_missing=[{modality!r}], batch_key=...)"
+    remedy = f"if they were not measured there, {option} takes such zeros as missing"
     notes = []
     if not found.whole:
         share = 1 - found.n_nonzero / max(found.shape[0] * found.shape[1], 1)
@@ -178,7 +183,7 @@ def droplets(modality: str, found: Looks) -> list[str]:
     return [
         f"Modality {modality!r}: {share:.0%} of the cells have fewer than {DROPLET} counts, so most are "
         f"droplets without a cell; give the filtered matrix, "
-        f"or min_counts={{{modality!r}: {cut:d}}} leaves them out."
+        f"or mosaicvi.to_mudata(data, min_counts={{{modality!r}: {cut:d}}}) leaves them out."
     ]
 
 

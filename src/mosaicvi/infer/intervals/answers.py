@@ -16,7 +16,7 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.covariates import Batches
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed
-from mosaicvi.infer.intervals.spread import LEVELS, Spread, Spreads, corrected
+from mosaicvi.infer.intervals.spread import Spread, Spreads
 from mosaicvi.infer.latent import encoded
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.infer.readout.views import shown_of_cells
@@ -82,36 +82,32 @@ def intervals(
     """
     name = mosaic.modalities[wanted.m].name
     code, views = shown_of_cells(mosaic)
-    known = [spreads.of(view.only(modalities), name) for view in views]
-    is_of_table = wanted.scale.kind == "log1p_cp10k" and any(s is not None and s.table for s in known)
-    if is_of_table:
-        request = ImputationRequest(
-            m=wanted.m, scale=wanted.scale, features=wanted.features, batches=wanted.batches
-        )
-        stream = imputed(
-            net,
-            loader,
-            mosaic,
-            cells,
-            [request],
-            modalities=modalities,
-            readout=readout,
-            batch_size=batch_size,
-        )
-        at = _places(mosaic, wanted)
-        tables = [None if spread is None else spread.of(at) for spread in known]
-        batch = _batches(mosaic, wanted.batches)
-        for part in stream:
-            value, of_cell = part.values[0], code[cells[part.rows]]
-            lower, upper = np.empty_like(value), np.empty_like(value)
-            of_batch = batch[cells[part.rows]]
-            for i, b in np.unique(np.stack([of_cell, of_batch], 1), axis=0).tolist():
-                here, spread = (of_cell == i) & (of_batch == b), tables[i]
-                assert spread is not None
-                lower[here], upper[here] = spread.ends(value[here], b, wanted.level)
-            yield part.rows, lower, upper
+    at = _places(mosaic, wanted)
+    found = [spreads.of(view.only(modalities), name) for view in views]
+    known = [None if spread is None else spread.of(at) for spread in found]
+    is_of_table = wanted.scale.kind == "log1p_cp10k" and any(s is not None and s.tables for s in known)
+    if not is_of_table:
+        yield from _of_likelihood(net, loader, mosaic, cells, wanted, code, known, modalities, batch_size)
         return
-    yield from _of_likelihood(net, loader, mosaic, cells, wanted, code, known, modalities, batch_size)
+    request = ImputationRequest(
+        m=wanted.m, scale=wanted.scale, features=wanted.features, batches=wanted.batches
+    )
+    stream = imputed(
+        net, loader, mosaic, cells, [request], modalities=modalities, readout=readout, batch_size=batch_size
+    )
+    own, asked = _batches(mosaic, wanted.batches)
+    for part in stream:
+        value, of_cell, of_batch = part.values[0], code[cells[part.rows]], own[cells[part.rows]]
+        lower, upper = np.empty_like(value), np.empty_like(value)
+        for i, b in np.unique(np.stack([of_cell, of_batch], 1), axis=0).tolist():
+            here, spread = (of_cell == i) & (of_batch == b), known[i]
+            assert spread is not None
+            ends = [
+                (share * e for e in spread.ends(value[here], as_batch, wanted.level))
+                for as_batch, share in asked or ((b, 1.0),)
+            ]
+            lower[here], upper[here] = (sum(each) for each in zip(*ends, strict=True))
+        yield part.rows, lower, upper
 
 
 def _places(mosaic: Mosaic, wanted: IntervalRequest) -> NDArray[np.int64]:
@@ -119,17 +115,17 @@ def _places(mosaic: Mosaic, wanted: IntervalRequest) -> NDArray[np.int64]:
     return np.asarray(back if wanted.features is None else back[wanted.features])
 
 
-def _batches(mosaic: Mosaic, batches: Batches) -> NDArray[np.int64]:
-    """Which batch's spread each cell has, (n,); the number of batches for that of any other."""
+def _batches(mosaic: Mosaic, batches: Batches) -> tuple[NDArray[np.int64], list[tuple[int, float]]]:
+    """Each cell's own batch (n,), the number of batches where it is none of them; those that were asked for.
+
+    The latter with their shares; none for each cell's own.
+    """
     n = len(batches.measuring)
+    own = np.minimum(mosaic.batch if n else np.zeros(mosaic.n_cells, np.int64), n)
     if batches.shares is None:
-        return np.minimum(mosaic.batch if n else np.zeros(mosaic.n_cells, np.int64), n)
-    alone = len(batches.shares) == 1 and batches.shares[0].max() == 1
-    return np.full(mosaic.n_cells, int(batches.shares[0].argmax()) if alone else n)
-
-
-def _levels(level: float, levels: NDArray[np.floating]) -> tuple[float, float]:
-    return corrected((1 - level) / 2, levels), corrected((1 + level) / 2, levels)
+        return own, []
+    share = np.mean(batches.shares, 0)
+    return np.zeros_like(own), [(b, float(share[b])) for b in np.flatnonzero(share).tolist()]
 
 
 def _of_likelihood(
@@ -145,20 +141,34 @@ def _of_likelihood(
 ) -> Iterator[Bounds]:
     """Quantiles of the likelihood at the levels that held-out cells ask for."""
     data, family, at = mosaic.modalities[wanted.m], net.decoder.families[wanted.m], _places(mosaic, wanted)
-    levels = np.array([_levels(wanted.level, LEVELS if s is None else s.of_likelihood) for s in known])
+    own, _ = _batches(mosaic, wanted.batches)
+    shares: list[list[int] | None] = [np.flatnonzero(s).tolist() for s in wanted.batches.shares or ()]
     places = torch.from_numpy(at).to(loader.device)
     for rows, minibatch, q in encoded(net, loader, cells, modalities=modalities, batch_size=batch_size):
         library = None
         if wanted.library is not None:
             library = torch.tensor(wanted.library[rows, None]).to(q.mean)
-        ends = []
+        of_cell = np.stack([code[cells[rows]], own[cells[rows]]], 1)
+        pairs, which = np.unique(of_cell, axis=0, return_inverse=True)
         as_batches = wanted.batches.asked(minibatch)
-        for level in levels[code[cells[rows]]].T:
-            total = np.zeros((minibatch.n_cells, len(at)))
-            for covariates in as_batches:
-                with torch.no_grad():
-                    parameters = net.parameters_of(wanted.m, q.mean, q, covariates, library=library)
-                parameters = parameters.each(lambda part: part[..., places])
-                total += family.quantile(np.broadcast_to(level[:, None], total.shape), parameters)
-            ends.append(data.raw(np.asarray(total / len(as_batches), np.float32), at))
-        yield rows, ends[0], ends[1]
+        ends = np.zeros((2, minibatch.n_cells, len(at)))
+        for as_batch, covariates in zip(shares or [None], as_batches, strict=True):
+            with torch.no_grad():
+                parameters = net.parameters_of(wanted.m, q.mean, q, covariates, library=library)
+            parameters = parameters.each(lambda part: part[..., places])
+            of_pair = [
+                _levels(known[i], wanted.level, [b] if as_batch is None else as_batch)
+                for i, b in pairs.tolist()
+            ]
+            for end, levels in zip(ends, zip(*of_pair, strict=True), strict=True):
+                level = np.stack([np.broadcast_to(each, len(at)) for each in levels])
+                end += family.quantile(level[which.reshape(-1)], parameters)
+        lower, upper = (data.raw(np.asarray(end / len(as_batches), np.float32), at) for end in ends)
+        yield rows, lower, upper
+
+
+def _levels(spread: Spread | None, level: float, batches: list[int]) -> tuple[NDArray[np.floating], ...]:
+    """Both levels of the likelihood of each feature, or of all of them."""
+    if spread is None:
+        return np.array((1 - level) / 2), np.array((1 + level) / 2)
+    return spread.levels_of_likelihood(level, batches)

@@ -1,41 +1,35 @@
 """Learn the spread of values from cells whose values are hidden as those of the cells that are asked about.
 
 For each set of things that may be seen of a cell, quantiles of the values come from cells that the model was
-trained with, and the levels at which they are asked for from cells that no training saw: split-conformal
-prediction of the distribution (Chernozhukov, Wuthrich and Zhu, PNAS 2021).
+trained with, each as it is read out without itself. Cells that no training saw then say how far the levels
+must be moved outwards: split-conformal prediction of the distribution (Chernozhukov, Wuthrich and Zhu, PNAS
+2021).
 
-Legend: n cells, D features of a modality.
+Legend: n cells, D features of a modality, B batches.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.infer.covariates import batches_of
-from mosaicvi.infer.intervals.spread import Floats, Spread, Spreads, Table, calibrated
-from mosaicvi.infer.latent import encoded
+from mosaicvi.infer.intervals.likelihood import levels_of_likelihood
+from mosaicvi.infer.intervals.spread import Floats, Spread, Spreads, Table, stretch_of
 from mosaicvi.infer.readout import ReadOut
-from mosaicvi.infer.readout.fitting import (
-    BATCH_SIZE,
-    FEWEST_HELD_OUT,
-    FEWEST_REFERENCES,
-    HELD_OUT_SHARE,
-    references_of,
-    seen,
-    views_to_teach,
-)
-from mosaicvi.infer.readout.levels import offsets
+from mosaicvi.infer.readout.fitting import able_to_teach, seen, truth_of, views_to_teach
+from mosaicvi.infer.readout.groups import FEWEST_HELD_OUT, FEWEST_REFERENCES, HELD_OUT_SHARE, left_out
+from mosaicvi.infer.readout.levels import known_by_batch, offsets
 from mosaicvi.infer.readout.scales import completed, dense_counts, on_asked_scale, on_scale
 from mosaicvi.infer.readout.views import Shown
-from mosaicvi.likelihoods import Parameters
 from mosaicvi.nn.vae import MosaicVAE
 
-MOST_TAUGHT, MOST_UNSEEN = 2400, 600  # cells
-FOLDS = 5  # single entries are hidden a fifth of the features at a time
+MOST_TAUGHT, MOST_UNSEEN, MOST_VALUES = 4000, 1000, 10_000_000  # cells, and values of a modality of theirs
+FEWEST_OF_BATCH = 300  # cells from which a batch's own quantiles are taken
 
 
 def fit_spreads(
@@ -62,52 +56,79 @@ def fit_spreads(
     parts = {}
     for view in views_to_teach(mosaic):
         for m, data in enumerate(mosaic.modalities):
-            cells = _cells(mosaic, data, view, seed)
+            rng = np.random.default_rng(seed)
+            cells = _cells(mosaic, data, view)
             if len(cells) < FEWEST_REFERENCES:
                 continue
-            rng = np.random.default_rng(seed)
-            taught, unseen = _divided(cells, held, rng)
-            n_batches = len(batches_of(mosaic.registry, data.name).measuring)
-            table: Table | None = None
-            shift: Floats = np.zeros((n_batches + 1, 0))
-            levels = np.tile(calibrated(np.zeros(0)), (n_batches + 1, 1))
-            if readout is not None and readout.scale_of(data.name) is not None:
-                imputed, truth, measured = _of_readout(net, loader, mosaic, m, readout, view, taught)
-                batch = np.minimum(mosaic.batch[taught], n_batches)
-                shift = offsets(batch, (truth - imputed) * measured, measured, n_batches + 1)
-                table = Table.fit(imputed + shift[batch], truth, measured)
-                imputed, truth, measured = _of_readout(net, loader, mosaic, m, readout, view, unseen)
-                batch = np.minimum(mosaic.batch[unseen], n_batches)
-                found = table.cumulative(imputed + shift[batch], truth, rng.random(truth.shape))
-                levels[:] = calibrated(found[measured])
-                for b in np.flatnonzero(np.bincount(batch, minlength=n_batches) >= FEWEST_HELD_OUT):
-                    levels[b] = calibrated(found[batch == b][measured[batch == b]])
-            of_likelihood = calibrated(_of_likelihood(net, loader, mosaic, m, view, unseen, rng))
-            parts[view, data.name] = Spread(
-                table=table, shift=shift, of_table=levels, of_likelihood=of_likelihood
+            cells, unseen = _chosen(cells, held, data.n_features, rng)
+            known = _known(mosaic, data)
+            by_level, by_feature = levels_of_likelihood(net, loader, mosaic, m, view, cells, unseen, rng)
+            spread = Spread(
+                tables=(),
+                table_of=np.zeros(len(known), np.int64),
+                shift=np.zeros(known.shape),
+                stretch=np.zeros(0),
+                known=known,
+                of_likelihood=by_level,
+                stretch_of_likelihood=by_feature,
             )
+            if readout is not None and readout.scale_of(data.name) is not None:
+                values = _of_readout(net, loader, mosaic, m, readout, view, cells, rng)
+                n = len(batches_of(mosaic.registry, data.name).measuring)
+                spread = _with_tables(spread, values, np.minimum(mosaic.batch[cells], n), unseen, rng)
+            parts[view, data.name] = spread
     return Spreads(parts=parts)
 
 
-def _cells(mosaic: Mosaic, data: ModalityData, view: Shown, seed: int) -> NDArray[np.int64]:
+def _known(mosaic: Mosaic, data: ModalityData) -> NDArray[np.bool_]:
+    """Which batch measured which features, with a last row for any other batch, (B + 1, D)."""
+    known = known_by_batch(mosaic, data)
+    return np.concatenate([known, np.full((1, data.n_features), not len(known))])
+
+
+def _cells(mosaic: Mosaic, data: ModalityData, view: Shown) -> NDArray[np.int64]:
     """Cells that can be shown in this way and measured the modality."""
     own = view.features.get(data.name, np.zeros(data.n_features, bool))
     others = [name for name in view.features if name != data.name]
     if data.entry_measured is None:
-        return references_of(mosaic, data, others, own, seed)
+        return able_to_teach(mosaic, data, others, own)
     has = np.all([mosaic.modality(name).row_of_cell >= 0 for name in [*others, data.name]], 0)
     return np.flatnonzero(has)
 
 
-def _divided(
-    cells: NDArray[np.int64], held: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The cells that teach quantiles, and those that teach levels."""
+def _chosen(
+    cells: NDArray[np.int64], held: NDArray[np.bool_], n_features: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Some of the cells, and which of them decide on levels: those that no training saw, if there are any."""
     unseen = held[cells]
     if unseen.sum() < FEWEST_HELD_OUT or (~unseen).sum() < FEWEST_HELD_OUT:
         unseen = rng.permutation(len(cells)) < max(1, len(cells) // HELD_OUT_SHARE)
-    taught, rest = (rng.permutation(cells[which]) for which in (~unseen, unseen))
-    return np.sort(taught[:MOST_TAUGHT]), np.sort(rest[:MOST_UNSEEN])
+    share = min(1.0, MOST_VALUES / n_features / (MOST_TAUGHT + MOST_UNSEEN))
+    most = [max(FEWEST_REFERENCES, int(share * n)) for n in (MOST_TAUGHT, MOST_UNSEEN)]
+    parts = [rng.permutation(np.flatnonzero(w))[:n] for w, n in zip((~unseen, unseen), most, strict=True)]
+    chosen = np.sort(np.concatenate(parts))
+    return cells[chosen], unseen[chosen]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Values:
+    """Imputed and true log(1 + counts per 10,000) of cells, (n, D) each.
+
+    Attributes
+    ----------
+    own, elsewhere
+        Imputed as of the cell's own batch, and as of the mean of the others that measured the feature.
+    learnt
+        Whether another batch did, (D,).
+    truth, measured
+        The values, and which were measured.
+    """
+
+    own: Floats
+    elsewhere: Floats
+    learnt: NDArray[np.bool_]
+    truth: Floats
+    measured: NDArray[np.bool_]
 
 
 def _of_readout(
@@ -118,83 +139,88 @@ def _of_readout(
     readout: ReadOut,
     view: Shown,
     cells: NDArray[np.int64],
-) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Imputed and true log(1 + counts per 10,000), and which were measured, (n, D) each."""
-    data = mosaic.modalities[m]
-    row = data.row_of_cell[cells]
-    z, rates = seen(net, loader, mosaic, cells, data, view.features)
-    (value,) = readout(mosaic, m, cells, np.zeros(len(cells), np.int64), [view], z, rates)
-    imputed = on_asked_scale(value, readout.scales[data.name], "log1p_cp10k", None)
-    measured = data.panels[data.panel_of_row[row]]
-    truth = on_scale(completed(dense_counts(data, row), measured, rates.own), "log1p_cp10k")
-    # as the answers are, to the bit
-    return imputed.astype(np.float32).astype(np.float64), truth, measured
-
-
-def _of_likelihood(
-    net: MosaicVAE,
-    loader: MinibatchLoader,
-    mosaic: Mosaic,
-    m: int,
-    view: Shown,
-    cells: NDArray[np.int64],
     rng: np.random.Generator,
-) -> Floats:
-    """Levels of the likelihood at which measured values lie, of all features together."""
-    data, family = mosaic.modalities[m], net.decoder.families[m]
-    batches, found = batches_of(mosaic.registry, data.name), []
-    for shown, wanted in _hidden(data, view, rng):
-        for at, minibatch, q in encoded(net, loader, cells, shown=shown, batch_size=BATCH_SIZE):
-            row = data.row_of_cell[cells[at]]
-            measured = _measured(data, row)[:, wanted]
-            library = panel = None
-            if net.config.library_aware[m]:
-                library = torch.from_numpy(data.library[row, None]).to(q.mean)
-                panel = torch.from_numpy(data.panels[data.panel_of_row[row]]).to(q.mean.device)
-            with torch.no_grad():
-                parameters = net.parameters_of(
-                    m, q.mean, q, batches.own(minibatch), library=library, panel=panel
-                )
-            places = torch.from_numpy(wanted).to(q.mean.device)
-            parameters = _of_features(parameters, places)
-            x = _values(data, row)[:, wanted]
-            last = family.cdf(x, parameters)
-            first = family.cdf(x - 1, parameters) if family.whole else last
-            level = first + rng.random(x.shape) * (last - first)
-            found.append(level[measured])
-    return np.concatenate(found)
+) -> _Values:
+    """What is read out of cells without what they themselves taught the read-out."""
+    data = mosaic.modalities[m]
+    row, kind = data.row_of_cell[cells], readout.scales[data.name]
+    z, rates = seen(net, loader, mosaic, cells, data, view.features)
+    measured = data.panels[data.panel_of_row[row]]
+    levels = readout.levels.get(data.name)
+    level, n = (
+        (0.0, np.ones(data.n_features))
+        if levels is None
+        else (levels.of(rates, kind)[0], levels.known.sum(0))
+    )
+    part = readout.parts.get((view, data.name))
+    if part is None or not part.groups:
+        code = np.zeros(len(cells), np.int64)
+        at_mean = readout.at_mean(mosaic, data.name, cells, code, [view], z, rates)
+    else:
+        truth = truth_of(data, cells, measured, rates, kind) - level
+        at_mean = left_out(part, part.known(mosaic, data.name, cells, z, rates), truth, measured, rng)
+    # the levels of all batches add up to nothing
+    of_others = np.where(n > 1, -level / np.maximum(n - 1, 1), level)
+    own, elsewhere = (
+        # as the answers are, to the bit
+        on_asked_scale(at_mean + one, kind, "log1p_cp10k", None).astype(np.float32).astype(np.float64)
+        for one in (level, of_others)
+    )
+    truth = on_scale(completed(dense_counts(data, row), measured, rates.own), "log1p_cp10k")
+    return _Values(own=own, elsewhere=elsewhere, learnt=n > 1, truth=truth, measured=measured)
 
 
-def _of_features(parameters: Parameters, places: torch.Tensor) -> Parameters:
-    return parameters.each(lambda part: part[..., places])
+def _with_tables(
+    spread: Spread,
+    values: _Values,
+    batch: NDArray[np.int64],
+    unseen: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> Spread:
+    """The spread with tables from cells in training, and their levels from the others.
 
+    Parameters
+    ----------
+    spread
+        The rest of it.
+    values
+        Of the cells.
+    batch
+        Of each, the number of batches for an unknown one, (n,).
+    unseen
+        Which of them no training saw, (n,).
+    rng
+        Divides atoms.
+    """
+    taught, truth, measured = ~unseen, values.truth, values.measured
+    rest = np.where(measured, truth - values.own, 0.0)
+    shift = offsets(batch[taught], rest[taught], measured[taught], len(spread.known))
+    uniform = rng.random(truth.shape)
 
-def _measured(data: ModalityData, row: NDArray[np.int64]) -> NDArray[np.bool_]:
-    if data.entry_measured is not None:
-        return data.entry_measured[row]
-    return data.panels[data.panel_of_row[row]]
+    def table(imputed: Floats, cells: NDArray[np.bool_]) -> Table:
+        return Table.fit(imputed[cells], truth[cells], measured[cells])
 
+    def lies(table: Table, imputed: Floats, cells: NDArray[np.bool_], of: NDArray[np.bool_]) -> Floats:
+        found = table.cumulative(imputed[cells], truth[cells], uniform[cells])
+        return np.where(measured[cells] & of, found, np.nan)
 
-def _hidden(
-    data: ModalityData, view: Shown, rng: np.random.Generator
-) -> list[tuple[dict[str, NDArray[np.bool_]], NDArray[np.int64]]]:
-    """What is shown, and the features whose values are then compared; of single entries in turns."""
-    shown = view.features
-    own = shown.get(data.name, np.zeros(data.n_features, bool))
-    if data.entry_measured is None or not own.all():
-        hidden = np.flatnonzero(~own) if not own.all() else np.arange(data.n_features)
-        return [(shown, hidden)]
-    out = []
-    for fold in np.array_split(rng.permutation(data.n_features), min(FOLDS, data.n_features)):
-        mask = np.ones(data.n_features, bool)
-        mask[fold] = False
-        out.append(({**shown, data.name: mask}, np.sort(fold)))
-    return out
-
-
-def _values(data: ModalityData, row: NDArray[np.int64]) -> Floats:
-    """Values of some rows as the likelihood sees them, (n, D)."""
-    x = dense_counts(data, row)
-    if data.transform == "binarize":
-        return np.asarray(x > 0, np.float64)
-    return x if data.standard is None else data.standard.standardised(x)
+    everything = np.ones(truth.shape[1], bool)
+    table_of, found = np.zeros(len(spread.known), np.int64), []
+    large = [b for b in np.unique(batch).tolist() if ((batch == b) & taught).sum() >= FEWEST_OF_BATCH]
+    large = large if len(large) > 1 else []
+    shift[large] = 0.0
+    shifted = values.own + shift[batch]
+    tables = [table(shifted, taught)]
+    for b in np.unique(batch).tolist():
+        if b in large:
+            table_of[b] = len(tables)
+            tables.append(table(values.own, taught & (batch == b)))
+        found.append(lies(tables[table_of[b]], shifted, unseen & (batch == b), everything))
+    stretch = [stretch_of(np.concatenate(found))] * len(tables)
+    if values.learnt.any():
+        table_of[-1] = len(tables)
+        tables.append(table(values.elsewhere, taught))
+        stretch.append(stretch_of(lies(tables[-1], values.elsewhere, unseen, values.learnt)))
+    return dataclasses.replace(
+        spread, tables=tuple(tables), table_of=table_of, shift=shift, stretch=np.array(stretch)
+    )

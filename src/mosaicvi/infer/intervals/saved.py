@@ -14,8 +14,8 @@ from mosaicvi.infer.readout.views import Shown
 from mosaicvi.store.parts import fitting_the_network, need
 
 
-def read_spreads(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> Spreads:
-    """Read what `Spreads.to_dict` wrote.
+def read_spreads(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> Spreads | None:
+    """Read what `Spreads.to_dict` wrote; None of an earlier kind, which has to be learnt anew.
 
     Parameters
     ----------
@@ -33,6 +33,8 @@ def read_spreads(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) 
     """
     sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
     with fitting_the_network(folder, "its spreads do not fit"):
+        if any("table" in one for one in saved["parts"]):
+            return None
         parts = {}
         for one in saved["parts"]:
             name = str(one["modality"])
@@ -41,18 +43,33 @@ def read_spreads(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) 
 
 
 def _spread(one: Mapping[str, Any], d: int) -> Spread:
-    table = None
-    if one["table"] is not None:
-        edges = np.asarray(one["table"]["edges"], np.float64)
-        values = np.asarray(one["table"]["values"], np.float32)
-        need(edges.ndim == 2 and values.shape == (d, edges.shape[1] + 1, len(LEVELS)) and len(edges) == d)
-        relative = np.asarray(one["table"]["relative"], bool)
-        need(relative.shape == (d,))
-        table = Table(edges=edges, values=values, relative=relative)
-    shift, of_table, of_likelihood = (
-        np.asarray(one[key], np.float64) for key in ("shift", "of_table", "of_likelihood")
+    tables = tuple(_table(table, d) for table in one["tables"])
+    shift, stretch, of_likelihood, by_feature = (
+        np.asarray(one[key], np.float64)
+        for key in ("shift", "stretch", "of_likelihood", "stretch_of_likelihood")
     )
-    need(of_table.ndim == 2 and of_table.shape[1:] == of_likelihood.shape == LEVELS.shape)
-    need(table is None or shift.shape == (len(of_table), d))
-    need(all(bool((np.diff(part, axis=-1) >= 0).all()) for part in (of_table, of_likelihood)))
-    return Spread(table=table, shift=shift, of_table=of_table, of_likelihood=of_likelihood)
+    table_of, known = np.asarray(one["table_of"], np.int64), np.asarray(one["known"], bool)
+    need(table_of.ndim == 1 and known.shape == shift.shape == (len(table_of), d) and len(table_of) > 0)
+    need(stretch.shape == (len(tables),) and (not tables or bool((table_of >= 0).all())))
+    need(not tables or int(table_of.max()) < len(tables))
+    need(of_likelihood.shape == (2, len(LEVELS)) and by_feature.shape == (2, d))
+    need(bool((np.diff(of_likelihood, axis=-1) >= 0).all()))
+    need(bool((stretch > 0).all() and (by_feature > 0).all()))
+    return Spread(
+        tables=tables,
+        table_of=table_of,
+        shift=shift,
+        stretch=stretch,
+        known=known,
+        of_likelihood=of_likelihood,
+        stretch_of_likelihood=by_feature,
+    )
+
+
+def _table(one: Mapping[str, Any], d: int) -> Table:
+    edges = np.asarray(one["edges"], np.float64)
+    values = np.asarray(one["values"], np.float32)
+    need(edges.ndim == 2 and values.shape == (d, edges.shape[1] + 1, len(LEVELS)) and len(edges) == d)
+    relative = np.asarray(one["relative"], bool)
+    need(relative.shape == (d,))
+    return Table(edges=edges, values=values, relative=relative)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 
 from mosaicvi.infer.readout.views import Shown
 
@@ -20,6 +21,7 @@ LEVELS = np.array([*HALF, 0.5, *(1 - p for p in reversed(HALF))])
 WIDEST = 0.99  # the level of an interval between the outermost of them
 CELLS_OF_BIN, MOST_BINS = 100, 8
 FEW_ZEROS = 0.05  # share of zeros up to which values are compared with what was imputed
+OUTERMOST = 3.0  # normal scores beyond count as this, lest single values decide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,20 +44,25 @@ class Table:
 
     @classmethod
     def fit(cls, imputed_nd: Floats, truth_nd: Floats, measured_nd: NDArray[np.bool_]) -> Table:
-        """From reference cells; of a feature that none measured, quantiles are those of what was imputed."""
+        """From reference cells; a feature that none measured is given the mean quantiles of the others."""
         k = int(np.clip(len(imputed_nd) // CELLS_OF_BIN, 1, MOST_BINS))
         d = imputed_nd.shape[1]
         edges, values = np.zeros((d, k - 1)), np.zeros((d, k, len(LEVELS)), np.float32)
         relative = ((truth_nd == 0) & measured_nd).sum(0) <= FEW_ZEROS * measured_nd.sum(0)
-        for j in range(d):
+        there = measured_nd.any(0)
+        for j in np.flatnonzero(there):
             known = measured_nd[:, j]
-            x, y = (imputed_nd[known, j], truth_nd[known, j]) if known.any() else (imputed_nd[:, j],) * 2
+            x, y = imputed_nd[known, j], truth_nd[known, j]
             y = y - x if relative[j] else y
             edges[j] = np.quantile(x, np.arange(1, k) / k)
             bins = np.searchsorted(edges[j], x)
             for i in range(k):
-                here = y[bins == i]
-                values[j, i] = np.quantile(here if len(here) else y, LEVELS, method="inverted_cdf")
+                here = np.sort(y[bins == i] if (bins == i).any() else y)
+                # the smallest value with at least such a share at or below it
+                values[j, i] = here[np.ceil(LEVELS * len(here) - 1e-9).astype(int) - 1]
+        alike = there & relative if (there & relative).any() else there
+        relative[~there] = (there & relative).any()
+        values[~there] = values[alike].mean((0, 1))
         return cls(edges=edges, values=values, relative=relative)
 
     def bins(self, imputed_bd: Floats) -> NDArray[np.int64]:
@@ -114,33 +121,67 @@ class Spread:
 
     Attributes
     ----------
-    table
-        Of log(1 + counts per 10,000), the cell's own total being unknown; None for other values.
+    tables
+        Of log(1 + counts per 10,000), the cell's own total being unknown; none for other values. The first is
+        of all batches together.
+    table_of
+        Which of them cells of each batch have, and last those of any other, (B + 1,).
     shift
-        What is added to imputed values of each batch first, (B + 1, D); the last row is for any other.
-    of_table
-        The levels of the table at which held-out values of each batch, and of any other, lie below as often
-        as `LEVELS` say, (B + 1, G).
+        What is added to imputed values of each batch first, (B + 1, D).
+    stretch
+        By which factor the levels of each table are moved outwards, as `stretched` does, (T,).
+    known
+        Which batch measured which features, (B + 1, D); elsewhere values are those of any other batch.
     of_likelihood
-        The same of the likelihood, of all batches, (G,).
+        The levels of the likelihood at which values lie below as often as `LEVELS` say: of features that
+        the cell's batch measured, and of others, (2, G).
+    stretch_of_likelihood
+        By which factor each feature's are moved outwards after that, (2, D).
     """
 
-    table: Table | None
+    tables: tuple[Table, ...]
+    table_of: NDArray[np.int64]
     shift: Floats
-    of_table: Floats
+    stretch: Floats
+    known: NDArray[np.bool_]
     of_likelihood: Floats
+    stretch_of_likelihood: Floats
 
     def ends(self, imputed_bd: Floats, batch: int, level: float) -> tuple[Floats, Floats]:
         """Both ends of the intervals of cells of one batch for which this was imputed, (b, D) each."""
-        assert self.table is not None
-        of_table = self.of_table[batch]
-        low, high, whole = (corrected(p, of_table) for p in ((1 - level) / 2, (1 + level) / 2, level))
-        return self.table.ends(imputed_bd + self.shift[batch], low, high, whole)
+        own = self._ends(imputed_bd + self.shift[batch], int(self.table_of[batch]), level)
+        if self.known[batch].all():
+            return own
+        any_other = self._ends(imputed_bd, int(self.table_of[-1]), level)
+        lower, upper = (np.where(self.known[batch], *pair) for pair in zip(own, any_other, strict=True))
+        return lower, upper
+
+    def _ends(self, imputed_bd: Floats, table: int, level: float) -> tuple[Floats, Floats]:
+        low, high, whole = (
+            float(stretched(np.array(p), self.stretch[table]))
+            for p in ((1 - level) / 2, (1 + level) / 2, level)
+        )
+        return self.tables[table].ends(imputed_bd, low, high, whole)
+
+    def levels_of_likelihood(self, level: float, batches: list[int]) -> tuple[Floats, Floats]:
+        """Both levels at which each feature's likelihood is asked as some batches, (D,) each."""
+        known = self.known[batches].any(0)
+        found = []
+        for p in ((1 - level) / 2, (1 + level) / 2):
+            at = np.array([np.interp(p, LEVELS, levels) for levels in self.of_likelihood])
+            own, any_other = stretched(at[:, None], self.stretch_of_likelihood)
+            found.append(np.where(known, own, any_other))
+        return found[0], found[1]
 
     def of(self, features: NDArray[np.int64]) -> Spread:
         """That of some features."""
-        assert self.table is not None
-        return dataclasses.replace(self, table=self.table.of(features), shift=self.shift[:, features])
+        return dataclasses.replace(
+            self,
+            tables=tuple(table.of(features) for table in self.tables),
+            shift=self.shift[:, features],
+            known=self.known[:, features],
+            stretch_of_likelihood=self.stretch_of_likelihood[:, features],
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,7 +200,12 @@ class Spreads:
         """Everything as plain values and arrays; `read_spreads` reads it back."""
         return {
             "parts": [
-                {"shown": dict(shown.features), "modality": name, **dataclasses.asdict(part)}
+                {
+                    "shown": dict(shown.features),
+                    "modality": name,
+                    **dataclasses.asdict(part),
+                    "tables": [dataclasses.asdict(table) for table in part.tables],
+                }
                 for (shown, name), part in self.parts.items()
             ]
         }
@@ -171,6 +217,43 @@ def calibrated(cumulative: Floats) -> Floats:
     return LEVELS.copy() if not known.size else np.asarray(np.quantile(known, LEVELS))
 
 
-def corrected(level: float, levels: Floats) -> float:
-    """The level to ask for, so that values lie below as often as `level` says."""
-    return float(np.interp(level, LEVELS, levels))
+def stretched(levels: Floats, factor: Floats) -> Floats:
+    """Levels moved away from a half, where the factor is above 1, by that factor in normal scores."""
+    return np.asarray(ndtr(factor * ndtri(levels)))
+
+
+def stretch_of(cumulative: Floats) -> float:
+    """The factor that makes held-out values lie as often as they should at every level."""
+    known = cumulative[~np.isnan(cumulative)]
+    return float(np.sqrt(_squares(known).mean() / EXPECTED)) if known.size else 1.0
+
+
+def stretch_by_feature(cumulative_nd: Floats) -> Floats:
+    """The same of each feature over that of all, less as far as that may be chance, (D,).
+
+    Squared normal scores are drawn towards the mean of all as by empirical Bayes: by the share of the
+    variance between features that the variance of a mean of so many of them does not explain.
+    """
+    known = ~np.isnan(cumulative_nd)
+    n = known.sum(0)
+    if not n.any():
+        return np.ones(len(n))
+    squares = np.where(known, _squares(np.where(known, cumulative_nd, 0.5)), 0.0)
+    mean = squares.sum() / n.sum()
+    each = squares.sum(0) / np.maximum(n, 1)
+    within = ((squares - each) ** 2 * known).sum() / max(n.sum() - (n > 0).sum(), 1)
+    chance = within / np.maximum(n, 1)
+    there = n > 0
+    between = max(float(((each - mean) ** 2 - chance)[there].mean()), 0.0)
+    return np.asarray(np.sqrt(1 + (each / mean - 1) * there * between / (between + chance + 1e-12)))
+
+
+def _squares(cumulative: Floats) -> Floats:
+    """Squared normal scores."""
+    return np.asarray(np.clip(ndtri(cumulative), -OUTERMOST, OUTERMOST) ** 2)
+
+
+_density = np.exp(-(OUTERMOST**2) / 2) / np.sqrt(2 * np.pi)
+EXPECTED = float(  # mean of `_squares` of uniform numbers
+    1 - 2 * ndtr(-OUTERMOST) - 2 * OUTERMOST * _density + 2 * OUTERMOST**2 * ndtr(-OUTERMOST)
+)

@@ -3,7 +3,7 @@
 For each set of things that can be seen of a cell, and each modality of which some are hidden then, reference
 cells that measured them are shown to the model in the same way.
 
-Legend: n reference cells, D features of a modality, g of a group.
+Legend: n reference cells, D features of a modality.
 """
 
 from __future__ import annotations
@@ -15,27 +15,22 @@ from functools import cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.infer.covariates import batches_of
 from mosaicvi.infer.decode import decoded
 from mosaicvi.infer.latent import encoded
+from mosaicvi.infer.readout.groups import FEWEST_HELD_OUT, FEWEST_REFERENCES, fit_groups
 from mosaicvi.infer.readout.levels import Levels, Rates, known_by_batch, offsets, trust
 from mosaicvi.infer.readout.predictors import Floats, Projection
-from mosaicvi.infer.readout.readout import Group, Known, Part, ReadOut
-from mosaicvi.infer.readout.regression import Linear, Nearest, stacking_weights
+from mosaicvi.infer.readout.readout import Part, ReadOut
+from mosaicvi.infer.readout.regression import Linear
 from mosaicvi.infer.readout.scales import Kind, completed, dense_counts, on_scale, scale_of_counts
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.nn.vae import MosaicVAE
 
 MOST_REFERENCES, MOST_VALUES = 4000, 20_000_000  # cells, and values of a modality of theirs
-MOST_NEAR_VALUES = 2_000_000  # values that are kept for the nearest cells
-FEWEST_REFERENCES, FEWEST_HELD_OUT = 50, 20
-HELD_OUT_SHARE = 5  # one in so many references decides on weights where too few were held out from training
-FEW = 60  # values of the decoder that need no principal components
-N_DECODED = 30
 MOST_VIEWS = 64
 BATCH_SIZE = 1024
 
@@ -196,12 +191,22 @@ def _fit_part(
     known = part.known(mosaic, data.name, references, z, rates)
     line = _line_by_feature(known.decoded, truth, measured)
     hidden = np.flatnonzero(~own)
-    groups = _groups(known, truth, measured, hidden, held[references], seed)
+    groups = fit_groups(known, truth, measured, hidden, held[references], seed)
     return dataclasses.replace(part, shown_line=line, groups=groups)
 
 
 def references_of(
     mosaic: Mosaic, data: ModalityData, others: list[str], own: NDArray[np.bool_], seed: int
+) -> NDArray[np.int64]:
+    """Some of the cells that can teach."""
+    enough = able_to_teach(mosaic, data, others, own)
+    most = min(MOST_REFERENCES, max(FEWEST_REFERENCES, MOST_VALUES // data.n_features))
+    chosen = np.random.default_rng(seed).permutation(len(enough))[:most]
+    return np.sort(enough[chosen])
+
+
+def able_to_teach(
+    mosaic: Mosaic, data: ModalityData, others: list[str], own: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """Cells that measured what is hidden and have all that is shown, or where they are few some of it."""
     has = data.row_of_cell >= 0
@@ -220,9 +225,7 @@ def references_of(
     enough = np.flatnonzero(has & shown.all(0))
     if len(enough) < FEWEST_REFERENCES:
         enough = np.flatnonzero(has & shown.any(0))
-    most = min(MOST_REFERENCES, max(FEWEST_REFERENCES, MOST_VALUES // data.n_features))
-    chosen = np.random.default_rng(seed).permutation(len(enough))[:most]
-    return np.sort(enough[chosen])
+    return enough
 
 
 def seen(
@@ -298,70 +301,3 @@ def _line_by_feature(decoded_nd: Floats, truth_nd: Floats, measured_nd: NDArray[
             found = Linear.by_feature(decoded_nd[pattern][:, which], truth_nd[pattern][:, which])
             line.weight[which], line.intercept[which] = found.weight, found.intercept
     return line
-
-
-def _groups(
-    known: Known,
-    truth: Floats,
-    measured: NDArray[np.bool_],
-    hidden: NDArray[np.int64],
-    held: NDArray[np.bool_],
-    seed: int,
-) -> tuple[Group, ...]:
-    """The hidden features by who measured them."""
-    out = []
-    for pattern in np.unique(measured[:, hidden].T, axis=0):
-        features = hidden[(pattern == measured[:, hidden].T).all(1)]
-        if pattern.sum() < FEWEST_REFERENCES:
-            continue
-        rest = pattern & held
-        if rest.sum() < FEWEST_HELD_OUT:
-            order = np.random.default_rng(seed).permutation(np.flatnonzero(pattern))
-            rest = np.zeros(len(pattern), bool)
-            rest[order[: max(1, len(order) // HELD_OUT_SHARE)]] = True
-        out.append(_group(known, truth, features, pattern & ~rest, rest))
-    return tuple(out)
-
-
-def _group(
-    known: Known, truth: Floats, features: NDArray[np.int64], fit: NDArray[np.bool_], rest: NDArray[np.bool_]
-) -> Group:
-    y = truth[fit][:, features]
-    here, there = _of(known, fit), _of(known, rest)
-    centre = here.decoded.mean(0)
-    axes = _axes(here.decoded - centre)
-    near = y.size <= MOST_NEAR_VALUES
-    group = Group(
-        features=features,
-        centre=centre,
-        axes=axes,
-        decoder=Linear.by_feature(here.decoded[:, features], y),
-        ridge_latent=Linear.ridge(np.concatenate([here.z, (here.decoded - centre) @ axes], 1), y),
-        ridge_measured=Linear.ridge(here.measured, y),
-        near_latent=_nearest(here.z, y) if near else None,
-        near_measured=_nearest(here.measured, y) if near else None,
-        weights=np.zeros(0),
-        mean=y.mean(0),
-    )
-    weights = stacking_weights(group.ways(there), truth[rest][:, features], group.mean)
-    return dataclasses.replace(group, weights=weights)
-
-
-def _of(known: Known, which: NDArray[np.bool_]) -> Known:
-    return Known(z=known.z[which], decoded=known.decoded[which], measured=known.measured[which])
-
-
-def _axes(decoded_nd: Floats) -> Floats:
-    """Principal axes of the decoder's values, scaled to a variance of 1 in all, (D, p')."""
-    d = decoded_nd.shape[1]
-    if d <= FEW:
-        axes = np.eye(d)
-    else:
-        k = min(N_DECODED, d, len(decoded_nd) - 1)
-        axes = PCA(k, svd_solver="randomized", random_state=0).fit(decoded_nd).components_.T
-    spread = np.sqrt(max((decoded_nd @ axes).var(0).sum(), 1e-12))
-    return np.asarray(axes / spread * np.sqrt(axes.shape[1]))
-
-
-def _nearest(place: Floats, value: Floats) -> Nearest:
-    return Nearest(place=place.astype(np.float32), value=value.astype(np.float32))

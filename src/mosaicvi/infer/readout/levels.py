@@ -84,6 +84,10 @@ def known_by_batch(mosaic: Mosaic, data: ModalityData) -> NDArray[np.bool_]:
     key = mosaic.registry.setup.batch_key
     known = np.zeros((0 if key is None else len(mosaic.registry.categories[key]), data.n_features), bool)
     has = np.flatnonzero(data.row_of_cell >= 0)
+    if data.entry_measured is not None:
+        for b in range(len(known)):
+            known[b] = data.entry_measured[data.row_of_cell[has[mosaic.batch[has] == b]]].any(0)
+        return known
     pairs = np.stack([mosaic.batch[has], data.panel_of_row[data.row_of_cell[has]]], 1)
     for b, panel in np.unique(pairs, axis=0).tolist() if len(known) else ():
         known[b] |= data.panels[panel]

@@ -141,6 +141,10 @@ class Part:
             batch = np.minimum(mosaic.batch[cells], len(self.batch_centres) - 1)
             centre = self.batch_centres[batch]
             measured = measured - np.where(np.isnan(centre), self.batch_centres[-1], centre)
+            if name in mosaic.level_left:
+                left = mosaic.level_left[name][:, self.own] / self.own_spread
+                beyond = mosaic.batch[cells] - len(mosaic.batches) + len(left)
+                measured[beyond >= 0, -left.shape[1] :] -= left[beyond[beyond >= 0]]
         return Known(z=z / self.latent_spread, decoded=on_scale(rates.mean, self.kind), measured=measured)
 
     def coordinates(self, mosaic: Mosaic, name: str, cells: NDArray[np.int64], rate: Floats) -> Floats:
@@ -211,6 +215,23 @@ class ReadOut:
             Latent (b, K), and the decoder's counts at the median library.
         """
         name = mosaic.modalities[m].name
+        out = self.at_mean(mosaic, name, cells, code, views, z, rates)
+        levels = self.levels.get(name)
+        if levels is None:
+            return [out]
+        return [out + level for level in levels.of(rates, self.scales[name])]
+
+    def at_mean(
+        self,
+        mosaic: Mosaic,
+        name: str,
+        cells: NDArray[np.int64],
+        code: NDArray[np.int64],
+        views: Sequence[Shown],
+        z: Floats,
+        rates: Rates,
+    ) -> Floats:
+        """The same before levels of batches are added, (b, D)."""
         out = on_scale(rates.mean, self.scales[name])  # where nothing better is known
         for i in np.unique(code):
             part, of_view = self.parts.get((views[i], name)), code == i
@@ -220,10 +241,7 @@ class ReadOut:
                 out[of_view] = part.shown_line(out[of_view])
                 continue
             out[of_view] = part(part.known(mosaic, name, cells[of_view], z[of_view], rates.of(of_view)))
-        levels = self.levels.get(name)
-        if levels is None:
-            return [out]
-        return [out + level for level in levels.of(rates, self.scales[name])]
+        return out
 
     def after(self, before: ReadOut, *, same: Collection[str], n_batches: int) -> ReadOut:
         """With parts of a smaller network for what its own cells do not teach.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.neighbors import NearestNeighbors
 
 Floats = NDArray[np.floating[Any]]
@@ -23,17 +23,19 @@ TOWARDS_EQUAL = 0.3  # how strongly weights are drawn towards equal ones
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear:
-    """y = x weight + intercept: weight (p, g), intercept (g,)."""
+    """y = x weight + intercept: weight (p, g), intercept (g,), with the penalty of a ridge regression."""
 
     weight: Floats
     intercept: Floats
+    penalty: float = 0.0
 
     @classmethod
-    def ridge(cls, x_np: Floats, y_ng: Floats) -> Linear:
-        """Ridge regression whose penalty is chosen by leaving one cell out at a time."""
-        found = RidgeCV(PENALTIES).fit(x_np, y_ng)
+    def ridge(cls, x_np: Floats, y_ng: Floats, penalty: float = 0.0) -> Linear:
+        """Ridge regression; where no penalty is given it is chosen by leaving one cell out at a time."""
+        found = (Ridge(penalty) if penalty else RidgeCV(PENALTIES)).fit(x_np, y_ng)
         weight = np.asarray(found.coef_, np.float64).reshape(y_ng.shape[1], -1).T
-        return cls(weight=weight, intercept=np.asarray(found.intercept_, np.float64).reshape(-1))
+        intercept = np.asarray(found.intercept_, np.float64).reshape(-1)
+        return cls(weight=weight, intercept=intercept, penalty=penalty or float(found.alpha_))
 
     @classmethod
     def by_feature(cls, x_ng: Floats, y_ng: Floats) -> Linear:

@@ -90,7 +90,8 @@ def _part(d: Mapping[str, Any]) -> Part:
         return np.asarray(value, np.float64)
 
     def linear(value: Mapping[str, Any]) -> Linear:
-        return Linear(weight=floats(value["weight"]), intercept=floats(value["intercept"]))
+        penalty = float(value.get("penalty", 0.0))  # older ones know none
+        return Linear(weight=floats(value["weight"]), intercept=floats(value["intercept"]), penalty=penalty)
 
     def nearest(value: Mapping[str, Any] | None) -> Nearest | None:
         if value is None:

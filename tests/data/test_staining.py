@@ -1,0 +1,188 @@
+"""Batches that are stained otherwise: how much is found, what is left alone, and what a model makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+from tests.builders import mudata_of
+
+from mosaicvi import ModelFileError, MosaicVI, MosaicWarning
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.staining import Staining, as_reference, at_level, levels_of_batches, staining_of
+from mosaicvi.store.format import load_bundle, save_bundle
+
+SMALL = {"dim_latent": 3, "dimensions": [8], "dim_block_enc": 6, "dim_block_dec": 6, "dim_block_embed": 2}
+STAIN = np.array([8.0, 1, 0.25, 1, 1, 2, 1, 0.5])  # its logarithms add up to log 2
+
+
+def counts(n: int, seed: int, stain: np.ndarray | float = 1.0, types: tuple[int, ...] = (0, 1)) -> np.ndarray:
+    """Proteins of cells of some types, which differ in half of them."""
+    rng = np.random.default_rng(seed)
+    kind = np.resize(types, n)[:, None]
+    rate = np.where(np.arange(8) % 2 == kind, 400.0, 60.0) * stain * rng.gamma(20, 1 / 20, (n, 1))
+    return rng.poisson(rate).astype(np.float32)
+
+
+def mosaic_of(parts: dict[str, np.ndarray]) -> MuData:
+    """Batches of proteins."""
+    obs = pd.DataFrame({"batch": np.repeat(list(parts), [len(x) for x in parts.values()])})
+    obs.index = [f"c{i}" for i in range(len(obs))]
+    var = pd.DataFrame(index=[f"p{i}" for i in range(8)])
+    x = sp.csr_matrix(np.concatenate(list(parts.values())))
+    return mudata_of({"adt": AnnData(x, obs=pd.DataFrame(index=obs.index), var=var)}, obs)
+
+
+def reference() -> MuData:
+    return mosaic_of({"A": counts(90, 0), "B": counts(80, 1, 1.5), "C": counts(70, 2)})
+
+
+def read(data: MuData, model: MosaicVI) -> Mosaic:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        return model.registered(data)
+
+
+@pytest.fixture(scope="module")
+def model() -> MosaicVI:
+    data = reference()
+    MosaicVI.setup_mudata(data, batch_key="batch")
+    return MosaicVI(data, **SMALL).train(12, batch_size=40, progress=False)
+
+
+def test_levels_are_means_of_logarithms_by_batch(model: MosaicVI) -> None:
+    data = model.mosaic.modality("adt")
+    assert data.transform == "clr"
+    found = staining_of(model.mosaic)["adt"]
+    x = np.log1p(data.x.toarray()).astype(float)
+    for b in range(3):
+        own = x[model.mosaic.batch == b]
+        np.testing.assert_allclose(found.mean[b], own.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(found.variance[b], (own - own.mean(1, keepdims=True)).var(0), atol=1e-6)
+
+
+def test_what_is_stained_otherwise_is_found_whatever_the_depth(model: MosaicVI) -> None:
+    known = staining_of(model.mosaic)["adt"]
+    for depth in (0.3, 1.0, 3.0):
+        rest = known.mean[:1] + np.log(STAIN) + np.log(depth)
+        gaps, shares = known.differences(Staining(mean=rest, variance=known.variance[:1]))
+        own, _ = known.differences(Staining(mean=known.mean[:1], variance=known.variance[:1]))
+        np.testing.assert_allclose(gaps - own, [np.log(STAIN) - np.log(STAIN).mean()], atol=1e-9)
+        assert 0.9 < shares[0] <= 1
+
+
+def test_features_that_one_of_them_lacks_do_not_count() -> None:
+    mean = np.array([[1.0, 2, 3, np.nan], [1.5, 2.5, np.nan, 4]])
+    variance = np.where(np.isnan(mean), np.nan, 0.5)
+    known = Staining(mean=mean, variance=variance)
+    other = Staining(mean=np.array([[3.0, 2, 3, np.nan]]), variance=np.array([[0.5, 0.5, 0.5, np.nan]]))
+    gaps, shares = known.differences(other)
+    # to the first batch (2, 0, 0) less 2/3, to the second (1.5, -.5) less .5
+    expected = np.array([(4 / 3 + 1) / 2, (-2 / 3 - 1) / 2, -2 / 3])
+    np.testing.assert_allclose(gaps, [[*(expected - expected.mean()), 0]])
+    assert shares.tolist() == [1]
+    alone = Staining(mean=np.array([[np.nan, np.nan, 3, 1]]), variance=np.full((1, 4), 0.5))
+    assert not alone.differences(known)[0].any()
+
+
+def test_cells_of_one_type_are_left_nearly_as_they_are(model: MosaicVI) -> None:
+    known = staining_of(model.mosaic)
+
+    def levels(types: tuple[int, ...]) -> list[float]:
+        query = mosaic_of({"new": counts(100, 3, types=types)})
+        mosaic = MosaicVI.load_query_data(query, model).mosaic  # with its batch as a fourth
+        raw = dataclasses.replace(
+            mosaic, modalities=(dataclasses.replace(mosaic.modality("adt"), x=query["adt"].X),)
+        )
+        return list(levels_of_batches(raw, known, [3])["adt"]["new"].values())
+
+    assert np.abs(levels((0, 1))).max() < 0.1
+    found = levels((1,))
+    far = np.log(400 / 60) / 2  # what the mean of one type differs by from that of both
+    assert 0 < np.abs(found).max() < 0.25 * far
+
+
+def test_new_batches_come_to_the_level_of_those_known(model: MosaicVI) -> None:
+    x = counts(100, 4)
+    small, known = counts(20, 5, STAIN), counts(60, 6, STAIN)
+    data = mosaic_of({"new": x * STAIN.astype(np.float32) * 4, "few": small, "A": known})
+    found = read(data, model)
+    values = found.modality("adt").x.toarray()
+    np.testing.assert_array_equal(values[100:], np.concatenate([small, known]))
+    ratio = np.log1p(values[:100]).mean(0) - np.log1p(x).mean(0)
+    assert np.ptp(ratio) < 0.15 < np.ptp(np.log(STAIN))
+    total = found.modality("adt").library
+    np.testing.assert_allclose(total, values.sum(1), rtol=1e-5)
+
+
+def test_values_that_stay_in_their_file_come_to_the_same(model: MosaicVI, tmp_path: Path) -> None:
+    data = mosaic_of({"new": counts(100, 4, STAIN)})
+    alone = data["adt"].copy()
+    alone.obs = data.obs
+    alone.write_h5ad(tmp_path / "query.h5ad")
+    model.save(tmp_path / "model")
+    both = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        for in_memory in (True, False):
+            opened = MosaicVI.load(tmp_path / "model", tmp_path / "query.h5ad", in_memory=in_memory)
+            assert opened.mosaic.modality("adt").on_disk != in_memory
+            both.append(opened.get_latent_representation())
+    np.testing.assert_array_equal(*both)
+
+
+def test_a_model_answers_for_a_new_staining_as_for_its_own(model: MosaicVI) -> None:
+    x = counts(120, 7)
+    plain, other = mosaic_of({"A": x}), mosaic_of({"new": x * (4 * STAIN).astype(np.float32)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        expected, found = (model.get_latent_representation(d, aligned=False) for d in (plain, other))
+        named = MosaicVI.prepare_query(other, model, take_as={"batch": "A"})
+        as_it_is = model.get_latent_representation(named, aligned=False)
+    near, far = (np.square(z - expected).mean() for z in (found, as_it_is))
+    assert near < 0.1 * far
+
+
+def test_a_grown_model_remembers_the_staining(model: MosaicVI, tmp_path: Path) -> None:
+    query = mosaic_of({"new": counts(100, 8, STAIN)})
+    grown = MosaicVI.load_query_data(query, model).train(1, batch_size=40, progress=False)
+    levels = grown.reference.levels["adt"]
+    assert levels.index.tolist() == ["new"]
+    expected = STAIN / np.exp(np.log(STAIN).mean())
+    np.testing.assert_allclose(levels.loc["new", [f"p{i}" for i in range(8)]], expected, rtol=0.15)
+    grown.save(tmp_path / "grown")
+    opened = MosaicVI.load(tmp_path / "grown")
+    some = mosaic_of({"new": counts(10, 9, STAIN)})  # too few to tell
+    same = [m.get_latent_representation(some) for m in (grown, opened)]
+    np.testing.assert_array_equal(*same)
+    again = MosaicVI.load_query_data(mosaic_of({"D": counts(60, 10)}), tmp_path / "grown")
+    assert set(again.registry.levels["adt"]) == {"new", "D"}
+    np.testing.assert_array_equal(again.get_latent_representation(some), same[0])
+    assert np.array_equal(
+        again.get_latent_representation(reference()), model.get_latent_representation(reference())
+    )
+
+
+def test_levels_that_do_not_fit_are_refused(model: MosaicVI, tmp_path: Path) -> None:
+    model.save(tmp_path / "model")
+    bundle = load_bundle(tmp_path / "model", kind="model")
+    table = bundle.document["reference"]["staining"]["adt"]["mean"]
+    table["shape"] = [table["shape"][0] * 2, table["shape"][1] // 2]
+    save_bundle(tmp_path / "odd", bundle.tensors, bundle.document, kind="model")
+    with pytest.raises(ModelFileError, match="its kept cells do not fit"):
+        MosaicVI.load(tmp_path / "odd")
+
+
+def test_without_batches_nothing_is_changed() -> None:
+    data = mosaic_of({"A": counts(90, 0)})
+    MosaicVI.setup_mudata(data)
+    model = MosaicVI(data, **SMALL)
+    assert as_reference(model.mosaic, staining_of(model.mosaic)) is model.mosaic
+    assert at_level(model.mosaic, {}).modality("adt").x is model.mosaic.modality("adt").x
