@@ -462,7 +462,7 @@ def test_impute_with_intervals(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "adt: that is the scale of intervals; counts by --scale counts" in said
     without = [b for b in model.registry.categories["batch"] if b not in model.registry.measured_in["adt"]]
     n = int(np.isin(imputed.obs["batch"].astype(str), without).sum())
-    words = f"{n} of 200 cells are of batches that never measured adt ("
+    words = f"{n} of 200 cells are of batches of which the model knows no adt ("
     assert f"adt: {words}" in said
     assert imputed["adt"].uns["mosaicvi"]["interval_note"].startswith(words)
     for name in imputed.mod:

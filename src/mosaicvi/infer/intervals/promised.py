@@ -31,6 +31,7 @@ def not_promised(registry: Registry, mosaic: Mosaic, cells: NDArray[Any], modali
         return None
     batches = quoted(sorted({str(name) for name in names[without]}))
     return (
-        f"{int(without.sum()):,} of {len(cells):,} cells are of batches that never measured {modality} "
-        f"({batches}): their intervals are not promised to hold the share of values that was asked for"
+        f"{int(without.sum()):,} of {len(cells):,} cells are of batches of which the model knows no "
+        f"{modality} ({batches}): their intervals are not promised to hold the share of values that was "
+        "asked for"
     )
