@@ -27,7 +27,7 @@ OF_DATA = ("data", "config", "fit", "infer", "inspect", "store", "report")
 ARGUMENTS = (
     "layers", "likelihoods", "transforms", "block_keys", "batch_key", "panel_key", "modalities", "modality",
     "from_obsm", "min_counts", "rounded", "zeros_missing", "orientation", "duplicates", "columns", "genome",
-    "pair", "checkpoint_dir", "batch_size", "join",
+    "log2", "names_from", "pair", "checkpoint_dir", "batch_size", "join",
 )  # fmt: skip
 PYTHON = re.compile(rf"\b({'|'.join(ARGUMENTS)})=(?![\w.]*\))")
 # Code that somebody on a terminal cannot run.
@@ -137,7 +137,7 @@ def test_no_option_that_the_command_lacks(command: str) -> None:
         own = {o for p in COMMANDS[command].params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
         for where, text in sentences():
             shown = for_terminal(text)
-            for option in re.finditer(r"(mosaicvi (\w+) )?(--[a-z][a-z-]+)", shown):
+            for option in re.finditer(r"(mosaicvi (\w+) )?(--[a-z][a-z0-9-]+)", shown):
                 of = option[2] or command
                 there = (
                     own
@@ -155,7 +155,7 @@ def test_every_command_that_reads_takes_the_same_options(command: str) -> None:
     own = {o for p in COMMANDS[command].params for o in (*p.opts, *p.secondary_opts)}
     assert {
         "--as", "--layer", "--from-obsm", "--pair", "--no-pair", "--orientation", "--columns", "--duplicates",
-        "--genome", "--min-counts", "--round", "--zeros-missing",
+        "--genome", "--min-counts", "--round", "--zeros-missing", "--log2", "--names-from", "--obs",
     } <= own  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mosaicvi.data.counts import USUALLY_COUNTS
-from mosaicvi.data.looks import Looks
+from mosaicvi.data.looks import RAW_INTENSITY, Looks
 from mosaicvi.data.problems import listed
 
 TECHNICAL = {
@@ -25,7 +25,6 @@ TECHNICAL = {
 }
 HASHTAG = re.compile(r"(?i).*(hash.?tag|\bHTO|\bHTO[_-]?\d|CMO\d{3}|sample.?tag|hash\d).*")
 Z_SCORES = "z-scores"
-RAW_INTENSITY = 1e4  # median of the values that are not 0, which counts of cells never reach
 MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
 SOME_ZEROS = 0.05  # the same of a sparse matrix
 SURPRISE = 30.0  # cells that should have a feature, were it as frequent as in the other batches
@@ -101,7 +100,10 @@ def _looks(modality: str, found: Looks) -> tuple[str, str] | None:
             f"give the counts before; {as_meant}",
         )
     if middle > RAW_INTENSITY:
-        return "raw intensities", f"take their logarithm (log2, with zeros as missing) before; {as_meant}"
+        return (
+            "raw intensities",
+            f"take their logarithm, with zeros as missing: log2=[{modality!r}]; {as_meant}",
+        )
     if looks_sparse(found) or most > 1000:
         has_fractions = float((values == np.rint(values)).mean()) < 0.98
         soup = "counts with fractions, as SoupX and CellBender write them"
