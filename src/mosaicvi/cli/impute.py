@@ -185,6 +185,12 @@ def command(
     if accuracy_table is not None or (accuracy and not as_table):
         table = trained.imputation_accuracy(modality=[part.name for part in parts])
         parts = [with_accuracy(part, table) for part in parts] if accuracy else parts
+        for part in parts if accuracy else ():
+            if "believe" not in part.var:
+                note(
+                    f"{part.name}: no accuracy of features: nothing is missing, or too few cells measured it",
+                    quiet=quiet,
+                )
         if accuracy_table is not None and place().is_first:
             with atomic_path(accuracy_table, overwrite=overwrite) as temporary:
                 table.to_csv(temporary, index=False)
