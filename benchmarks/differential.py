@@ -2,7 +2,8 @@
 
 Every structure of batches (`benchmarks.simulated_groups`) is simulated with many seeds. Two types are
 compared in every modality, beside Wilcoxon's test on the cells that measured it, normalised as usual. With a
-folder of real mosaics, random halves of the cells of one type are compared as well: nothing differs.
+folder of real mosaics, random halves of the cells of one type are compared as well, those that measured the
+modality and those that did not: nothing differs.
 """
 
 from __future__ import annotations
@@ -16,27 +17,41 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmarks import common, mosaics, simulated_groups
+from benchmarks import common, models, mosaics, simulated_groups
 from benchmarks.common import Table, say
 
 CALLED = "is_de_fdr_0.05"
 ONE, OTHER = "type1", "type2"
 FALSE = ("structure", "modality", "evidence", "FDR", "power", "FDR_change", "power_change")
 COLUMNS = (*FALSE, "FDR_Wilcoxon", "power_Wilcoxon")
-HALVES = ("task", "modality", "types", "features", "called", "most_called")
-MOST_TYPES = 6
+HALVES = ("task", "modality", "evidence", "types", "features", "called", "most_called")
+MOST_TYPES, FEWEST_CELLS = 6, 20
 
 
 def main() -> None:
     parser = common.parser(__doc__, "differential")
     parser.add_argument("--data", type=Path, default=common.DATA, metavar="DIR", help="folder of mosaics")
     parser.add_argument("--task", action="append", metavar="NAME", help="of the folder [all with labels]")
-    parser.add_argument("--seeds", type=int, help="how many [20; 1 with --quick]")
+    parser.add_argument("--seeds", type=int, help="how many, 0 for real mosaics alone [20; 1 with --quick]")
     parser.add_argument(
         "--structure", action="append", choices=list(simulated_groups.STRUCTURES), help="[all of them]"
     )
+    models.add_models(parser)
     options = parser.parse_args()
     common.begin(options)
+    tables = [] if options.seeds == 0 else [simulated(options)]
+    halves = [] if options.quick or not options.data.exists() else list(of_halves(options))
+    if halves:
+        note = (
+            f"Random halves of the {MOST_TYPES} most frequent types, by what rows rest on: share of features "
+            "called different (vanilla), mean and largest over types."
+        )
+        tables.append(Table(name="halves", title="Nothing differs", columns=HALVES, rows=halves, note=note))
+    common.show("differential", tables, options)
+
+
+def simulated(options: argparse.Namespace) -> Table:
+    """False discoveries and power, means over seeds."""
     found = pd.DataFrame(list(simulations(options)))
     by = found.groupby(["structure", "modality", "evidence"], sort=False)[list(COLUMNS[3:])].mean()
     note = (
@@ -45,28 +60,17 @@ def main() -> None:
         "log(1 + counts per 10,000), without regard to batches. imputed: both groups are of a batch that "
         "never measured it."
     )
-    tables = [
-        Table(
-            name="differential",
-            title="Differential features",
-            columns=COLUMNS,
-            rows=by.reset_index().to_dict("records"),
-            note=note,
-        )
-    ]
-    halves = [] if options.quick or not options.data.exists() else list(of_halves(options))
-    if halves:
-        note = f"Random halves of the {MOST_TYPES} most frequent types: share called different (vanilla)."
-        tables.append(Table(name="halves", title="Nothing differs", columns=HALVES, rows=halves, note=note))
-    common.show("differential", tables, options)
+    rows = by.reset_index().to_dict("records")
+    return Table(name="differential", title="Differential features", columns=COLUMNS, rows=rows, note=note)
 
 
 def simulations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A record of each structure, modality and seed."""
     from mosaicvi import MosaicVI
 
+    n_seeds = (1 if options.quick else 20) if options.seeds is None else options.seeds
     for structure in options.structure or simulated_groups.STRUCTURES:
-        for seed in range(options.seeds or (1 if options.quick else 20)):
+        for seed in range(n_seeds):
             made = simulated_groups.simulated(structure, n_cells=600 if options.quick else 1500, seed=seed)
             MosaicVI.setup_mudata(made.mdata, batch_key="batch")
             model = MosaicVI(made.mdata, dimensions=32, dim_latent=8, seed=seed)
@@ -125,9 +129,7 @@ def wilcoxon(part: Any, one: pd.Index, other: pd.Index, obs: pd.DataFrame) -> np
 
 
 def of_halves(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A record of each modality of each real task: nothing differs between halves of a type."""
-    from mosaicvi import MosaicVI
-
+    """A record of each modality of each real task, and of what the rows rest on."""
     rng = np.random.default_rng(0)
     for name in mosaics.find(options.data, options.task):
         task = mosaics.read_task(options.data, name)
@@ -135,26 +137,24 @@ def of_halves(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         kinds = label[~label.isin(mosaics.UNKNOWN)].value_counts().index[:MOST_TYPES]
         if not len(kinds):
             continue
-        model = MosaicVI(task.mosaic)
+        model, _ = models.at_defaults(name, task.mosaic, 0, options.models)
         for data in task.mosaic.modalities:
-            called = []
+            called: dict[str, list[float]] = {}
             for kind in kinds:
-                cells = rng.permutation(np.flatnonzero((label == kind).to_numpy() & (data.row_of_cell >= 0)))
-                if len(cells) < 20:
-                    continue
-                half = len(cells) // 2
-                table = model.differential_expression(
-                    modality=data.name, idx1=cells[:half], idx2=cells[half:], mode="vanilla"
-                )
-                called.append(float(table[CALLED].mean()))
-            if called:
-                yield dict(
-                    zip(
-                        HALVES,
-                        (name, data.name, len(called), data.n_features, np.mean(called), max(called)),
-                        strict=True,
+                for measured in (True, False):
+                    which = (label == kind).to_numpy() & ((data.row_of_cell >= 0) == measured)
+                    cells = rng.permutation(np.flatnonzero(which))
+                    if len(cells) < FEWEST_CELLS:
+                        continue
+                    half = len(cells) // 2
+                    table = model.differential_expression(
+                        modality=data.name, idx1=cells[:half], idx2=cells[half:], mode="vanilla"
                     )
-                )
+                    for evidence, rows in table.groupby("evidence"):
+                        called.setdefault(str(evidence), []).append(float(rows[CALLED].mean()))
+            for evidence, shares in called.items():
+                found = (len(shares), data.n_features, np.mean(shares), max(shares))
+                yield dict(zip(HALVES, (name, data.name, evidence, *found), strict=True))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """How often hidden values lie in their intervals, and how wide these are.
 
 Of each task the values that it hides: of features that the cell's batch measured, and apart from that of
-others. Counts other than peaks are compared as log(1 + counts per 10,000) of the cell's own total, peaks as
+others; where single entries are missing, a tenth of the measured ones is hidden from the training as well.
+Counts other than peaks are compared as log(1 + counts per 10,000) of the cell's own total, peaks as
 counts at the cell's true library. Beside ours stand the quantiles of the likelihood as the network gives
 them, which are told the true library, and those of each feature's measured values, whatever the cell.
 """
@@ -66,7 +67,7 @@ def measured(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
             names = made.truth.mod[name].var_names
             yield from scored(model, "simulated", name, cells, truth, np.ones(truth.shape, bool), names)
         return
-    for task in (mosaics.read_task(options.data, name) for name in mosaics.find(options.data, options.task)):
+    for task in tasks(options):
         model, _ = models.at_defaults(task.name, task.mosaic, 0, options.models)
         for name, truth in task.truth.items():
             hidden = mosaics.hidden(task, name)
@@ -75,6 +76,12 @@ def measured(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
             x: Any = truth.X[hidden.rows]
             values = np.asarray(x.toarray() if hasattr(x, "toarray") else x, np.float64)
             yield from scored(model, task.name, name, hidden.cells, values, hidden.entries, truth.var_names)
+
+
+def tasks(options: argparse.Namespace) -> Iterator[mosaics.Task]:
+    """Each task, with measured entries hidden as well where single entries are missing."""
+    for name in mosaics.find(options.data, options.task):
+        yield mosaics.read_with_hidden_entries(options.data, name) or mosaics.read_task(options.data, name)
 
 
 def scored(

@@ -97,6 +97,20 @@ def read_task(folder: Path, name: str) -> Task:
     return task_of(name, folder, *read_seen(folder, name))
 
 
+def read_with_hidden_entries(folder: Path, name: str, share: float = 0.1) -> Task | None:
+    """A task with a share of the measured entries hidden as well; None if no single entries are missing.
+
+    What a task hides by itself may be what a batch never measured; these are of batches that did.
+    """
+    seen, truth, obs, names = read_seen(folder, name)
+    rng, found = np.random.default_rng(0), False
+    for part in seen.mod.values():
+        if not sp.issparse(part.X) and np.isnan(part.X).any():
+            part.X = np.where(rng.random(part.shape) < share, np.nan, part.X)
+            found = True
+    return task_of(f"{name}-entries", folder, seen, truth, obs, names) if found else None
+
+
 def read_seen(folder: Path, name: str) -> tuple[MuData, dict[str, AnnData], pd.DataFrame, pd.Series]:
     """What a method sees; the truth; obs; and the name of each cell in the truth."""
     with warnings.catch_warnings(), mudata.set_options(pull_on_update=False):

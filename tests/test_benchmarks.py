@@ -38,6 +38,16 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+def test_odd_files() -> None:
+    line = [sys.executable, "-m", "benchmarks.files", "--valid", "5", "--mutated", "10"]
+    env = common.child_env(ours=True) | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 valid files: " in done.stdout
+    assert "10 mutated files: " in done.stdout
+
+
+@pytest.mark.slow
 def test_speed(tmp_path: Path) -> None:
     out = run("speed", "--settings", "like", "--csv", tmp_path / "speed.csv", "--markdown")
     assert "benchmarks.speed --quick" in out

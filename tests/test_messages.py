@@ -27,7 +27,7 @@ OF_DATA = ("data", "config", "fit", "infer", "inspect", "store", "report")
 ARGUMENTS = (
     "layers", "likelihoods", "transforms", "block_keys", "batch_key", "panel_key", "modalities", "modality",
     "from_obsm", "min_counts", "rounded", "zeros_missing", "orientation", "duplicates", "columns", "genome",
-    "pair", "checkpoint_dir", "batch_size", "join",
+    "log2", "names_from", "pair", "checkpoint_dir", "batch_size", "join",
 )  # fmt: skip
 PYTHON = re.compile(rf"\b({'|'.join(ARGUMENTS)})=(?![\w.]*\))")
 # Code that somebody on a terminal cannot run.
@@ -36,7 +36,7 @@ CODE = re.compile(
 )
 # Said only to those who call a function.
 OF_PYTHON_ALONE = re.compile(
-    r"setup_mudata|setup_anndata|to_mudata|train\(|^combine: |^in_memory: |MosaicVI\.|overwrite=True"
+    r"setup_mudata|setup_anndata|to_mudata\(adata|train\(|^combine: |^in_memory: |MosaicVI\.|overwrite=True"
 )
 
 
@@ -73,6 +73,22 @@ def _piece(node: ast.expr) -> str:
 
 def messages() -> list[tuple[str, str]]:
     return [(where, text) for where, text in sentences() if PYTHON.search(text) and " " in text]
+
+
+def test_what_is_said_where_data_are_registered_can_be_done_before() -> None:
+    """`setup_mudata` takes no cuts; `to_mudata` does, and is what is named."""
+    from mosaicvi.data.read import to_mudata
+
+    known = inspect.signature(to_mudata).parameters
+    named = {
+        option
+        for where, text in sentences()
+        if where.startswith("data/register/")
+        for option in re.findall(r"to_mudata\(data, (\w+)=", text)
+    }
+    assert {"rounded", "zeros_missing", "min_counts"} <= named <= {*known}
+    said = "if not, mosaicvi.to_mudata(data, zeros_missing=['rna'], batch_key=...) takes them as missing"
+    assert for_terminal(said) == "if not, --zeros-missing rna takes them as missing"
 
 
 def test_there_are_messages() -> None:
@@ -121,7 +137,7 @@ def test_no_option_that_the_command_lacks(command: str) -> None:
         own = {o for p in COMMANDS[command].params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
         for where, text in sentences():
             shown = for_terminal(text)
-            for option in re.finditer(r"(mosaicvi (\w+) )?(--[a-z][a-z-]+)", shown):
+            for option in re.finditer(r"(mosaicvi (\w+) )?(--[a-z][a-z0-9-]+)", shown):
                 of = option[2] or command
                 there = (
                     own
@@ -139,7 +155,7 @@ def test_every_command_that_reads_takes_the_same_options(command: str) -> None:
     own = {o for p in COMMANDS[command].params for o in (*p.opts, *p.secondary_opts)}
     assert {
         "--as", "--layer", "--from-obsm", "--pair", "--no-pair", "--orientation", "--columns", "--duplicates",
-        "--genome", "--min-counts", "--round", "--zeros-missing",
+        "--genome", "--min-counts", "--round", "--zeros-missing", "--log2", "--names-from", "--obs",
     } <= own  # fmt: skip
 
 

@@ -177,6 +177,8 @@ CASES: dict[str, Provoke] = {
     "long-line": lambda f, p: read(text(f, "a.csv", "cell\0,A\nc,1\n")),
     "no-names": lambda f, p: read(text(f, "a.csv", "PC1,PC2\n0.5,1\n1.5,2\n")),
     "pattern": lambda f, p: read(text(f, "a.csv", "cell,A\nc,1\n"), columns="("),
+    "no-names-from": lambda f, p: read(text(f, "a.csv", "cell,A\nc,1\n"), names_from="Genes"),
+    "log-negative": lambda f, p: to_mudata(AnnData(-np.ones((2, 2), np.float32)), log2=["rna"]),
     "no-columns": lambda f, p: read(text(f, "a.csv", "cell,A\nc,1\n"), columns="^B"),
     "long-twice": lambda f, p: read(text(f, "a.csv", "gene,cell,count\nA,c,1\nA,c,2\nB,c,1\n")),
     "loom-names": lambda f, p: read(loom(f)),

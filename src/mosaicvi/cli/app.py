@@ -20,11 +20,13 @@ from mosaicvi.cli import (
     report,
     train,
 )
+from mosaicvi.cli.help import Command, Commands
 
 app = typer.Typer(
     name="mosaicvi",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
+    cls=Commands,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -66,14 +68,14 @@ def _start(
     """
 
 
-app.command("demo")(demo.command)
-app.command("inspect")(inspect.command)
-app.command("combine")(combine.command)
-app.command("train")(train.command)
-app.command("describe")(describe.command)
-app.command("embed")(embed.command)
-app.command("impute")(impute.command)
-app.command("label")(label.command)
-app.command("compare")(compare.command)
-app.command("map")(mapping.command)
-app.command("report")(report.command)
+app.command("demo", cls=Command)(demo.command)
+app.command("inspect", cls=Command)(inspect.command)
+app.command("combine", cls=Command)(combine.command)
+app.command("train", cls=Command)(train.command)
+app.command("describe", cls=Command)(describe.command)
+app.command("embed", cls=Command)(embed.command)
+app.command("impute", cls=Command)(impute.command)
+app.command("label", cls=Command)(label.command)
+app.command("compare", cls=Command)(compare.command)
+app.command("map", cls=Command)(mapping.command)
+app.command("report", cls=Command)(report.command)

@@ -23,6 +23,7 @@ from mosaicvi.cli.data import (
 )
 from mosaicvi.cli.options import Data, Overwrite, Quiet, Reading, by_name, mapping, one_or_mapping, reads_data
 from mosaicvi.cli.say import next_steps, note, progress, warning
+from mosaicvi.cli.unmeasured import mudata_without, say, unmeasured
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import atomic_directory, check_output_directory, shown
 
@@ -112,6 +113,10 @@ def command(
         mdata = together.mdata
     else:
         mdata = combine_files(data, reading, **how)
+        names = unmeasured(mdata, None)
+        if names:
+            say(names)
+            mdata = mudata_without(mdata, names)
     if not quiet:
         _show_matches(mdata)
     if as_store:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mosaicvi.cli.options import Reading, by_name
 from mosaicvi.cli.remembered import as_in_training, still_to_do, with_values_as_in_training, words_of
 from mosaicvi.cli.say import note
+from mosaicvi.cli.sheet import Sheet
+from mosaicvi.cli.unmeasured import say, unmeasured, without
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import atomic_path, check_output, shown
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from mosaicvi.data.stored.values import StoredMatrix
     from mosaicvi.model import MosaicVI
 
-DATASET_KEY = "dataset"
+DATASET_KEY, NAME_KEY = "dataset", "original_name"
 H5MU, H5AD, ZARR = ".h5mu", ".h5ad", ".zarr"
 
 
@@ -66,6 +68,13 @@ class Loaded:
 def load(
     paths: Sequence[Path], reading: Reading, *, batch_key: str | None = None, quiet: bool = False
 ) -> Loaded:
+    """Read a file, or combine several, without features of which no cell has a value; see `read_all`."""
+    return _without_unmeasured(read_all(paths, reading, batch_key=batch_key, quiet=quiet), None)
+
+
+def read_all(
+    paths: Sequence[Path], reading: Reading, *, batch_key: str | None = None, quiet: bool = False
+) -> Loaded:
     """Read a file, or combine several; a part ``NAME=PATH`` names its dataset.
 
     Parameters
@@ -84,9 +93,12 @@ def load(
     from mosaicvi.data.read.remembered import note_reading
 
     named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
-    modality, orientation, columns = (
-        by_name(choice, named) for choice in (reading.modality, reading.orientation, reading.columns)
-    )
+    by_file = {
+        "--as": by_name(reading.modality, named),
+        "--orientation": by_name(reading.orientation, named),
+        "--columns": by_name(reading.columns, named),
+        "--names-from": by_name(reading.names_from, named),
+    }
     _check_pairs(paths, reading)
     on_disk = _left_on_disk(named, reading)
     if on_disk is not None:
@@ -95,23 +107,25 @@ def load(
         mdata = combine_files(paths, reading, quiet=quiet)
         return Loaded(original=mdata, to_register=mdata, combined=True)
     name, path = next(iter(named.items()))
-    for option, choice in (("--as", modality), ("--orientation", orientation), ("--columns", columns)):
+    for option, choice in by_file.items():
         strangers = sorted(set(choice) - {name}) if isinstance(choice, Mapping) else []
         if strangers:
             raise InputError(f"{option} {strangers[0]}=...: there is no such file; there is {name!r}")
-    modality, orientation, columns = (
-        choice.get(name) if isinstance(choice, Mapping) else choice
-        for choice in (modality, orientation, columns)
+    modality, orientation, columns, names_from = (
+        choice.get(name) if isinstance(choice, Mapping) else choice for choice in by_file.values()
     )
     if reading.pair:
         raise InputError("--pair: give the files of the same cells, two at least")
     read_as: dict[str, Any] = {
         "orientation": orientation,
         "columns": columns,
+        "names_from": names_from,
         "duplicates": reading.duplicates,
         "genome": reading.genome,
     }
     data = read(path, **read_as)
+    if reading.obs is not None:
+        Sheet.read(reading.obs).add_to(data)
     there = data.obsm if isinstance(data, AnnData) else {}
     from_obsm = {m: key for m, key in reading.obsm_if_there.items() if key in there}
     from_obsm |= _without_file(reading.from_obsm, name)
@@ -119,7 +133,7 @@ def load(
         isinstance(data, AnnData)
         and modality is None
         and not names_modalities(data)
-        and not (from_obsm or reading.min_counts or reading.rounded or reading.zeros_missing)
+        and not (from_obsm or _of_values(reading))
     ):
         note_reading(data.uns, **read_as)
         return Loaded(original=data, to_register=data, combined=False)
@@ -131,12 +145,17 @@ def load(
             from_obsm=from_obsm,
             min_counts=reading.min_counts,
             rounded=reading.rounded,
+            log2=reading.log2,
             zeros_missing=reading.zeros_missing,
             batch_key=batch_key,
         )
         note_reading(mdata.uns, **read_as)
-    asked = reading.min_counts or reading.rounded or reading.zeros_missing
-    return Loaded(original=mdata if asked else data, to_register=mdata, combined=False)
+    return Loaded(original=mdata if _of_values(reading) else data, to_register=mdata, combined=False)
+
+
+def _of_values(reading: Reading) -> bool:
+    """Whether something is to be done to values once they are there."""
+    return any((reading.min_counts, reading.rounded, reading.log2, reading.zeros_missing))
 
 
 def _left_on_disk(named: Mapping[str, Path], reading: Reading) -> Loaded | None:
@@ -151,8 +170,11 @@ def _left_on_disk(named: Mapping[str, Path], reading: Reading) -> Loaded | None:
         "--from-obsm": reading.from_obsm,
         "--pair": reading.pair,
         "--duplicates": reading.duplicates == "number",
+        "--names-from": reading.names_from,
+        "--obs": reading.obs,
         "--min-counts": reading.min_counts,
         "--round": reading.rounded,
+        "--log2": reading.log2,
         "--zeros-missing": reading.zeros_missing,
     }
     given = [option for option, value in in_the_way.items() if value]
@@ -190,45 +212,50 @@ def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = Fals
     _check_pairs(paths, reading)
     named = name_datasets(paths)
     options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet)
-    return combine_as(named, layers_if_there=reading.layers_if_there, **options, **more)
+    mdata = combine_as(named, layers_if_there=reading.layers_if_there, **options, **more)
+    if reading.obs is not None:
+        Sheet.read(reading.obs).add_to(mdata, names=str(more.get("name_key", NAME_KEY)))
+    return mdata
 
 
 def combine_for_store(
     paths: Sequence[Path], reading: Reading, *, quiet: bool = False, **more: Any
 ) -> Assembled:
     """The same with values that stay in the files where they can; arguments as `combine_files`."""
-    from mosaicvi.data.combine import combine, combine_stored
+    from mosaicvi.data.combine import combine_stored
     from mosaicvi.data.combine.assemble import Assembled
     from mosaicvi.data.stored.open import can_stay
 
     _check_pairs(paths, reading)
     named = name_datasets(paths)
     options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet) | more
-    needs_memory = reading.duplicates == "number" or any(
-        (reading.pair, reading.from_obsm, reading.min_counts, reading.rounded, reading.zeros_missing)
-    )
+    needs_memory = reading.duplicates == "number" or _of_values(reading)
+    needs_memory |= any((reading.pair, reading.from_obsm, reading.names_from, reading.obs))
     if not needs_memory and all(can_stay(path) for path in named.values()):
         return combine_stored(named, **options)
-    return Assembled(mdata=combine(named, **options), stored={})
+    return Assembled(mdata=combine_files(paths, reading, quiet=quiet, **more), stored={})
 
 
 def _options_of_combine(
     named: Mapping[str, Path], reading: Reading, pairs: Mapping[str, Sequence[str]], *, quiet: bool
 ) -> dict[str, Any]:
-    modality, orientation, columns = (
-        by_name(choice, named) for choice in (reading.modality, reading.orientation, reading.columns)
+    modality, orientation, columns, names_from = (
+        by_name(choice, named)
+        for choice in (reading.modality, reading.orientation, reading.columns, reading.names_from)
     )
     return {
         "modality": modality,
         "layers": _with_names(reading.layers, named),
         "orientation": orientation,
         "columns": columns,
+        "names_from": names_from,
         "duplicates": reading.duplicates,
         "genome": reading.genome,
         "pair": pairs or reading.pair,
         "from_obsm": {**reading.obsm_if_there, **_with_names(reading.from_obsm, named)},
         "min_counts": reading.min_counts,
         "rounded": reading.rounded,
+        "log2": reading.log2,
         "zeros_missing": reading.zeros_missing,
         "progress": False if quiet else None,
     }
@@ -296,10 +323,10 @@ def load_for(
         reading = as_in_training(reading, document["registry"], named, called)
         is_as_it_is = not document["registry"].get("reading")
     except (KeyError, TypeError, AttributeError):
-        return load(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
-    loaded = load(paths, reading, batch_key=key, quiet=quiet)
+        return read_all(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
+    loaded = read_all(paths, reading, batch_key=key, quiet=quiet)
     if loaded.stored and not is_as_it_is and _needs_memory(model, loaded, reading):
-        loaded = load(paths, replace(reading, on_disk=False), batch_key=key, quiet=quiet)
+        loaded = read_all(paths, replace(reading, on_disk=False), batch_key=key, quiet=quiet)
     is_alone = not loaded.combined and not loaded.stored and key == DATASET_KEY
     is_alone = is_alone and not _has(loaded.original, key)
     if is_alone:
@@ -308,6 +335,7 @@ def load_for(
         loaded = Loaded(original=mdata, to_register=mdata, combined=True)
     if not is_as_it_is:
         loaded = _as_remembered(model, loaded)
+    loaded = _without_unmeasured(loaded, model)
     if is_alone:  # it lacks what only the other files had measured
         return prepared(model, loaded, take_as=take_as)
     layers = {} if loaded.combined else _without_file(reading.layers, _name(paths[0]))
@@ -318,6 +346,25 @@ def load_for(
         registry = read_model(model).registry
         return replace(loaded, to_register=told(loaded.to_register, registry, layers=layers, take_as=take_as))
     return loaded
+
+
+def _without_unmeasured(loaded: Loaded, model: Path | None) -> Loaded:
+    """The data without features of which no cell has a value, but with those that the model knows."""
+    if loaded.stored or not unmeasured(loaded.to_register, None):
+        return loaded
+    known = None
+    if model is not None:
+        from mosaicvi.store.saved import read_model
+
+        known = {name: found.names for name, found in read_model(model).registry.features.items()}
+    names = unmeasured(loaded.to_register, known)
+    if not names:
+        return loaded
+    say(names)
+    to_register = without(loaded.to_register, names)
+    is_same = loaded.original is loaded.to_register
+    original = to_register if is_same else without(loaded.original, names)
+    return replace(loaded, original=original, to_register=to_register)
 
 
 def _needs_memory(model: Path, loaded: Loaded, reading: Reading) -> bool:

@@ -55,7 +55,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="REF.h5mu",
-            help="The data that the model was trained on: their picture and labels are kept.",
+            help="The data that the model was trained on: their picture and labels are kept, and they say "
+            "which imputed values to believe.",
         ),
     ] = None,
     label_key: Annotated[

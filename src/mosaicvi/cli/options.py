@@ -44,10 +44,12 @@ class Reading:
 
     Attributes
     ----------
-    modality, layers, orientation, columns, duplicates, genome
+    modality, layers, orientation, columns, names_from, duplicates, genome
         As in `mosaicvi.read` and `mosaicvi.combine`; some by file.
-    pair, from_obsm, min_counts, rounded, zeros_missing
+    pair, from_obsm, min_counts, rounded, log2, zeros_missing
         As in `mosaicvi.combine`.
+    obs
+        A table of cells whose columns are added to ``obs``, see `mosaicvi.cli.sheet.Sheet`.
     on_disk
         Whether values stay in their files; None for those that do not fit into memory.
     layers_if_there, obsm_if_there
@@ -58,13 +60,16 @@ class Reading:
     layers: dict[str, str]
     orientation: str | dict[str, str] | None
     columns: str | dict[str, str] | None
+    names_from: str | dict[str, str] | None
     duplicates: str
     genome: str | None
     pair: bool | None
     from_obsm: dict[str, str]
     min_counts: dict[str, float]
     rounded: list[str]
+    log2: list[str]
     zeros_missing: list[str]
+    obs: Path | None = None
     on_disk: bool | None = None
     layers_if_there: Mapping[str, str] = field(default_factory=dict)
     obsm_if_there: Mapping[str, str] = field(default_factory=dict)
@@ -92,7 +97,9 @@ def _reading(
     pair: Annotated[
         bool | None,
         typer.Option(
-            "--pair/--no-pair", help="Inputs with the same names of cells are the same cells, or not."
+            "--pair/--no-pair",
+            help="Inputs whose names of cells agree are the same cells, or not; `GSM1=rna.csv GSM1=adt.csv` "
+            "names what they become.",
         ),
     ] = None,
     orientation: Annotated[
@@ -103,6 +110,20 @@ def _reading(
         typer.Option(
             metavar="[FILE=]PATTERN",
             help="Of tables: the columns of numbers, a regular expression; others are annotations.",
+        ),
+    ] = None,
+    names_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[FILE=]COLUMN",
+            help="Name features by this annotation, such as `Gene names`; of several between ; the first.",
+        ),
+    ] = None,
+    obs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="A table of samples or cells, names first, whose columns are added to obs.",
         ),
     ] = None,
     duplicates: Annotated[
@@ -118,6 +139,12 @@ def _reading(
     round_: Annotated[
         list[str] | None,
         typer.Option("--round", metavar="MOD", help="Round fractional counts (SoupX, CellBender)."),
+    ] = None,
+    log2: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log2", metavar="MOD", help="Take the logarithms of raw intensities; zeros are missing."
+        ),
     ] = None,
     zeros_missing: Annotated[
         list[str] | None,
@@ -145,10 +172,13 @@ def _reading(
         pair=pair,
         orientation=rows,
         columns=one_or_mapping(columns, "--columns"),
+        names_from=one_or_mapping(names_from, "--names-from"),
+        obs=obs,
         duplicates=duplicates.value,
         genome=genome,
         min_counts=counts,
         rounded=round_ or [],
+        log2=log2 or [],
         zeros_missing=zeros_missing or [],
     )
 
@@ -237,6 +267,7 @@ _EXAMPLE = {
     "--from-obsm": "adt=protein_counts",
     "--orientation": "a.csv=cells",
     "--columns": "a.csv=^S",
+    "--names-from": "a.csv=Genes",
     "--take-as": "batch=donor1",
 }
 

@@ -22,15 +22,17 @@ OPTIONS = {
     "layers": "--layer",
     "orientation": "--orientation",
     "columns": "--columns",
+    "names_from": "--names-from",
     "duplicates": "--duplicates",
     "genome": "--genome",
     "pair": "--pair",
     "from_obsm": "--from-obsm",
     "min_counts": "--min-counts",
     "rounded": "--round",
+    "log2": "--log2",
     "zeros_missing": "--zeros-missing",
 }
-OF_VALUES = ("min_counts", "rounded", "zeros_missing")  # applied once the data are there
+OF_VALUES = ("min_counts", "rounded", "log2", "zeros_missing")  # applied once the data are there
 
 
 def as_in_training(
@@ -53,7 +55,7 @@ def as_in_training(
 
     saved = checked(registry.get("reading", ""))
     taken: dict[str, Any] = {}
-    for name in ("modality", "orientation", "columns", "genome"):
+    for name in ("modality", "orientation", "columns", "names_from", "genome"):
         value = _for_those(saved.get(name), named)
         if value and getattr(reading, name) is None:
             taken[name] = value

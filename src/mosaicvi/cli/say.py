@@ -29,6 +29,7 @@ def _as_option(argument: re.Match[str]) -> str:
 
 # Remedies are written for Python; the terminal has other names for the same things.
 _IN_TERMINAL = (
+    (re.compile(r"mosaicvi\.to_mudata\(data, (\w+=[\[{][^\]}]*[\]}])(?:, batch_key=\.\.\.)?\)"), r"\1"),
     (
         re.compile(r"note the column of obs that does, data\.uns\['mosaicvi'\] = \{'panel_key': \.\.\.\}"),
         "name the column of obs that does, mosaicvi combine --panel-key ..., and give what that writes",
@@ -63,7 +64,9 @@ _IN_TERMINAL = (
     (re.compile(r"modality=\{'([^']+)': '([^']+)'\}"), r"--as \1=\2"),
     (re.compile(r"orientation='(\w+)'"), r"--orientation \1"),
     (re.compile(r"duplicates='(\w+)'"), r"--duplicates \1"),
-    (re.compile(r"columns='([^']*)'"), r"--columns '\1'"),
+    (re.compile(r"columns=r?'([^']*)'"), r"--columns '\1'"),
+    (re.compile(r"log2=\['([^']+)'\]"), r"--log2 \1"),
+    (re.compile(r"names_from='([^']+)'"), r"--names-from '\1'"),
     (re.compile(r"genome='([^']+)'"), r"--genome \1"),
     (re.compile(r"pair=True"), "--pair"),
     (re.compile(r"pair=False"), "--no-pair"),
@@ -71,6 +74,8 @@ _IN_TERMINAL = (
     (re.compile(r"transforms=\{'([^']+)': '([^']+)'\}"), r"--transform \1=\2"),
     (re.compile(r"panel_key=\.{3,4}"), "--panel-key ..."),
     (re.compile(r"^(label_key|groupby|group1|group2|mode|delta): "), _as_option),
+    (re.compile(r"^(zeros_missing|min_counts|from_obsm|log2): "), _as_option),
+    (re.compile(r"^rounded: "), "--round: "),
     (re.compile(r"^fdr_target: "), "--fdr: "),
     (re.compile(r"use mode='change', or no delta"), "use --mode change, or no --delta"),
     (re.compile(r"batch_key=\.{3,4}"), "--batch-key ..."),
@@ -118,7 +123,7 @@ def _with_its_command(option: re.Match[str]) -> str:
     return option[0] if is_ours else f"mosaicvi {having[0]} {option[0]}"
 
 
-_OPTION = re.compile(r"(?<![\w-])(?<!mosaicvi \w{5} )(?<!mosaicvi \w{7} )--[a-z][a-z-]+")
+_OPTION = re.compile(r"(?<![\w-])(?<!mosaicvi \w{5} )(?<!mosaicvi \w{7} )--[a-z][a-z0-9-]+")
 
 
 def error(message: str) -> None:

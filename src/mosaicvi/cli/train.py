@@ -213,7 +213,15 @@ def command(
         model.train(**how)
     finally:
         IN_TERMINAL.reset(in_terminal)
-    _end(model, output, data, checkpoint=how.get("checkpoint_dir"), overwrite=overwrite, quiet=quiet)
+    _end(
+        model,
+        output,
+        data,
+        obs=reading.obs,
+        checkpoint=how.get("checkpoint_dir"),
+        overwrite=overwrite,
+        quiet=quiet,
+    )
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -254,13 +262,14 @@ def _end(
     output: Path,
     data: Sequence[Path],
     *,
+    obs: Path | None,
     checkpoint: str | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
     """Save, say what is next, and exit as the signal asks if there was one; the first process does."""
     number = model.stopped_by
-    files = " ".join(shown(path) for path in data)
+    files = " ".join([*(shown(path) for path in data), *([] if obs is None else ["--obs", shown(obs)])])
     if number is None:
         model.save(output, overwrite=overwrite)
         note(f"Saved {shown(output)}", quiet=quiet)

@@ -17,6 +17,7 @@ from mosaicvi.data.blocks import Block, Matrix, blocks, is_dense
 from mosaicvi.errors import InputError
 
 LOOK_AT = 1 << 22  # values that are kept, to tell the kind of scale
+RAW_INTENSITY = 1e4  # median of the values that are not 0, which counts of cells never reach
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,12 @@ def is_whole(values: NDArray[np.float32] | sp.csr_matrix | sp.csc_matrix) -> boo
     """Whether all values of a matrix in memory are whole numbers >= 0; NaN is no value."""
     flat = (values if isinstance(values, np.ndarray) else values.data).reshape(-1)
     return not any(no_count(flat[i : i + LOOK_AT]).any() for i in range(0, len(flat), LOOK_AT))
+
+
+def looks_like_intensities(values: NDArray[np.float32]) -> bool:
+    """Whether values are raw intensities of an instrument, by their size; NaN and 0 are no values."""
+    there = values[~np.isnan(values) & (values != 0)]
+    return len(there) > 0 and float(there.min()) >= 0 and float(np.median(there)) > RAW_INTENSITY
 
 
 def filled_by_batch(x: Matrix, batch: NDArray[np.int64], n_batches: int) -> NDArray[np.int64]:

@@ -129,7 +129,7 @@ PROBLEMS: dict[str, Problem] = {
     "not-number": Problem(
         text="{name}: column {column!r} holds {value!r}, which is no number; "
         "if it is an annotation, "
-        "choose the columns of numbers by a pattern, columns='^{first}'; leave missing values empty or NA",
+        "choose the columns of numbers by a pattern, columns=r'{pattern}'; leave missing values empty or NA",
         cause="A table has text among its values, often columns of annotations before the numbers.",
         remedy="Choose the columns of numbers by a regular expression; the others become annotations.",
     ),
@@ -148,6 +148,11 @@ PROBLEMS: dict[str, Problem] = {
         text="{name}: columns={pattern!r} matches none of its columns; there are: {columns}",
         cause="The regular expression is found in no header.",
         remedy="Write one that is found in the headers of the columns of numbers.",
+    ),
+    "no-names-from": Problem(
+        text="{name}: no column {column!r} to name its features by; there are: {columns}",
+        cause="The features have no such annotation, or `columns` makes it one of the values.",
+        remedy="Name one of those listed; of a table, choose the columns of numbers by `columns`.",
     ),
     "long-twice": Problem(
         text="{name}: it is a long table, a line for each value, in which a {cell!r} has several values "
@@ -347,6 +352,12 @@ PROBLEMS: dict[str, Problem] = {
         text="combine: no feature of {modality} is in all of {names}; use join='outer', or match names",
         cause="With `join='inner'` nothing is left.",
         remedy="Use `join='outer'`, or `match` if the names are only written differently.",
+    ),
+    "log-negative": Problem(
+        text="{name}: {modality} has negative values (the least is {least}), which have no logarithm; "
+        "leave log2 out if they are logarithms already",
+        cause="Logarithms were asked for of values that are logarithms, differences or z-scores.",
+        remedy="Leave `log2` out, or give the intensities.",
     ),
     "no-such-modality": Problem(
         text="{option}: no dataset has a modality {modality!r}; there are: {modalities}",

@@ -53,6 +53,13 @@ def test_zeros_of_fractions_are_missing_one_by_one() -> None:
     np.testing.assert_array_equal(mosaic.modality("ms").entry_measured, x != 0)
 
 
+def test_zeros_that_all_were_measured_are_said_to_be() -> None:
+    adata = counts()[:3].copy()
+    with pytest.warns(MosaicWarning, match=r"zeros_missing=\['rna'\] changes nothing: of counts, only cells"):
+        mdata = to_mudata(adata, zeros_missing=["rna"])
+    assert mdata["rna"].n_obs == 3
+
+
 def test_zeros_of_one_dataset_are_its_panel() -> None:
     other = counts()
     other.X = sparse.csr_matrix(np.ones_like(X))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mosaicvi.data.read import read
+from mosaicvi.data.combine import combine
+from mosaicvi.data.read import read, to_mudata
+from mosaicvi.data.read.programs import sample_columns
 from mosaicvi.data.read.table import find_orientation
 from mosaicvi.errors import InputError, MosaicWarning
 
@@ -28,13 +31,100 @@ PROTEINS = "Protein.Group\tGenes\tLength\tS1\tS2\nP04637\tTP53\t393\t10.5\t\nP38
 
 def test_annotations_of_a_protein_table_are_kept_apart_by_a_pattern(tmp_path: Path) -> None:
     path = write(tmp_path, "report.pg_matrix.tsv", PROTEINS)
-    with pytest.raises(InputError, match=r"column 'Genes' holds 'TP53'.*columns='\^Length'"):
+    with pytest.raises(InputError, match=r"column 'Genes' holds 'TP53'.*columns=r'\^S'"):
         read(path)
     got = read(path, columns=r"^S\d")
     assert list(got.obs_names) == ["S1", "S2"]
     np.testing.assert_array_equal(dense(got), np.array([[10.5, 7], [np.nan, 8]], np.float32))
     assert list(got.var["Genes"]) == ["TP53", "BRCA1"]
     assert list(got.var["Length"]) == [393, 1863]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "pattern"),
+    [
+        (["Score", "LFQ intensity A_1", "LFQ intensity A_2", "LFQ intensity B_1"], "^LFQ intensity "),
+        ([f"{q} {s}" for q in ("Peptides", "Intensity", "LFQ intensity") for s in "AB"], "^LFQ intensity "),
+        (["A Intensity", "B Intensity", "A MaxLFQ Intensity", "B MaxLFQ Intensity"], " MaxLFQ Intensity$"),
+        (["N.Sequences", r"D:\raw\p1\S1.raw", r"D:\raw\p1\S2.raw", r"D:\raw\p2\S3.raw"], r"\.raw$"),
+        (["[1] a.raw.PG.Quantity", "[2] b.raw.PG.Quantity"], r"\.Quantity$"),
+        (["A Intensity", "B Intensity", "A Spectral Count", "B Spectral Count"], " Intensity$"),
+        (["S1", "S2", "S10", "Mass"], "^S"),
+        (["alpha", "beta"], None),
+        (["Mass"], None),
+    ],
+)  # fmt: skip
+def test_columns_of_samples_are_found_by_what_they_have_in_common(
+    numbers: list[str], pattern: str | None
+) -> None:
+    assert sample_columns(numbers) == pattern
+    if pattern:
+        re.compile(pattern)
+
+
+def max_quant(folder: Path) -> Path:
+    """Proteins with decoys and contaminants, and intensities of which zeros are missing."""
+    n = 12
+    frame = pd.DataFrame({"Protein IDs": [f"P{i:05d}" for i in range(n)]})
+    frame["Gene names"] = ["G1;G1L", "", *(f"G{i}" for i in range(2, n))]
+    frame["Peptides"] = range(n)
+    frame["Reverse"] = ["+" if i == 11 else "" for i in range(n)]
+    frame["Potential contaminant"] = ["+" if i in (10, 11) else "" for i in range(n)]
+    for k in range(3):
+        frame[f"LFQ intensity S {k}"] = [0 if i % 4 == k else 100_000 * (i + k + 1) for i in range(n)]
+    path = folder / "proteinGroups.txt"
+    frame.to_csv(path, sep="\t", index=False)
+    return path
+
+
+def test_the_columns_of_a_protein_table_are_proposed_and_what_is_no_protein_is_left_out(
+    tmp_path: Path,
+) -> None:
+    path = max_quant(tmp_path)
+    with pytest.raises(InputError, match=r"columns=r'\^LFQ intensity '; leave"):
+        read(path)
+    with pytest.warns(MosaicWarning, match=r"left out 2 of 12 rows.* \(Reverse 1, Potential contaminant 2\)"):
+        got = read(path, columns="^LFQ intensity ")
+    assert got.shape == (3, 10)
+    with pytest.warns(MosaicWarning) as said:
+        assert read(path, columns="^Peptides").n_obs == 1
+    assert any("columns='^Peptides' matches one column, 'Peptides'" in str(w.message) for w in said)
+
+
+def test_features_are_named_by_an_annotation(tmp_path: Path) -> None:
+    path = max_quant(tmp_path)
+    with pytest.warns(MosaicWarning, match="left out"):
+        got = read(path, columns="^LFQ", names_from="Gene names")
+    assert list(got.var_names[:3]) == ["G1", "P00001", "G2"]
+    assert list(got.var["original_name"][:2]) == ["P00000", "P00001"]
+    with (
+        pytest.warns(MosaicWarning, match="left out"),
+        pytest.raises(InputError, match=r"no column 'Genes'.*there are: Gene names, Peptides"),
+    ):
+        read(path, columns="^LFQ", names_from="Genes")
+
+
+def test_logarithms_of_intensities_have_gaps_where_these_are_zero(tmp_path: Path) -> None:
+    with pytest.warns(MosaicWarning, match="left out"):
+        adata = read(max_quant(tmp_path), columns="^LFQ")
+    raw = dense(adata)
+    with np.errstate(divide="ignore"):
+        wanted = np.where(raw > 0, np.log2(raw), np.nan)
+    np.testing.assert_allclose(to_mudata(adata, modality="prot", log2=["prot"])["prot"].X, wanted, rtol=1e-6)
+    with pytest.warns(
+        MosaicWarning, match=r"prot: its values look like raw intensities in a.*log2=\['prot'\]"
+    ):
+        combine({"a": adata}, modality="prot")
+    mdata = combine({"a": adata}, modality="prot", log2=["prot"])
+    np.testing.assert_allclose(mdata["prot"].X, wanted, rtol=1e-6)
+    zeros = to_mudata(adata, modality="prot", zeros_missing=["prot"])["prot"].X
+    np.testing.assert_array_equal(zeros, np.where(raw > 0, raw, np.nan))
+    logs = mdata["prot"].copy()
+    with pytest.warns(MosaicWarning, match="look like logarithms already"):
+        to_mudata(logs, modality="prot", log2=["prot"])
+    logs.X = -logs.X
+    with pytest.raises(InputError, match="prot has negative values"):
+        to_mudata(logs, modality="prot", log2=["prot"])
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])

@@ -87,3 +87,25 @@ def test_what_does_not_fit_is_refused_with_a_remedy_that_helps() -> None:
         told(query, registry, layers={"rna": "nowhere"})
     with pytest.raises(InputError, match="layers: no modality 'adt' that the model knows; there are 'rna'"):
         told(query, registry, layers={"adt": "umis"})
+
+
+def test_who_asks_a_model_is_told_what_can_be_done_there() -> None:
+    registry = trained_on(None)
+    with pytest.raises(InputError, match="values are fractional") as caught:
+        register(data(LOGS), registry.setup, registry=registry)
+    assert "MosaicVI.prepare_query(data, model, layers={'rna': ...})" in str(caught.value)
+    assert "likelihoods=" not in str(caught.value)
+
+
+def test_panels_of_cells_are_noted_where_nothing_says_them() -> None:
+    registry, query = trained_on(None), data(COUNTS * [1, 1, 0])
+    query.varm["measured"] = pd.DataFrame({"p": True, "q": [True, True, False]}, index=query.var_names)
+    with pytest.raises(InputError, match="2 panels, and nothing says which cell has which") as caught:
+        register(query, registry.setup, registry=registry)
+    assert "data.uns['mosaicvi'] = {'panel_key': ...}" in str(caught.value)
+    query.obs["site"], query.uns["mosaicvi"] = ["p", "q", "q", "q", "q"], {"panel_key": "site"}
+    found = register(query, registry.setup, registry=registry).modality("rna")
+    assert found.measured()[:, 2].tolist() == [True, False, False, False, False]
+    query.obs["site"] = ["p", "other", "q", "q", "q"]
+    with pytest.raises(InputError, match=r"add them, or note the column of obs that does"):
+        register(query, registry.setup, registry=registry)

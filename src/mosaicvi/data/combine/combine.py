@@ -29,11 +29,13 @@ def combine(
     orientation: Orientation | Mapping[str, Orientation] | None = None,
     duplicates: Duplicates = "error",
     columns: str | Mapping[str, str] | None = None,
+    names_from: str | Mapping[str, str] | None = None,
     genome: str | None = None,
     pair: bool | Mapping[str, Collection[str]] | None = None,
     from_obsm: Mapping[str, str] | None = None,
     min_counts: Mapping[str, float] | None = None,
     rounded: Collection[str] = (),
+    log2: Collection[str] = (),
     zeros_missing: Collection[str] = (),
     progress: bool | None = None,
 ) -> MuData:
@@ -70,15 +72,16 @@ def combine(
         Modality → one or several rules for names that are written differently, see
         :func:`mosaicvi.data.combine.match.match_features`. The values of peaks that become one
         (``"overlap"``) are summed.
-    orientation, duplicates, columns, genome
-        For paths, see :func:`mosaicvi.data.read.read`; orientation and columns for all datasets or by name.
+    orientation, duplicates, columns, names_from, genome
+        For paths, see :func:`mosaicvi.data.read.read`; orientation, columns and names_from for all datasets
+        or by name.
     pair
         True: datasets that share names of cells are the same cells, measured several times, and become one
         dataset, ``a+b``; also where the names differ in what stands around them, as ``AAACCTG-1`` and
         ``AAACCTG``, with a warning. A dict says which, and how they are called together: ``{"GSM1": ["rna",
         "adt"]}``. False: they are not. By default they are taken for different cells, with a warning.
         A dict of modality name to AnnData says the same of data in memory.
-    from_obsm, min_counts, rounded, zeros_missing
+    from_obsm, min_counts, rounded, log2, zeros_missing
         See :func:`mosaicvi.to_mudata`; each dataset counts as one batch, and a name may be
         ``"<dataset>:<modality>"`` in `from_obsm`.
     progress
@@ -114,11 +117,13 @@ def combine(
         orientation=orientation,
         duplicates=duplicates,
         columns=columns,
+        names_from=names_from,
         genome=genome,
         pair=pair,
         from_obsm=from_obsm,
         min_counts=min_counts,
         rounded=rounded,
+        log2=log2,
         zeros_missing=zeros_missing,
         progress=progress,
         on_disk=False,

@@ -32,7 +32,8 @@ from mosaicvi.data.combine.pair import (
 )
 from mosaicvi.data.combine.parts import Parts, take_apart
 from mosaicvi.data.layers import layer_names
-from mosaicvi.data.looks import is_whole
+from mosaicvi.data.looks import is_whole, looks_like_intensities
+from mosaicvi.data.looks import stored as stored_in
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import read
 from mosaicvi.data.read.choose import Wanted
@@ -61,11 +62,13 @@ def put_together(
     orientation: Orientation | Mapping[str, Orientation] | None,
     duplicates: Duplicates,
     columns: str | Mapping[str, str] | None,
+    names_from: str | Mapping[str, str] | None,
     genome: str | None,
     pair: bool | Mapping[str, Collection[str]] | None,
     from_obsm: Mapping[str, str] | None,
     min_counts: Mapping[str, float] | None,
     rounded: Collection[str],
+    log2: Collection[str],
     zeros_missing: Collection[str],
     progress: bool | None,
     on_disk: bool,
@@ -85,6 +88,7 @@ def put_together(
         "from_obsm": from_obsm,
         "min_counts": min_counts,
         "rounded": rounded,
+        "log2": log2,
         "zeros_missing": zeros_missing,
     }
     if on_disk and any(of_values.values()):
@@ -108,6 +112,7 @@ def put_together(
         modality=modality,
         orientation=orientation,
         columns=columns,
+        names_from=names_from,
         pair=dict.fromkeys(members),
     )
     rename, layers = rename or {}, layers or {}
@@ -138,6 +143,7 @@ def put_together(
                 from_obsm={m: key for mapping in (obsm, *own_obsm) for m, key in mapping.items()},
                 min_counts=min_counts or {},
                 rounded=rounded,
+                log2=log2,
                 zeros_missing=zeros_missing,
             ),
         )
@@ -146,7 +152,11 @@ def put_together(
         read_all: dict[str, AnnData | MuData | Mapping[str, AnnData]] = {}
         for name, dataset in bar.track(datasets.items(), description="reading datasets"):
             try:
-                options = {"orientation": _of(orientation, name), "columns": _of(columns, name)}
+                options = {
+                    "orientation": _of(orientation, name),
+                    "columns": _of(columns, name),
+                    "names_from": _of(names_from, name),
+                }
                 if on_disk:
                     read_all[name], stored[name] = open_stored(Path(str(dataset)), layers_of(name))
                 else:
@@ -168,6 +178,7 @@ def put_together(
                 for option, names in (
                     ("min_counts", min_counts or {}),
                     ("rounded", rounded),
+                    ("log2", log2),
                     ("zeros_missing", zeros_missing),
                 )
             }
@@ -178,7 +189,7 @@ def put_together(
         if problems:
             raise InputError(problems)
         _restore_empty_features(loaded, zeros_missing)
-        _warn_of_mixed_values(loaded)
+        _warn_of_values(loaded)
         if pair is None:
             names = {parts.name: parts.obs.index for parts in loaded}
             for a, b, shared in suspicious(names, {parts.name: {*parts.modalities} for parts in loaded}):
@@ -196,6 +207,7 @@ def put_together(
             layers=layers,
             orientation=orientation,
             columns=columns,
+            names_from=names_from,
             duplicates=duplicates,
             genome=genome,
             **of_values,
@@ -282,14 +294,23 @@ def _restore_empty_features(loaded: Sequence[Parts], modalities: Collection[str]
             table.loc[[name not in seen for name in table.index], :] = True
 
 
-def _warn_of_mixed_values(loaded: Sequence[Parts]) -> None:
-    """Say where counts of one dataset would stand beside normalised values of another."""
+def _warn_of_values(loaded: Sequence[Parts]) -> None:
+    """Say where values are raw intensities, or counts beside normalised values of another dataset."""
     for modality in dict.fromkeys(m for parts in loaded for m in parts.modalities):
         whole: dict[bool, list[str]] = {True: [], False: []}
+        raw: list[str] = []
         for parts in loaded:
             part = parts.modalities.get(modality)
             if part is not None and isinstance(part.x, np.ndarray | sparse.csr_matrix):
-                whole[is_whole(part.x)].append(parts.name)
+                is_raw = looks_like_intensities(stored_in(part.x).reshape(-1))
+                (raw if is_raw else whole[is_whole(part.x)]).append(parts.name)
+        if raw:
+            warnings.warn(
+                f"{modality}: its values look like raw intensities in {listed(raw)}; take their logarithm, "
+                f"with zeros as missing: log2=[{modality!r}].",
+                MosaicWarning,
+                stacklevel=4,
+            )
         if whole[True] and whole[False]:
             warnings.warn(
                 f"{modality}: values are whole numbers in {listed(whole[True])} and fractions in "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -15,9 +16,12 @@ from scipy import sparse
 
 from mosaicvi.data.counts import counts_beside_x, is_x
 from mosaicvi.data.layers import RAW, values_of
+from mosaicvi.data.looks import looks_like_intensities
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.sparse import check_sparse
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, MosaicWarning
+
+LARGEST_LOG2 = 50.0  # of intensities; the largest that instruments write are below 2^45
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,8 @@ class Wanted:
         Modality → sum below which a cell is left out of it.
     rounded
         Modalities whose fractional counts are rounded.
+    log2
+        Modalities of which the logarithms are taken, see `in_log2`.
     zeros_missing
         Modalities in which zeros may mean that nothing was measured, see `without_zeros`.
     """
@@ -39,12 +45,13 @@ class Wanted:
     from_obsm: Mapping[str, str] = field(default_factory=dict)
     min_counts: Mapping[str, float] = field(default_factory=dict)
     rounded: Collection[str] = ()
+    log2: Collection[str] = ()
     zeros_missing: Collection[str] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was asked for."""
-        return not (self.from_obsm or self.min_counts or self.rounded or self.zeros_missing)
+        return not (self.from_obsm or self.min_counts or self.rounded or self.log2 or self.zeros_missing)
 
 
 def choose(
@@ -77,7 +84,7 @@ def choose(
         Modality → features x batches that a model knows, true for what was measured.
     """
     found = dict(mods)
-    for modality in {*wanted.min_counts, *wanted.rounded, *wanted.zeros_missing} & set(found):
+    for modality in {*wanted.min_counts, *wanted.rounded, *wanted.log2, *wanted.zeros_missing} & set(found):
         layer = layers.get(modality)
         a = found[modality]
         if modality in wanted.rounded:
@@ -95,7 +102,9 @@ def choose(
                     )
                 )
             a = a[enough].copy()
-        if modality in wanted.zeros_missing:
+        if modality in wanted.log2:
+            a = in_log2(name, modality, a, layer)
+        elif modality in wanted.zeros_missing:
             own = None if batch is None else batch.reindex(a.obs_names)
             of_model = known.get(modality)
             a = without_zeros(name, modality, a, layer, batch=own, is_batch=is_batch, known=of_model)
@@ -146,6 +155,34 @@ def has_names(data: AnnData, key: str, modality: str) -> bool:
     return any(len(data.uns.get(stored, ())) == table.shape[1] for stored in (f"{key}_names", *usual))
 
 
+def in_log2(name: object, modality: str, a: AnnData, layer: str | None) -> AnnData:
+    """A copy with logarithms to the base of 2, and zeros missing; without cells that have no other value.
+
+    Raises
+    ------
+    InputError
+        There are negative values.
+    MosaicWarning
+        A warning, if the values look like logarithms already.
+    """
+    x = values_of(name, modality, a, layer)
+    dense = (x.toarray() if sparse.issparse(x) else np.array(x)).astype(np.float32)
+    if (dense < 0).any():
+        least = f"{np.nanmin(dense):g}"
+        raise InputError(problem("log-negative", name=name, modality=modality, least=least))
+    is_there = dense > 0
+    if is_there.any() and dense[is_there].max() < LARGEST_LOG2:
+        warnings.warn(
+            f"{name}: {modality}: its values look like logarithms already (none above "
+            f"{dense[is_there].max():.3g}), and log2=[{modality!r}] takes logarithms of them.",
+            MosaicWarning,
+            stacklevel=4,
+        )
+    out = np.full_like(dense, np.nan)
+    np.log2(dense, out=out, where=is_there)
+    return _with_values(a, layer, out)[is_there.any(axis=1)].copy()
+
+
 def without_zeros(
     name: object,
     modality: str,
@@ -158,17 +195,18 @@ def without_zeros(
 ) -> AnnData:
     """A copy in which zeros that mean "missing" are so.
 
-    Among fractions, every exact zero. Among whole numbers, cells of nothing but zeros lack the modality, and
-    features that are 0 in all cells of a batch, but not in all, are not measured in that batch: a column of
-    ``varm["measured"]``. Of batches that a model knows it is said, features x batches, what was measured,
-    and that all features have other values than 0 somewhere.
+    Among fractions and intensities, every exact zero. Among other whole numbers, cells of nothing but zeros
+    lack the modality, and features that are 0 in all cells of a batch, but not in all, are not measured in
+    that batch: a column of ``varm["measured"]``. Of batches that a model knows it is said, features x
+    batches, what was measured, and that all features have other values than 0 somewhere. A warning says where
+    none of it applies.
     """
     x = values_of(name, modality, a, layer)
     stored = x.data if sparse.issparse(x) else x
     fractional = bool((stored != np.rint(stored)).any())
     row_has = np.asarray((x != 0).sum(axis=1)).ravel() > 0
     column_has = (np.asarray((x != 0).sum(axis=0)).ravel() > 0) | (known is not None)
-    if fractional:
+    if fractional or looks_like_intensities(stored):
         dense = (x.toarray() if sparse.issparse(x) else np.array(x)).astype(np.float32)
         dense[:, column_has] = np.where(dense[:, column_has] == 0, np.nan, dense[:, column_has])
         return _with_values(a, layer, dense)[row_has].copy()
@@ -184,6 +222,13 @@ def without_zeros(
     if known is not None:
         for label in measured.columns.intersection(known.columns):
             measured[label] = known[label].reindex(out.var_names, fill_value=True)
+    if known is None and not is_batch and row_has.all() and measured.to_numpy().all():
+        warnings.warn(
+            f"{name}: zeros_missing=[{modality!r}] changes nothing: of counts, only cells of nothing but "
+            "zeros, and features that are 0 in a whole batch but not in all, are missing; there are none.",
+            MosaicWarning,
+            stacklevel=4,
+        )
     own = a.varm.get("measured")
     if isinstance(own, pd.DataFrame):
         if own.shape[1] != 1 and set(map(str, own.columns)) != set(measured.columns):

@@ -48,6 +48,7 @@ CELL_RANGER = (
     "filtered_peak_bc_matrix",
     "outs",
 )
+BEFORE = "original_name"  # column of var with the names before `names_from`
 RAW = ("raw_feature_bc_matrix", "raw_feature_bc_matrix.h5")
 
 
@@ -66,6 +67,7 @@ def read(
     orientation: Orientation | None = None,
     duplicates: Duplicates = "error",
     columns: str | None = None,
+    names_from: str | None = None,
     genome: str | None = None,
 ) -> AnnData | MuData:
     """Read any file or folder that holds single-cell data.
@@ -86,6 +88,9 @@ def read(
         with a warning. 10x output always names such features by their ids, with a warning.
     columns
         For tables: a regular expression for the columns of numbers; the others are annotations.
+    names_from
+        A column of ``var``, such as ``"Gene names"`` of a table, whose entries name the features: the first
+        of several between semicolons, and the name that is there where it has none.
     genome
         For 10x files: take this genome alone.
 
@@ -118,6 +123,8 @@ def read(
         raise InputError(problem("memory", name=path, reason=_reason(error))) from error
     except Exception as error:  # what a damaged file raises is not foreseeable
         raise InputError(problem("damaged", name=path, reason=_reason(error))) from error
+    if names_from is not None:
+        _name_features(path, data, names_from)
     return _with_checked_names(path, data, duplicates)
 
 
@@ -132,13 +139,14 @@ def read_mudata(
     orientation: Orientation | None = None,
     duplicates: Duplicates = "error",
     columns: str | None = None,
+    names_from: str | None = None,
     genome: str | None = None,
 ) -> MuData:
     """Read any file or folder as a MuData; see :func:`read` and :func:`to_mudata`.
 
     Parameters
     ----------
-    path, orientation, duplicates, columns, genome
+    path, orientation, duplicates, columns, names_from, genome
         As in :func:`read`.
     modality
         The name of the modality where the file holds one without a name.
@@ -147,7 +155,14 @@ def read_mudata(
     -------
     The MuData, its ``obs`` as stored.
     """
-    data = read(path, orientation=orientation, duplicates=duplicates, columns=columns, genome=genome)
+    data = read(
+        path,
+        orientation=orientation,
+        duplicates=duplicates,
+        columns=columns,
+        names_from=names_from,
+        genome=genome,
+    )
     return to_mudata(data, modality=modality)
 
 
@@ -291,6 +306,22 @@ def parts_of(data: AnnData | MuData) -> dict[str, AnnData]:
 
 def _one_or_several(parts: Mapping[str, AnnData]) -> AnnData | MuData:
     return next(iter(parts.values())) if len(parts) == 1 else MuData(dict(parts))
+
+
+def _name_features(path: Path, data: AnnData | MuData, column: str) -> None:
+    """Name features by a column of var, in each modality that has it; the names before stay in var."""
+    parts = parts_of(data)
+    having = [part for part in parts.values() if column in part.var]
+    if not having:
+        there = listed(dict.fromkeys(str(c) for part in parts.values() for c in part.var), most=12)
+        raise InputError(problem("no-names-from", name=path, column=column, columns=there or "none"))
+    for part in having:
+        entries = part.var[column].astype(object)
+        first = [str(entry).split(";")[0].strip() if pd.notna(entry) else "" for entry in entries]
+        part.var[BEFORE] = part.var_names.to_numpy(object)
+        part.var_names = pd.Index(
+            [new or old for new, old in zip(first, part.var_names, strict=True)], dtype=object
+        )
 
 
 def _with_checked_names(path: Path, data: Named, duplicates: Duplicates) -> Named:

@@ -48,6 +48,7 @@ def to_mudata(
     from_obsm: Mapping[str, str] | None = None,
     min_counts: Mapping[str, float] | None = None,
     rounded: Collection[str] = (),
+    log2: Collection[str] = (),
     zeros_missing: Collection[str] = (),
     batch_key: str | None = None,
 ) -> MuData:
@@ -70,9 +71,11 @@ def to_mudata(
         Modality → sum of a cell's values below which it is left out of the modality.
     rounded
         Modalities with fractional counts (SoupX, CellBender), which are rounded.
+    log2
+        Modalities of raw intensities, of which the logarithms to the base of 2 are taken, zeros as missing.
     zeros_missing
-        Modalities in which zeros mean that nothing was measured: among fractions every zero; among counts
-        cells of nothing but zeros, and features that are 0 in a whole batch, but not in all.
+        Modalities in which zeros mean that nothing was measured: among fractions and intensities every zero;
+        among counts cells of nothing but zeros, and features that are 0 in a whole batch, but not in all.
     batch_key
         Column of ``obs`` with the batches, for `zeros_missing`.
 
@@ -86,7 +89,11 @@ def to_mudata(
         A warning that a modality was found in ``obsm``.
     """
     wanted = Wanted(
-        from_obsm=from_obsm or {}, min_counts=min_counts or {}, rounded=rounded, zeros_missing=zeros_missing
+        from_obsm=from_obsm or {},
+        min_counts=min_counts or {},
+        rounded=rounded,
+        log2=log2,
+        zeros_missing=zeros_missing,
     )
     if isinstance(data, MuData) and wanted.is_empty:
         return data
@@ -100,6 +107,7 @@ def to_mudata(
     for option, names in (
         ("min_counts", wanted.min_counts),
         ("rounded", rounded),
+        ("log2", log2),
         ("zeros_missing", zeros_missing),
     ):
         for name in set(names) - there:
@@ -119,6 +127,7 @@ def to_mudata(
         from_obsm=from_obsm,
         min_counts=min_counts,
         rounded=list(rounded),
+        log2=list(log2),
         zeros_missing=list(zeros_missing),
     )
     return mdata

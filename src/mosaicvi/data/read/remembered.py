@@ -11,9 +11,9 @@ from mudata import MuData
 
 KEY = "reading"  # in ``uns["mosaicvi"]``, JSON
 TEXTS = ("genome",)
-BY_DATASET = ("modality", "orientation", "columns")  # one for all, or by name
+BY_DATASET = ("modality", "orientation", "columns", "names_from")  # one for all, or by name
 PAIRS = ("layers", "from_obsm")
-NAMES = ("rounded", "zeros_missing")
+NAMES = ("rounded", "log2", "zeros_missing")
 
 
 def note_reading(uns: MutableMapping[str, Any], **choices: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,8 @@ from mosaicvi.data.read.names import (
     mostly,
     plain,
 )
-from mosaicvi.errors import InputError
+from mosaicvi.data.read.programs import no_proteins, sample_columns
+from mosaicvi.errors import InputError, MosaicWarning
 
 Orientation = Literal["cells", "features"]
 
@@ -47,7 +49,8 @@ def read_table(path: Path, *, orientation: Orientation | None = None, columns: s
         What the rows are. By default the first rule that decides, see :func:`find_orientation`.
     columns
         A regular expression that the names of the columns of numbers match; the others are annotations of
-        the rows.
+        the rows. Rows that MaxQuant marks as no proteins of the sample (``Reverse``, ``Potential
+        contaminant``, ``Only identified by site``) are left out, with a warning.
 
     Returns
     -------
@@ -68,7 +71,7 @@ def read_table(path: Path, *, orientation: Orientation | None = None, columns: s
         raise InputError(problem("orientation", name=path))
     notes = pd.DataFrame(index=_strings(frame.index))
     if columns is not None:
-        frame, notes = _chosen(path, frame, columns)
+        frame, notes = _without_no_proteins(path, *_chosen(path, frame, columns))
     values = _numbers(path, frame)
     others = pd.DataFrame(index=_strings(frame.columns))
     if rows == "features":
@@ -197,9 +200,27 @@ def _chosen(path: Path, frame: pd.DataFrame, pattern: str) -> tuple[pd.DataFrame
         raise InputError(problem("pattern", name=path, pattern=pattern, reason=error)) from error
     if not matches.any():
         raise InputError(problem("no-columns", name=path, pattern=pattern, columns=listed(frame.columns)))
+    if matches.sum() == 1:
+        only = str(frame.columns[int(np.argmax(matches))])
+        text = f"{path}: columns={pattern!r} matches one column, {only!r}; the others are annotations."
+        warnings.warn(text, MosaicWarning, stacklevel=2)
     notes = frame.loc[:, ~matches].set_index(_strings(frame.index))
     notes.columns = notes.columns.map(lambda name: str(name).replace("/", "_"))
     return frame.loc[:, matches], notes.loc[:, ~notes.columns.duplicated()]
+
+
+def _without_no_proteins(
+    path: Path, frame: pd.DataFrame, notes: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that are not marked as decoys, contaminants or the like."""
+    marked, counts = no_proteins(notes)
+    if not marked.any():
+        return frame, notes
+    by = ", ".join(f"{column} {n:,}" for column, n in counts.items())
+    n = f"{marked.sum():,} of {len(marked):,}"
+    text = f"{path}: left out {n} rows, marked as no proteins of the sample ({by})."
+    warnings.warn(text, MosaicWarning, stacklevel=2)
+    return frame[~marked], notes[~marked].drop(columns=[*counts])
 
 
 def _strings(names: pd.Index[str]) -> pd.Index[str]:
@@ -214,10 +235,15 @@ def _numbers(path: Path, frame: pd.DataFrame) -> np.ndarray[tuple[int, int], np.
         column = frame.iloc[:, i].dropna()
         wrong = column[pd.to_numeric(column, errors="coerce").isna()]
         value = wrong.iloc[0] if len(wrong) else column.iloc[0] if len(column) else ""
-        first = frame.columns[int(np.argmax(numeric))] if any(numeric) else "S1"
+        numbers = [str(name) for name, is_it in zip(frame.columns, numeric, strict=True) if is_it]
+        pattern = sample_columns(numbers) or f"^{numbers[0] if numbers else 'S'}"
         raise InputError(
             problem(
-                "not-number", name=path, column=str(frame.columns[i]), value=str(value)[:60], first=str(first)
+                "not-number",
+                name=path,
+                column=str(frame.columns[i]),
+                value=str(value)[:60],
+                pattern=pattern,
             )
         )
     return frame.to_numpy(dtype=np.float32, na_value=np.nan)

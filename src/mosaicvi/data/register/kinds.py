@@ -240,13 +240,15 @@ def check_range(
         raise InputError(f"transforms: {name!r} is {likelihood}, which needs 'binarize', not {transform!r}.")
     user = likelihood if family.least >= 0 else transform
     if user not in ("none", "binarize") and looks.least < 0:
-        wrong = (
-            f"{name}: {first_value(a.obs_names, x, lambda v: v < 0)} is negative, which {user} cannot be; "
-        )
+        value = first_value(a.obs_names, x, lambda v: v < 0)
         if of_model:
-            raise InputError(f"{wrong}say where the values are that the model takes: {_say_layer(name)}.")
+            raise InputError(
+                f"{name}: {value} is negative, which {user} cannot be; "
+                f"say where the values are that the model takes: {_say_layer(name)}."
+            )
         raise InputError(
-            f"{wrong}name the layer of raw counts, layers={{{name!r}: ...}}, "
+            f"{name}: {value} is negative, which {user} cannot be; "
+            f"name the layer of raw counts, layers={{{name!r}: ...}}, "
             f"or set likelihoods={{{name!r}: {FOR_FRACTIONS!r}}} with transforms={{{name!r}: 'none'}}."
         )
     if transform == "none" and looks.most > family.most:

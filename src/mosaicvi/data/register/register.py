@@ -362,7 +362,7 @@ def _notes(m: ModalityData, empty: pd.Index[str], n_outside: int) -> list[str]:
         notes.append(
             f"Modality {m.name!r}: {len(empty):,} cells have only zeros (such as {quoted(empty)}), "
             f"which are taken as measured; if they did not measure it, "
-            f"zeros_missing=[{m.name!r}] takes them as missing."
+            f"mosaicvi.to_mudata(data, zeros_missing=[{m.name!r}]) takes them as missing."
         )
     return notes
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mosaicvi.data.counts import USUALLY_COUNTS
-from mosaicvi.data.looks import Looks
+from mosaicvi.data.looks import RAW_INTENSITY, Looks
 from mosaicvi.data.problems import listed
 
 TECHNICAL = {
@@ -25,7 +25,6 @@ TECHNICAL = {
 }
 HASHTAG = re.compile(r"(?i).*(hash.?tag|\bHTO|\bHTO[_-]?\d|CMO\d{3}|sample.?tag|hash\d).*")
 Z_SCORES = "z-scores"
-RAW_INTENSITY = 1e4  # median of the values that are not 0, which counts of cells never reach
 MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
 SOME_ZEROS = 0.05  # the same of a sparse matrix
 SURPRISE = 30.0  # cells that should have a feature, were it as frequent as in the other batches
@@ -101,11 +100,18 @@ def _looks(modality: str, found: Looks) -> tuple[str, str] | None:
             f"give the counts before; {as_meant}",
         )
     if middle > RAW_INTENSITY:
-        return "raw intensities", f"take their logarithm (log2, with zeros as missing) before; {as_meant}"
+        return (
+            "raw intensities",
+            f"take their logarithm, with zeros as missing: log2=[{modality!r}]; {as_meant}",
+        )
     if looks_sparse(found) or most > 1000:
         has_fractions = float((values == np.rint(values)).mean()) < 0.98
         soup = "counts with fractions, as SoupX and CellBender write them"
-        return (soup, f"rounded=[{modality!r}] rounds them") if most > 30 and has_fractions else None
+        return (
+            (soup, f"mosaicvi.to_mudata(data, rounded=[{modality!r}]) rounds them")
+            if most > 30 and has_fractions
+            else None
+        )
     if most <= 1:
         return "shares between 0 and 1, such as methylation", f"take log(x / (1 - x)) before; {as_meant}"
     return None
@@ -130,7 +136,8 @@ def zeros(
     batch, batches
         Batch of each row (n_m,), and their names.
     """
-    remedy = f"if they were not measured there, zeros_missing=[{modality!r}] takes such zeros as missing"
+    option = f"mosaicvi.to_mudata(data, zeros_missing=[{modality!r}], batch_key=...)"
+    remedy = f"if they were not measured there, {option} takes such zeros as missing"
     notes = []
     if not found.whole:
         share = 1 - found.n_nonzero / max(found.shape[0] * found.shape[1], 1)
@@ -178,7 +185,7 @@ def droplets(modality: str, found: Looks) -> list[str]:
     return [
         f"Modality {modality!r}: {share:.0%} of the cells have fewer than {DROPLET} counts, so most are "
         f"droplets without a cell; give the filtered matrix, "
-        f"or min_counts={{{modality!r}: {cut:d}}} leaves them out."
+        f"or mosaicvi.to_mudata(data, min_counts={{{modality!r}: {cut:d}}}) leaves them out."
     ]
 
 

@@ -21,6 +21,7 @@ LEVELS = np.array([*HALF, 0.5, *(1 - p for p in reversed(HALF))])
 WIDEST = 0.99  # the level of an interval between the outermost of them
 CELLS_OF_BIN, MOST_BINS = 100, 8
 FEW_ZEROS = 0.05  # share of zeros up to which values are compared with what was imputed
+SHARES = np.array([0.5, 0.8, 0.9, 0.95])  # of values, by which levels are moved
 OUTERMOST = 3.0  # normal scores beyond count as this, lest single values decide
 
 
@@ -223,9 +224,11 @@ def stretched(levels: Floats, factor: Floats) -> Floats:
 
 
 def stretch_of(cumulative: Floats) -> float:
-    """The factor that makes held-out values lie as often as they should at every level."""
+    """The factor with which intervals hold as many of these values as they should, mean over `SHARES`."""
     known = cumulative[~np.isnan(cumulative)]
-    return float(np.sqrt(_squares(known).mean() / EXPECTED)) if known.size else 1.0
+    if not known.size:
+        return 1.0
+    return float(np.mean(np.quantile(np.abs(ndtri(known)), SHARES) / ndtri((1 + SHARES) / 2)))
 
 
 def stretch_by_feature(cumulative_nd: Floats) -> Floats:
@@ -251,9 +254,3 @@ def stretch_by_feature(cumulative_nd: Floats) -> Floats:
 def _squares(cumulative: Floats) -> Floats:
     """Squared normal scores."""
     return np.asarray(np.clip(ndtri(cumulative), -OUTERMOST, OUTERMOST) ** 2)
-
-
-_density = np.exp(-(OUTERMOST**2) / 2) / np.sqrt(2 * np.pi)
-EXPECTED = float(  # mean of `_squares` of uniform numbers
-    1 - 2 * ndtr(-OUTERMOST) - 2 * OUTERMOST * _density + 2 * OUTERMOST**2 * ndtr(-OUTERMOST)
-)
