@@ -75,7 +75,7 @@ def test_a_table_is_trained_on_and_read_again_in_the_same_way(
     out = tmp_path / "imputed.h5mu"
     assert run(["impute", model, table, *with_samples, "-o", str(out), "--interval", "0.9"]) == 0
     words = said_by(capsys)
-    assert "--as prot --columns ^LFQ intensity" in words
+    assert "--as prot --columns '^LFQ intensity ' --names-from 'Gene names'" in words
     assert "--log2 prot" in words
     with h5py.File(out) as file:
         found = file["mod/prot/X"][:]

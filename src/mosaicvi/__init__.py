@@ -79,13 +79,20 @@ _HOMES = {
     "to_mudata": "data.read",
 }
 _MODULES = frozenset({"datasets", "metrics", "pl", "tl"})
+_OTHERS = {  # what other packages have in its place
+    **dict.fromkeys(("MULTIVI", "TOTALVI", "SCVI", "PEAKVI", "MIDAS", "model"), "mosaicvi.MosaicVI"),
+    "settings": "the arguments seed= of MosaicVI and train, and progress= of train",
+    "read_h5mu": "mosaicvi.read_mudata",
+    "read_h5ad": "mosaicvi.read",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"mosaicvi.{name}")
     if name not in _HOMES:
-        raise AttributeError(f"module 'mosaicvi' has no attribute {name!r}")
+        ours = f"; use {_OTHERS[name]}" if name in _OTHERS else ""
+        raise AttributeError(f"module 'mosaicvi' has no attribute {name!r}{ours}")
     value = getattr(import_module(f"mosaicvi.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from anndata import AnnData
+from mudata import MuData
 
-from mosaicvi import MosaicVI
+from mosaicvi import MosaicVI, combine
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.datasets import simulated_mosaic
+from mosaicvi.infer import accuracy
 from mosaicvi.infer.accuracy import FeatureAccuracy, _within_batches, showing
+from mosaicvi.infer.hidden import measured_in
 
 
 def test_a_mosaic_of_what_is_shown_has_the_values_shown_and_nothing_else() -> None:
@@ -57,3 +62,50 @@ def test_what_is_believed() -> None:
     assert said(0.8, 100, "AUROC") == "yes"
     assert said(0.6, 400, "AUROC") == "partly"
     assert said(0.51, 400, "AUROC") == "no"
+
+
+@pytest.fixture(scope="module")
+def tables() -> MuData:
+    """Two tables of 60 and 50 cells that share 8 of 12 features, with a tenth of their entries missing."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(20, 1, (110, 12)).astype(np.float32)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    names = np.array([f"p{j}" for j in range(12)])
+    parts = {}
+    for name, cells, features in (("a", slice(60), slice(10)), ("b", slice(60, 110), slice(2, 12))):
+        parts[name] = AnnData(x[cells, features])
+        parts[name].var_names = names[features]
+    return combine(parts, modality="prot")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_measured_entries_stand_for_missing_ones(tables: MuData, monkeypatch: pytest.MonkeyPatch) -> None:
+    MosaicVI.setup_mudata(tables, batch_key="dataset")
+    model = MosaicVI(tables, dimensions=8, dim_latent=2, dim_block_enc=4, dim_block_dec=4)
+    prot = model.mosaic.modality("prot")
+    seen = measured_in(prot, prot.row_of_cell)
+    hidden: list[np.ndarray] = []
+
+    def truth_of_hidden(net: object, less: Mosaic, loader: object, name: str, *how: object) -> np.ndarray:
+        left = less.modality(name)
+        here = prot.row_of_cell[model.mosaic.cells.get_indexer(less.cells)]
+        hidden.append(seen[here] & ~measured_in(left, left.row_of_cell))
+        return np.where(hidden[-1], prot.x[here], 0.0)
+
+    monkeypatch.setattr(accuracy, "_imputed", truth_of_hidden)
+    found = model.imputation_accuracy()
+    entries = found[found["view"] == "other entries of prot"].set_index("feature")
+    parts = hidden[-accuracy.PARTS :]
+    np.testing.assert_array_equal(sum(part.astype(int) for part in parts), seen.astype(int))
+    np.testing.assert_allclose(entries["score"], 1)
+    assert (entries["believe"] == "yes").all()
+    names = np.asarray(prot.features.names)
+    in_panel = prot.panels[prot.panel_of_row][prot.row_of_cell]
+    enough = seen.sum(0) >= accuracy.FEWEST_CELLS
+    assert set(entries.index) == set(names[enough])
+    assert entries["test_cells"].reindex(names[enough]).tolist() == seen.sum(0)[enough].tolist()
+    assert entries["lacking"].reindex(names[enough]).tolist() == (in_panel & ~seen).sum(0)[enough].tolist()
+    # what the panel of a table lacks is asked of the other one, from what both measured
+    panels = found[(found["view"] == "prot (10 of 12)") & found["panel"]]
+    assert set(panels["feature"]) == {"p0", "p1", "p10", "p11"} & set(names[enough])
+    assert sorted(set(panels["lacking"])) == [50, 60]

@@ -15,7 +15,7 @@ from mosaicvi.data.combine import combine
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.errors import InputError
 from mosaicvi.inspect.describe import describe, unconnected
-from mosaicvi.inspect.picture import plot
+from mosaicvi.inspect.picture import measured_spans, plot
 from mosaicvi.inspect.summary import Bridge, Group, Overlap
 from mosaicvi.inspect.tables import render
 
@@ -157,9 +157,38 @@ def test_tables_fit_80_columns(chain: MuData, which: str) -> None:
         assert "nothing but zeros" in text
 
 
-def test_plot_has_a_panel_for_each_modality(chain: MuData) -> None:
+def test_plot_has_a_part_for_each_modality_whose_panels_differ(chain: MuData) -> None:
     figure = plot(describe(chain, batch_key="dataset"))
-    assert len(figure.axes) == 1 + 2 * 3
+    assert len(figure.axes) == 1 + 2 * 2  # of rna and atac; both panels of adt are the same
     bars = figure.axes[1].patches
     assert [bar.get_height() for bar in bars] == [1, 1, 1]
     figure.savefig(io.BytesIO(), format="png", dpi=40)
+
+
+def test_plot_has_no_panels_where_all_measured_the_same() -> None:
+    assert len(plot(describe(part([[1], [2]], ["1", "2"], "A"))).axes) == 1
+
+
+def test_a_row_of_the_picture_is_as_wide_as_its_panel(chain: MuData) -> None:
+    summary = describe(chain, batch_key="dataset")
+    spans = {g.batch: measured_spans(summary, g, "rna") for g in summary.groups}
+    # B is in both panels and comes first, then A and C, in an order that the panels do not say
+    assert sorted([spans["a"], spans["b"]], key=len) == [
+        [(0.0, pytest.approx(2 / 3))],
+        [(0.0, pytest.approx(1 / 3)), (pytest.approx(2 / 3), pytest.approx(1 / 3))],
+    ]
+    assert spans["d"] == []
+    with mudata_as_it_is():
+        whole = describe(MuData({"rna": part([[1, 0]], ["1"], "AB")}))
+    assert measured_spans(whole, whole.groups[0], "rna") == [(0.0, 1.0)]
+
+
+def test_sums_of_intensities_fit_eighty_columns() -> None:
+    x = np.full((3, 2), 4.8e9, np.float32)
+    adata = AnnData(x, obs=pd.DataFrame(index=list("abc")), var=pd.DataFrame(index=list("AB")))
+    out = io.StringIO()
+    with mudata_as_it_is():
+        mdata = MuData({"prot": adata})
+    render(describe(mdata), Console(file=out, width=80))
+    assert "9.6e9" in out.getvalue()
+    assert "…" not in out.getvalue()

@@ -100,11 +100,11 @@ def test_arguments_of_others_name_ours(model: MosaicVI, function: str, name: str
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (
-            "get_latent_representation",
-            {"adata": None},
-            "unknown argument 'adata'; use the first argument, mdata",
-        ),
+        ("get_imputed_values", {}, r"say which modality, modality='rna'; the model has 'rna', 'adt'"),
+        ("posterior_predictive_sample", {"n_samples": 3}, r"say which modality, modality='rna'"),
+        ("differential_expression", {"groupby": "batch"}, r"say which modality, modality='rna'"),
+        ("load_query_data", {"freeze_dropout": True}, r"'freeze_dropout'; use unfrozen=False"),
+        ("save", {}, r"save: dir_path=\.\.\. is needed\."),
         ("get_imputed_values", {"modality": "rna", "gene_list": []}, r"'gene_list'; use features=\[\.\.\.\]"),
         ("train", {"max_epoch": 3}, r"train: unknown argument 'max_epoch'; did you mean 'max_epochs'\?"),
         ("save", {"folder": "x"}, r"save: unknown argument 'folder'; known are dir_path, overwrite\."),
@@ -115,6 +115,42 @@ def test_any_unknown_argument_is_told(
 ) -> None:
     with pytest.raises(InputError, match=message):
         getattr(model, function)(**arguments)
+
+
+def test_arguments_after_the_first_are_given_by_name(model: MosaicVI) -> None:
+    with pytest.raises(InputError, match=r"train: give arguments after 'max_epochs' by name, such as"):
+        model.train(2, 1e-3)  # type: ignore[misc]
+    with pytest.raises(InputError, match=r"save: 'dir_path' is given twice"):
+        model.save("folder", dir_path="folder")  # type: ignore[misc]
+
+
+def test_every_public_method_answers_an_unknown_argument(model: MosaicVI) -> None:
+    takes_arguments = [
+        name
+        for name in dir(MosaicVI)
+        if not name.startswith("_")
+        and callable(getattr(MosaicVI, name))
+        and hasattr(getattr(model, name), "__wrapped__")
+    ]
+    assert len(takes_arguments) > 15
+    for name in takes_arguments:
+        with pytest.raises(InputError, match=rf"^{name}: unknown argument 'no_such_thing'"):
+            getattr(model, name)(no_such_thing=1)
+
+
+def test_an_adata_is_the_data(model: MosaicVI) -> None:
+    mdata = mosaicvi.datasets.simulated_mosaic(90, n_genes=30, n_proteins=5, n_peaks=40).mdata
+    np.testing.assert_array_equal(
+        model.get_latent_representation(adata=mdata),  # type: ignore[call-arg]
+        model.get_latent_representation(mdata),
+    )
+
+
+def test_names_of_other_packages_in_the_module() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'MULTIVI'; use mosaicvi\.MosaicVI"):
+        _ = mosaicvi.MULTIVI
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+        _ = mosaicvi.nothing
 
 
 def test_modalities_are_named_in_a_list(mdata: MuData) -> None:
@@ -138,7 +174,8 @@ def test_what_is_named_is_there() -> None:
         assert named
         assert named <= methods, named - methods
     known = {*NetworkConfig.__dataclass_fields__, "mosaicvi"}
-    for function in ("train", "setup_mudata", "setup_anndata", "get_imputed_values"):
+    public = ("train", "setup_mudata", "setup_anndata", "get_imputed_values", "load_query_data")
+    for function in (*public, "differential_expression"):
         known |= set(inspect.signature(getattr(MosaicVI, function)).parameters)
     for table in ARGUMENTS.values():
         for ours in table.values():

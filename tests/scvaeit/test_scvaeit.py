@@ -120,11 +120,24 @@ def test_a_new_run_does_not_go_on_from_an_old_one(tmp_path: Path) -> None:
     assert [len(trained().model.history) for _ in range(2)] == [2, 2]
     assert len(trained(delete_existing=False).model.history) == 4
     assert len(trained(init_epoch=2).model.history) == 5
+    again = VAEIT({"dim_input_arr": [5, 4], "dist_block": "NB", **SMALL}, x, masks)
+    hist = again.train(init_epoch=6, num_epoch=6, batch_size=20, checkpoint_dir=tmp_path / "ckpt")
+    assert hist["train"]["total"] == again.model.history["train_loss"].tolist()  # of earlier epochs as well
+    assert len(hist["train"]["total"]) == 6
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "results.csv").write_text("1")
     with pytest.raises(InputError):
         trained().save_model(tmp_path / "mine")
     assert (tmp_path / "mine" / "results.csv").read_text() == "1"
+
+
+def test_nothing_goes_on_from_nothing(tmp_path: Path) -> None:
+    x, masks = data_of()
+    model = VAEIT({"dim_input_arr": [5, 4], "dist_block": "NB", **SMALL}, x, masks)
+    with pytest.raises(InputError, match=r"init_epoch: there is no trained model for 3 to go on from; use 1"):
+        model.train(init_epoch=3, num_epoch=4, checkpoint_dir=tmp_path / "none")
+    with pytest.raises(InputError, match=r"adata: there is nothing yet; call update_z\(\) first"):
+        model.visualize_latent()
 
 
 def test_the_seed_is_that_of_the_next_model() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,9 @@ def _measured(registry: Registry) -> dict[str, pd.DataFrame]:
 def words_of(taken: Mapping[str, Any]) -> str:
     """Choices as they would be said on the command line."""
     return " ".join(
-        f"{OPTIONS[name]} {word}".rstrip() for name, value in taken.items() for word in _words(value)
+        f"{OPTIONS[name]} {shlex.quote(word) if word else ''}".rstrip()
+        for name, value in taken.items()
+        for word in _words(value)
     )
 
 

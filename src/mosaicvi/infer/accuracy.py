@@ -2,7 +2,8 @@
 
 A view is what is shown of a cell: modalities, and features of them. For every view that cells of the mosaic
 have, and for each modality alone, cells that measured more are shown to the model as those of the view are,
-and what it imputes is compared with what they measured.
+and what it imputes is compared with what they measured. Where single entries of a modality are missing, each
+measured one of some cells is hidden once, a part of them at a time.
 
 Legend: q test cells, D features of a modality.
 """
@@ -21,6 +22,7 @@ from mosaicvi import likelihoods
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.values import scales
+from mosaicvi.infer.hidden import measured_in, missing_entries, without_entries
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
@@ -34,6 +36,7 @@ MOST_CELLS = 500
 FEWEST_CELLS = 40
 FEWEST_POSITIVE = 5
 MOST_VIEWS = 24
+PARTS = 5
 GOOD = {"correlation": 0.5, "AUROC": 0.75}
 CHANCE = {"correlation": 0.0, "AUROC": 0.5}
 
@@ -49,7 +52,7 @@ class FeatureAccuracy:
     partial
         Whether other features of the modality are shown.
     lacking
-        How many cells of the mosaic have this view.
+        How many cells of the mosaic have this view; of single entries, how many lack each feature, (d,).
     features
         Positions of those that are hidden and could be scored, (d,).
     score
@@ -66,7 +69,7 @@ class FeatureAccuracy:
     modality: str
     view: str
     partial: bool
-    lacking: int
+    lacking: int | Ints
     features: Ints
     score: Floats
     measure: str
@@ -112,7 +115,8 @@ def accuracies(
     query
         Cells whose views are asked about; where None those of `mosaic`, and each modality alone.
     """
-    code, views = shown_of_cells(mosaic if query is None else query)
+    asked = _by_panel(mosaic if query is None else query)
+    code, views = shown_of_cells(asked)
     lacking = {view: int((code == i).sum()) for i, view in enumerate(views)}
     for data in mosaic.modalities if query is None else ():
         lacking.setdefault(Shown.make({data.name: np.ones(data.n_features, bool)}), 0)
@@ -121,6 +125,56 @@ def accuracies(
             found = _accuracy(net, mosaic, loader, name, view, n, imputing, held_out, seed)
             if found is not None:
                 yield found
+    for name in wanted:
+        found = _of_entries(
+            net, mosaic, loader, name, asked_for=query, imputing=imputing, held_out=held_out, seed=seed
+        )
+        if found is not None:
+            yield found
+
+
+def _by_panel(mosaic: Mosaic) -> Mosaic:
+    """The mosaic as if every feature of a cell's panel had been measured."""
+    parts = tuple(dataclasses.replace(data, entry_measured=None) for data in mosaic.modalities)
+    return dataclasses.replace(mosaic, modalities=parts)
+
+
+def _of_entries(
+    net: MosaicVAE,
+    mosaic: Mosaic,
+    loader: MinibatchLoader,
+    name: str,
+    *,
+    asked_for: Mosaic | None,
+    imputing: Callable[[str], tuple[Scale, ReadOut | None]],
+    held_out: NDArray[np.bool_] | None,
+    seed: int,
+) -> FeatureAccuracy | None:
+    """The accuracy of single entries, from all else of their cells; None where none is missing."""
+    data = mosaic.modality(name)
+    lacking = missing_entries((mosaic if asked_for is None else asked_for).modality(name))
+    cells = np.flatnonzero(data.row_of_cell >= 0)
+    if not lacking.any() or len(cells) < FEWEST_CELLS:
+        return None
+    cells, is_new = _tested(cells, held_out, seed)
+    part = np.random.default_rng([seed, 1]).integers(0, PARTS, (len(cells), data.n_features))
+    guess = np.zeros(part.shape)
+    for i in range(PARTS):
+        hidden = part == i
+        less = without_entries(mosaic, data, cells, hidden)
+        guess[hidden] = _imputed(net, less, loader, name, *imputing(name))[hidden]
+    at, score, n = _compared(mosaic, data, cells, guess, measured_in(data, data.row_of_cell[cells]))
+    return FeatureAccuracy(
+        modality=name,
+        view=f"other entries of {name}",
+        partial=True,
+        lacking=lacking[at],
+        features=at,
+        score=score,
+        measure=_measure(data),
+        n_cells=n[at],
+        held_out=is_new,
+    )
 
 
 def _accuracy(
@@ -139,46 +193,10 @@ def _accuracy(
     cells = _able(mosaic, data, shown, own)
     if own.all() or len(cells) < FEWEST_CELLS:
         return None
-    unseen = cells if held_out is None else cells[held_out[cells]]
-    is_new = None if held_out is None else len(unseen) >= FEWEST_CELLS
-    cells = unseen if is_new is not False else cells
-    cells = np.sort(np.random.default_rng(seed).permutation(cells)[:MOST_CELLS])
-    scale, readout = imputing(name)
+    cells, is_new = _tested(cells, held_out, seed)
     less = showing(mosaic, cells, shown)
-    stream = imputed(
-        net,
-        MinibatchLoader(less, device=loader.device),
-        less,
-        np.arange(len(cells)),
-        [ImputationRequest(m=[m.name for m in mosaic.modalities].index(name), scale=scale)],
-        readout=readout,
-    )
-    guess = np.concatenate([part.values[0] for part in stream]).astype(np.float64)
-    back = np.argsort(data.features.order, kind="stable")
-    guess = guess[:, np.argsort(back, kind="stable")]
-    rows = data.row_of_cell[cells]
-    x: Any = data.x[rows]
-    truth = np.asarray(x.toarray() if sp.issparse(x) else x, np.float64)
-    measured = (
-        data.panels[data.panel_of_row[rows]] if data.entry_measured is None else data.entry_measured[rows]
-    )
-    family = likelihoods.get(data.likelihood)
-    if family.whole and not family.of_peaks:
-        depth = np.maximum(data.library[rows, None].astype(np.float64), 1) / max(
-            float(data.library.mean()), 1
-        )
-        truth, guess = np.log1p(truth / depth), np.log1p(np.maximum(guess, 0.0))
-    truth[~measured | own] = np.nan
-    n = (~np.isnan(truth)).sum(0)
-    if family.of_peaks:
-        positive = (truth > 0).sum(0)
-        scorable = (n >= FEWEST_CELLS) & (positive >= FEWEST_POSITIVE) & (positive < n)
-        at = np.flatnonzero(scorable)
-        score = auroc_per_feature(guess[:, at], truth[:, at])
-    else:
-        spread = np.nanstd(np.where(n >= FEWEST_CELLS, truth, 0.0), axis=0)
-        at = np.flatnonzero((n >= FEWEST_CELLS) & (spread > 0))
-        score = _within_batches(guess[:, at], truth[:, at], mosaic.batch[cells])
+    guess = _imputed(net, less, loader, name, *imputing(name))
+    at, score, n = _compared(mosaic, data, cells, guess, measured_in(data, data.row_of_cell[cells]) & ~own)
     return FeatureAccuracy(
         modality=name,
         view=_words(mosaic, view),
@@ -186,10 +204,72 @@ def _accuracy(
         lacking=lacking,
         features=at,
         score=score,
-        measure="AUROC" if family.of_peaks else "correlation",
+        measure=_measure(data),
         n_cells=n[at],
         held_out=is_new,
     )
+
+
+def _tested(cells: Ints, held_out: NDArray[np.bool_] | None, seed: int) -> tuple[Ints, bool | None]:
+    """Test cells, and whether no training saw them: those held out where there are enough."""
+    unseen = cells if held_out is None else cells[held_out[cells]]
+    is_new = None if held_out is None else len(unseen) >= FEWEST_CELLS
+    cells = unseen if is_new is not False else cells
+    return np.sort(np.random.default_rng(seed).permutation(cells)[:MOST_CELLS]), is_new
+
+
+def _imputed(
+    net: MosaicVAE, less: Mosaic, loader: MinibatchLoader, name: str, scale: Scale, readout: ReadOut | None
+) -> Floats:
+    """Imputed values of a modality of all cells of a mosaic, (q, D), in the order of its blocks."""
+    stream = imputed(
+        net,
+        MinibatchLoader(less, device=loader.device),
+        less,
+        np.arange(less.n_cells),
+        [ImputationRequest(m=[m.name for m in less.modalities].index(name), scale=scale)],
+        readout=readout,
+    )
+    guess = np.concatenate([part.values[0] for part in stream]).astype(np.float64)
+    back = np.argsort(less.modality(name).features.order, kind="stable")
+    return np.asarray(guess[:, np.argsort(back, kind="stable")])
+
+
+def _compared(
+    mosaic: Mosaic, data: ModalityData, cells: Ints, guess: Floats, counts: NDArray[np.bool_]
+) -> tuple[Ints, Floats, Ints]:
+    """Features that enough cells measured, (d,), their scores, (d,), and by how many cells, (D,).
+
+    Parameters
+    ----------
+    mosaic, data, cells
+        The modality, and test cells.
+    guess, counts
+        Imputed values (q, D), and which of them are to be compared with what was measured.
+    """
+    rows = data.row_of_cell[cells]
+    x: Any = data.x[rows]
+    truth = np.asarray(x.toarray() if sp.issparse(x) else x, np.float64)
+    family = likelihoods.get(data.likelihood)
+    if family.whole and not family.of_peaks:
+        depth = np.maximum(data.library[rows, None].astype(np.float64), 1) / max(
+            float(data.library.mean()), 1
+        )
+        truth, guess = np.log1p(truth / depth), np.log1p(np.maximum(guess, 0.0))
+    truth[~counts] = np.nan
+    n = (~np.isnan(truth)).sum(0)
+    if family.of_peaks:
+        positive = (truth > 0).sum(0)
+        scorable = (n >= FEWEST_CELLS) & (positive >= FEWEST_POSITIVE) & (positive < n)
+        at = np.flatnonzero(scorable)
+        return at, auroc_per_feature(guess[:, at], truth[:, at]), n
+    spread = np.nanstd(np.where(n >= FEWEST_CELLS, truth, 0.0), axis=0)
+    at = np.flatnonzero((n >= FEWEST_CELLS) & (spread > 0))
+    return at, _within_batches(guess[:, at], truth[:, at], mosaic.batch[cells]), n
+
+
+def _measure(data: ModalityData) -> str:
+    return "AUROC" if likelihoods.get(data.likelihood).of_peaks else "correlation"
 
 
 def _able(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mosaicvi.inspect.summary import ALL, MosaicSummary, Overlap
+from mosaicvi.inspect.summary import ALL, Group, MosaicSummary, Overlap
+
+WIDTH = 0.94  # of a modality, of the room that it has
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plot(summary: MosaicSummary) -> Figure:
-    """Draw who measured what, and each modality's panels as an UpSet plot.
+    """Draw who measured what, and the panels of each modality that has several, as an UpSet plot.
 
     Parameters
     ----------
@@ -26,7 +28,8 @@ def plot(summary: MosaicSummary) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    modalities = list(summary.panels)
+    overlaps = {m: [one for one in summary.overlaps if one.modality == m] for m in summary.panels}
+    modalities = [m for m, found in overlaps.items() if len(found) > 1]  # else all measured the same
     heights = [
         max(2.0, 0.3 * len(summary.groups)),
         *(1.6 + 0.25 * len(summary.panels[m]) for m in modalities),
@@ -39,18 +42,19 @@ def plot(summary: MosaicSummary) -> Figure:
         bars, dots = part.subplots(
             2, 1, sharex=True, height_ratios=[1.6, 0.25 * len(summary.panels[modality]) + 0.2]
         )
-        overlaps = [overlap for overlap in summary.overlaps if overlap.modality == modality]
-        _plot_overlaps(bars, dots, overlaps[:20], summary.panels[modality])
+        _plot_overlaps(bars, dots, overlaps[modality][:20], summary.panels[modality])
     return figure
 
 
 def _plot_layout(axes: Axes, summary: MosaicSummary) -> None:
-    """Groups × modalities, a filled cell where measured."""
+    """Groups × modalities, filled where measured, in proportion to the features of the panel."""
     names = [m.name for m in summary.modalities]
     for y, group in enumerate(summary.groups):
         for x, name in enumerate(names):
-            there = name in group.modalities
-            axes.barh(y, 0.94, left=x - 0.47, height=0.86, color=f"C{x}" if there else "0.93")
+            axes.barh(y, WIDTH, left=x - WIDTH / 2, height=0.86, color="0.93")
+            for start, width in measured_spans(summary, group, name):
+                left = x + WIDTH * (start - 0.5)
+                axes.barh(y, WIDTH * width, left=left, height=0.86, color=f"C{x}")
         axes.text(len(names) - 0.4, y, f"{group.n_cells:,}", va="center", fontsize=8)
     labels = [g.batch if g.panel in (g.batch, ALL) else f"{g.batch} · {g.panel}" for g in summary.groups]
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
@@ -60,6 +64,31 @@ def _plot_layout(axes: Axes, summary: MosaicSummary) -> None:
     axes.set_title(f"{summary.n_cells:,} cells: who measured what", fontsize=10, loc="left")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+
+
+def measured_spans(summary: MosaicSummary, group: Group, modality: str) -> list[tuple[float, float]]:
+    """Which parts of a modality's width a group of cells measured: where each begins, and how wide it is.
+
+    Features that the same panels measure lie side by side, those of the most panels first; the width of all
+    is 1.
+    """
+    if modality not in group.modalities:
+        return []
+    if group.panel not in summary.panels.get(modality, {}):
+        return [(0.0, 1.0)]
+    sets = sorted((o for o in summary.overlaps if o.modality == modality), key=lambda o: -len(o.panels))
+    total = sum(o.n_features for o in sets)
+    out: list[tuple[float, float]] = []
+    start = 0.0
+    for overlap in sets:
+        width = overlap.n_features / total
+        if group.panel in overlap.panels:
+            if out and abs(sum(out[-1]) - start) < 1e-9:
+                out[-1] = (out[-1][0], out[-1][1] + width)
+            else:
+                out.append((start, width))
+        start += width
+    return out
 
 
 def _plot_overlaps(bars: Axes, dots: Axes, overlaps: Sequence[Overlap], sizes: Mapping[str, int]) -> None:

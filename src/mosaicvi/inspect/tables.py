@@ -132,10 +132,18 @@ def _library_table(summary: MosaicSummary) -> Table:
     numbers = ("least", "25 %", "median", "75 %", "most", "empty")
     table = _table("Sum of each cell's values", "modality", "batch", *numbers, numbers=numbers)
     for library in summary.libraries:
-        values = [f"{q:,.0f}" if abs(q) >= 100 else f"{q:.3g}" for q in library.quantiles]
+        values = [_number(q) for q in library.quantiles]
         empty = Text(f"{library.n_empty:,}", style="red") if library.n_empty else "–"
         table.add_row(library.modality, library.batch, *values, empty)
     return table
+
+
+def _number(value: float) -> str:
+    """A number of at most nine characters."""
+    if abs(value) >= 1e7:
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{digits}e{int(power)}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _bridge_table(summary: MosaicSummary) -> Table:

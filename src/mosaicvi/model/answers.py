@@ -185,6 +185,7 @@ class Answers(Routing):
         frame.attrs["batch"] = str(batches_of(self.registry, modality, transform_batch))
         return frame
 
+    @names_ours
     def iter_imputed_values(
         self,
         mdata: MuData | AnnData | Paths | Mosaic | None = None,

@@ -19,6 +19,7 @@ from mosaicvi.infer.impute import Scale
 from mosaicvi.infer.intervals.answers import Bounds, IntervalRequest, intervals
 from mosaicvi.infer.intervals.spread import WIDEST
 from mosaicvi.model.answers import Answers
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import minibatch_size, positions_of
 
 
@@ -32,6 +33,7 @@ class Intervals(NamedTuple):
 class Bounding(Answers):
     """Between which ends values of cells lie."""
 
+    @names_ours
     def get_imputed_intervals(
         self,
         mdata: MuData | AnnData | None = None,
@@ -119,6 +121,7 @@ class Bounding(Answers):
             table.attrs["batch"] = str(batches_of(self.registry, modality, transform_batch))
         return tables
 
+    @names_ours
     def iter_imputed_intervals(
         self,
         mdata: MuData | AnnData | Mosaic | None = None,
@@ -162,6 +165,7 @@ class Bounding(Answers):
             batch_size=minibatch_size(batch_size),
         )
 
+    @names_ours
     def interval_scale(
         self, modality: str, *, scale: str | None = None, library: float | ArrayLike | None = None
     ) -> Scale:

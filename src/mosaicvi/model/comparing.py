@@ -21,6 +21,7 @@ from mosaicvi.infer.impute import Scale
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.model.answers import Answers
 from mosaicvi.model.columns import column_of, object_of
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import minibatch_size, positions_of
 
 DELTA = 0.25
@@ -31,6 +32,7 @@ Cells = Sequence[int] | NDArray[Any]
 class Comparing(Answers):
     """What compares groups of cells, feature by feature."""
 
+    @names_ours
     def differential_expression(
         self,
         mdata: MuData | AnnData | None = None,

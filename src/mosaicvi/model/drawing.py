@@ -14,12 +14,14 @@ from mosaicvi.config.arguments import whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import DrawRequest, drawn
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState, minibatch_size, positions_of
 
 
 class Drawing(ModelState):
     """What cells might have measured: draws from the model's predictive distribution."""
 
+    @names_ours
     def posterior_predictive_sample(
         self,
         mdata: MuData | AnnData | None = None,
@@ -96,6 +98,7 @@ class Drawing(ModelState):
             out[:, rows] = values
         return out
 
+    @names_ours
     def iter_posterior_predictive_sample(
         self,
         mdata: MuData | AnnData | Mosaic | None = None,

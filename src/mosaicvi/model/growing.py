@@ -22,6 +22,7 @@ from mosaicvi.data.register.join import joined, lifted, of_cells
 from mosaicvi.data.staining import at_level, levels_of_batches
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_grown
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.saving import Saving
 from mosaicvi.nn.growth import transplant
 from mosaicvi.nn.vae import MosaicVAE
@@ -32,6 +33,7 @@ class Growing(Saving):
     """What makes a larger model of a trained one."""
 
     @classmethod
+    @names_ours
     def load_query_data(
         cls,
         query: MuData | AnnData,

@@ -34,6 +34,7 @@ class Habits(Answers):
         gene_list: Sequence[str] | None = None,
         indices: Sequence[int] | NDArray[Any] | None = None,
         library_size: float = 1.0,
+        transform_batch: str | Sequence[str] | None = None,
         n_samples: int | None = None,
         batch_size: int = 512,
     ) -> pd.DataFrame:
@@ -43,7 +44,7 @@ class Habits(Answers):
 
         Parameters
         ----------
-        mdata, indices, n_samples, batch_size
+        mdata, indices, transform_batch, n_samples, batch_size
             As in `get_imputed_values`.
         modality
             Which; the first with counts where None.
@@ -74,6 +75,7 @@ class Habits(Answers):
             modality=modality,
             features=gene_list,
             indices=indices,
+            transform_batch=transform_batch,
             n_samples=n_samples,
             scale="counts",
             library=library_size,

@@ -18,6 +18,7 @@ from mosaicvi.infer.labels import UNLABELED, has_label, predict_labels
 from mosaicvi.infer.latent import latent
 from mosaicvi.model.answers import Answers
 from mosaicvi.model.columns import column_of, object_of
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import minibatch_size, positions_of
 
 FEWEST_LABELLED = 20
@@ -26,6 +27,7 @@ FEWEST_LABELLED = 20
 class Labelling(Answers):
     """What carries labels from cells that have them to others."""
 
+    @names_ours
     def predict_labels(
         self,
         label_key: str,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from mosaicvi.config.arguments import whole
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, quoted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,8 +18,9 @@ DEFAULT_WIDTH = 128
 # Arguments that others have, and what to use here; by the name of the function, or "" for any.
 ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     "": {
-        "adata": "the first argument, mdata, which may be an AnnData",
-        "use_gpu": "accelerator='gpu'",
+        "use_gpu": "accelerator='gpu' or 'cpu'",
+        "n_genes": "nothing: the data say how many features there are",
+        "n_regions": "nothing: the data say how many features there are",
         "gene_list": "features=[...]",
         "protein_list": "features=[...]",
         "region_list": "features=[...]",
@@ -37,6 +38,26 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
         "n_epochs_kl_warmup": "beta_kl=... of MosaicVI, which is constant",
         "enable_progress_bar": "progress=...",
         "gradient_clip_val": "max_grad_norm=...",
+        "save_best": "nothing: the best weights are always kept",
+        "check_val_every_n_epoch": "nothing: held-out cells are looked at after every epoch",
+        "adversarial_mixing": "gamma=... of MosaicVI",
+    },
+    "save": {"save_anndata": "mdata.write(...)", "prefix": "another folder, dir_path"},
+    "load_query_data": {
+        "freeze_dropout": "unfrozen=False, which trains what is new alone",
+        "inplace_subset_query_vars": "MosaicVI.prepare_query(data, model)",
+    },
+    "get_normalized_expression": {
+        "return_mean": "nothing: means are returned; posterior_predictive_sample(...) draws",
+        "n_samples_overall": "n_samples=...",
+        "protein_list": "get_imputed_values(modality='adt', features=[...])",
+    },
+    "posterior_predictive_sample": {"n_samples_overall": "n_samples=..."},
+    "differential_expression": {
+        "all_stats": "nothing: all columns are there",
+        "weights": "nothing: cells weigh as many as they are in each batch",
+        "batchid1": "batch_correction=True, which compares within batches",
+        "batchid2": "batch_correction=True, which compares within batches",
     },
     "setup_mudata": {
         "rna_layer": "layers={'rna': ...}",
@@ -66,33 +87,67 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
         "use_layer_norm": "norm='layer'",
         "use_batch_norm": "norm='batch'",
         "mmd_weight": "gamma=...",
+        "latent_distribution": "nothing: the latent is normal",
+        "n_genes": "nothing: the data say how many features there are",
+        "n_regions": "nothing: the data say how many features there are",
     },
 }
 # Methods that others have.
 METHODS = {
     "get_accessibility_estimates": "get_imputed_values(modality='atac')",
+    "get_normalized_accessibility": "get_imputed_values(modality='atac')",
+    "get_protein_foreground_probability": "get_imputed_values(modality='adt'); there is no background apart",
+    "get_feature_correlation_matrix": "posterior_predictive_sample(modality=...), and its correlations",
+    "get_library_size_factors": "get_imputed_values(library=...); the library is what was measured",
+    "get_region_factors": "get_imputed_values(modality='atac')",
     "get_latent": "get_latent_representation()",
+    "get_reconstruction_error": "cell_fit(), the log-likelihood of what each cell measured",
+    "get_marginal_ll": "cell_fit(), the log-likelihood of what each cell measured",
+    "get_elbo": "history",
     "impute": "get_imputed_values(modality=...)",
     "predict": "predict_labels(...), get_latent_representation() or get_imputed_values(modality=...)",
     "fit": "train()",
+    "differential_accessibility": "differential_expression(modality='atac')",
     "prepare_query_anndata": "MosaicVI.prepare_query(data, model)",
     "prepare_query_mudata": "MosaicVI.prepare_query(data, model)",
     "view_anndata_setup": "print(model.mosaic)",
-    "get_elbo": "history",
+    "summary_string": "print(model.mosaic)",
+    "load_registry": "MosaicVI.load(dir_path).reference",
+    "convert_legacy_save": "load(dir_path), which reads older models",
+    "minify_adata": "without_data()",
+    "to_device": "train(accelerator=...)",
+    "device": "train(accelerator=...)",
+    "adata": "mosaic",
+    "adata_manager": "mosaic",
+    "get_anndata_manager": "mosaic",
+    "trainer": "history",
     "is_trained_": "is_trained",
     "module": "net",
 }
+# Arguments of the same meaning, taken as ours.
+SAME = {"adata": "mdata"}
 
 
 def names_ours(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, with an `InputError` that names the right argument in place of another package's."""
-    known = inspect.signature(function).parameters
+    """The function, with an `InputError` that names the right argument in place of another package's.
+
+    An argument that is missing, or given by place though it has to be named, is an `InputError` as well.
+    """
+    signature = inspect.signature(function)
+    known = signature.parameters
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for theirs, ours in SAME.items():
+            if theirs in kwargs and theirs not in known and ours in known and ours not in kwargs:
+                kwargs[ours] = kwargs.pop(theirs)
         for name in kwargs:
             if name not in known:
                 raise InputError(_unknown(function.__name__, name, known))
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError:
+            raise InputError(_misplaced(function.__name__, known, args, kwargs)) from None
         return function(*args, **kwargs)
 
     return checked
@@ -107,6 +162,29 @@ def _unknown(function: str, name: str, known: Iterable[str]) -> str:
     else:
         use = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(ours)}."
     return f"{function}: unknown argument {name!r}; {use}"
+
+
+def _misplaced(
+    function: str,
+    known: Mapping[str, inspect.Parameter],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+) -> str:
+    """What is wrong with arguments whose names are right."""
+    by_place = [name for name, of in known.items() if of.kind is not of.KEYWORD_ONLY]
+    if len(args) > len(by_place):
+        named = [name for name in known if name not in by_place]
+        return f"{function}: give arguments after {by_place[-1]!r} by name, such as {named[0]}=...."
+    twice = [name for name in by_place[: len(args)] if name in kwargs]
+    if twice:
+        return f"{function}: {twice[0]!r} is given twice."
+    needed = [name for name, of in known.items() if of.default is of.empty and name not in kwargs]
+    missing = [name for name in needed if name not in by_place[: len(args)]]
+    if missing == ["modality"] and (
+        names := getattr(getattr(args[0], "config", None), "uni_block_names", ())
+    ):
+        return f"{function}: say which modality, modality={names[0]!r}; the model has {quoted(names)}."
+    return f"{function}: {missing[0]}=... is needed."
 
 
 def in_our_names(parameters: Mapping[str, Any]) -> dict[str, Any]:

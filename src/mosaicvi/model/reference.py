@@ -11,6 +11,7 @@ import pandas as pd
 
 from mosaicvi.errors import InputError
 from mosaicvi.infer.reference import ReferenceCells
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 from mosaicvi.store.format import versions
 
@@ -131,6 +132,7 @@ class Referring(ModelState):
             versions=self._written_by or versions(),
         )
 
+    @names_ours
     def distance_to_reference(self, z: Any) -> pd.DataFrame:
         """How far cells lie from those that the model was trained on, in the latent space.
 

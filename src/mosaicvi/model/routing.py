@@ -19,6 +19,7 @@ from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.known import as_before, known_cells
 from mosaicvi.infer.latent import latent
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 
 Stream = Iterator[tuple[slice, NDArray[np.float32]]]
@@ -120,6 +121,7 @@ class Routing(ModelState):
         stream = imputed(self.net, loader, mosaic, cells, [wanted], readout=self.readout(mosaic), **how)
         return ((part.rows, part.values[0]) for part in stream)
 
+    @names_ours
     def imputed_scale(
         self, modality: str, *, scale: str | None = None, library: float | None = None
     ) -> Scale:

@@ -145,6 +145,7 @@ class Saving(ModelState):
         return model
 
     @staticmethod
+    @names_ours
     def prepare_query(
         data: MuData | AnnData,
         reference: ModelState | str | Path,

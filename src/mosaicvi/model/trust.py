@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.infer.accuracy import accuracies
+from mosaicvi.infer.accuracy import FeatureAccuracy, accuracies
 from mosaicvi.infer.likelihood import depths, log_likelihoods, ranks
 from mosaicvi.model.comparing import Comparing
+from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import minibatch_size, positions_of
 
 
 class Trusting(Comparing):
     """What says how far the model's other answers can be trusted."""
 
+    @names_ours
     def imputation_accuracy(
         self,
         mdata: MuData | AnnData | Mosaic | None = None,
@@ -33,7 +35,9 @@ class Trusting(Comparing):
         """How well each feature is imputed, by what was measured of a cell.
 
         For every set of features that cells of the data have, and for each modality alone, cells that
-        measured more are shown to the model as those are, held-out cells where there are enough.
+        measured more are shown to the model as those are, held-out cells where there are enough. Where single
+        entries are missing, measured ones are hidden at random; those that are missing because they are low
+        may be imputed worse.
 
         Parameters
         ----------
@@ -59,6 +63,7 @@ class Trusting(Comparing):
           ``"no"``;
         - ``test_cells``, ``held_out``: by how many cells that was measured, and whether no training saw them;
         - ``lacking``: how many cells of the data, or of the query, have this view, and so lack the feature;
+          of single entries (``view`` is "other entries of ..."), how many lack it though their panel has it;
         - ``panel``: whether other features of the modality are shown.
         """
         mosaic, loader = self._data(mdata)
@@ -76,7 +81,7 @@ class Trusting(Comparing):
             seed=whole("seed", seed),
             query=None if query is None else self._data(query)[0],
         )
-        for one in sorted(found, key=lambda a: (not (a.partial and a.lacking), -a.lacking)):
+        for one in sorted(found, key=_place):
             features = np.asarray(mosaic.modality(one.modality).features.names, object)[one.features]
             part = pd.DataFrame({"modality": one.modality, "feature": features, "view": one.view})
             part["score"], part["measure"] = one.score, one.measure
@@ -86,6 +91,7 @@ class Trusting(Comparing):
             parts.append(part)
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
+    @names_ours
     def cell_fit(
         self,
         mdata: MuData | AnnData | None = None,
@@ -145,6 +151,12 @@ class Trusting(Comparing):
         frame = pd.DataFrame(columns, index=mosaic.cells[cells])
         frame["unlike"] = frame["rank"] < UNLIKE
         return frame
+
+
+def _place(one: FeatureAccuracy) -> tuple[bool, int]:
+    """What panels lack comes first, then by how many cells lack it."""
+    most = int(np.max(one.lacking, initial=0))
+    return not (one.partial and most), -most
 
 
 MOST_COMPARED = 5000

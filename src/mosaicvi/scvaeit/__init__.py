@@ -2,9 +2,7 @@
 
     from mosaicvi.scvaeit import VAEIT
 
-Arrays and masks become a mosaic, and `MosaicVI` with ``preset="published"`` does the rest. What differs
-from the original is listed in docs/from-scvaeit.md.
-
+Arrays and masks become a mosaic, and `MosaicVI` with ``preset="published"`` does the rest.
 Legend: n cells, D features, K latent, L draws.
 """
 
@@ -33,19 +31,13 @@ from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.scvaeit.arrays import covariates, read_arrays
 from mosaicvi.scvaeit.history import Hist, histories, tabulated
 from mosaicvi.scvaeit.pictures import draw
+from mosaicvi.scvaeit.seeds import next_seed, reset_random_seeds
 from mosaicvi.scvaeit.settings import read_config
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["VAEIT", "__version__", "reset_random_seeds"]
-
-_seed = {"next": 0}
-
-
-def reset_random_seeds(seed: int) -> None:
-    """Seed of the models that are made from now on; generators outside this package are left alone."""
-    _seed["next"] = whole("seed", seed)
 
 
 class VAEIT:
@@ -116,6 +108,7 @@ class VAEIT:
                 modalities=names,
             )
         self.hist: Hist = {}
+        self._adata: AnnData | None = None  # until `update_z`
         self.reset()
 
     @property
@@ -123,10 +116,16 @@ class VAEIT:
         """The network."""
         return self.model.net
 
+    @property
+    def adata(self) -> AnnData:
+        """What `update_z` found."""
+        if self._adata is None:
+            raise InputError("adata: there is nothing yet; call update_z() first.")
+        return self._adata
+
     def reset(self) -> None:
         """Fresh weights."""
-        gamma = self.config.gamma
-        self._seed = _seed["next"]
+        gamma, self._seed = self.config.gamma, next_seed()
         self.model = MosaicVI(
             self._mosaic,
             preset="published",
@@ -169,17 +168,17 @@ class VAEIT:
 
         Returns
         -------
-        ``hist["train"]`` and, with `valid`, ``hist["val"]``: lists ``total``, ``obs_0``, ..., ``unobs_0``,
-        ..., ``kl`` and ``mmd``, one number an epoch. It stays in `hist`.
+        `hist`: of ``"train"`` and, with `valid`, ``"val"`` the lists ``total``, ``obs_0``, ...,
+        ``unobs_0``, ..., ``kl`` and ``mmd``, an epoch a number, also of earlier ones if `init_epoch` > 1.
         """
         first, last = whole("init_epoch", init_epoch, least=1), whole("num_epoch", num_epoch, least=1)
         if first > last:
-            raise InputError(
-                f"init_epoch: {first} is beyond num_epoch={last}, which counts from the first epoch."
-            )
+            raise InputError(f"init_epoch: {first} is beyond num_epoch={last}; both count from the first.")
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
         if folder is not None and (folder / "model.json").exists() and not (first == 1 and delete_existing):
             self.load_model(folder)
+        if first > 1 and not self.model.is_trained:
+            raise InputError(f"init_epoch: there is no trained model for {first} to go on from; use 1.")
         n, repeat = self._arrays.x.shape[0], whole("num_repeat", num_repeat, least=1)
         size = (256 if self._arrays.is_full else 64) if batch_size is None else batch_size
         share = number("test_size", test_size)
@@ -197,6 +196,7 @@ class VAEIT:
         if save_every_epoch is not None and not valid and (folder is not None or eval_func is not None):
             every = whole("save_every_epoch", save_every_epoch, least=1)
         before = len(self.model.history)
+        begins = before if first == 1 else 0
         if callable(self.config.gamma) and not isinstance(self.config.gamma, Schedule):
             gamma = tabulated(self.config.gamma, done=before, first=first, last=last, repeat=repeat)
             self.model.config = self.model.net.config = dataclasses.replace(self.model.config, gamma=gamma)
@@ -209,7 +209,7 @@ class VAEIT:
                 self.save_model(folder)
             if eval_func is not None:
                 eval_func(self.vae)
-        self.hist = histories(self.model.history.iloc[before:], list(self._published.likelihoods), repeat)
+        self.hist = histories(self.model.history.iloc[begins:], list(self._published.likelihoods), repeat)
         return self.hist
 
     # --- answers --------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class VAEIT:
     ) -> NDArray[np.float64]:
         """Expected values of all entries, averaged over `L` draws of the latent, (n, D).
 
-        With ``return_mean=False`` those of each draw, (n, L, D). Features that no cell measured are NaN.
+        With ``return_mean=False`` those of each draw, (n, L, D). Features that nobody measured are NaN.
         """
         query, n_draws = self._query(masks, zero_out), whole("L", L, least=1)
         size = whole("batch_size_inference", batch_size_inference, least=1)
@@ -268,7 +268,7 @@ class VAEIT:
     ) -> None:
         """Latent means in `z`, ``adata.X`` and ``adata.obsm["X_VAE"]``, anew."""
         self.z = self.get_latent_z(masks, zero_out, batch_size_inference)
-        self.adata = AnnData(self.z, obsm={"X_VAE": self.z})
+        self._adata = AnnData(self.z, obsm={"X_VAE": self.z})
         self._n_neighbors = whole("n_neighbors", n_neighbors, least=2)
 
     def visualize_latent(
