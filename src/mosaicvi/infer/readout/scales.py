@@ -87,4 +87,5 @@ def on_asked_scale(
     if asked == "log1p_cp10k":
         return on_scale(counts, "log1p_cp10k")
     total = np.maximum(counts.sum(1, keepdims=True), 1e-12)
-    return counts * (np.minimum(1.0, most / total) if library is None else library / total)
+    factor = np.minimum(1.0, most / total) if library is None else library / total
+    return np.asarray(counts * factor)
