@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pandas as pd
 import pytest
+from tests.builders import protein_tables
 
 from mosaicvi import read_mudata
 from mosaicvi.cli import run
@@ -21,30 +21,7 @@ N, D = 60, 24
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of each program of 24 genes, 12 of them in both, and a table of the samples of the first."""
-    folder = tmp_path_factory.mktemp("tables")
-    rng = np.random.default_rng(0)
-    logs = 24 + rng.normal(0, 2, D) + rng.normal(size=(2 * N, 2)) @ rng.normal(size=(2, D))
-    logs[rng.random(logs.shape) < 0.2] = np.nan
-    logs[:, 3] = np.nan  # nobody measured it
-    genes = [f"GENE{j}" for j in range(D)]
-    one = pd.DataFrame({"Protein IDs": [f"P{j:05d};P{j:05d}-2" for j in range(18)]})
-    one["Gene names"] = [f"{g};{g}L" for g in genes[:17]] + [""]
-    one["Peptides"] = 7
-    one["Reverse"] = ["+" if j == 17 else "" for j in range(18)]
-    names = [f"LFQ intensity S{k}" for k in range(N)]
-    values = np.nan_to_num(np.exp2(logs[:N, :18])).astype(np.int64).T
-    pd.concat([one, pd.DataFrame(values, columns=names)], axis=1).to_csv(
-        folder / "proteinGroups.txt", sep="\t", index=False
-    )
-    two = pd.DataFrame({"Protein.Group": [f"P{j:05d}" for j in range(6, D)], "Genes": genes[6:]})
-    files = [rf"D:\raw\plate{1 + k % 2}\S{k}.raw" for k in range(N)]
-    values = np.exp2(logs[N:, 6:]).T
-    pd.concat([two, pd.DataFrame(values, columns=files)], axis=1).to_csv(
-        folder / "report.pg_matrix.tsv", sep="\t", index=False
-    )
-    sheet = pd.DataFrame({"sample": [*names, "S99"], "plate": [*["p1", "p2"] * (N // 2), "p1"]})
-    sheet.to_csv(folder / "samples.csv", index=False)
-    return folder
+    return protein_tables(tmp_path_factory.mktemp("tables"), N, D, nobody=3, decoy=True)
 
 
 QUICK = ["--max-epochs", "1", "-q", "--overwrite"]
