@@ -37,12 +37,29 @@ def shares_of_counts() -> np.ndarray:
     return np.asarray(COUNTS / COUNTS.sum(1, keepdims=True) * 1e6, np.float32) * 1.0
 
 
+def ratios_to_the_mean() -> np.ndarray:
+    """Centred log ratios of counts, as proteins are often given."""
+    x = RNG.poisson(RNG.gamma(2, np.exp(RNG.normal(2, 1.5, 60)), (300, 60)))
+    return np.asarray(np.log1p(x / np.exp(np.log1p(x).mean(1, keepdims=True))), np.float32)
+
+
 SCALES: dict[str, tuple[Callable[[], np.ndarray], str | None]] = {
     "counts": (lambda: COUNTS, None),
     "log intensities": (lambda: LOGS, None),
     "raw intensities": (lambda: np.exp2(LOGS), "raw intensities; take their logarithm"),
     "whole intensities": (lambda: np.rint(np.exp2(LOGS)), "raw intensities; take their logarithm"),
     "flow": (lambda: RNG.normal(500, 3000, (300, 60)).astype(np.float32), "raw flow or mass cytometry"),
+    "ratios": (
+        lambda: np.exp2(RNG.normal(0, 1, (300, 60))).astype(np.float32),
+        "ratios around 1; take their",
+    ),
+    "ratios of a narrow spread": (
+        lambda: np.exp2(RNG.normal(0.1, 0.6, (300, 60))).astype(np.float32),
+        "ratios around 1; take their logarithm",
+    ),
+    "values around 1": (lambda: RNG.normal(1, 0.1, (300, 60)).astype(np.float32), None),
+    "log counts": (lambda: np.log1p(COUNTS), None),
+    "centred log ratios of proteins": (ratios_to_the_mean, None),
     "log ratios": (lambda: RNG.normal(0, 3, (300, 60)).astype(np.float32), None),
     "methylation": (lambda: RNG.beta(1, 1, (300, 60)).astype(np.float32), "shares between 0 and 1"),
     "CPM": (shares_of_counts, "normalised to 1,000,000 a cell"),

@@ -76,6 +76,17 @@ def test_they_are_the_cells_own_and_repeat(made: tuple[MosaicVI, MuData, np.ndar
         assert (whole.lower <= whole.upper).all(axis=None)
 
 
+def test_looking_up_few_values_at_a_time_changes_nothing(
+    made: tuple[MosaicVI, MuData, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices: list[dict[str, Any]] = [{}, {"scale": "counts"}, {"transform_batch": "mean"}]
+    before = [made[0].get_imputed_intervals(modality="adt", **choice) for choice in choices]
+    monkeypatch.setattr("mosaicvi.infer.intervals.answers.MOST_AT_ONCE", 900)
+    for choice, tables in zip(choices, before, strict=True):
+        for one, two in zip(tables, made[0].get_imputed_intervals(modality="adt", **choice), strict=True):
+            pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
 def test_wider_levels_hold_narrower_ones(made: tuple[MosaicVI, MuData, np.ndarray]) -> None:
     for scale in ("counts", "log1p_cp10k"):
         narrow, wide = (

@@ -112,9 +112,26 @@ def _looks(modality: str, found: Looks) -> tuple[str, str] | None:
             if most > 30 and has_fractions
             else None
         )
+    if _are_ratios(values):
+        return (
+            "ratios around 1",
+            f"take their logarithm, with zeros as missing: log2=[{modality!r}]; {as_meant}",
+        )
     if most <= 1:
         return "shares between 0 and 1, such as methylation", f"take log(x / (1 - x)) before; {as_meant}"
     return None
+
+
+def _are_ratios(values: NDArray[np.float32]) -> bool:
+    """Whether values lie around 1 as often at x as at 1 / x, and not as often at 1 + x as at 1 - x."""
+    there = values[(values > 0) & np.isfinite(values)].astype(np.float64)
+    if len(there) < 100 or len(there) < 0.95 * len(values):
+        return False
+    low, lower, middle, upper, high = np.log(np.quantile(there, (0.05, 0.25, 0.5, 0.75, 0.95)))
+    is_symmetric = abs(low + high - 2 * middle) < 0.2 * (high - low)
+    is_symmetric &= abs(lower + upper - 2 * middle) < 0.2 * (upper - lower)
+    is_skewed = np.exp(high - middle) - 1 > 1.5 * (1 - np.exp(low - middle))
+    return bool(abs(middle) < 0.25 and is_symmetric and is_skewed)
 
 
 def zeros(

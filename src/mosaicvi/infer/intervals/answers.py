@@ -1,6 +1,6 @@
 """Intervals of any cells, minibatch by minibatch.
 
-Legend: b cells of a minibatch, d features asked for, k bins.
+Legend: b cells of a minibatch, d features asked for.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.covariates import Batches
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed
+from mosaicvi.infer.intervals.likelihood import of_features
 from mosaicvi.infer.intervals.spread import Spread, Spreads
 from mosaicvi.infer.latent import encoded
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.nn.vae import MosaicVAE
 
+MOST_AT_ONCE = 1_000_000  # values whose quantiles are looked up together
 Bounds = tuple[slice, NDArray[np.float32], NDArray[np.float32]]
 
 
@@ -100,14 +102,21 @@ def intervals(
         value, of_cell, of_batch = part.values[0], code[cells[part.rows]], own[cells[part.rows]]
         lower, upper = np.empty_like(value), np.empty_like(value)
         for i, b in np.unique(np.stack([of_cell, of_batch], 1), axis=0).tolist():
-            here, spread = (of_cell == i) & (of_batch == b), known[i]
+            spread = known[i]
             assert spread is not None
-            ends = [
-                (share * e for e in spread.ends(value[here], as_batch, wanted.level))
-                for as_batch, share in asked or ((b, 1.0),)
-            ]
-            lower[here], upper[here] = (sum(each) for each in zip(*ends, strict=True))
+            for here in _pieces(np.flatnonzero((of_cell == i) & (of_batch == b)), len(at)):
+                ends = [
+                    (share * e for e in spread.ends(value[here], as_batch, wanted.level))
+                    for as_batch, share in asked or ((b, 1.0),)
+                ]
+                lower[here], upper[here] = (sum(each) for each in zip(*ends, strict=True))
         yield part.rows, lower, upper
+
+
+def _pieces(positions: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
+    """The same in parts of which each, times the width, is not too many values."""
+    step = max(1, MOST_AT_ONCE // max(width, 1))
+    return [positions[i : i + step] for i in range(0, len(positions), step)]
 
 
 def _places(mosaic: Mosaic, wanted: IntervalRequest) -> NDArray[np.int64]:
@@ -155,14 +164,15 @@ def _of_likelihood(
         for as_batch, covariates in zip(shares or [None], as_batches, strict=True):
             with torch.no_grad():
                 parameters = net.parameters_of(wanted.m, q.mean, q, covariates, library=library)
-            parameters = parameters.each(lambda part: part[..., places])
             of_pair = [
                 _levels(known[i], wanted.level, [b] if as_batch is None else as_batch)
                 for i, b in pairs.tolist()
             ]
-            for end, levels in zip(ends, zip(*of_pair, strict=True), strict=True):
-                level = np.stack([np.broadcast_to(each, len(at)) for each in levels])
-                end += family.quantile(level[which.reshape(-1)], parameters)
+            for some in _pieces(np.arange(len(at)), minibatch.n_cells):
+                few = of_features(parameters, places[torch.from_numpy(some)])
+                for end, levels in zip(ends, zip(*of_pair, strict=True), strict=True):
+                    level = np.stack([np.broadcast_to(each, len(at))[some] for each in levels])
+                    end[:, some] += family.quantile(level[which.reshape(-1)], few)
         lower, upper = (data.raw(np.asarray(end / len(as_batches), np.float32), at) for end in ends)
         yield rows, lower, upper
 

@@ -98,7 +98,7 @@ def _cumulative(
             for i, covariates in enumerate(given):
                 with torch.no_grad():
                     parameters = net.parameters_of(m, q.mean, q, covariates, library=library, panel=panel)
-                parameters = _of_features(parameters, places)
+                parameters = of_features(parameters, places)
                 last = family.cdf(x, parameters)
                 first = family.cdf(x - 1, parameters) if family.whole else last
                 level = first + uniform * (last - first)
@@ -117,7 +117,8 @@ def _by_another(mosaic: Mosaic, data: ModalityData) -> NDArray[np.bool_]:
     return np.asarray(known.sum(0) > np.pad(known, ((0, 1), (0, 0))))
 
 
-def _of_features(parameters: Parameters, places: torch.Tensor) -> Parameters:
+def of_features(parameters: Parameters, places: torch.Tensor) -> Parameters:
+    """Those of some features."""
     return parameters.each(lambda part: part[..., places])
 
 
