@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas as pd
 import pytest
 from tests.builders import protein_tables
@@ -103,6 +105,25 @@ def test_two_tables_are_one_mosaic_by_the_names_of_genes(
     assert mdata.obs["plate"].notna().sum() == N
     model = str(tmp_path / "model")
     assert run(["train", str(out), "--batch-key", "dataset", "-o", model, *QUICK]) == 0
+
+
+def test_a_mosaic_that_was_named_by_an_annotation_is_not_named_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = str(folder / "report.pg_matrix.tsv")
+    how = ["--columns", r"\.raw$", "--names-from", "Genes", "--as", "prot", "--log2", "prot"]
+    out, model = tmp_path / "two.h5mu", str(tmp_path / "model")
+    assert run(["combine", f"a={table}", f"b={shutil.copy(table, tmp_path)}", *how, "-o", str(out)]) == 0
+    mdata = read_mudata(out)
+    del mdata["prot"].var["Genes"]
+    mdata.write_h5mu(out)
+    assert run(["train", str(out), "--batch-key", "dataset", "-o", model, *QUICK]) == 0
+    assert run(["embed", model, str(out), "-o", str(tmp_path / "two.csv")]) == 0
+    capsys.readouterr()
+    assert run(["embed", model, f"a={table}", "-o", str(tmp_path / "one.csv")]) == 0
+    assert "raw intensities" not in said_by(capsys)
+    one, two = (pd.read_csv(tmp_path / f"{name}.csv", index_col=0) for name in ("one", "two"))
+    np.testing.assert_allclose(one.to_numpy(), two.to_numpy()[:N], rtol=1e-4, atol=1e-5)
 
 
 def test_a_table_of_samples_that_does_not_fit_is_said(
