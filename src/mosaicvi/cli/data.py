@@ -213,6 +213,7 @@ def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = Fals
     _check_pairs(paths, reading)
     named = name_datasets(paths)
     options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet)
+    options |= {"dataset_in_names": reading.dataset_in_names}
     mdata = combine_as(named, layers_if_there=reading.layers_if_there, **options, **more)
     if reading.obs is not None:
         Sheet.read(reading.obs).add_to(mdata, names=str(more.get("name_key", NAME_KEY)))
