@@ -434,11 +434,37 @@ def test_impute_as_another_batch(
     assert imputed.uns["mosaicvi"]["batch"] == wanted.attrs["batch"]
 
 
-def test_impute_with_intervals(folder: Path, tmp_path: Path) -> None:
+def test_impute_into_tables(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), "-o", str(tmp_path / "adt.csv")]
+    assert run(ask) == 2
+    assert "a table holds one modality; choose it with --modality" in capsys.readouterr().err
+    more = ["--modality", "adt", "--interval", "0.8", "--accuracy-table", str(tmp_path / "accuracy.csv")]
+    assert run([*ask, *more]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("adt.csv", "adt.lower.csv", "adt.upper.csv", "accuracy.csv"),
+    }
+    model = loaded(folder)
+    ends = model.get_imputed_intervals(modality="adt", level=0.8)
+    values = model.get_imputed_values(modality="adt", scale="log1p_cp10k")
+    for name, wanted in (("adt", values), ("adt.lower", ends.lower), ("adt.upper", ends.upper)):
+        found = pd.read_csv(tmp_path / f"{name}.csv", index_col="cell")
+        pd.testing.assert_frame_equal(found, wanted, check_dtype=False, check_names=False, rtol=1e-4)
+    accuracy = pd.read_csv(tmp_path / "accuracy.csv")
+    pd.testing.assert_frame_equal(accuracy, model.imputation_accuracy(modality="adt"), check_dtype=False)
+
+
+def test_impute_with_intervals(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "i.h5mu"
-    arguments = ["-o", str(out), "--interval", "0.8", "--batch-size", "64", "-q"]
+    arguments = ["-o", str(out), "--interval", "0.8", "--batch-size", "64"]
     assert run(["impute", str(folder / "model"), str(folder / "mosaic.h5mu"), *arguments]) == 0
+    said = capsys.readouterr().err
     imputed, model = read_h5mu(out), loaded(folder)
+    assert "adt: that is the scale of intervals; counts by --scale counts" in said
+    without = [b for b in model.registry.categories["batch"] if b not in model.registry.measured_in["adt"]]
+    n = int(np.isin(imputed.obs["batch"].astype(str), without).sum())
+    words = f"{n} of 200 cells are of batches of which the model knows no adt ("
+    assert f"adt: {words}" in said
+    assert imputed["adt"].uns["mosaicvi"]["interval_note"].startswith(words)
     for name in imputed.mod:
         found = imputed[name]
         for layer, wanted in zip(

@@ -157,12 +157,16 @@ def test_tables_fit_80_columns(chain: MuData, which: str) -> None:
         assert "nothing but zeros" in text
 
 
-def test_plot_has_a_panel_for_each_modality(chain: MuData) -> None:
+def test_plot_has_a_part_for_each_modality_whose_panels_differ(chain: MuData) -> None:
     figure = plot(describe(chain, batch_key="dataset"))
-    assert len(figure.axes) == 1 + 2 * 3
+    assert len(figure.axes) == 1 + 2 * 2  # of rna and atac; both panels of adt are the same
     bars = figure.axes[1].patches
     assert [bar.get_height() for bar in bars] == [1, 1, 1]
     figure.savefig(io.BytesIO(), format="png", dpi=40)
+
+
+def test_plot_has_no_panels_where_all_measured_the_same() -> None:
+    assert len(plot(describe(part([[1], [2]], ["1", "2"], "A"))).axes) == 1
 
 
 def test_a_row_of_the_picture_is_as_wide_as_its_panel(chain: MuData) -> None:

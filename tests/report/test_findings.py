@@ -159,3 +159,26 @@ def test_commands_that_help_are_named_and_have_these_options() -> None:
         assert "mosaicvi train" in finding.text
         assert set(re.findall(r"--[a-z-]+", finding.text)) <= options
     assert "--max-epochs 20" in said[2].text
+
+
+@pytest.mark.parametrize(("held_out", "said"), [(True, "held-out"), (False, "known"), (None, "known")])
+def test_what_to_believe_rests_on_cells_that_were_held_out_or_not(held_out: bool | None, said: str) -> None:
+    table = pd.DataFrame(
+        {
+            "modality": "adt",
+            "feature": ["CD3", "CD4", "CD80"],
+            "view": "rna",
+            "score": [0.9, 0.3, -0.1],
+            "measure": "correlation",
+            "believe": ["yes", "partly", "no"],
+            "test_cells": 86,
+            "held_out": held_out,
+            "lacking": 600,
+        }
+    )
+    (finding,) = findings.trust(table, of="reference ")
+    assert finding.title == "Of 3 features of adt that 600 cells lack, 1 are imputed well from rna."
+    assert finding.text == (
+        "To believe: yes: CD3; with care: CD4; not: CD80 (correlation with hidden values of 86 "
+        f"{said} reference cells within their batches)."
+    )

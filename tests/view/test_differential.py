@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
+from matplotlib.text import Text
 
 from mosaicvi import InputError, pl
 from mosaicvi.view.differential import HIGHER, LARGEST_DOT, LOWER
@@ -60,6 +61,35 @@ def test_a_volcano_has_each_feature_at_its_place(table: pd.DataFrame) -> None:
     assert "log2 ratio" in ax.get_xlabel()
 
 
+def test_names_of_a_volcano_are_on_both_sides_and_not_on_one_another() -> None:
+    rng = np.random.default_rng(0)
+    n = 60
+    effect = np.where(np.arange(n) % 6, 1, -1) * rng.uniform(1, 4, n)
+    table = pd.DataFrame(
+        {
+            "lfc_mean": effect,
+            "p_value": 10.0 ** -np.where(effect > 0, rng.uniform(20, 21, n), rng.uniform(5, 6, n)),
+            "is_de_fdr_0.05": True,
+            "non_zeros_proportion1": 0.5,
+            "comparison": "B vs Rest",
+            "group1": "B",
+        },
+        index=[f"GENE{i}" for i in range(n)],
+    )
+    ax = pl.volcano(table, top=12)
+    ax.figure.canvas.draw()
+    assert len(ax.texts) == 12
+    sides = [float(np.sign(table.loc[t.get_text(), "lfc_mean"])) for t in ax.texts]
+    assert sides.count(1.0) == sides.count(-1.0) == 6
+    assert [t.get_ha() for t in ax.texts] == ["left" if side > 0 else "right" for side in sides]
+    boxes = [Text.get_window_extent(t) for t in ax.texts]  # without the lines to their points
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert not a.shrunk(1, 0.9).overlaps(b.shrunk(1, 0.9))
+    few = pl.volcano(table[table["lfc_mean"] > 0], top=5)
+    assert len(few.texts) == 5
+
+
 def test_dots_are_as_large_as_the_share_and_coloured_by_the_effect(table: pd.DataFrame) -> None:
     ax = pl.dotplot(table, features=["g1", "g0"])
     dots = ax.collections[0]
@@ -68,6 +98,11 @@ def test_dots_are_as_large_as_the_share_and_coloured_by_the_effect(table: pd.Dat
     np.testing.assert_allclose(dots.get_sizes() / LARGEST_DOT, [0.1, 0.9, 0.1, 0.9])
     np.testing.assert_allclose(dots.get_array(), [-1, 2, 1, -2])
     assert dots.get_clim() == (-2, 2)
+    legend = ax.get_legend()
+    assert legend.get_title().get_text() == "cells above zero"
+    assert [t.get_text() for t in legend.get_texts()] == ["25%", "50%", "100%"]
+    sizes = [h.get_sizes()[0] / LARGEST_DOT for h in legend.legend_handles]
+    np.testing.assert_allclose(sizes, [0.25, 0.5, 1])
 
 
 def test_dots_of_the_highest_of_each_comparison(table: pd.DataFrame) -> None:

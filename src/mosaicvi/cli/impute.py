@@ -27,10 +27,10 @@ from mosaicvi.cli.options import (
     reads_data,
 )
 from mosaicvi.cli.parts import cells_of, is_part, own_share
-from mosaicvi.cli.say import note, progress
+from mosaicvi.cli.say import note, progress, warning
 from mosaicvi.errors import InputError
 from mosaicvi.ranks import place
-from mosaicvi.store.files import shown
+from mosaicvi.store.files import atomic_path, check_output, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from mosaicvi.model import MosaicVI
 
 
+TABLES = (".csv", ".tsv")
+
+
 @reads_data
 def command(
     reading: Reading,
@@ -47,7 +50,12 @@ def command(
     data: Data,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="An .h5mu; or an .h5ad, for one modality.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="An .h5mu; or, for one modality, an .h5ad, or a .csv or .tsv of the values alone.",
+            show_default=False,
+        ),
     ],
     modality: Annotated[
         list[str] | None,
@@ -69,7 +77,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="[MOD=]SCALE",
-            help="What to give the expected values of: counts or log1p_cp10k. [default: counts]",
+            help="What to give the expected values of: counts or log1p_cp10k. "
+            "[default: counts; with --interval log1p_cp10k]",
         ),
     ] = None,
     library: Annotated[
@@ -91,8 +100,8 @@ def command(
         float | None,
         typer.Option(
             metavar="LEVEL",
-            help="Also write the ends between which this share of the values lies, such as 0.9; of counts "
-            "over the cell's own total, unless --scale is counts.",
+            help="Also write the ends between which this share of the values lies, such as 0.9. All values "
+            "are then log1p_cp10k, over the cell's own total, unless --scale is counts.",
         ),
     ] = None,
     take_as: TakeAs = None,
@@ -103,6 +112,12 @@ def command(
             help="Add to var how well each feature is imputed, by hiding it where it was measured.",
         ),
     ] = True,
+    accuracy_table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv", help="Write that as a table too, a row for each feature and set of inputs."
+        ),
+    ] = None,
     allow_missing: AllowMissing = False,
     batch_size: BatchSize = 512,
     on_disk: OnDisk = None,
@@ -117,18 +132,30 @@ def command(
         mosaicvi impute model mosaic.h5mu --cells missing --cells 2/8 --output part2.h5mu
         mosaicvi impute model mosaic.h5mu --as-batch mean --output corrected.h5mu
         mosaicvi impute model mosaic.h5mu --interval 0.9 --output sure.h5mu
+        mosaicvi impute model mosaic.h5mu --modality adt --output adt.csv --accuracy-table accuracy.csv
 
     Of each modality: `X` the expected values, `obs["measured"]` whether the cell measured any of it,
     `var["believe"]` (yes, partly, no) and `var["accuracy_from_..."]` how well each feature is imputed, and in
     `uns["mosaicvi"]` what the values mean, `scale`, and as which batch they are given, `batch`; with
-    `--interval` layers `lower` and `upper`. They are written as they are computed, so that memory never
-    holds more than one minibatch of them.
+    `--interval` layers `lower` and `upper`. A .csv or .tsv has the values, a row a cell; with `--interval`
+    its ends are in adt.lower.csv and adt.upper.csv. Values are written as they are computed, so that memory
+    never holds more than one minibatch of them.
     """
+    check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, *TABLES))
+    as_table = output.suffix.lower() in TABLES
+    if accuracy_table is not None:
+        check_data_output(accuracy_table, overwrite=overwrite, suffixes=(".csv",))
+    if as_table and place().size > 1:
+        raise InputError(f"{shown(output)}: one process writes a table; name an .h5mu, or start one")
+    one_scale = one_or_mapping(scale, "--scale")
+    share = _part_of(cells)
     import numpy as np
 
     from mosaicvi.infer.output import with_accuracy, write_imputed
+    from mosaicvi.infer.table import tables_of, write_tables
 
-    check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD))
+    for path in tables_of(output, with_interval=interval is not None) if as_table else ():
+        check_output(path, overwrite=overwrite)
     reading = replace(reading, on_disk=on_disk)
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     loaded = prepared(model, loaded) if allow_missing else loaded
@@ -136,12 +163,13 @@ def command(
     names = list(dict.fromkeys(modality or trained.config.uni_block_names))
     for name in names:
         trained.imputed_features(name)
-    if output.suffix.lower() == H5AD and len(names) > 1:
+    if output.suffix.lower() != H5MU and len(names) > 1:
         raise InputError(
-            f"{shown(output)}: an .h5ad holds one modality; choose it with --modality, or name an .h5mu"
+            f"{shown(output)}: {'a table' if as_table else 'an .h5ad'} holds one modality; choose it with "
+            "--modality, or name an .h5mu"
         )
-    scales = _scales(scale, names)
-    chosen = _chosen(cells, trained.mosaic.n_cells)
+    scales = _scales(one_scale, names)
+    chosen = _Chosen(part=cells_of(share, trained.mosaic.n_cells), only_missing="missing" in (cells or ()))
     asked = {
         "n_samples": n_samples,
         "library": library,
@@ -150,34 +178,48 @@ def command(
     }
     found = [_part(trained, loaded, name, chosen, scales[name], interval, asked) for name in names]
     parts = [part for part in found if part is not None]
-    if accuracy and parts:
+    if not parts:
+        raise InputError(
+            f"--cells {' '.join(cells or ())}: every cell measured {' and '.join(names)}; use --cells all"
+        )
+    if accuracy_table is not None or (accuracy and not as_table):
         table = trained.imputation_accuracy(modality=[part.name for part in parts])
-        parts = [with_accuracy(part, table) for part in parts]
-        for part in parts:
+        parts = [with_accuracy(part, table) for part in parts] if accuracy else parts
+        for part in parts if accuracy else ():
             if "believe" not in part.var:
                 note(
                     f"{part.name}: no accuracy of features: nothing is missing, or too few cells measured it",
                     quiet=quiet,
                 )
-    if not parts:
-        raise InputError(
-            f"--cells {' '.join(cells or ())}: every cell measured {' and '.join(names)}; use --cells all"
-        )
+        if accuracy_table is not None and place().is_first:
+            with atomic_path(accuracy_table, overwrite=overwrite) as temporary:
+                table.to_csv(temporary, index=False)
     total = -(-sum(len(part.cells) for part in parts) // place().size)
+    written = [output]
     with progress("imputing", total, quiet=quiet) as (bar, task):
-        write_imputed(
-            output,
-            parts,
-            _obs(loaded),
-            uns=_note(model, n_samples),
-            overwrite=overwrite,
-            group=own_share(np.arange(0))[0],
-            advance=lambda n: bar.advance(task, n),
-        )
+        if as_table:
+            written = write_tables(
+                output, parts[0], overwrite=overwrite, advance=lambda n: bar.advance(task, n)
+            )
+        else:
+            write_imputed(
+                output,
+                parts,
+                _obs(loaded),
+                uns=_note(model, n_samples),
+                overwrite=overwrite,
+                group=own_share(np.arange(0))[0],
+                advance=lambda n: bar.advance(task, n),
+            )
     for part in parts:
         n, d = part.shape
         note(f"{part.name}: {n:,} cells × {d:,} features, {part.scale}", quiet=quiet)
-    note(f"Wrote {shown(output)}", quiet=quiet)
+        if part.interval is not None and scales[part.name] is None and part.scale.kind == "log1p_cp10k":
+            note(f"{part.name}: that is the scale of intervals; counts by --scale counts", quiet=quiet)
+        if part.interval_note is not None:
+            warning(f"{part.name}: {part.interval_note}")
+    written += [] if accuracy_table is None else [accuracy_table]
+    note(f"Wrote {', '.join(map(shown, written))}", quiet=quiet)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,14 +230,15 @@ class _Chosen:
     only_missing: bool
 
 
-def _chosen(said: list[str] | None, n_cells: int) -> _Chosen:
+def _part_of(said: list[str] | None) -> str | None:
+    """The part of the cells that `--cells` names, if it does."""
     parts = [text for text in said or () if is_part(text)]
     words = {text for text in said or () if not is_part(text)}
     if len(parts) > 1 or len(words) > 1 or words - {"all", "missing"}:
         raise InputError(
             f"--cells {' '.join(said or ())}: write all, missing or I/N such as 2/8, each at most once"
         )
-    return _Chosen(part=cells_of(parts[0] if parts else None, n_cells), only_missing="missing" in words)
+    return parts[0] if parts else None
 
 
 def _part(
@@ -212,6 +255,7 @@ def _part(
     import pandas as pd
 
     from mosaicvi.infer.covariates import batches_of
+    from mosaicvi.infer.intervals import not_promised
     from mosaicvi.infer.output import ImputedModality
 
     names = model.mosaic.cells
@@ -248,12 +292,12 @@ def _part(
         if level is None
         else placed(model.iter_imputed_intervals(level=level, **choice, **without_draws)),
         level=level,
+        interval_note=None if level is None else not_promised(model.registry, model.mosaic, chosen, name),
     )
 
 
-def _scales(said: list[str] | None, names: list[str]) -> dict[str, str | None]:
+def _scales(found: str | Mapping[str, str] | None, names: list[str]) -> dict[str, str | None]:
     """The scale of each modality; one without a modality's name is for all of them."""
-    found = one_or_mapping(said, "--scale")
     if not isinstance(found, Mapping):
         return dict.fromkeys(names, found)
     for name in found:

@@ -74,7 +74,8 @@ def command(
         float | None,
         typer.Option(
             metavar="LEVEL",
-            help="Also write the ends between which this share of the values lies, such as 0.9.",
+            help="Also write the ends between which this share of the values lies, such as 0.9. Counts are "
+            "then given as log1p_cp10k, over the cell's own total.",
         ),
     ] = None,
     take_as: TakeAs = None,
@@ -115,6 +116,7 @@ def command(
         if page.trust is not None:
             parts = [with_accuracy(part, page.trust) for part in parts]
     words = list(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, MosaicWarning)))
+    words += [f"{part.name}: {part.interval_note}." for part in parts if part.interval_note is not None]
     for word in words:
         warnings.warn(word, MosaicWarning, stacklevel=1)
     with progress("imputing", sum(len(p.cells) for p in parts), quiet=quiet) as (bar, task):
@@ -132,6 +134,9 @@ def command(
             note(f"{name}: {row.in_the_data:,} of {row.known:,} features, {row.cells:,} cells", quiet=quiet)
         else:
             note(f"{name}: not in the data, all {row.known:,} features are imputed", quiet=quiet)
+    for part in parts:
+        if part.interval is not None and part.scale.kind == "log1p_cp10k":
+            note(f"{part.name}: {part.scale}, the scale of intervals", quiet=quiet)
     note(f"Wrote {shown(output)}: {len(page.obs):,} cells", quiet=quiet)
     if report is not None:
         said_words = [for_terminal(word) for word in words]
@@ -207,9 +212,11 @@ def _part(
     trained: MosaicVI, cells: Mosaic, name: str, level: float | None, batch_size: int
 ) -> ImputedModality:
     """One modality of all cells, still to be imputed."""
+    import numpy as np
     import pandas as pd
 
     from mosaicvi.infer.covariates import batches_of
+    from mosaicvi.infer.intervals import not_promised
     from mosaicvi.infer.output import ImputedModality
 
     scale, library = None, None
@@ -232,4 +239,7 @@ def _part(
         values=trained.iter_imputed_values(cells, **asked),
         interval=None if level is None else trained.iter_imputed_intervals(cells, level=level, **asked),
         level=level,
+        interval_note=None
+        if level is None
+        else not_promised(trained.registry, cells, np.arange(cells.n_cells), name),
     )

@@ -49,6 +49,8 @@ class ImputedModality:
         Rows, lower and upper ends, (b, d) each, for the layers ``lower`` and ``upper``; None for none.
     level
         Share of the values that should lie between them.
+    interval_note
+        Of which cells that is not promised; None for none.
     varm
         What is known of them, such as ``"measured"``: features × panels.
     scale
@@ -69,6 +71,7 @@ class ImputedModality:
     values: Chunks
     interval: Iterable[tuple[slice, NDArray[np.float32], NDArray[np.float32]]] | None = None
     level: float | None = None
+    interval_note: str | None = None
     varm: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
 
     @property
@@ -219,6 +222,7 @@ def _shell(part: ImputedModality, uns: Mapping[str, Any]) -> AnnData:
     scale = {k: v for k, v in dataclasses.asdict(part.scale).items() if v is not None}
     about = {**uns, "scale": str(part.scale), "batch": part.batch}
     about |= {} if part.level is None else {"interval": part.level}
+    about |= {} if part.interval_note is None else {"interval_note": part.interval_note}
     shell.uns["mosaicvi"] = {**about, **{f"scale_{k}": v for k, v in scale.items()}}
     return shell
 

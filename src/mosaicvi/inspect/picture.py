@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plot(summary: MosaicSummary) -> Figure:
-    """Draw who measured what, and each modality's panels as an UpSet plot.
+    """Draw who measured what, and the panels of each modality that has several, as an UpSet plot.
 
     Parameters
     ----------
@@ -28,7 +28,8 @@ def plot(summary: MosaicSummary) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    modalities = list(summary.panels)
+    overlaps = {m: [one for one in summary.overlaps if one.modality == m] for m in summary.panels}
+    modalities = [m for m, found in overlaps.items() if len(found) > 1]  # else all measured the same
     heights = [
         max(2.0, 0.3 * len(summary.groups)),
         *(1.6 + 0.25 * len(summary.panels[m]) for m in modalities),
@@ -41,8 +42,7 @@ def plot(summary: MosaicSummary) -> Figure:
         bars, dots = part.subplots(
             2, 1, sharex=True, height_ratios=[1.6, 0.25 * len(summary.panels[modality]) + 0.2]
         )
-        overlaps = [overlap for overlap in summary.overlaps if overlap.modality == modality]
-        _plot_overlaps(bars, dots, overlaps[:20], summary.panels[modality])
+        _plot_overlaps(bars, dots, overlaps[modality][:20], summary.panels[modality])
     return figure
 
 

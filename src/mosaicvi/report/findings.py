@@ -254,7 +254,8 @@ def trust(table: pd.DataFrame, *, of: str = "") -> list[Finding]:
         n, what = rows["lacking"], str(rows["measure"].iloc[0])
         who = f"{n.iloc[0]:,}" if (n == n.iloc[0]).all() else f"{n.min():,} to {n.max():,}"
         low = _warn if len(said["no"]) > len(rows) / 2 else _note
-        unseen = "held-out" if rows["held_out"].iloc[0] is True else "known"
+        was_held_out = rows["held_out"].iloc[0]  # or None
+        unseen = "held-out" if pd.notna(was_held_out) and bool(was_held_out) else "known"
         out.append(
             low(
                 f"Of {len(rows):,} features of {name} that {who} cells lack, {len(said['yes']):,} are "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.view.palette import DIVERGING, INK, MISSING, OKABE_ITO, short
@@ -14,9 +15,12 @@ from mosaicvi.view.palette import DIVERGING, INK, MISSING, OKABE_ITO, short
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Ints = NDArray[np.int64]
 NAMED = 10
 OF_EACH = 4
 LARGEST_DOT = 160.0  # square points, of a feature that all cells have
+LINE = 8.5  # points from one name to the next
+SHARES = (0.25, 0.5, 1.0)  # of cells, in the legend of sizes
 NEEDED = ("comparison", "group1", "lfc_mean", "p_value", "non_zeros_proportion1")
 HIGHER, LOWER = OKABE_ITO[5], OKABE_ITO[0]
 
@@ -35,7 +39,8 @@ def volcano(
     comparison
         Which of its comparisons, such as ``"B vs Rest"``; may be None where there is one.
     top
-        How many of the likeliest differences to name.
+        How many of the likeliest differences to name: half of features that are higher, half of those that
+        are lower, or more of the one where the other has fewer.
     ax
         Where to draw; a new figure where None.
 
@@ -70,20 +75,45 @@ def volcano(
                 rasterized=here.sum() > 5000,
             )
     strongest = np.lexsort((-np.abs(effect), -height))
-    for i in [i for i in strongest if is_de[i]][:top]:
-        ax.annotate(
-            short(str(one.index[i])),
-            (effect[i], height[i]),
-            xytext=(3, 3),
-            textcoords="offset points",
-            fontsize="x-small",
-            color=INK,
-        )
+    ax.margins(x=0.2, y=0.08)
+    for side in _both_sides(strongest[is_de[strongest]], effect > 0, top):
+        _name(ax, [short(str(one.index[i])) for i in side], effect[side], height[side])
     ax.axvline(0, color=INK, linewidth=0.6)
     ax.set_xlabel(f"effect: {table.attrs.get('effect', 'log2 fold change')}")
     ax.set_ylabel("−log10 p")
     ax.set_title(f"{chosen}: {int(is_de.sum()):,} of {len(one):,} differ", fontsize="medium", loc="left")
     return ax
+
+
+def _both_sides(strongest: Ints, is_higher: NDArray[np.bool_], top: int) -> tuple[Ints, Ints]:
+    """The strongest features that are higher, and those that are lower, as evenly as there are enough."""
+    higher, lower = strongest[is_higher[strongest]], strongest[~is_higher[strongest]]
+    n_higher = min(len(higher), max(-(-top // 2), top - len(lower)))
+    return higher[:n_higher], lower[: top - n_higher]
+
+
+def _name(ax: Axes, names: Sequence[str], x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+    """Write names beside points of one side, moved down where they would stand on one another."""
+    points = 72 / ax.figure.dpi
+    at = ax.transData.transform(np.stack([x, y], 1))[:, 1] * points
+    below = np.inf
+    for i in np.argsort(-at, kind="stable"):
+        where = min(at[i], below - LINE)
+        is_right, moved = bool(x[i] > 0), bool(where < at[i] - 1)
+        ax.annotate(
+            names[i],
+            (x[i], y[i]),
+            xytext=((10 if moved else 4) * (1 if is_right else -1), where - at[i]),
+            textcoords="offset points",
+            ha="left" if is_right else "right",
+            va="center",
+            fontsize="x-small",
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": MISSING, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2}
+            if moved
+            else None,
+        )
+        below = where
 
 
 def dotplot(
@@ -145,7 +175,22 @@ def dotplot(
     ax.set_xlim(-0.7, len(columns) - 0.3)
     ax.set_ylim(len(rows) - 0.3, -0.7)
     ax.figure.colorbar(dots, ax=ax, label=str(table.attrs.get("effect", "effect")), shrink=0.8)
-    ax.set_title("size: share of cells above zero", fontsize="small", loc="left")
+    sizes = [
+        ax.scatter([], [], s=LARGEST_DOT * share, facecolors="none", edgecolors=INK, label=f"{share:.0%}")
+        for share in SHARES
+    ]
+    ax.legend(
+        handles=sizes,
+        title="cells above zero",
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=len(SHARES),
+        frameon=False,
+        fontsize="small",
+        title_fontsize="small",
+        alignment="left",
+        borderpad=0,
+    )
     return ax
 
 
