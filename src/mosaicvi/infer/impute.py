@@ -20,9 +20,12 @@ from mosaicvi.infer.latent import encoded
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.infer.readout.levels import Rates
 from mosaicvi.infer.readout.scales import Floats, Kind, on_asked_scale, on_scale
+from mosaicvi.infer.readout.table import TableReadOut, Values
 from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.vae import MosaicVAE
+
+MOST_DEPTH = 4.0  # median libraries that imputed counts of a cell add up to, where none is asked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +183,14 @@ def imputed(
         values = []
         with torch.no_grad():
             for w, batches, at in zip(wanted, as_batches, places, strict=True):
-                compared = None if readout is None else readout.scale_of(mosaic.modalities[w.m].name)
+                name = mosaic.modalities[w.m].name
+                compared = None if readout is None else readout.scale_of(name)
+                table = None if readout is None else readout.tables.get(name)
+                if table is not None and (modalities is None or name in modalities):
+                    found = _of_table(net, table, mosaic, w.m, cells[rows], minibatch, q, batches, noise)
+                    found = mosaic.modalities[w.m].raw(found, None)
+                    values.append(np.ascontiguousarray(found if at is None else found[:, at]))
+                    continue
                 if readout is None or compared is None or (compared != "clr" and w.scale.kind == "counts"):
                     given = batches.asked(minibatch)
                     found = _mean([_of_decoder(net, mosaic, w, at, q, c, noise) for c in given])
@@ -190,7 +200,10 @@ def imputed(
                 rates = _rates(net, mosaic, w.m, minibatch, q, batches, noise, readout)
                 z = q.mean.double().cpu().numpy()
                 each = readout(mosaic, w.m, some, code[some], views, z, rates)
-                found = _mean([on_asked_scale(e, compared, w.scale.kind, w.scale.library) for e in each])
+                most = MOST_DEPTH * mosaic.registry.median_library[mosaic.modalities[w.m].name]
+                found = _mean(
+                    [on_asked_scale(e, compared, w.scale.kind, w.scale.library, most=most) for e in each]
+                )
                 values.append(np.ascontiguousarray(found if at is None else found[:, at], np.float32))
         yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))
 
@@ -261,6 +274,31 @@ def _of_decoder(
         found = on_scale(found.astype(np.float64), "log1p_cp10k").astype(np.float32)
     value: NDArray[np.float32] = found if at is None or some is not None else found[:, at]
     return value
+
+
+def _of_table(
+    net: MosaicVAE,
+    table: TableReadOut,
+    mosaic: Mosaic,
+    m: int,
+    cells: NDArray[np.int64],
+    minibatch: Minibatch,
+    q: Posterior,
+    batches: Batches,
+    noise: Tensor | None,
+) -> NDArray[np.float32]:
+    """Values of a table (b, D), in units of the network: missing ones read out, all others the decoder's."""
+    asked = [_averaged(net, m, None, q, c, noise, None).cpu().numpy() for c in batches.asked(minibatch)]
+    out: NDArray[np.float32] = np.array(_mean(asked), np.float32)
+    data = mosaic.modalities[m]
+    row = data.row_of_cell[cells]
+    has = row >= 0
+    if has.any():
+        of = Values.of(data, row[has], mosaic.batch[cells[has]])
+        decoder = [value[has].astype(np.float64) for value in asked]
+        found = np.mean(table(of, table.levels(of, batches.shares), decoder), 0)
+        out[has] = np.where(np.isnan(table.error(of)), out[has], found)
+    return out
 
 
 def _averaged(

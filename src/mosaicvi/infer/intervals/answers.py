@@ -20,6 +20,7 @@ from mosaicvi.infer.intervals.likelihood import of_features
 from mosaicvi.infer.intervals.spread import Spread, Spreads
 from mosaicvi.infer.latent import encoded
 from mosaicvi.infer.readout import ReadOut
+from mosaicvi.infer.readout.table import TableReadOut, Values
 from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -88,15 +89,24 @@ def intervals(
     found = [spreads.of(view.only(modalities), name) for view in views]
     known = [None if spread is None else spread.of(at) for spread in found]
     is_of_table = wanted.scale.kind == "log1p_cp10k" and any(s is not None and s.tables for s in known)
-    if not is_of_table:
-        yield from _of_likelihood(net, loader, mosaic, cells, wanted, code, known, modalities, batch_size)
-        return
     request = ImputationRequest(
         m=wanted.m, scale=wanted.scale, features=wanted.features, batches=wanted.batches
     )
     stream = imputed(
         net, loader, mosaic, cells, [request], modalities=modalities, readout=readout, batch_size=batch_size
     )
+    if not is_of_table:
+        plain = _of_likelihood(net, loader, mosaic, cells, wanted, code, known, modalities, batch_size)
+        table = None if readout is None else readout.tables.get(name)
+        if table is None or (modalities is not None and name not in modalities):
+            yield from plain
+            return
+        tails = (1 - wanted.level) / 2, (1 + wanted.level) / 2
+        for (rows, lower, upper), part in zip(plain, stream, strict=True):
+            for end, probability in zip((lower, upper), tails, strict=True):
+                _about(end, part.values[0], table, mosaic, wanted, cells[rows], probability)
+            yield rows, lower, upper
+        return
     own, asked = _batches(mosaic, wanted.batches)
     for part in stream:
         value, of_cell, of_batch = part.values[0], code[cells[part.rows]], own[cells[part.rows]]
@@ -117,6 +127,25 @@ def _pieces(positions: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]
     """The same in parts of which each, times the width, is not too many values."""
     step = max(1, MOST_AT_ONCE // max(width, 1))
     return [positions[i : i + step] for i in range(0, len(positions), step)]
+
+
+def _about(
+    end: NDArray[np.float32],
+    value: NDArray[np.float32],
+    table: TableReadOut,
+    mosaic: Mosaic,
+    wanted: IntervalRequest,
+    cells: NDArray[np.int64],
+    probability: float,
+) -> None:
+    """Put the ends of intervals about what is read out of a table into those of the likelihood, (b, d)."""
+    data, at = mosaic.modalities[wanted.m], _places(mosaic, wanted)
+    row = data.row_of_cell[cells]
+    has = np.flatnonzero(row >= 0)
+    of = Values.of(data, row[has], mosaic.batch[cells[has]])
+    unit = 1.0 if data.standard is None else data.standard.spread
+    off = (table.error(of) * table.quantile(of, probability) * unit)[:, at]
+    end[has] = np.where(np.isnan(off), end[has], value[has] + off)
 
 
 def _places(mosaic: Mosaic, wanted: IntervalRequest) -> NDArray[np.int64]:

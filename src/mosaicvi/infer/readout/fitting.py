@@ -27,6 +27,7 @@ from mosaicvi.infer.readout.predictors import Floats, Projection
 from mosaicvi.infer.readout.readout import Part, ReadOut
 from mosaicvi.infer.readout.regression import Linear
 from mosaicvi.infer.readout.scales import Kind, completed, dense_counts, on_scale, scale_of_counts
+from mosaicvi.infer.readout.table_fitting import fit_table, is_table
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -86,10 +87,17 @@ def fit_readout(
                 if part is not None:
                     parts[view, data.name] = part
     taught = {name for _, name in parts}
+    tables = {
+        data.name: table
+        for data in mosaic.modalities
+        if views is None and is_table(data)  # they are the same for all views
+        if (table := fit_table(net, loader, mosaic, data, held, seed)) is not None
+    }
     return ReadOut(
         parts=parts,
         scales={name: kind for name, kind in kinds.items() if kind and name in taught},
         levels={name: found for name, found in levels.items() if name in taught},
+        tables=tables,
     )
 
 

@@ -18,6 +18,7 @@ from mosaicvi.infer.readout.levels import Levels, Rates
 from mosaicvi.infer.readout.predictors import Projection
 from mosaicvi.infer.readout.regression import Linear, Nearest
 from mosaicvi.infer.readout.scales import Kind, completed, dense_counts, on_scale
+from mosaicvi.infer.readout.table import TableReadOut
 from mosaicvi.infer.readout.views import Shown
 
 Floats = NDArray[np.floating[Any]]
@@ -173,7 +174,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadOut:
-    """How counts are read out of a model.
+    """How counts, and the missing entries of tables, are read out of a model.
 
     Attributes
     ----------
@@ -183,14 +184,17 @@ class ReadOut:
         Scale of comparison of each modality.
     levels
         Of the modalities that several batches measured.
+    tables
+        Of real values with single missing entries.
     """
 
     parts: Mapping[tuple[Shown, str], Part]
     scales: Mapping[str, Kind]
     levels: Mapping[str, Levels]
+    tables: Mapping[str, TableReadOut]
 
     def scale_of(self, modality: str) -> Kind | None:
-        """The scale on which a modality is compared; None for one that the decoder alone imputes."""
+        """The scale on which counts are compared; None for tables and for what the decoder alone imputes."""
         return self.scales.get(modality)
 
     def __call__(
@@ -263,10 +267,12 @@ class ReadOut:
         names = {name for _, name in kept}
         scales = {name: kind for name, kind in before.scales.items() if name in names}
         levels = {name: one.with_more(n_batches) for name, one in before.levels.items() if name in names}
+        tables = {name: one.with_more(n_batches) for name, one in before.tables.items() if name in same}
         return ReadOut(
             parts={**kept, **self.parts},
             scales={**scales, **self.scales},
             levels={**levels, **self.levels},
+            tables={**tables, **self.tables},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -274,6 +280,7 @@ class ReadOut:
         return {
             "scales": dict(self.scales),
             "levels": {name: dataclasses.asdict(levels) for name, levels in self.levels.items()},
+            "tables": {name: table.to_dict() for name, table in self.tables.items()},
             "parts": [
                 {"shown": {k: v.copy() for k, v in shown.features.items()}, "modality": name, **_plain(part)}
                 for (shown, name), part in self.parts.items()

@@ -66,7 +66,9 @@ class Nearest:
         return np.asarray(self.value[near].mean(1, dtype=np.float64))
 
 
-def stacking_weights(ways: Sequence[Floats], y_ng: Floats, mean_g: Floats) -> Floats:
+def stacking_weights(
+    ways: Sequence[Floats], y_ng: Floats, mean_g: Floats, *, towards_equal: float = TOWARDS_EQUAL
+) -> Floats:
     """Weights >= 0 with which the ways, (n, g) each, come nearest to the truth, (W,).
 
     Stacked regressions (Breiman, Machine Learning 1996) of what is left when each feature's mean is taken
@@ -75,7 +77,7 @@ def stacking_weights(ways: Sequence[Floats], y_ng: Floats, mean_g: Floats) -> Fl
     a = np.stack([(way - mean_g).ravel() for way in ways], 1)
     b = (y_ng - mean_g).ravel()
     gram, n = a.T @ a, len(ways)
-    pull = TOWARDS_EQUAL * np.trace(gram) / n
+    pull = towards_equal * np.trace(gram) / n
     # the same minimum with n rows in place of one for each value
     root = np.linalg.cholesky(gram + (pull + 1e-9 * max(pull, 1e-12) + 1e-12) * np.eye(n))
     found, _ = scipy.optimize.nnls(root.T, np.linalg.solve(root, a.T @ b + pull / n))

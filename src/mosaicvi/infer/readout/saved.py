@@ -13,6 +13,7 @@ from mosaicvi.infer.readout.levels import Levels
 from mosaicvi.infer.readout.predictors import Projection
 from mosaicvi.infer.readout.readout import Floats, Group, Part, ReadOut
 from mosaicvi.infer.readout.regression import Linear, Nearest
+from mosaicvi.infer.readout.saved_table import read_table
 from mosaicvi.infer.readout.views import Shown
 from mosaicvi.store.parts import fitting_the_network, need
 
@@ -50,7 +51,10 @@ def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) 
         for name, found in levels.items():
             need(name in scales and found.known.shape == found.offset.shape == (n, sizes[name]))
             need(found.trust.shape == (sizes[name],))
-        return ReadOut(parts=parts, scales=scales, levels=levels)
+        tables = {}
+        for name, one in saved.get("tables", {}).items():
+            tables[str(name)] = read_table(one, sizes[name])
+        return ReadOut(parts=parts, scales=scales, levels=levels, tables=tables)
 
 
 def _check(part: Part, sizes: Mapping[str, int], d: int, k: int) -> None:
