@@ -243,8 +243,9 @@ def _new_modality(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _of_modalities(mdata: MuData, names: list[str]) -> MuData:
-    out = MuData({name: mdata[name].copy() for name in names}, obs=pd.DataFrame(index=mdata.obs_names))
-    out.obs = mdata.obs
+    there = [name for name in mdata.obs_names if any(name in mdata[m].obs_names for m in names)]
+    out = MuData({name: mdata[name].copy() for name in names}, obs=pd.DataFrame(index=there))
+    out.obs = mdata.obs.loc[there]
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,43 @@ def _feed(h: Any, value: Any) -> None:
         h.update(repr(value.tolist()).encode() if value.dtype == object else value.tobytes())
     else:
         h.update(repr(value).encode())
+
+
+def protein_tables(folder: Path, n: int, d: int, *, nobody: int | None = None, decoy: bool = False) -> Path:
+    """Raw intensities as MaxQuant and DIA-NN write them, and a table of the samples of the first.
+
+    Parameters
+    ----------
+    folder
+        Where ``proteinGroups.txt``, ``report.pg_matrix.tsv`` and ``samples.csv`` are written.
+    n, d
+        Samples of each table, and genes of both: the first six are in the first table alone, as many of the
+        last in the second.
+    nobody
+        A gene without any value.
+    decoy
+        Whether the last row of the first table is marked as one.
+    """
+    rng = np.random.default_rng(0)
+    logs = 24 + rng.normal(0, 2, d) + rng.normal(size=(2 * n, 2)) @ rng.normal(size=(2, d))
+    logs[rng.random(logs.shape) < 0.2] = np.nan
+    if nobody is not None:
+        logs[:, nobody] = np.nan
+    genes = [f"GENE{j}" for j in range(d)]
+    k = d - 6
+    one = pd.DataFrame({"Protein IDs": [f"P{j:05d};P{j:05d}-2" for j in range(k)]})
+    one["Gene names"] = [*(f"{g};{g}L" for g in genes[: k - 1]), ""]
+    one["Peptides"] = 7
+    one["Reverse"] = ["+" if decoy and j == k - 1 else "" for j in range(k)]
+    names = [f"LFQ intensity S{i}" for i in range(n)]
+    whole = np.nan_to_num(np.exp2(logs[:n, :k])).astype(np.int64).T
+    first = pd.concat([one, pd.DataFrame(whole, columns=names)], axis=1)
+    first.to_csv(folder / "proteinGroups.txt", sep="\t", index=False)
+    two = pd.DataFrame({"Protein.Group": [f"P{j:05d}" for j in range(6, d)], "Genes": genes[6:]})
+    files = [rf"D:\raw\plate{1 + i % 2}\S{i}.raw" for i in range(n)]
+    second = pd.concat([two, pd.DataFrame(np.exp2(logs[n:, 6:]).T, columns=files)], axis=1)
+    second.to_csv(folder / "report.pg_matrix.tsv", sep="\t", index=False)
+    plates = [f"p{1 + i % 2}" for i in range(n + 1)]
+    samples = pd.DataFrame({"sample": [*names, "S99"], "plate": plates})
+    samples.to_csv(folder / "samples.csv", index=False)
+    return folder

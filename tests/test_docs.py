@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from mudata import MuData
+from tests.builders import protein_tables
 
 import mosaicvi
 from mosaicvi import MosaicVI, NetworkConfig
@@ -29,6 +30,7 @@ PAGES = [
     DOCS / "parameters.md",
     DOCS / "from-scvaeit.md",
     DOCS / "from-others.md",
+    DOCS / "proteomics.md",
 ]
 BUILDERS = ("sphinx", "myst_parser", "sphinx_book_theme", "sphinx_copybutton")
 
@@ -186,6 +188,8 @@ def small_world(
 
 def write_files(text: str, mdata: MuData, folder: Path) -> None:
     """Write every file that a page reads."""
+    if "proteinGroups.txt" in text:
+        protein_tables(folder, 60, 24)
     for name in set(re.findall(r"\"([\w./-]+\.(?:h5mu|h5ad))\"", text)):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from tests.builders import protein_tables
 
 from mosaicvi import read_mudata
 from mosaicvi.cli import run
@@ -21,30 +23,7 @@ N, D = 60, 24
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of each program of 24 genes, 12 of them in both, and a table of the samples of the first."""
-    folder = tmp_path_factory.mktemp("tables")
-    rng = np.random.default_rng(0)
-    logs = 24 + rng.normal(0, 2, D) + rng.normal(size=(2 * N, 2)) @ rng.normal(size=(2, D))
-    logs[rng.random(logs.shape) < 0.2] = np.nan
-    logs[:, 3] = np.nan  # nobody measured it
-    genes = [f"GENE{j}" for j in range(D)]
-    one = pd.DataFrame({"Protein IDs": [f"P{j:05d};P{j:05d}-2" for j in range(18)]})
-    one["Gene names"] = [f"{g};{g}L" for g in genes[:17]] + [""]
-    one["Peptides"] = 7
-    one["Reverse"] = ["+" if j == 17 else "" for j in range(18)]
-    names = [f"LFQ intensity S{k}" for k in range(N)]
-    values = np.nan_to_num(np.exp2(logs[:N, :18])).astype(np.int64).T
-    pd.concat([one, pd.DataFrame(values, columns=names)], axis=1).to_csv(
-        folder / "proteinGroups.txt", sep="\t", index=False
-    )
-    two = pd.DataFrame({"Protein.Group": [f"P{j:05d}" for j in range(6, D)], "Genes": genes[6:]})
-    files = [rf"D:\raw\plate{1 + k % 2}\S{k}.raw" for k in range(N)]
-    values = np.exp2(logs[N:, 6:]).T
-    pd.concat([two, pd.DataFrame(values, columns=files)], axis=1).to_csv(
-        folder / "report.pg_matrix.tsv", sep="\t", index=False
-    )
-    sheet = pd.DataFrame({"sample": [*names, "S99"], "plate": [*["p1", "p2"] * (N // 2), "p1"]})
-    sheet.to_csv(folder / "samples.csv", index=False)
-    return folder
+    return protein_tables(tmp_path_factory.mktemp("tables"), N, D, nobody=3, decoy=True)
 
 
 QUICK = ["--max-epochs", "1", "-q", "--overwrite"]
@@ -126,6 +105,25 @@ def test_two_tables_are_one_mosaic_by_the_names_of_genes(
     assert mdata.obs["plate"].notna().sum() == N
     model = str(tmp_path / "model")
     assert run(["train", str(out), "--batch-key", "dataset", "-o", model, *QUICK]) == 0
+
+
+def test_a_mosaic_that_was_named_by_an_annotation_is_not_named_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = str(folder / "report.pg_matrix.tsv")
+    how = ["--columns", r"\.raw$", "--names-from", "Genes", "--as", "prot", "--log2", "prot"]
+    out, model = tmp_path / "two.h5mu", str(tmp_path / "model")
+    assert run(["combine", f"a={table}", f"b={shutil.copy(table, tmp_path)}", *how, "-o", str(out)]) == 0
+    mdata = read_mudata(out)
+    del mdata["prot"].var["Genes"]
+    mdata.write_h5mu(out)
+    assert run(["train", str(out), "--batch-key", "dataset", "-o", model, *QUICK]) == 0
+    assert run(["embed", model, str(out), "-o", str(tmp_path / "two.csv")]) == 0
+    capsys.readouterr()
+    assert run(["embed", model, f"a={table}", "-o", str(tmp_path / "one.csv")]) == 0
+    assert "raw intensities" not in said_by(capsys)
+    one, two = (pd.read_csv(tmp_path / f"{name}.csv", index_col=0) for name in ("one", "two"))
+    np.testing.assert_allclose(one.to_numpy(), two.to_numpy()[:N], rtol=1e-4, atol=1e-5)
 
 
 def test_a_table_of_samples_that_does_not_fit_is_said(

@@ -143,7 +143,8 @@ def test_fractions_are_not_replaced_by_counts_beside_them(tmp_path: Path) -> Non
 def test_python_notes_it_as_well(tmp_path: Path) -> None:
     mdata = combine({"a": counts(0), "b": counts(1)}, zeros_missing=["rna"], min_counts={"rna": 20})
     model = MosaicVI(MosaicVI.setup_mudata(mdata, batch_key="dataset"), dim_latent=2)
-    assert checked(model.registry.reading) == {"zeros_missing": ["rna"], "min_counts": {"rna": 20}}
+    noted = {"zeros_missing": ["rna"], "min_counts": {"rna": 20}, "dataset_in_names": True}
+    assert checked(model.registry.reading) == noted
     model.train(1, progress=False).save(tmp_path / "model")
     counts(1).write_h5ad(tmp_path / "b.h5ad")
     assert len(embedded(tmp_path / "model", str(tmp_path / "b.h5ad"))) == 35

@@ -101,7 +101,8 @@ def test_cells_of_one_type_are_left_nearly_as_they_are(model: MosaicVI) -> None:
         raw = dataclasses.replace(
             mosaic, modalities=(dataclasses.replace(mosaic.modality("adt"), x=query["adt"].X),)
         )
-        return list(levels_of_batches(raw, known, [3])["adt"]["new"].values())
+        level = levels_of_batches(raw, known, [3])["adt"]["new"]
+        return [level.share * gap for gap in level.gaps.values()]
 
     assert np.abs(levels((0, 1))).max() < 0.1
     found = levels((1,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from mosaicvi.cli.remembered import as_in_training, still_to_do, with_values_as_
 from mosaicvi.cli.say import note
 from mosaicvi.cli.sheet import Sheet
 from mosaicvi.cli.unmeasured import say, unmeasured, without
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.store.files import atomic_path, check_output, shown
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = Fals
     _check_pairs(paths, reading)
     named = name_datasets(paths)
     options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet)
+    options |= {"dataset_in_names": reading.dataset_in_names}
     mdata = combine_as(named, layers_if_there=reading.layers_if_there, **options, **more)
     if reading.obs is not None:
         Sheet.read(reading.obs).add_to(mdata, names=str(more.get("name_key", NAME_KEY)))
@@ -311,9 +313,27 @@ def load_for(
     quiet
         Show no progress.
     """
+    from mosaicvi.data.read.remembered import checked
     from mosaicvi.store.format import load_document
 
     document: Any = load_document(model, kind="model")
+    registry = document.get("registry")
+    with warnings.catch_warnings():
+        if isinstance(registry, Mapping) and checked(registry.get("reading")).get("log2"):
+            warnings.filterwarnings("ignore", message=".*look like raw intensities", category=MosaicWarning)
+        return _load_as(document, model, paths, reading, take_as=take_as, quiet=quiet)
+
+
+def _load_as(
+    document: Any,
+    model: Path,
+    paths: Sequence[Path],
+    reading: Reading,
+    *,
+    take_as: Mapping[str, str] | None,
+    quiet: bool,
+) -> Loaded:
+    """The same, with the document of the model."""
     try:
         key = document["registry"]["setup"]["batch_key"]
         paths = [_named_as_in_training(path, document["registry"].get("files", {})) for path in paths]

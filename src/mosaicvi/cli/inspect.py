@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mosaicvi.cli.data import DATASET_KEY, check_data_output, load, suggest_batch
+from mosaicvi.cli.data import DATASET_KEY, check_data_output, read_all, suggest_batch
 from mosaicvi.cli.options import Data, Overwrite, Reading, reads_data
 from mosaicvi.cli.say import for_terminal, note
 from mosaicvi.store.files import atomic_path, shown
@@ -48,7 +48,7 @@ def command(
 
     if plot is not None:
         check_data_output(plot, overwrite=overwrite, suffixes=PICTURES)
-    loaded = load(data, reading, batch_key=batch_key, quiet=as_json)
+    loaded = read_all(data, reading, batch_key=batch_key, quiet=as_json)
     key = DATASET_KEY if loaded.combined and batch_key is None else batch_key
     layers = {} if loaded.combined else reading.layers
     summary = describe(loaded.as_mudata(), batch_key=key, layers=layers)

@@ -54,6 +54,8 @@ class Reading:
         Whether values stay in their files; None for those that do not fit into memory.
     layers_if_there, obsm_if_there
         What a model remembers of `layers` and `from_obsm`, for those data that have them.
+    dataset_in_names
+        Whether the cells that a model was trained on were called by their dataset, as these then are.
     """
 
     modality: str | dict[str, str] | None
@@ -73,6 +75,7 @@ class Reading:
     on_disk: bool | None = None
     layers_if_there: Mapping[str, str] = field(default_factory=dict)
     obsm_if_there: Mapping[str, str] = field(default_factory=dict)
+    dataset_in_names: bool = False
 
 
 class Duplicates(StrEnum):

@@ -67,6 +67,7 @@ def as_in_training(
     if saved.get("pair") and reading.pair is None and len(named) > 1 and {*called} <= known:
         taken["pair"] = True
     _say(taken)
+    taken["dataset_in_names"] = bool(saved.get("dataset_in_names")) and {*called} <= known
     where_there = {m: "X" for m, whole in registry["whole"].items() if not whole}
     where_there |= {m: layer for m, layer in saved.get("layers", {}).items() if ":" not in m}
     obsm = {m: key for m, key in saved.get("from_obsm", {}).items() if ":" not in m}

@@ -104,7 +104,23 @@ class Standard:
         return found
 
 
-Levels: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Level:
+    """How strongly a batch is stained, beside those before.
+
+    Attributes
+    ----------
+    gaps
+        By feature, differences of the mean logarithms of counts.
+    share
+        The share of them by which counts are divided.
+    """
+
+    gaps: Mapping[str, float]
+    share: float
+
+
+Levels: TypeAlias = Mapping[str, Mapping[str, Level]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,8 +144,7 @@ class Registry:
     reading
         How files were read, as `mosaicvi.data.read.remembered` notes it.
     levels
-        Of batches that the model learnt when it grew, by modality, batch and feature: by how much more
-        strongly they are stained than those before, logarithms. Their counts are divided by it.
+        How strongly batches are stained that the model learnt when it grew, by modality and batch.
     panels
         By modality whose zeros were taken as missing, the features that each batch measured, (B, D_m).
     """
@@ -192,7 +207,10 @@ class Registry:
             reading=str(d.get("reading", "")),
             levels={
                 str(name): {
-                    str(batch): {str(feature): float(gap) for feature, gap in of.items()}
+                    str(batch): Level(
+                        gaps={str(feature): float(gap) for feature, gap in of["gaps"].items()},
+                        share=float(of["share"]),
+                    )
                     for batch, of in batches.items()
                 }
                 for name, batches in d.get("levels", {}).items()
@@ -380,8 +398,8 @@ class Mosaic:
     unseen
         By column of obs, categories that the model whose registry this is has not seen.
     level_left
-        By modality, by how much more batches that the model has not seen are stained than its own, as far as
-        the counts were not divided by it, logarithms (U, D).
+        By modality, by how much more batches are stained than those that the model was first trained on, as
+        far as their counts are not divided by it, logarithms (B, D); NaN where nothing was compared.
     """
 
     cells: pd.Index[str]

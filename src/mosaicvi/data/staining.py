@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicvi.data.blocks import Block
-from mosaicvi.data.mosaic import Levels, ModalityData, Mosaic
+from mosaicvi.data.mosaic import Level, Levels, ModalityData, Mosaic
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.data.values import scales
 
@@ -155,45 +155,58 @@ def as_reference(mosaic: Mosaic, reference: Mapping[str, Staining]) -> Mosaic:
         group, pairs = _groups(mosaic, data, mosaic.batch >= n_known)
         gaps, shares = known.differences(Staining.of(data, group, len(pairs)))
         modalities.append(_weakened(data, group, gaps * shares[:, None]))
-        rest = np.zeros((len(mosaic.unseen[key]), data.n_features))
-        for (batch, _), gap, share in zip(pairs, gaps, shares, strict=True):
-            rest[batch - n_known] = (1 - share) * gap
-        left[data.name] = rest
-    return dataclasses.replace(mosaic, modalities=tuple(modalities), level_left=left)
+        left[data.name] = _left(mosaic, data, [b for b, _ in pairs], gaps * (1 - shares[:, None]))
+    return dataclasses.replace(mosaic, modalities=tuple(modalities), level_left={**mosaic.level_left, **left})
 
 
 def levels_of_batches(mosaic: Mosaic, reference: Mapping[str, Staining], batches: Sequence[int]) -> Levels:
     """By how much more strongly some batches are stained than a reference, as a registry remembers it."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, Level]] = {}
     for data in mosaic.modalities:
         if data.name in reference and _is_stained(data):
             group, pairs = _groups(mosaic, data, np.isin(mosaic.batch, list(batches)))
             gaps, shares = reference[data.name].differences(Staining.of(data, group, len(pairs)))
-            of_batches = found.setdefault(data.name, {})
-            for (batch, _), gap, share in zip(pairs, gaps, shares, strict=True):
-                there = np.flatnonzero(gap)
-                names = {data.features.names[f]: float(share * gap[f]) for f in there}
-                of_batches.setdefault(mosaic.batches[batch], {}).update(names)
+            found[data.name] = {}
+            for (batch, _), gap, share in zip(pairs, gaps, shares, strict=True):  # a later panel adds to it
+                name = mosaic.batches[batch]
+                known = found[data.name].get(name, Level(gaps={}, share=1.0))
+                of_features = {data.features.names[f]: float(gap[f]) for f in np.flatnonzero(gap)}
+                found[data.name][name] = Level(
+                    gaps={**known.gaps, **of_features}, share=min(known.share, float(share))
+                )
     return found
 
 
 def at_level(mosaic: Mosaic, levels: Levels) -> Mosaic:
     """The cells with the counts of some batches divided by how much more strongly these are stained."""
-    modalities = []
+    modalities, left = [], {}
     for data in mosaic.modalities:
         of_batches = levels.get(data.name, {})
-        gaps = np.zeros((len(mosaic.batches), data.n_features))
-        place = {name: f for f, name in enumerate(data.features.names)}
-        for b, name in enumerate(mosaic.batches):
-            for feature, gap in of_batches.get(name, {}).items():
-                gaps[b, place[feature]] = gap
+        batches = [b for b, name in enumerate(mosaic.batches) if name in of_batches]
+        if not batches:
+            modalities.append(data)
+            continue
+        gaps, place = np.zeros((len(batches), data.n_features)), np.full(len(mosaic.batches), -1)
+        column = {name: f for f, name in enumerate(data.features.names)}
+        shares = np.array([of_batches[mosaic.batches[b]].share for b in batches])
+        for i, b in enumerate(batches):
+            place[b] = i
+            for feature, gap in of_batches[mosaic.batches[b]].gaps.items():
+                gaps[i, column[feature]] = gap
         group = np.full(data.n_cells, -1)
         has = data.row_of_cell >= 0
-        group[data.row_of_cell[has]] = mosaic.batch[has]
-        is_stained: NDArray[np.bool_] = np.any(gaps, axis=1)
-        group[~is_stained[group]] = -1
-        modalities.append(_weakened(data, group, gaps))
-    return dataclasses.replace(mosaic, modalities=tuple(modalities))
+        group[data.row_of_cell[has]] = place[mosaic.batch[has]]
+        modalities.append(_weakened(data, group, gaps * shares[:, None]))
+        left[data.name] = _left(mosaic, data, batches, gaps * (1 - shares[:, None]))
+    return dataclasses.replace(mosaic, modalities=tuple(modalities), level_left={**mosaic.level_left, **left})
+
+
+def _left(mosaic: Mosaic, data: ModalityData, batches: Sequence[int], rest: Floats) -> NDArray[np.float64]:
+    """What is left of the gaps of some batches, (B, D)."""
+    out = mosaic.level_left.get(data.name)
+    out = np.full((len(mosaic.batches), data.n_features), np.nan) if out is None else out.copy()
+    out[list(batches)] = rest
+    return out
 
 
 def _is_stained(data: ModalityData) -> bool:

@@ -25,6 +25,8 @@ from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.vae import MosaicVAE
 
+MOST_DEPTH = 4.0  # median libraries that imputed counts of a cell add up to, where none is asked for
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -198,7 +200,10 @@ def imputed(
                 rates = _rates(net, mosaic, w.m, minibatch, q, batches, noise, readout)
                 z = q.mean.double().cpu().numpy()
                 each = readout(mosaic, w.m, some, code[some], views, z, rates)
-                found = _mean([on_asked_scale(e, compared, w.scale.kind, w.scale.library) for e in each])
+                most = MOST_DEPTH * mosaic.registry.median_library[mosaic.modalities[w.m].name]
+                found = _mean(
+                    [on_asked_scale(e, compared, w.scale.kind, w.scale.library, most=most) for e in each]
+                )
                 values.append(np.ascontiguousarray(found if at is None else found[:, at], np.float32))
         yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))
 

@@ -16,6 +16,7 @@ MOST_ROWS = 12
 MOST_PANELS = 12
 MOST_PATTERNS = 5
 BAR = 16
+LARGE = 1e7  # from which on sums are written with powers of ten
 
 
 def render(summary: MosaicSummary, console: Console) -> None:
@@ -132,15 +133,16 @@ def _library_table(summary: MosaicSummary) -> Table:
     numbers = ("least", "25 %", "median", "75 %", "most", "empty")
     table = _table("Sum of each cell's values", "modality", "batch", *numbers, numbers=numbers)
     for library in summary.libraries:
-        values = [_number(q) for q in library.quantiles]
+        is_large = max(map(abs, library.quantiles)) >= LARGE
+        values = [_number(q, is_large=is_large) for q in library.quantiles]
         empty = Text(f"{library.n_empty:,}", style="red") if library.n_empty else "–"
         table.add_row(library.modality, library.batch, *values, empty)
     return table
 
 
-def _number(value: float) -> str:
-    """A number of at most nine characters."""
-    if abs(value) >= 1e7:
+def _number(value: float, *, is_large: bool) -> str:
+    """A number of at most nine characters, in a row of which some may be large."""
+    if is_large and value:
         digits, _, power = f"{value:.1e}".partition("e")
         return f"{digits}e{int(power)}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

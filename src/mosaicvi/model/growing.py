@@ -114,7 +114,7 @@ class Growing(Saving):
             model._take(mosaic, config, net)
             model._earlier = earlier, held
         model._reads_out, model._aligns = old._reads_out, old._aligns
-        model._lineage = (*old._lineage, old.ancestor())
+        model._lineage = (*old._lineage, {**old.ancestor(), "frozen": not unfrozen})
         if not unfrozen:
             model._base, model._free, model._sees = old.without_data(), free, found.sees
         return model

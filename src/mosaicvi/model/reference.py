@@ -37,7 +37,8 @@ class Reference:
     versions
         Of the libraries that wrote the model, or that run now.
     lineage
-        The models that it grew from, the first one first: a digest of their weights, cells and epochs.
+        The models that it grew from, the first one first: a digest of their weights, cells and epochs, and
+        whether their weights stayed as they were.
     levels
         By modality, of batches learnt by growth × features, by what their counts are divided, as they are
         stained more strongly by so much; NaN where that is not known.
@@ -118,7 +119,13 @@ class Referring(ModelState):
             panels={} if kept is None else {name: self._panel_table(name, kept) for name in kept.panels},
             lineage=self._lineage,
             levels={
-                name: pd.DataFrame.from_dict(dict(of), orient="index").transform(np.exp)
+                name: pd.DataFrame.from_dict(
+                    {
+                        batch: {f: float(np.exp(level.share * gap)) for f, gap in level.gaps.items()}
+                        for batch, level in of.items()
+                    },
+                    orient="index",
+                )
                 for name, of in registry.levels.items()
             },
             training=self._how_trained(),

@@ -166,6 +166,8 @@ def _read(state: Mapping[str, Any], written_by: Mapping[str, str]) -> Saved:
     _check_fits(config, registry)
     net = _network(config, registry, state)
     lineage = tuple(_ancestor(one) for one in state.get("lineage", ()))
+    if lineage and lineage[-1].get("frozen") and state.get("grown") is None:
+        raise ValueError("what it was before it grew is missing")
     base: Saved | None = None
     sees: tuple[str, ...] = ()
     if state.get("grown") is not None:
@@ -208,10 +210,12 @@ def _base(
 
 
 def _ancestor(said: Mapping[str, Any]) -> dict[str, Any]:
+    frozen = {"frozen": bool(said["frozen"])} if "frozen" in said else {}  # older models do not say
     return {
         "weights": str(said["weights"]),
         "cells": None if said["cells"] is None else int(said["cells"]),
         "epochs": int(said["epochs"]),
+        **frozen,
     }
 
 

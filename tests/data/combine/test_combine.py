@@ -48,7 +48,7 @@ def test_two_panels() -> None:
     assert list(got.obs["dataset"]) == ["one", "one", "two"]
     assert list(got.obs["batch"]) == ["p", "q", "p"]
     np.testing.assert_array_equal(got.obs["age"].to_numpy(float), [1, 2, np.nan])
-    assert got.uns["mosaicvi"] == {"panel_key": "dataset"}
+    assert got.uns["mosaicvi"] == {"panel_key": "dataset", "reading": '{"dataset_in_names": true}'}
 
 
 def test_blocks_that_are_small_parts_of_the_whole_and_out_of_order() -> None:

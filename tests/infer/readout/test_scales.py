@@ -67,3 +67,14 @@ def test_one_cell_is_scaled_alone(kind: str) -> None:
     together = on_scale(counts, kind)  # type: ignore[arg-type]
     alone = np.concatenate([on_scale(row[None], kind) for row in counts])  # type: ignore[arg-type]
     np.testing.assert_array_equal(together, alone)
+
+
+def test_a_depth_that_ratios_leave_open_is_a_usual_one() -> None:
+    """Ratios whose geometric mean is above 1 are those of no counts: more depth always comes nearer."""
+    ratios = np.log1p(np.array([[4.0, 0.3, 0.9], [0.2, 0.1, 2.0]]))
+    free = on_asked_scale(ratios, "clr", "counts", None)
+    assert free[0].sum() > 1e5 > 10 > free[1].sum()
+    held = on_asked_scale(ratios, "clr", "counts", None, most=400.0)
+    np.testing.assert_allclose(held[0], np.array([4.0, 0.3, 0.9]) * 400 / 5.2)
+    np.testing.assert_array_equal(held[1], free[1])
+    np.testing.assert_allclose(on_scale(held, "clr"), ratios, atol=0.05)

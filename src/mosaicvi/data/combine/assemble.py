@@ -36,6 +36,7 @@ class Plan:
     dataset_key: str
     name_key: str
     rules: Mapping[str, Sequence[str]]
+    dataset_in_names: bool = False  # of cells, even where they are unique without
 
     @property
     def own_panel_key(self) -> str:
@@ -81,7 +82,7 @@ def assemble(datasets: Sequence[Parts], plan: Plan, bar: Progress) -> Assembled:
     if empty:
         having = {m: listed(features[m].places) for m in empty}
         raise InputError([problem("no-overlap", modality=m, names=having[m]) for m in empty])
-    cells = _cell_names(datasets)
+    cells = _cell_names(datasets, always=plan.dataset_in_names)
     panels = _panel_names(datasets)
     mods, stored = {}, {}
     for m in modalities:
@@ -149,10 +150,11 @@ def _rows(parts: Parts, modality: str) -> Places:
     return parts.obs.index.get_indexer(parts.modalities[modality].obs.index)
 
 
-def _cell_names(datasets: Sequence[Parts]) -> dict[str, npt.NDArray[np.object_]]:
+def _cell_names(datasets: Sequence[Parts], *, always: bool) -> dict[str, npt.NDArray[np.object_]]:
     """As they are, ``<name>-<dataset>``, or with the dataset's number, which has no ``-``: what is unique."""
     numbers = [f"-{i + 1}" for i in range(len(datasets))]
-    for labels in ([""] * len(datasets), [f"-{p.name}" for p in datasets], numbers):
+    plain = [] if always else [[""] * len(datasets)]
+    for labels in (*plain, [f"-{p.name}" for p in datasets], numbers):
         names = {
             parts.name: np.array([f"{cell}{label}" for cell in parts.obs.index], dtype=object)
             for parts, label in zip(datasets, labels, strict=True)

@@ -73,10 +73,12 @@ def put_together(
     progress: bool | None,
     on_disk: bool,
     layers_if_there: Mapping[str, str] | None = None,
+    dataset_in_names: bool = False,
 ) -> Assembled:
     """What `combine` does; with `on_disk`, the values of paths stay in their files.
 
-    Where no layer was named for a modality, `layers_if_there` does for those datasets that have it.
+    Where no layer was named for a modality, `layers_if_there` does for those datasets that have it. With
+    `dataset_in_names`, cells are called by their dataset also where their names are unique.
     """
     if not isinstance(datasets, Mapping):
         raise InputError(
@@ -101,6 +103,7 @@ def put_together(
         dataset_key=dataset_key,
         name_key=name_key,
         rules={m: [r] if isinstance(r, str) else list(r) for m, r in (match or {}).items()},
+        dataset_in_names=dataset_in_names,
     )
     members = [m for each in pair.values() for m in each] if isinstance(pair, Mapping) else []
     if len({*members}) < len(members):
@@ -210,6 +213,7 @@ def put_together(
             names_from=names_from,
             duplicates=duplicates,
             genome=genome,
+            dataset_in_names=bool((together.mdata.obs[name_key] != together.mdata.obs_names).any()),
             **of_values,
         )
         return together

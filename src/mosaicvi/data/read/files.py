@@ -24,6 +24,7 @@ from mosaicvi.data.read.contained import check_contained
 from mosaicvi.data.read.contained_zarr import check_contained_folder, check_contained_store
 from mosaicvi.data.read.loom import is_loom, read_loom
 from mosaicvi.data.read.modalities import mudata_as_it_is, to_mudata
+from mosaicvi.data.read.remembered import checked, noted_reading
 from mosaicvi.data.read.table import EXCEL, PARQUET, Orientation, read_table
 from mosaicvi.data.sparse import check_sparse
 from mosaicvi.errors import InputError, MosaicWarning, quoted
@@ -123,7 +124,7 @@ def read(
         raise InputError(problem("memory", name=path, reason=_reason(error))) from error
     except Exception as error:  # what a damaged file raises is not foreseeable
         raise InputError(problem("damaged", name=path, reason=_reason(error))) from error
-    if names_from is not None:
+    if names_from is not None and checked(noted_reading(data)).get("names_from") != names_from:
         _name_features(path, data, names_from)
     return _with_checked_names(path, data, duplicates)
 

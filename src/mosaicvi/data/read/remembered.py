@@ -43,7 +43,7 @@ def checked(noted: object) -> dict[str, Any]:
 
 
 def _is_sound(name: str, value: object) -> bool:
-    if name == "pair":
+    if name in ("pair", "dataset_in_names"):
         return value is True
     if name == "duplicates":
         return value == "number"

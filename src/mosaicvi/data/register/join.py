@@ -105,6 +105,7 @@ def joined(first: Mosaic, second: Mosaic) -> Mosaic:
         batch=np.concatenate([first.batch, second.batch]),
         group=np.concatenate([first.group, np.where(second.group > 0, second.group + offset, 0)]),
         group_names=first.group_names + second.group_names,
+        level_left={**first.level_left, **second.level_left},
     )
 
 

@@ -141,11 +141,13 @@ class Part:
         if len(self.batch_centres):
             batch = np.minimum(mosaic.batch[cells], len(self.batch_centres) - 1)
             centre = self.batch_centres[batch]
-            measured = measured - np.where(np.isnan(centre), self.batch_centres[-1], centre)
-            if name in mosaic.level_left:
-                left = mosaic.level_left[name][:, self.own] / self.own_spread
-                beyond = mosaic.batch[cells] - len(mosaic.batches) + len(left)
-                measured[beyond >= 0, -left.shape[1] :] -= left[beyond[beyond >= 0]]
+            centre = np.where(np.isnan(centre), self.batch_centres[-1], centre)
+            if name in mosaic.level_left:  # of batches that were not there when the centres were learnt
+                left = mosaic.level_left[name][mosaic.batch[cells]][:, self.own] / self.own_spread
+                there = ~np.isnan(left).any(1)
+                centre[there] = self.batch_centres[-1]
+                centre[there, -left.shape[1] :] += left[there]
+            measured = measured - centre
         return Known(z=z / self.latent_spread, decoded=on_scale(rates.mean, self.kind), measured=measured)
 
     def coordinates(self, mosaic: Mosaic, name: str, cells: NDArray[np.int64], rate: Floats) -> Floats:

@@ -65,7 +65,9 @@ def counts_of_ratios(ratios: Floats) -> Floats:
     return np.asarray(rate * np.exp((low + high) / 2))
 
 
-def on_asked_scale(values: Floats, kind: Kind, asked: str, library: float | None) -> Floats:
+def on_asked_scale(
+    values: Floats, kind: Kind, asked: str, library: float | None, *, most: float = np.inf
+) -> Floats:
     """Values on the scale of comparison as counts, or as log(1 + counts per 10,000), (r, d).
 
     Parameters
@@ -76,10 +78,14 @@ def on_asked_scale(values: Floats, kind: Kind, asked: str, library: float | None
         ``"counts"`` or ``"log1p_cp10k"``.
     library
         Total of the counts; None for the depth that the ratios imply.
+    most
+        Total beyond which that depth is not followed: high ratios are those of any great depth.
     """
     if kind == "log1p_cp10k":
         return np.maximum(values, 0.0)
     counts = counts_of_ratios(values)
     if asked == "log1p_cp10k":
         return on_scale(counts, "log1p_cp10k")
-    return counts if library is None else counts * (library / counts.sum(1, keepdims=True))
+    total = np.maximum(counts.sum(1, keepdims=True), 1e-12)
+    factor = np.minimum(1.0, most / total) if library is None else library / total
+    return np.asarray(counts * factor)
