@@ -172,7 +172,7 @@ def _mean_of_first(values_md: Floats, k: int) -> Floats:
     known = ~np.isnan(values_md)
     taken = known & (np.cumsum(known, axis=0) <= k)
     total, n = np.where(taken, values_md, 0.0).sum(0), taken.sum(0)
-    return np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
+    return np.asarray(np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0))
 
 
 def _matrix(values: Any, name: str) -> Any:
