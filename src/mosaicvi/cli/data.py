@@ -125,7 +125,7 @@ def read_all(
         "genome": reading.genome,
     }
     data = read(path, **read_as)
-    if reading.obs is not None:
+    if reading.obs:
         Sheet.read(reading.obs).add_to(data)
     there = data.obsm if isinstance(data, AnnData) else {}
     from_obsm = {m: key for m, key in reading.obsm_if_there.items() if key in there}
@@ -215,7 +215,7 @@ def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = Fals
     options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet)
     options |= {"dataset_in_names": reading.dataset_in_names}
     mdata = combine_as(named, layers_if_there=reading.layers_if_there, **options, **more)
-    if reading.obs is not None:
+    if reading.obs:
         Sheet.read(reading.obs).add_to(mdata, names=str(more.get("name_key", NAME_KEY)))
     return mdata
 

@@ -49,7 +49,7 @@ class Reading:
     pair, from_obsm, min_counts, rounded, log2, zeros_missing
         As in `mosaicvi.combine`.
     obs
-        A table of cells whose columns are added to ``obs``, see `mosaicvi.cli.sheet.Sheet`.
+        Tables of cells whose columns are added to ``obs``, see `mosaicvi.cli.sheet.Sheet`.
     on_disk
         Whether values stay in their files; None for those that do not fit into memory.
     layers_if_there, obsm_if_there
@@ -71,7 +71,7 @@ class Reading:
     rounded: list[str]
     log2: list[str]
     zeros_missing: list[str]
-    obs: Path | None = None
+    obs: Sequence[Path] = ()
     on_disk: bool | None = None
     layers_if_there: Mapping[str, str] = field(default_factory=dict)
     obsm_if_there: Mapping[str, str] = field(default_factory=dict)
@@ -123,10 +123,11 @@ def _reading(
         ),
     ] = None,
     obs: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             metavar="FILE.csv",
-            help="A table of samples or cells, names first, whose columns are added to obs.",
+            help="A table of samples or cells, names first, whose columns are added to obs; may be repeated, "
+            "the lines of all count.",
         ),
     ] = None,
     duplicates: Annotated[
@@ -176,7 +177,7 @@ def _reading(
         orientation=rows,
         columns=one_or_mapping(columns, "--columns"),
         names_from=one_or_mapping(names_from, "--names-from"),
-        obs=obs,
+        obs=obs or (),
         duplicates=duplicates.value,
         genome=genome,
         min_counts=counts,

@@ -262,14 +262,14 @@ def _end(
     output: Path,
     data: Sequence[Path],
     *,
-    obs: Path | None,
+    obs: Sequence[Path],
     checkpoint: str | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
     """Save, say what is next, and exit as the signal asks if there was one; the first process does."""
     number = model.stopped_by
-    files = " ".join([*(shown(path) for path in data), *([] if obs is None else ["--obs", shown(obs)])])
+    files = " ".join([*(shown(path) for path in data), *(f"--obs {shown(path)}" for path in obs)])
     if number is None:
         model.save(output, overwrite=overwrite)
         note(f"Saved {shown(output)}", quiet=quiet)
