@@ -85,3 +85,12 @@ def test_the_nearest_where_entries_are_missing_equal_the_plain_computation():
         nearest_baseline(source, target, query[:, :2])
     with pytest.raises(InputError, match="k is 0"):
         nearest_baseline(source, target, query, 0)
+
+
+def test_a_feature_of_new_cells_alone_tells_of_no_neighbour():
+    rng = np.random.default_rng(0)
+    train, target = rng.normal(size=(40, 4)), rng.normal(size=(40, 2))
+    train[:, 3] = np.nan
+    query = train[[7, 30]].copy()
+    query[:, 3] = 5.0
+    np.testing.assert_allclose(nearest_baseline(train, target, query, 1), target[[7, 30]])

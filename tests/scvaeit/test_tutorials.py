@@ -190,15 +190,14 @@ def test_three_modalities_beside_direct_use(three: SimpleNamespace) -> None:
     likelihoods = {"rna": "NB", "adt": "NB", "atac": "Bernoulli"}
     other = direct(mdata, likelihoods, 5, 30, categorical_covariate_keys=["a", "b"],
                    condition_keys=["dataset"], gamma=gamma, **settings)  # fmt: skip
-    together = three.first["train"]["total"] + three.again["train"]["total"]
-    np.testing.assert_allclose(together, other.history["train_loss"], rtol=1e-5)
+    np.testing.assert_allclose(three.again["train"]["total"], other.history["train_loss"], rtol=1e-5)
+    assert three.first["train"]["total"] == three.again["train"]["total"][:3]
     np.testing.assert_allclose(
         three.model.model.history["gamma"], [t.config["gamma"](e) for e in range(1, 6)]
     )
     assert three.again["train"]["mmd"][0] > 0
     assert [len(three.first["train"][k]) for k in ("obs_2", "unobs_2", "kl")] == [3, 3, 3]
     assert three.model.hist is three.again
-    three.model.hist = {"train": {"total": together}}
     same(three.model, other)
 
 

@@ -15,6 +15,7 @@ from mosaicvi.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 Matrix: TypeAlias = "npt.ArrayLike | sp.spmatrix | sp.sparray"
+FIRST = 10  # times as many near cells as are averaged are looked at, unless too few of them measured it
 
 
 def mean_baseline(measured: Matrix, n: int) -> Floats:
@@ -149,7 +150,7 @@ def nearest_baseline(
         )
     if k < 1:
         raise InputError(f"k is {k}; give at least 1")
-    level = mean_baseline(train, 1)  # large levels would cost digits
+    level = np.nan_to_num(mean_baseline(train, 1))  # large levels would cost digits
     has_nd, has_qd = ~np.isnan(train), ~np.isnan(query)
     x_nd, x_qd = np.where(has_nd, train - level, 0.0), np.where(has_qd, query - level, 0.0)
     square_qn = x_qd**2 @ has_nd.T - 2 * x_qd @ x_nd.T + has_qd @ (x_nd**2).T
@@ -158,11 +159,20 @@ def nearest_baseline(
     known_nd = ~np.isnan(target)
     out = np.full((len(query), target.shape[1]), np.nan)
     for row, near_n in zip(out, np.argsort(apart_qn, axis=1, kind="stable"), strict=True):
-        known = known_nd[near_n]
-        taken = known & (np.cumsum(known, axis=0) <= k)
-        total = np.where(taken, target[near_n], 0.0).sum(0)
-        np.divide(total, taken.sum(0), out=row, where=taken.any(0))
+        first = near_n[: FIRST * k]
+        is_rare = known_nd[first].sum(0) < k  # for these all cells are looked at
+        row[~is_rare] = _mean_of_first(target[first][:, ~is_rare], k)
+        if is_rare.any():
+            row[is_rare] = _mean_of_first(target[near_n][:, is_rare], k)
     return out
+
+
+def _mean_of_first(values_md: Floats, k: int) -> Floats:
+    """Mean of the first k values that are there in each column, (d,); NaN where there are none."""
+    known = ~np.isnan(values_md)
+    taken = known & (np.cumsum(known, axis=0) <= k)
+    total, n = np.where(taken, values_md, 0.0).sum(0), taken.sum(0)
+    return np.asarray(np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0))
 
 
 def _matrix(values: Any, name: str) -> Any:

@@ -22,6 +22,7 @@ from mosaicvi.data.register.join import joined, lifted, of_cells
 from mosaicvi.data.staining import at_level, levels_of_batches
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_grown
+from mosaicvi.model.columns import remember_source
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.saving import Saving
 from mosaicvi.nn.growth import transplant
@@ -113,6 +114,8 @@ class Growing(Saving):
                 earlier, held = of_cells(earlier, others), held[others]
             model._take(mosaic, config, net)
             model._earlier = earlier, held
+        if mosaic.n_cells == query.n_obs:  # none of the reference's are among them
+            remember_source(mosaic, query)
         model._reads_out, model._aligns = old._reads_out, old._aligns
         model._lineage = (*old._lineage, {**old.ancestor(), "frozen": not unfrozen})
         if not unfrozen:

@@ -130,11 +130,11 @@ def mixing(what: Literal["Batch", "Set of modalities"], kinds: Sequence[Mixing])
     )
     why = (
         "Either their cells are of other kinds (other tissue, other cell types), or a technical difference "
-        "is left in the latent space, which mosaicvi train --gamma takes away. "
+        "is left in the latent space, which mosaicvi train --gamma 20, or more, takes away. "
         "Colour the picture by both to tell."
         if what == "Batch"
         else "Cells are placed by what was measured rather than by what they are. Longer training, "
-        "mosaicvi train --gamma, or more cells that measured both may help."
+        "mosaicvi train --gamma 20, or more cells that measured both may help."
     )
     return [
         _warn(

@@ -76,6 +76,7 @@ def volcano(
             )
     strongest = np.lexsort((-np.abs(effect), -height))
     ax.margins(x=0.2, y=0.08)
+    ax.autoscale_view()  # names are placed by where the points will stand
     for side in _both_sides(strongest[is_de[strongest]], effect > 0, top):
         _name(ax, [short(str(one.index[i])) for i in side], effect[side], height[side])
     ax.axvline(0, color=INK, linewidth=0.6)
