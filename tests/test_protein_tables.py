@@ -61,6 +61,7 @@ def test_a_table_is_trained_on_and_read_again_in_the_same_way(
         assert (
             (file["mod/prot/layers/lower"][:] <= found) & (found <= file["mod/prot/layers/upper"][:])
         ).all()
+        assert file["mod/prot/uns/mosaicvi/scale"].asstr()[()] == "log2 of the input"
     assert found.shape == (N, 16)
     assert 10 < found.min() < found.max() < 40
 

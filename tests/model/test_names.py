@@ -144,6 +144,8 @@ def test_an_adata_is_the_data(model: MosaicVI) -> None:
         model.get_latent_representation(adata=mdata),  # type: ignore[call-arg]
         model.get_latent_representation(mdata),
     )
+    with pytest.raises(InputError, match=r"reference=\.\.\. is needed"):
+        MosaicVI.load_query_data(adata=mdata)  # type: ignore[call-arg]
 
 
 def test_names_of_other_packages_in_the_module() -> None:

@@ -93,7 +93,7 @@ def command(
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     # kept in a variable: the groups are read from these data
     asked = prepared(model, loaded) if allow_missing else loaded
-    trained = load_model(model, asked)
+    trained = load_model(model, asked, quiet=quiet)
     tables: list[pd.DataFrame] = []
     for name in dict.fromkeys(modality or trained.config.uni_block_names):
         table = trained.differential_expression(

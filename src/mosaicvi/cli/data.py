@@ -426,11 +426,25 @@ def _has(data: AnnData | MuData, key: str) -> bool:
     return obs_column(data, key) is not None
 
 
-def load_model(model: Path, loaded: Loaded) -> MosaicVI:
-    """A saved model with the data to answer for."""
+def load_model(model: Path, loaded: Loaded, *, quiet: bool = False) -> MosaicVI:
+    """A saved model with the data to answer for; what these lack of its features is said."""
+    import numpy as np
+
+    from mosaicvi.data.register.register import modalities_of
     from mosaicvi.model import MosaicVI
 
-    return MosaicVI.load(model, loaded.source())
+    trained = MosaicVI.load(model, loaded.source())
+    registry = trained.registry
+    for name, part in modalities_of(loaded.to_register, registry.setup, registry).items():
+        table = part.varm.get("measured")
+        if name in registry.features and table is not None:
+            there, known = int(np.asarray(table, bool).any(1).sum()), len(registry.features[name].names)
+            if there < known:
+                note(
+                    f"{name}: {there:,} of {known:,} features; the others are taken as not measured",
+                    quiet=quiet,
+                )
+    return trained
 
 
 def prepared(

@@ -90,7 +90,7 @@ def command(
     reading = replace(reading, on_disk=on_disk)
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     check_h5ad_fits(output, loaded)
-    trained = load_model(model, prepared(model, loaded) if allow_missing else loaded)
+    trained = load_model(model, prepared(model, loaded) if allow_missing else loaded, quiet=quiet)
     chosen = cells_of(cells, trained.mosaic.n_cells)
     latent = _latent(trained, np.arange(trained.mosaic.n_cells)[chosen], modality, batch_size)
     if not place().is_first:

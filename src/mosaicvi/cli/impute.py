@@ -151,7 +151,7 @@ def command(
     share = _part_of(cells)
     import numpy as np
 
-    from mosaicvi.infer.output import with_accuracy, write_imputed
+    from mosaicvi.infer.output import interval_notes, with_accuracy, write_imputed
     from mosaicvi.infer.table import tables_of, write_tables
 
     for path in tables_of(output, with_interval=interval is not None) if as_table else ():
@@ -159,7 +159,7 @@ def command(
     reading = replace(reading, on_disk=on_disk)
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     loaded = prepared(model, loaded) if allow_missing else loaded
-    trained = load_model(model, loaded)
+    trained = load_model(model, loaded, quiet=quiet)
     names = list(dict.fromkeys(modality or trained.config.uni_block_names))
     for name in names:
         trained.imputed_features(name)
@@ -216,8 +216,8 @@ def command(
         note(f"{part.name}: {n:,} cells × {d:,} features, {part.scale}", quiet=quiet)
         if part.interval is not None and scales[part.name] is None and part.scale.kind == "log1p_cp10k":
             note(f"{part.name}: that is the scale of intervals; counts by --scale counts", quiet=quiet)
-        if part.interval_note is not None:
-            warning(f"{part.name}: {part.interval_note}")
+    for words in interval_notes(parts):
+        warning(words)
     written += [] if accuracy_table is None else [accuracy_table]
     note(f"Wrote {', '.join(map(shown, written))}", quiet=quiet)
 

@@ -81,7 +81,7 @@ def command(
     check_h5ad_fits(output, loaded)
     # kept in a variable: the labels are read from these data
     asked = prepared(model, loaded) if allow_missing else loaded
-    labels = load_model(model, asked).predict_labels(
+    labels = load_model(model, asked, quiet=quiet).predict_labels(
         label_key, unlabeled=unlabeled or "unknown", batch_size=batch_size
     )
     if output.suffix.lower() == ".csv":

@@ -102,7 +102,7 @@ def command(
     if label_key is not None and reference is None:
         raise InputError("--label-key: name the data that have the labels, --reference REF.h5mu")
     rules = {name: text.split(",") for name, text in mapping(match, "--match").items()}
-    from mosaicvi.infer.output import with_accuracy, write_imputed
+    from mosaicvi.infer.output import interval_notes, with_accuracy, write_imputed
     from mosaicvi.report.mapped import write_mapped
 
     with warnings.catch_warnings(record=True) as said:
@@ -116,7 +116,7 @@ def command(
         if page.trust is not None:
             parts = [with_accuracy(part, page.trust) for part in parts]
     words = list(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, MosaicWarning)))
-    words += [f"{part.name}: {part.interval_note}." for part in parts if part.interval_note is not None]
+    words += interval_notes(parts)
     for word in words:
         warnings.warn(word, MosaicWarning, stacklevel=1)
     with progress("imputing", sum(len(p.cells) for p in parts), quiet=quiet) as (bar, task):
@@ -196,13 +196,14 @@ def _page(
         for column, values in label_columns(labels):
             obs[column] = values.to_numpy()
     about = query.uns.get("mosaicvi", {})
+    came = loaded.original if loaded.combined else loaded.to_register
     return Mapped(
         model=repr(trained).splitlines()[0],
         latent=z,
         obs=obs,
         places=placed(around, background, z),
         background=background,
-        features=features_found(loaded.to_register, query, trained.registry),
+        features=features_found(came, query, trained.registry),
         matches=about.get("matches"),
         trust=None if reference is None else trained.imputation_accuracy(query=cells),
     )

@@ -61,7 +61,7 @@ def command(
     check_data_output(output, overwrite=overwrite, suffixes=(".html",))
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     loaded = prepared(model, loaded) if allow_missing else loaded
-    trained = load_model(model, loaded)
+    trained = load_model(model, loaded, quiet=quiet)
     write_report(
         trained,
         loaded.to_register,

@@ -51,6 +51,7 @@ def without(data: AnnData | MuData, names: Mapping[str, Collection[str]]) -> Ann
 
 def mudata_without(mdata: MuData, names: Mapping[str, Collection[str]]) -> MuData:
     """The same of a MuData."""
+    import numpy as np
     from mudata import MuData
 
     from mosaicvi.data.read import mudata_as_it_is
@@ -62,6 +63,15 @@ def mudata_without(mdata: MuData, names: Mapping[str, Collection[str]]) -> MuDat
     with mudata_as_it_is():
         out = MuData(parts)
         out.obs = mdata.obs.loc[out.obs_names].copy()
+    at = mdata.obs_names.get_indexer(out.obs_names)
+    kept = [~part.var_names.isin([*names.get(name, ())]) for name, part in mdata.mod.items()]
+    left = np.flatnonzero(np.concatenate(kept))
+    for place, rows in (("obsm", at), ("varm", left)):
+        for key, values in getattr(mdata, place).items():
+            getattr(out, place)[key] = values.iloc[rows] if hasattr(values, "iloc") else values[rows]
+    for place, rows in (("obsp", at), ("varp", left)):
+        for key, values in getattr(mdata, place).items():
+            getattr(out, place)[key] = values[rows][:, rows]
     out.uns.update(mdata.uns)
     return out
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import Minibatch
 from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.read.remembered import checked
 from mosaicvi.errors import InputError
 from mosaicvi.infer.covariates import Batches, batches_of
 from mosaicvi.infer.decode import decoded
@@ -38,10 +39,13 @@ class Scale:
         ``"counts"``, ``"log1p_cp10k"``, ``"probability"`` or ``"value"``.
     library
         With counts: the library that every cell is given; None where each keeps its own.
+    of_log2
+        With values: whether logarithms of the input were taken as it was read.
     """
 
     kind: str
     library: float | None = None
+    of_log2: bool = False
 
     def __str__(self) -> str:
         if self.kind == "counts" and self.library is not None:
@@ -50,7 +54,7 @@ class Scale:
             "counts": "expected counts at the depth that the cell's centred log ratios imply",
             "probability": "probability of being accessible",
             "log1p_cp10k": "expected log(1 + counts per 10,000)",
-        }.get(self.kind, "the scale of the input")
+        }.get(self.kind, "log2 of the input" if self.of_log2 else "the scale of the input")
 
 
 def scale_of(
@@ -89,7 +93,7 @@ def scale_of(
             f"scale: {name} has no values on the scale {kind!r}; use {' or '.join(map(repr, possible))}."
         )
     if (kind or own) != "counts":
-        return Scale(kind=kind or own)
+        return Scale(kind=kind or own, of_log2=name in checked(registry.reading).get("log2", ()))
     if library is None and compared != "clr":
         library = registry.median_library[name]
     return Scale(kind="counts", library=library)

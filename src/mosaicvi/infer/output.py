@@ -85,6 +85,15 @@ class ImputedModality:
         return ("X",) if self.interval is None else ("X", "layers/lower", "layers/upper")
 
 
+def interval_notes(parts: Sequence[ImputedModality]) -> list[str]:
+    """What is said of intervals, each with the modalities of which it is."""
+    notes: dict[str, list[str]] = {}
+    for part in parts:
+        if part.interval_note is not None:
+            notes.setdefault(part.interval_note, []).append(part.name)
+    return [f"{', '.join(names)}: {note}." for note, names in notes.items()]
+
+
 def with_accuracy(part: ImputedModality, table: pd.DataFrame) -> ImputedModality:
     """The part whose features say how well they are imputed, by what is measured of a cell.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -248,7 +249,7 @@ class Bounding(Answers):
         m, readout = self._position(modality), self.readout()
         is_read = readout is not None and readout.scale_of(modality) is not None
         asked = "log1p_cp10k" if scale is None and is_read else scale
-        found = Scale(kind=self.imputed_scale(modality, scale=asked).kind)
+        found = dataclasses.replace(self.imputed_scale(modality, scale=asked), library=None)
         if found.kind == "log1p_cp10k" and self.config.library_aware[m]:
             if not is_read:
                 raise InputError(f"scale: of {modality} there are intervals of counts alone; use 'counts'.")

@@ -124,8 +124,8 @@ METHODS = {
     "is_trained_": "is_trained",
     "module": "net",
 }
-# Arguments of the same meaning, taken as ours.
-SAME = {"adata": "mdata"}
+# Arguments of the same meaning, taken as the first of ours that a function has.
+SAME = {"adata": ("mdata", "query")}
 
 
 def names_ours(function: Callable[P, R]) -> Callable[P, R]:
@@ -138,8 +138,9 @@ def names_ours(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for theirs, ours in SAME.items():
-            if theirs in kwargs and theirs not in known and ours in known and ours not in kwargs:
+        for theirs, all_ours in SAME.items():
+            ours = next((name for name in all_ours if name in known), None)
+            if theirs in kwargs and theirs not in known and ours is not None and ours not in kwargs:
                 kwargs[ours] = kwargs.pop(theirs)
         for name in kwargs:
             if name not in known:

@@ -71,6 +71,13 @@ def test_the_same_cells_are_noticed_where_their_names_are_written_differently(
     np.testing.assert_array_equal(mdata["rna"][cell, list("ABC")].X.toarray(), rna[cell].X.toarray())
 
 
+def test_names_that_are_alike_in_inputs_of_one_modality_say_nothing() -> None:
+    channels = [f"channel_{name}" for name in BARCODES]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert combine({"one": table("ABC"), "two": table("ABC", channels)}).n_obs == 60
+
+
 def test_barcodes_of_several_runs_in_one_input_are_not_taken_apart() -> None:
     both = table("ABC", [f"{code}-{i}" for code in BARCODES for i in (1, 2)])
     with warnings.catch_warnings():

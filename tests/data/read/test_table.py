@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from scipy import sparse
 
 from mosaicvi.data.combine import combine
@@ -102,6 +103,14 @@ def test_features_are_named_by_an_annotation(tmp_path: Path) -> None:
         pytest.raises(InputError, match=r"no column 'Genes'.*there are: Gene names, Peptides"),
     ):
         read(path, columns="^LFQ", names_from="Genes")
+
+
+def test_names_before_those_of_an_annotation_are_not_replaced(tmp_path: Path) -> None:
+    var = pd.DataFrame({"original_name": ["id0", "id1"], "Genes": ["A", "B"]}, index=["x", "y"])
+    AnnData(np.ones((2, 2), np.float32), var=var).write_h5ad(tmp_path / "a.h5ad")
+    got = read(tmp_path / "a.h5ad", names_from="Genes")
+    assert list(got.var_names) == ["A", "B"]
+    assert list(got.var["original_name"]) == ["id0", "id1"]
 
 
 def test_logarithms_of_intensities_have_gaps_where_these_are_zero(tmp_path: Path) -> None:

@@ -195,9 +195,12 @@ def put_together(
         _warn_of_values(loaded)
         if pair is None:
             names = {parts.name: parts.obs.index for parts in loaded}
-            for a, b, shared in suspicious(names, {parts.name: {*parts.modalities} for parts in loaded}):
+            modalities = {parts.name: {*parts.modalities} for parts in loaded}
+            for a, b, shared in suspicious(names, modalities):
                 warnings.warn(notice(a, b, shared), MosaicWarning, stacklevel=3)
             for found in alike(names):
+                if modalities[found.a] & modalities[found.b]:
+                    continue  # of one modality they are several measurements, as channels of TMT runs are
                 warnings.warn(notice_alike(found), MosaicWarning, stacklevel=3)
         with memory_for("combining", "combine fewer datasets, or join='inner', the features that all have"):
             together = assemble(loaded, plan, bar)

@@ -319,7 +319,8 @@ def _name_features(path: Path, data: AnnData | MuData, column: str) -> None:
     for part in having:
         entries = part.var[column].astype(object)
         first = [str(entry).split(";")[0].strip() if pd.notna(entry) else "" for entry in entries]
-        part.var[BEFORE] = part.var_names.to_numpy(object)
+        if BEFORE not in part.var:
+            part.var[BEFORE] = part.var_names.to_numpy(object)
         part.var_names = pd.Index(
             [new or old for new, old in zip(first, part.var_names, strict=True)], dtype=object
         )

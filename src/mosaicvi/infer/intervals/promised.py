@@ -1,4 +1,4 @@
-"""Of which cells no interval can be promised to hold its share: those of batches that never measured it."""
+"""Of which cells no interval can be promised to hold its share: of batches that are new or never had it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,19 @@ def not_promised(registry: Registry, mosaic: Mosaic, cells: NDArray[Any], modali
     if registry.setup.batch_key is None:
         return None
     names = np.asarray(mosaic.batches, object)[mosaic.batch[cells]]
-    without = ~np.isin(names.astype(str), registry.measured_in[modality])
-    if not without.any():
+    names = names.astype(str)
+    is_new = ~np.isin(names, registry.categories[registry.setup.batch_key])
+    without = ~is_new & ~np.isin(names, registry.measured_in[modality])
+    words = [
+        f"{int(those.sum()):,} of {len(cells):,} cells are of {of} ({quoted(sorted({*names[those]}))})"
+        for those, of in (
+            (without, f"batches of which the model knows no {modality}"),
+            (is_new, "a batch that the model has not seen"),
+        )
+        if those.any()
+    ]
+    if not words:
         return None
-    batches = quoted(sorted({str(name) for name in names[without]}))
     return (
-        f"{int(without.sum()):,} of {len(cells):,} cells are of batches of which the model knows no "
-        f"{modality} ({batches}): their intervals are not promised to hold the share of values that was "
-        "asked for"
+        f"{', '.join(words)}: their intervals are not promised to hold the share of values that was asked for"
     )
