@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,11 @@ from mudata import MuData
 from tests.builders import mudata_of
 
 from mosaicvi import ModelFileError, MosaicVI, MosaicWarning
-from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.mosaic import Mosaic, Registry
 from mosaicvi.data.staining import Staining, as_reference, at_level, levels_of_batches, staining_of
+from mosaicvi.model.registering import read_as
 from mosaicvi.store.format import load_bundle, save_bundle
+from mosaicvi.store.saved import _check_fits
 
 SMALL = {"dim_latent": 3, "dimensions": [8], "dim_block_enc": 6, "dim_block_dec": 6, "dim_block_embed": 2}
 STAIN = np.array([8.0, 1, 0.25, 1, 1, 2, 1, 0.5])  # its logarithms add up to log 2
@@ -204,3 +207,39 @@ def test_a_model_that_grows_again_keeps_the_levels_that_are_left(model: MosaicVI
     np.testing.assert_array_equal(left[:4], grown.mosaic.level_left["adt"])
     assert not np.isnan(left[3:]).any()
     assert again.get_imputed_values(modality="adt").shape == (len(again.mosaic.cells), 8)
+
+
+@pytest.mark.parametrize(
+    "level",
+    [
+        {"gaps": {"nobody": 0.1}, "share": 0.5},
+        {"gaps": {"p0": float("inf")}, "share": 0.5},
+        {"gaps": {"p0": 0.1}, "share": 1.5},
+        {"gaps": {"p0": 0.1}, "share": float("nan")},
+    ],
+)
+def test_levels_of_a_registry_that_do_not_fit_are_refused(
+    model: MosaicVI, tmp_path: Path, level: dict[str, Any]
+) -> None:
+    registry = Registry.from_dict({**model.registry.to_dict(), "levels": {"adt": {"A": level}}})
+    with pytest.raises(ValueError, match="level"):
+        _check_fits(model.config, registry)
+    other = Registry.from_dict({**model.registry.to_dict(), "levels": {"adt": {"Z": level}}})
+    with pytest.raises(ValueError, match="not of its batches"):
+        _check_fits(model.config, other)
+
+
+def test_two_panels_of_a_new_batch_are_of_one_level(model: MosaicVI) -> None:
+    with pytest.warns(MosaicWarning):
+        raw = read_as(mosaic_of({"new": counts(120, 8, STAIN)}), model.registry)
+    adt = raw.modality("adt")
+    panels = np.array([np.arange(8) < 5, np.arange(8) >= 3])
+    x = adt.x.copy().toarray() * panels[np.arange(120) // 60]
+    two = dataclasses.replace(
+        adt, x=sp.csr_matrix(x), panels=panels, panel_of_row=np.arange(120) // 60, known_digest=None
+    )
+    found = as_reference(dataclasses.replace(raw, modalities=(two,)), staining_of(model.mosaic))
+    left = found.level_left["adt"][3]
+    assert found.level_left["adt"].shape == (4, 8)
+    assert (left[:3] != 0).any()
+    assert (left[5:] != 0).any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -84,3 +86,13 @@ def test_the_rate_rises_then_falls_to_a_hundredth() -> None:
     assert rate_share(10**6, 0.0) == 1.0
     assert rate_share(10**6, 0.5) == pytest.approx(0.505)
     assert rate_share(10**6, 2.0) == pytest.approx(0.01)
+
+
+def test_an_ending_is_read_again_and_an_impossible_one_refused() -> None:
+    falling = Ending(first_epoch=1, fall_at=900, fall_epoch=10, fall_steps=200, last_epoch=14)
+    for one in (Ending(), Ending(first_epoch=3), falling):
+        assert Ending.from_dict(dataclasses.asdict(one)) == one
+    saved = dataclasses.asdict(falling)
+    for odd in ({"fall_epoch": 0}, {"last_epoch": 9}, {"fall_at": -1}, {"first_epoch": -1}, {"more": 1}):
+        with pytest.raises(ValueError, match="its training"):
+            Ending.from_dict(saved | odd)

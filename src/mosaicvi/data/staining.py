@@ -145,18 +145,8 @@ def as_reference(mosaic: Mosaic, reference: Mapping[str, Staining]) -> Mosaic:
     key = mosaic.registry.setup.batch_key
     if key is None or key not in mosaic.unseen:
         return mosaic
-    n_known = len(mosaic.registry.categories[key])
-    modalities, left = [], {}
-    for data in mosaic.modalities:
-        known = reference.get(data.name)
-        if known is None or not _is_stained(data):
-            modalities.append(data)
-            continue
-        group, pairs = _groups(mosaic, data, mosaic.batch >= n_known)
-        gaps, shares = known.differences(Staining.of(data, group, len(pairs)))
-        modalities.append(_weakened(data, group, gaps * shares[:, None]))
-        left[data.name] = _left(mosaic, data, [b for b, _ in pairs], gaps * (1 - shares[:, None]))
-    return dataclasses.replace(mosaic, modalities=tuple(modalities), level_left={**mosaic.level_left, **left})
+    new = range(len(mosaic.registry.categories[key]), len(mosaic.batches))
+    return at_level(mosaic, levels_of_batches(mosaic, reference, new))
 
 
 def levels_of_batches(mosaic: Mosaic, reference: Mapping[str, Staining], batches: Sequence[int]) -> Levels:

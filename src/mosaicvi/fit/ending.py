@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 WARM_UP_STEPS = 50
 LEAST_STEPS, MOST_STEPS = 200, 12_000  # at the steady rate
@@ -38,6 +38,20 @@ class Ending:
     fall_epoch: int = -1
     fall_steps: int = 0
     last_epoch: int = -1
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Ending:
+        """Read what `dataclasses.asdict` wrote; `ValueError` for what no run can come to."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not set(saved) <= set(names):
+            raise ValueError("how its training ends is told by an unknown name")
+        found = cls(**{name: int(value) for name, value in saved.items()})
+        steady = (found.fall_at, found.fall_epoch, found.fall_steps, found.last_epoch) == (-1, -1, 0, -1)
+        falls = found.fall_at >= 0 and 0 < found.fall_epoch < found.last_epoch and found.fall_steps > 0
+        falls = falls and found.first_epoch < found.fall_epoch
+        if found.first_epoch < 0 or not (steady or falls):
+            raise ValueError("its training cannot have ended so")
+        return found
 
     @property
     def is_falling(self) -> bool:

@@ -148,7 +148,9 @@ class FitState:
         ):
             setattr(self, name, saved[name])
         self.buffer = saved.get("buffer", 0)  # older states have none
-        self.ending = Ending(**saved["ending"]) if "ending" in saved else Ending(first_epoch=self.epoch)
+        self.ending = (
+            Ending.from_dict(saved["ending"]) if "ending" in saved else Ending(first_epoch=self.epoch)
+        )
         self.pending, self.log_prob = [], []
 
 

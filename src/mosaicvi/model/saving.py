@@ -15,6 +15,7 @@ from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.query import align_to_model, told
 from mosaicvi.data.register.source import Paths, Source
 from mosaicvi.data.stored.memory import InMemory
+from mosaicvi.fit.ending import Ending
 from mosaicvi.infer.alignment import read_alignment
 from mosaicvi.infer.intervals import read_spreads
 from mosaicvi.infer.readout import read_readout
@@ -24,6 +25,7 @@ from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState
 from mosaicvi.nn.growth import transplant
 from mosaicvi.ranks import place
+from mosaicvi.store.parts import fitting_the_network
 from mosaicvi.store.saved import Saved, described, known_of, read_model, write_model
 
 
@@ -121,6 +123,8 @@ class Saving(ModelState):
         model = cls.__new__(cls)
         model._take(mosaic, saved.config, saved.net)
         model._saved_rows = saved.rows
+        with fitting_the_network(folder, "the state of its training does not fit"):
+            Ending.from_dict((saved.fit or {}).get("ending", {}))
         model._saved_fit = saved.fit
         model._splits = list(saved.splits)
         model._reads_out = saved.readout is not None

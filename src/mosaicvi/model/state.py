@@ -82,7 +82,7 @@ class ModelState:
         if self._state is not None:
             return outcome(self._state.ending, self._state.epoch)
         saved = (self._saved_fit or {}).get("ending")
-        return None if saved is None else outcome(Ending(**saved), len(self._rows))
+        return None if saved is None else outcome(Ending.from_dict(saved), len(self._rows))
 
     @property
     def is_trained(self) -> bool:

@@ -254,6 +254,7 @@ def _check_fits(config: NetworkConfig, registry: Registry) -> None:
     for name, table in registry.panels.items():
         if table.shape[1:] != (len(registry.features[name].names),):
             raise ValueError("what batches measured is not of its features")
+    _check_levels(registry)
     for name, standard in registry.standards.items():
         size = (len(registry.features[name].names),)
         if not (standard.centre.shape == standard.spread.shape == size):
@@ -262,6 +263,19 @@ def _check_fits(config: NetworkConfig, registry: Registry) -> None:
             raise ValueError("a centre or a spread is not finite")
         if not (standard.spread > 0).all():
             raise ValueError("a spread is not above 0")
+
+
+def _check_levels(registry: Registry) -> None:
+    key = registry.setup.batch_key
+    known = () if key is None else registry.categories[key]
+    for name, batches in registry.levels.items():
+        if name not in registry.features or not set(batches) <= set(known):
+            raise ValueError("the levels of batches are not of its batches")
+        for level in batches.values():
+            if not set(level.gaps) <= set(registry.features[name].names):
+                raise ValueError("the levels of batches are not of its features")
+            if not np.isfinite(list(level.gaps.values())).all() or not 0 <= level.share <= 1:
+                raise ValueError("a level of a batch is not finite, or its share is not from 0 to 1")
 
 
 def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]) -> MosaicVAE:

@@ -18,11 +18,11 @@ from sklearn.linear_model import RidgeCV
 
 from mosaicvi import ModelFileError, MosaicVI, MosaicWarning
 from mosaicvi.data.mosaic import Standard
-from mosaicvi.infer.readout import read_readout
+from mosaicvi.infer.readout import read_readout, table_parts
 from mosaicvi.infer.readout.regression import PENALTIES
-from mosaicvi.infer.readout.table import QUANTILES, TableReadOut, Values
+from mosaicvi.infer.readout.table import QUANTILES, TablePart, TableReadOut, Values
 from mosaicvi.infer.readout.table_levels import Levels
-from mosaicvi.infer.readout.table_parts import fit_parts, left_out, ridge
+from mosaicvi.infer.readout.table_parts import _part, fit_parts, left_out, ridge
 from mosaicvi.metrics import correlation_per_feature
 
 N, D, BATCHES = 330, 36, 3
@@ -353,3 +353,37 @@ def test_a_model_that_grew_without_its_cells_keeps_what_they_taught(
     grown.save(tmp_path / "grown")
     opened = MosaicVI.load(tmp_path / "grown")
     assert_array_equal(opened.get_imputed_values(adata, modality="ms", transform_batch="C"), as_c[1])
+
+
+def test_the_work_of_leaving_batches_out_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, standard = values(simulated(9)[0])
+    levels = Levels.of(of, standard, BATCHES)
+    differences, fitted = levels.differences(of, np.ones(D)), []
+
+    def counted(*arguments: Any) -> TablePart | None:
+        fitted.append(arguments)
+        return _part(*arguments)
+
+    monkeypatch.setattr(table_parts, "_part", counted)
+    monkeypatch.setattr(table_parts, "MOST_PARTS_TRIED", 4)
+    across = left_out(differences, levels.expected, of, np.random.default_rng(0))
+    assert len(fitted) == 4
+    assert np.isfinite(across.errors).all()
+
+
+def test_features_of_which_few_values_are_left_tell_nothing() -> None:
+    of, standard = values(simulated(9)[0])
+    here = np.flatnonzero(of.measured[:, 5] & (of.batch == 0))
+    of.measured[here[2:], 5] = False
+    levels = Levels.of(dataclasses.replace(of, value=np.where(of.measured, of.value, 0)), standard, BATCHES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        across = left_out(levels.differences(of, np.ones(D)), levels.expected, of, np.random.default_rng(0))
+    assert 0 < across.agreement < 1
+
+
+def test_a_table_of_other_batches_is_refused(made: tuple[MosaicVI, AnnData, np.ndarray]) -> None:
+    readout = made[0].readout()
+    assert readout is not None
+    with pytest.raises(ModelFileError, match="its read-out does not fit"):
+        read_readout(readout.to_dict(), made[0].config, Path("m"), n_batches=BATCHES + 1)

@@ -28,6 +28,8 @@ N_COMPONENTS, MOST_EXACT = 50, 1000
 FEWEST_TAUGHT = 10  # cells that measured a feature and can teach it
 MOST_PARTS, MOST_FITS = 64, 10_000
 MOST_TRIED, MOST_CELLS_TRIED = 100, 200  # features and cells of each batch that is left out of a feature
+MOST_PARTS_TRIED = 64  # of a batch and features that the same batches measured, of all batches together
+FEWEST_CORRELATED = 3  # values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,21 +176,27 @@ def left_out(differences: Differences, expected: Floats, values: Values, rng: np
     known, z, row = differences.known[:-1], differences(values), differences.row(values.batch)
     several = known.sum(0) > 1
     scores, found = [], []  # differences from the level, from the expected level, as predicted, and the error
+    tries = []
     for b in np.unique(row):
         tried = rng.permutation(np.flatnonzero(known[b] & several))[:MOST_TRIED]
         some = rng.permutation(np.flatnonzero(row == b))[:MOST_CELLS_TRIED]
         for who in np.unique(known[:, tried].T, axis=0):
-            features = np.sort(tried[(who == known[:, tried].T).all(1)])
-            others = who & (np.arange(len(known)) != b)
-            cells = np.append(others, False)[row]
-            columns = np.flatnonzero(known[b] & known[others].any(0))
-            part = _part(differences, values, z, features, columns, cells, cells | (row == b))
-            for f, guess, error in _guesses(part, differences, z, values, some, int(b)) if part else ():
-                there = values.measured[some, f]
-                truth, guess = values.value[some[there], f], guess[there]
-                off = truth - differences.level[b, f]
-                found.append(np.stack([off, truth - expected[b, f], guess, np.full(len(guess), error)]))
-                scores.append(_correlation(off, guess))
+            tries.append((int(b), some, who, np.sort(tried[(who == known[:, tried].T).all(1)])))
+    if len(tries) > MOST_PARTS_TRIED:
+        tries = [tries[i] for i in np.sort(rng.permutation(len(tries))[:MOST_PARTS_TRIED])]
+    for b, some, who, features in tries:
+        others = who & (np.arange(len(known)) != b)
+        cells = np.append(others, False)[row]
+        columns = np.flatnonzero(known[b] & known[others].any(0))
+        part = _part(differences, values, z, features, columns, cells, cells | (row == b))
+        for f, guess, error in _guesses(part, differences, z, values, some, b) if part else ():
+            there = values.measured[some, f]
+            if there.sum() < FEWEST_CORRELATED:
+                continue
+            truth, guess = values.value[some[there], f], guess[there]
+            off = truth - differences.level[b, f]
+            found.append(np.stack([off, truth - expected[b, f], guess, np.full(len(guess), error)]))
+            scores.append(_correlation(off, guess))
     if not found:
         return Across(agreement=0.0, slope=1.0, errors=np.zeros(0))
     off, truth, guess, error = np.concatenate(found, 1)
