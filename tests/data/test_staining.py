@@ -187,3 +187,20 @@ def test_without_batches_nothing_is_changed() -> None:
     model = MosaicVI(data, **SMALL)
     assert as_reference(model.mosaic, staining_of(model.mosaic)) is model.mosaic
     assert at_level(model.mosaic, {}).modality("adt").x is model.mosaic.modality("adt").x
+
+
+def test_a_model_that_grows_again_keeps_the_levels_that_are_left(model: MosaicVI) -> None:
+    def named(data: MuData, name: str) -> MuData:
+        for one in (data, *data.mod.values()):
+            one.obs_names = [f"{name}{i}" for i in range(one.n_obs)]
+        return data
+
+    first = named(mosaic_of({"new": counts(100, 8, STAIN)}), "new")
+    grown = MosaicVI.load_query_data(first, model).train(1, batch_size=40, progress=False)
+    second = named(mosaic_of({"D": counts(60, 10)}), "D")
+    again = MosaicVI.load_query_data(second, grown, unfrozen=True).train(1, batch_size=40, progress=False)
+    left = again.mosaic.level_left["adt"]
+    assert left.shape == (5, 8)
+    np.testing.assert_array_equal(left[:4], grown.mosaic.level_left["adt"])
+    assert not np.isnan(left[3:]).any()
+    assert again.get_imputed_values(modality="adt").shape == (len(again.mosaic.cells), 8)

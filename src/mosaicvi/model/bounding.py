@@ -138,18 +138,93 @@ class Bounding(Answers):
         batch_size: int = 512,
     ) -> Iterator[Bounds]:
         """`get_imputed_intervals` as a stream: rows, lower and upper ends of one minibatch at a time."""
-        mosaic, loader = self._data(mdata)
+        mosaic, _ = self._data(mdata)
         m, cells = self._position(modality), positions_of(indices, mosaic)
         if not 0 < number("level", level) <= WIDEST:
             raise InputError(f"level: above 0 and up to {WIDEST}, not {level!r}.")
-        spreads = self.spreads()
-        if spreads is None:
+        if self.spreads() is None:
             raise InputError("Intervals need a trained model; call train() first.")
-        of = self.interval_scale(modality, scale=scale, library=library)
+        self.interval_scale(modality, scale=scale, library=library)
+        batches_of(self.registry, modality, transform_batch)
+        libraries = self._libraries(m, library, len(cells))
+        if features is not None:
+            self._places(modality, features)
+        return self._bounds(
+            mosaic,
+            cells,
+            modality=modality,
+            level=float(level),
+            features=features,
+            scale=scale,
+            library=None if library is None else libraries,
+            transform_batch=transform_batch,
+            modalities=self._seen(modalities),
+            batch_size=minibatch_size(batch_size),
+        )
+
+    def _bounds(
+        self,
+        mosaic: Mosaic,
+        cells: NDArray[np.int64],
+        *,
+        modality: str,
+        features: Sequence[str] | None,
+        library: NDArray[np.float64] | None,
+        transform_batch: TransformBatch,
+        modalities: Collection[str] | None,
+        batch_size: int,
+        **how: Any,
+    ) -> Iterator[Bounds]:
+        """Intervals of cells, each by the model that also answers for its values."""
+        base = self._base
+        asked = {"modality": modality, "transform_batch": transform_batch, "batch_size": batch_size, **how}
+        is_known = base is not None and modality in base.config.uni_block_names
+        if base is None or transform_batch is not None or not is_known or base._spreads_if_sure() is None:
+            yield from self._own_bounds(
+                mosaic, cells, library=library, features=features, modalities=modalities, **asked
+            )
+            return
+
+        def of(at: NDArray[np.int64]) -> dict[str, Any]:
+            return {"library": None if library is None else library[at], **asked}
+
+        def own(
+            data: Mosaic, some: NDArray[np.int64], at: NDArray[np.int64], **which: Any
+        ) -> Iterator[Bounds]:
+            return self._own_bounds(data, some, **which, **of(at))
+
+        def theirs(
+            data: Mosaic, some: NDArray[np.int64], at: NDArray[np.int64], **which: Any
+        ) -> Iterator[Bounds]:
+            return base._bounds(data, some, **which, **of(at))
+
+        parts = self._parted(
+            mosaic, cells, base, modality, features, modalities, batch_size, own, theirs, n_tables=2
+        )
+        yield from ((rows, lower, upper) for rows, (lower, upper) in parts)
+
+    def _own_bounds(
+        self,
+        mosaic: Mosaic,
+        cells: NDArray[np.int64],
+        *,
+        modality: str,
+        level: float,
+        features: Sequence[str] | None,
+        scale: str | None,
+        library: NDArray[np.float64] | None,
+        transform_batch: TransformBatch,
+        modalities: Collection[str] | None,
+        batch_size: int,
+    ) -> Iterator[Bounds]:
+        """The same by this model's own network, whatever it grew from."""
+        _, loader = self._data(mosaic)
+        m, spreads = self._position(modality), self.spreads()
+        assert spreads is not None
         wanted = IntervalRequest(
             m=m,
-            level=float(level),
-            scale=of,
+            level=level,
+            scale=self.interval_scale(modality, scale=scale, library=library),
             batches=batches_of(self.registry, modality, transform_batch),
             library=self._libraries(m, library, len(cells)),
             features=None if features is None else self._places(modality, features),
@@ -161,9 +236,9 @@ class Bounding(Answers):
             cells,
             wanted,
             spreads=spreads,
-            readout=self.readout(),
-            modalities=self._seen(modalities),
-            batch_size=minibatch_size(batch_size),
+            readout=self.readout(mosaic),
+            modalities=modalities,
+            batch_size=batch_size,
         )
 
     @names_ours

@@ -6,8 +6,8 @@ the same to the bit; others by all that it knows now.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -74,28 +74,67 @@ class Routing(ModelState):
         if base is None or of_other_batches or modality not in base.config.uni_block_names:
             yield from self._own_values(mosaic, cells, features=features, modalities=modalities, **asked)
             return
+
+        def own(data: Mosaic, some: NDArray[np.int64], at: NDArray[np.int64], **which: Any) -> Stream:
+            return self._own_values(data, some, **which, **asked)
+
+        def theirs(data: Mosaic, some: NDArray[np.int64], at: NDArray[np.int64], **which: Any) -> Stream:
+            return base._imputed_stream(data, some, **which, **asked)
+
+        parts = self._parted(mosaic, cells, base, modality, features, modalities, batch_size, own, theirs)
+        yield from ((rows, values) for rows, (values,) in parts)
+
+    def _parted(
+        self,
+        mosaic: Mosaic,
+        cells: NDArray[np.int64],
+        base: Self,
+        modality: str,
+        features: Sequence[str] | None,
+        modalities: Collection[str] | None,
+        batch_size: int,
+        own: Callable[..., Iterator[tuple[Any, ...]]],
+        theirs: Callable[..., Iterator[tuple[Any, ...]]],
+        n_tables: int = 1,
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Answers of cells, (rows, tables) at a time, each part of them by the model that knows it.
+
+        Parameters
+        ----------
+        mosaic, cells, modality, features, modalities, batch_size
+            What is asked for, as in `_imputed_stream`.
+        base
+            The model that this one grew from.
+        own, theirs
+            Answers of this model and of that one, (rows, table, ...) at a time, of data, cells, and their
+            positions among all that are asked for.
+        n_tables
+            How many tables an answer has.
+        """
         known = known_cells(mosaic, base.registry)
         before = as_before(mosaic, base.registry, known)
         names = self.imputed_features(modality)
         names = names if features is None else names[self._places(modality, features)]
-        theirs = base.imputed_features(modality)
-        is_theirs = names.isin(theirs)
-        some = None if features is None and len(theirs) == is_theirs.sum() else list(names[is_theirs])
-        columns = names.get_indexer(theirs if some is None else pd.Index(some))
+        before_names = base.imputed_features(modality)
+        is_theirs = names.isin(before_names)
+        some = None if features is None and len(before_names) == is_theirs.sum() else list(names[is_theirs])
+        columns = names.get_indexer(before_names if some is None else pd.Index(some))
         more, others = list(names[~is_theirs]), np.flatnonzero(~is_theirs)
         for start in range(0, len(cells), batch_size):
             chunk = cells[start : start + batch_size]
-            out = np.empty((len(chunk), len(names)), np.float32)
+            out = np.empty((n_tables, len(chunk), len(names)), np.float32)
             new, old = np.flatnonzero(~known[chunk]), np.flatnonzero(known[chunk])
             streams: list[tuple[Any, ...]] = [
-                (new, np.arange(len(names)), self._own_values, mosaic, features, modalities),
-                (old, others, self._own_values, mosaic, more, modalities),
-                (old, columns, base._imputed_stream, before, some, _among(modalities, before)),
+                (new, np.arange(len(names)), own, mosaic, features, modalities),
+                (old, others, own, mosaic, more, modalities),
+                (old, columns, theirs, before, some, _among(modalities, before)),
             ]
             for rows, at, answer, data, wanted, seen in streams:
                 if len(rows) and len(at):
-                    for part, values in answer(data, chunk[rows], features=wanted, modalities=seen, **asked):
-                        out[np.ix_(rows[part], at)] = values
+                    answers = answer(data, chunk[rows], start + rows, features=wanted, modalities=seen)
+                    for part, *tables in answers:
+                        for i, values in enumerate(tables):
+                            out[i][np.ix_(rows[part], at)] = values
             yield slice(start, start + len(chunk)), out
 
     def _own_values(

@@ -129,7 +129,7 @@ class Saving(ModelState):
         if saved.reference is not None:
             model._reference_cells = read_reference(saved.reference, saved.config, folder)
         if saved.readout:
-            model._readout = read_readout(saved.readout, saved.config, folder)
+            model._readout = read_readout(saved.readout, saved.config, folder, n_batches=model._n_batches)
         if saved.spreads is not None:
             model._spreads = read_spreads(saved.spreads, saved.config, folder)
         model._aligns = saved.alignment is not None

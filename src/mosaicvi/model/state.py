@@ -247,7 +247,8 @@ class ModelState:
             return found
         known = self._base.registry.features
         same = {name for name, of in known.items() if of.names == self.registry.features[name].names}
-        return found.after(before, same=same, n_batches=self._n_batches)
+        taught_by = whole if self._earlier is None else None
+        return found.after(before, same=same, n_batches=self._n_batches, taught_by=taught_by)
 
     def reference_cells(self) -> ReferenceCells | None:
         """What is kept of the cells in training; None where nothing was trained, or was kept."""

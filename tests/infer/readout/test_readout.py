@@ -151,7 +151,7 @@ def test_a_saved_read_out_that_does_not_fit_is_refused(
     readout = model.readout()
     assert readout is not None
     plain = readout.to_dict()
-    assert read_readout(plain, model.config, Path("m")).scales == readout.scales
+    assert read_readout(plain, model.config, Path("m"), n_batches=model._n_batches).scales == readout.scales
     for broken in (
         {**plain, "scales": {"rna": "cubed"}},
         {**plain, "parts": [{**plain["parts"][0], "modality": "atac"}]},
@@ -162,7 +162,7 @@ def test_a_saved_read_out_that_does_not_fit_is_refused(
         {"parts": plain["parts"]},
     ):
         with pytest.raises(ModelFileError, match="its read-out does not fit"):
-            read_readout(broken, model.config, Path("m"))
+            read_readout(broken, model.config, Path("m"), n_batches=model._n_batches)
     weights = dataclasses.asdict(next(p for p in readout.parts.values() if p.groups).groups[0])["weights"]
     assert json.dumps(weights.tolist())
 
@@ -192,3 +192,17 @@ def test_what_is_shown_of_cells(made: tuple[MosaicVI, MuData, np.ndarray]) -> No
     rows = hidden(made[1])
     assert {names[i] for i in code[rows]} == {("rna",)}
     assert views[0].only(["rna"]) == Shown.make({"rna": np.ones(GENES, bool)})
+
+
+def test_intervals_do_not_depend_on_what_was_asked_before(
+    made: tuple[MosaicVI, MuData, np.ndarray],
+) -> None:
+    model, mdata, _ = made
+    some = mdata.obs_names[:40]
+    few = mudata_of({"adt": mdata["adt"][some, :3].copy()}, mdata.obs.loc[some])
+    query = MosaicVI.prepare_query(few, model)
+    first = model.get_imputed_intervals(query, modality="adt")
+    values = model.get_imputed_values(query, modality="adt", scale="log1p_cp10k").to_numpy()
+    for one, two in zip(first, model.get_imputed_intervals(query, modality="adt"), strict=True):
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert np.mean((values >= first.lower) & (values <= first.upper)) > 0.8

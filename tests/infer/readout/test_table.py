@@ -174,7 +174,7 @@ def test_a_saved_table_that_does_not_fit_is_refused(made: tuple[MosaicVI, AnnDat
     assert readout is not None
     plain = readout.to_dict()
     table = plain["tables"]["ms"]
-    assert set(read_readout(plain, model.config, Path("m")).tables) == {"ms"}
+    assert set(read_readout(plain, model.config, Path("m"), n_batches=model._n_batches).tables) == {"ms"}
     part, differences = table["parts"][0], table["differences"]
     for broken in (
         {**table, "weights": np.ones(3)},
@@ -190,11 +190,13 @@ def test_a_saved_table_that_does_not_fit_is_refused(made: tuple[MosaicVI, AnnDat
         {key: value for key, value in table.items() if key != "taught"},
     ):
         with pytest.raises(ModelFileError, match="its read-out does not fit"):
-            read_readout({**plain, "tables": {"ms": broken}}, model.config, Path("m"))
+            read_readout(
+                {**plain, "tables": {"ms": broken}}, model.config, Path("m"), n_batches=model._n_batches
+            )
     with pytest.raises(ModelFileError, match="its read-out does not fit"):
-        read_readout({**plain, "tables": {"rna": table}}, model.config, Path("m"))
+        read_readout({**plain, "tables": {"rna": table}}, model.config, Path("m"), n_batches=model._n_batches)
     older = {key: value for key, value in plain.items() if key != "tables"}
-    assert not read_readout(older, model.config, Path("m")).tables
+    assert not read_readout(older, model.config, Path("m"), n_batches=model._n_batches).tables
 
 
 def test_few_cells_and_the_published_preset_have_none() -> None:
@@ -323,3 +325,31 @@ def test_more_batches_are_as_one_that_is_not_known() -> None:
     assert len(more.differences.level) == BATCHES + 3
     for one, two in zip(table.ways(new), more.ways(new), strict=True):
         assert_array_equal(one, two)
+
+
+def test_a_model_that_grew_without_its_cells_keeps_what_they_taught(
+    made: tuple[MosaicVI, AnnData, np.ndarray], tmp_path: Path
+) -> None:
+    model, adata, _ = made
+    model.save(tmp_path / "m")
+    query = simulated(8)[0]
+    query.obs["batch"], query.obs_names = "D", [f"d{i}" for i in range(N)]
+    query.X += 5
+    grown = MosaicVI.load_query_data(query, tmp_path / "m").train(1, batch_size=60, progress=False)
+    readouts = [m.readout() for m in (model, grown)]
+    assert readouts[0] is not None
+    assert readouts[1] is not None
+    before, after = (readout.tables["ms"].differences.level for readout in readouts)
+    assert_array_equal(after[:BATCHES], before[:BATCHES])
+    assert np.abs(after[BATCHES] - before[:BATCHES].mean(0)).max() > 0.5
+    as_c = [m.get_imputed_values(adata, modality="ms", transform_batch="C") for m in (model, grown)]
+    np.testing.assert_allclose(as_c[1], as_c[0], rtol=1e-5)
+    for mine, theirs in zip(
+        model.get_imputed_intervals(adata, modality="ms"),
+        grown.get_imputed_intervals(adata, modality="ms"),
+        strict=True,
+    ):
+        assert_array_equal(mine, theirs)
+    grown.save(tmp_path / "grown")
+    opened = MosaicVI.load(tmp_path / "grown")
+    assert_array_equal(opened.get_imputed_values(adata, modality="ms", transform_batch="C"), as_c[1])

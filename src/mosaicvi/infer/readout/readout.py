@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.infer.readout.levels import Levels, Rates
+from mosaicvi.infer.readout.levels import Levels, Rates, known_by_batch
 from mosaicvi.infer.readout.predictors import Projection
 from mosaicvi.infer.readout.regression import Linear, Nearest
 from mosaicvi.infer.readout.scales import Kind, completed, dense_counts, on_scale
@@ -249,7 +249,9 @@ class ReadOut:
             out[of_view] = part(part.known(mosaic, name, cells[of_view], z[of_view], rates.of(of_view)))
         return out
 
-    def after(self, before: ReadOut, *, same: Collection[str], n_batches: int) -> ReadOut:
+    def after(
+        self, before: ReadOut, *, same: Collection[str], n_batches: int, taught_by: Mosaic | None = None
+    ) -> ReadOut:
         """With parts of a smaller network for what its own cells do not teach.
 
         Parameters
@@ -260,6 +262,9 @@ class ReadOut:
             Modalities of which it knows the same features.
         n_batches
             How many batches this one's network knows, the new ones last.
+        taught_by
+            The cells that taught this one, where they are not all that taught the other: of tables, that
+            one's then answer for batches without any.
         """
         kept = {
             (shown, name): part
@@ -270,11 +275,16 @@ class ReadOut:
         scales = {name: kind for name, kind in before.scales.items() if name in names}
         levels = {name: one.with_more(n_batches) for name, one in before.levels.items() if name in names}
         tables = {name: one.with_more(n_batches) for name, one in before.tables.items() if name in same}
+        for name, one in self.tables.items():
+            if taught_by is not None and name in tables:
+                without = ~np.any(known_by_batch(taught_by, taught_by.modality(name)), axis=1)
+                one = one.keeping(tables[name], without)
+            tables[name] = one
         return ReadOut(
             parts={**kept, **self.parts},
             scales={**scales, **self.scales},
             levels={**levels, **self.levels},
-            tables={**tables, **self.tables},
+            tables=tables,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mosaicvi.infer.readout.views import Shown
 from mosaicvi.store.parts import fitting_the_network, need
 
 
-def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> ReadOut:
+def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path, *, n_batches: int) -> ReadOut:
     """Read what `ReadOut.to_dict` wrote.
 
     Parameters
@@ -29,6 +29,8 @@ def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) 
         The network that it belongs to.
     folder
         Of the model, for the message.
+    n_batches
+        How many batches the model knows; 0 where its data have none.
 
     Raises
     ------
@@ -47,13 +49,12 @@ def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) 
             _check(part, sizes, sizes[name], config.dim_latent)
             parts[Shown.from_dict(one["shown"], sizes), name] = part
         levels = {str(k): _levels(v) for k, v in saved.get("levels", {}).items()}  # older ones know none
-        n = len(next(iter(levels.values())).known) if levels else 0
         for name, found in levels.items():
-            need(name in scales and found.known.shape == found.offset.shape == (n, sizes[name]))
+            need(name in scales and found.known.shape == found.offset.shape == (n_batches, sizes[name]))
             need(found.trust.shape == (sizes[name],))
         tables = {}
         for name, one in saved.get("tables", {}).items():
-            tables[str(name)] = read_table(one, sizes[name])
+            tables[str(name)] = read_table(one, sizes[name], max(n_batches, 1))
         return ReadOut(parts=parts, scales=scales, levels=levels, tables=tables)
 
 

@@ -12,13 +12,13 @@ from mosaicvi.infer.readout.table import QUANTILES, Differences, Floats, TablePa
 from mosaicvi.store.parts import need
 
 
-def read_table(saved: Mapping[str, Any], d: int) -> TableReadOut:
+def read_table(saved: Mapping[str, Any], d: int, n_batches: int) -> TableReadOut:
     """Read what `TableReadOut.to_dict` wrote.
 
     Parameters
     ----------
-    saved, d
-        The values, and the number of features.
+    saved, d, n_batches
+        The values, and the numbers of features and of batches, at least 1.
 
     Raises
     ------
@@ -40,7 +40,10 @@ def read_table(saved: Mapping[str, Any], d: int) -> TableReadOut:
         reference=np.asarray(saved["reference"], np.float32),
         taught=np.asarray(saved["taught"], bool),
         quantiles=_floats(saved["quantiles"]),
+        earlier=None if saved.get("earlier") is None else read_table(saved["earlier"], d, n_batches),
+        of_earlier=np.asarray(saved.get("of_earlier", ()), bool),  # older ones know none
     )
+    need(len(found.differences.level) == n_batches + 1)
     _check(found, d)
     return found
 
@@ -70,6 +73,7 @@ def _check(table: TableReadOut, d: int) -> None:
     need(rows > 1 and of.level.shape == of.known.shape == (rows, d))
     need(of.weight.shape == (d,) and of.spread.shape == (rows,))
     need(bool((of.weight > 0).all() and (of.spread > 0).all()))
+    need(table.of_earlier.shape == (0 if table.earlier is None else rows,))
     n = len(table.patterns)
     need(table.patterns.shape == (n, d) and table.pattern_of_batch.shape == (rows,))
     need(bool(((table.pattern_of_batch >= 0) & (table.pattern_of_batch < n)).all()))

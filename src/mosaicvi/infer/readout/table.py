@@ -169,6 +169,9 @@ class TableReadOut:
     quantiles
         Of what true values differ by from those that are read out, in units of `TablePart.error`, at
         `QUANTILES`, in rows as the weights.
+    earlier, of_earlier
+        Of a model that grew without the cells it was first trained on: the table of that model, and which
+        batches it answers for, boolean (B + 1,); None and empty for others.
     """
 
     differences: Differences
@@ -179,6 +182,8 @@ class TableReadOut:
     reference: NDArray[np.float32]
     taught: Bools
     quantiles: Floats
+    earlier: TableReadOut | None = None
+    of_earlier: Bools = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
 
     def ways(self, of: Values) -> tuple[Floats, Floats]:
         """Differences from the level by regression and by nearest cells, (b, D), in units of the network."""
@@ -199,7 +204,16 @@ class TableReadOut:
         for part, here in self._parts(of):
             out[np.ix_(here, part.features)] = part.error
         out[of.measured] = np.nan
+        for table, here in self._earlier(of):
+            out[here] = table.error(of.some(here))
         return out
+
+    def _earlier(self, of: Values) -> Iterator[tuple[TableReadOut, Bools]]:
+        """The earlier table with the cells that it answers for, if there are any."""
+        if self.earlier is not None:
+            here = self.of_earlier[self.differences.row(of.batch)]
+            if here.any():
+                yield self.earlier, here
 
     def _parts(self, of: Values) -> Iterator[tuple[TablePart, Bools]]:
         """Each part with the cells that it serves, if there are any."""
@@ -225,6 +239,10 @@ class TableReadOut:
         for level, value in zip(levels, decoded, strict=True):
             ways = np.stack([read, near, value - level])
             out.append(np.asarray(level + np.einsum("wbd,bdw->bd", ways, weight)))
+        for table, here in self._earlier(of):
+            some = [[value[here] for value in values] for values in (levels, decoded)]
+            for value, theirs in zip(out, table(of.some(here), *some), strict=True):
+                value[here] = theirs
         return out
 
     def rows(self, of: Values) -> Ints:
@@ -241,12 +259,26 @@ class TableReadOut:
     def quantile(self, of: Values, probability: float) -> Floats:
         """What true values differ by from those read out, in units of their error, at a level, (b, D)."""
         at = [np.interp(probability, QUANTILES, row) for row in self.quantiles]
-        return np.asarray(np.array(at)[self.rows(of)])
+        out = np.asarray(np.array(at)[self.rows(of)])
+        for table, here in self._earlier(of):
+            out[here] = table.quantile(of.some(here), probability)
+        return out
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays."""
         plain: dict[str, Any] = dataclasses.asdict(self)
-        return {**plain, "parts": list(plain["parts"])}
+        earlier = None if self.earlier is None else self.earlier.to_dict()
+        return {**plain, "parts": list(plain["parts"]), "earlier": earlier}
+
+    def keeping(self, earlier: TableReadOut, batches: Bools) -> TableReadOut:
+        """With an earlier table of as many batches for those that no cell teaches here, (B,)."""
+        if not batches.any():
+            return self
+        of_earlier, d = np.append(batches, False), self.differences
+        level = np.where(of_earlier[:, None], earlier.differences.level, d.level)
+        known = np.where(of_earlier[:, None], earlier.differences.known, d.known)
+        differences = dataclasses.replace(d, level=level, known=known)
+        return dataclasses.replace(self, differences=differences, earlier=earlier, of_earlier=of_earlier)
 
     def with_more(self, n_batches: int) -> TableReadOut:
         """The same where there are more batches, of which nothing is known."""
@@ -261,4 +293,6 @@ class TableReadOut:
                 d, level=more(d.level), known=more(d.known), spread=more(d.spread)
             ),
             pattern_of_batch=more(self.pattern_of_batch),
+            earlier=None if self.earlier is None else self.earlier.with_more(n_batches),
+            of_earlier=more(self.of_earlier) if len(self.of_earlier) else self.of_earlier,
         )
