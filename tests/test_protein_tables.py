@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from tests.builders import protein_tables
 
 from mosaicvi import read_mudata
@@ -78,6 +79,33 @@ def test_some_samples_of_a_table_may_lack_a_protein_that_the_model_knows(
     assert run(["embed", model, str(tmp_path / "few.txt"), "-o", str(tmp_path / "few.csv")]) == 0
     assert "GENE3" in said_by(capsys)
     assert len(pd.read_csv(tmp_path / "few.csv")) == 5
+
+
+def test_what_is_remembered_is_passed_over_where_it_was_done_elsewhere(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, model = folder / "proteinGroups.txt", str(tmp_path / "model")
+    assert run(["train", str(table), *ONE, "-o", model, *QUICK]) == 0
+    out = tmp_path / "values.h5mu"
+    assert run(["combine", str(table), *ONE, "-o", str(out)]) == 0
+    prot = read_mudata(out)["prot"]
+    x = np.nan_to_num(np.asarray(prot.X), nan=np.nanmean(prot.X))
+    AnnData(
+        x, obs=pd.DataFrame(index=prot.obs_names.str.lower()), var=pd.DataFrame(index=prot.var_names)
+    ).write_h5ad(tmp_path / "logs.h5ad")
+    capsys.readouterr()
+    ask = ["embed", model, str(tmp_path / "logs.h5ad"), "-o"]
+    assert run([*ask, str(tmp_path / "logs.csv")]) == 0
+    words = said_by(capsys)
+    assert "--names-from 'Gene names'; names of features where there is that column" in words
+    assert "prot: its values look like logarithms already, so --log2 of training is not done again" in words
+    AnnData(
+        np.exp2(x), obs=pd.DataFrame(index=prot.obs_names), var=pd.DataFrame(index=prot.var_names)
+    ).write_h5ad(tmp_path / "logs.h5ad")
+    assert run([*ask, str(tmp_path / "raw.csv")]) == 0
+    assert "not done again" not in said_by(capsys)
+    logs, raw = (pd.read_csv(tmp_path / f"{name}.csv", index_col=0) for name in ("logs", "raw"))
+    np.testing.assert_allclose(logs, raw, atol=1e-3)
 
 
 def test_two_tables_are_one_mosaic_by_the_names_of_genes(

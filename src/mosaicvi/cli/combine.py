@@ -23,7 +23,7 @@ from mosaicvi.cli.data import (
 )
 from mosaicvi.cli.options import Data, Overwrite, Quiet, Reading, by_name, mapping, one_or_mapping, reads_data
 from mosaicvi.cli.say import next_steps, note, progress, warning
-from mosaicvi.cli.unmeasured import mudata_without, say, unmeasured
+from mosaicvi.cli.unmeasured import assembled_without, say, unmeasured, unmeasured_in_files
 from mosaicvi.errors import InputError
 from mosaicvi.store.files import atomic_directory, check_output_directory, shown
 
@@ -91,6 +91,7 @@ def command(
     Features are matched by their exact names, and by rules only where asked; every match is listed. What a
     dataset did not measure stays unmeasured: it never becomes a zero.
     """
+    from mosaicvi.data.combine.assemble import Assembled
     from mosaicvi.inspect.describe import unconnected
 
     as_store = output.suffix.lower() == ZARR
@@ -110,13 +111,13 @@ def command(
     }
     if as_store:
         together = combine_for_store(data, reading, **how)
-        mdata = together.mdata
     else:
-        mdata = combine_files(data, reading, **how)
-        names = unmeasured(mdata, None)
-        if names:
-            say(names)
-            mdata = mudata_without(mdata, names)
+        together = Assembled(mdata=combine_files(data, reading, **how), stored={})
+    names = unmeasured(together.mdata, None) | unmeasured_in_files(together)
+    if names:
+        say(names)
+        together = assembled_without(together, names)
+    mdata = together.mdata
     if not quiet:
         _show_matches(mdata)
     if as_store:

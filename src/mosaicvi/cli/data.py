@@ -89,7 +89,8 @@ def read_all(
     """
     from anndata import AnnData
 
-    from mosaicvi.data.read import mudata_as_it_is, read, to_mudata
+    from mosaicvi.data.read import mudata_as_it_is, to_mudata
+    from mosaicvi.data.read.files import read_named
     from mosaicvi.data.read.modalities import names_modalities
     from mosaicvi.data.read.remembered import note_reading
 
@@ -124,7 +125,7 @@ def read_all(
         "duplicates": reading.duplicates,
         "genome": reading.genome,
     }
-    data = read(path, **read_as)
+    data = read_named(path, **read_as, names_if_there=reading.names_if_there)
     if reading.obs:
         Sheet.read(reading.obs).add_to(data)
     there = data.obsm if isinstance(data, AnnData) else {}
@@ -213,7 +214,10 @@ def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = Fals
     _check_pairs(paths, reading)
     named = name_datasets(paths)
     options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet)
-    options |= {"dataset_in_names": reading.dataset_in_names}
+    options |= {
+        "dataset_in_names": reading.dataset_in_names,
+        "names_if_there": reading.names_if_there,
+    }
     mdata = combine_as(named, layers_if_there=reading.layers_if_there, **options, **more)
     if reading.obs:
         Sheet.read(reading.obs).add_to(mdata, names=str(more.get("name_key", NAME_KEY)))

@@ -56,6 +56,8 @@ class Reading:
         What a model remembers of `layers` and `from_obsm`, for those data that have them.
     dataset_in_names
         Whether the cells that a model was trained on were called by their dataset, as these then are.
+    names_if_there
+        Whether a model remembers `names_from`, for those files that have the column.
     """
 
     modality: str | dict[str, str] | None
@@ -76,6 +78,7 @@ class Reading:
     layers_if_there: Mapping[str, str] = field(default_factory=dict)
     obsm_if_there: Mapping[str, str] = field(default_factory=dict)
     dataset_in_names: bool = False
+    names_if_there: bool = False
 
 
 class Duplicates(StrEnum):

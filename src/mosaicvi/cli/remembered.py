@@ -66,7 +66,8 @@ def as_in_training(
     known = {part for label in labels for part in label.split("+")}
     if saved.get("pair") and reading.pair is None and len(named) > 1 and {*called} <= known:
         taken["pair"] = True
-    _say(taken)
+    _say(taken, "; names of features where there is that column" if "names_from" in taken else "")
+    taken["names_if_there"] = "names_from" in taken
     taken["dataset_in_names"] = bool(saved.get("dataset_in_names")) and {*called} <= known
     where_there = {m: "X" for m, whole in registry["whole"].items() if not whole}
     where_there |= {m: layer for m, layer in saved.get("layers", {}).items() if ":" not in m}
@@ -75,7 +76,7 @@ def as_in_training(
 
 
 def still_to_do(data: AnnData | MuData, registry: Registry) -> dict[str, Any]:
-    """Cuts, rounding and missing zeros of training that data still lack; arguments as below."""
+    """Cuts, rounding, logarithms and missing zeros of training that data still lack; arguments as below."""
     from mosaicvi.data.read.remembered import checked, noted_reading
     from mosaicvi.data.register.register import modalities_of
 
@@ -104,6 +105,10 @@ def with_values_as_in_training(data: AnnData | MuData, registry: Registry) -> Mu
     from mosaicvi.data.register.register import modalities_of
 
     wanted = still_to_do(data, registry)
+    mods = modalities_of(data, registry.setup, registry)
+    if "log2" in wanted:
+        wanted["log2"] = _without_logarithms(wanted["log2"], mods, registry)
+    wanted = {name: value for name, value in wanted.items() if value}
     if not wanted:
         return None
     _say(wanted)
@@ -111,7 +116,7 @@ def with_values_as_in_training(data: AnnData | MuData, registry: Registry) -> Mu
     batch = None if key is None else obs_column(data, key)
     parts = choose(
         "the data",
-        modalities_of(data, registry.setup, registry),
+        mods,
         Wanted(**wanted),
         layers=registry.setup.layers,
         batch=batch,
@@ -124,6 +129,22 @@ def with_values_as_in_training(data: AnnData | MuData, registry: Registry) -> Mu
     out.uns.update(data.uns)
     note_reading(out.uns, **wanted)
     return out
+
+
+def _without_logarithms(names: Collection[str], mods: Mapping[str, AnnData], registry: Registry) -> list[str]:
+    """Those of the modalities whose values do not look like logarithms already, which is said."""
+    from mosaicvi.data.layers import values_of
+    from mosaicvi.data.looks import look, looks_like_logarithms
+
+    raw = []
+    for name in names:
+        if looks_like_logarithms(
+            look(values_of("the data", name, mods[name], registry.setup.layers.get(name)))
+        ):
+            note(f"{name}: its values look like logarithms already, so --log2 of training is not done again")
+        else:
+            raw.append(name)
+    return raw
 
 
 def _measured(registry: Registry) -> dict[str, pd.DataFrame]:
@@ -162,9 +183,9 @@ def _for_those(value: Any, named: Mapping[str, Path]) -> Any:
     return {n: v for n, v in value.items() if n in named} if isinstance(value, Mapping) else value
 
 
-def _say(taken: Mapping[str, Any]) -> None:
+def _say(taken: Mapping[str, Any], more: str = "") -> None:
     if words := words_of(taken):
-        note(f"Read as the data that the model was trained on: {words}")
+        note(f"Read as the data that the model was trained on: {words}{more}")
 
 
 def _words(value: Any) -> list[str]:

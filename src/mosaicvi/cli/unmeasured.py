@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
+    from mosaicvi.data.combine.assemble import Assembled
+
 
 def unmeasured(data: AnnData | MuData, known: Mapping[str, Collection[str]] | None) -> dict[str, list[str]]:
     """Features of nothing but missing values, by modality; that of an AnnData is called ``""``.
@@ -37,6 +39,41 @@ def unmeasured(data: AnnData | MuData, known: Mapping[str, Collection[str]] | No
         if names and len(names) < part.n_vars:
             found[modality] = names
     return found
+
+
+def unmeasured_in_files(mosaic: Assembled) -> dict[str, list[str]]:
+    """The same of values that stay in files, which are read once where they are arrays."""
+    import numpy as np
+
+    from mosaicvi.data.blocks import blocks
+
+    found = {}
+    for modality, values in mosaic.stored.items():
+        if not values.is_dense:
+            continue
+        empty = np.ones(values.shape[1], bool)
+        for _, block in blocks(values):
+            empty &= np.isnan(np.asarray(block)).all(axis=0)
+            if not empty.any():
+                break
+        if empty.any() and not empty.all():
+            found[modality] = [str(feature) for feature in mosaic.mdata.mod[modality].var_names[empty]]
+    return found
+
+
+def assembled_without(mosaic: Assembled, names: Mapping[str, Collection[str]]) -> Assembled:
+    """A mosaic without some features of each modality."""
+    import numpy as np
+
+    from mosaicvi.data.combine.assemble import Assembled
+
+    stored = {
+        modality: values.ordered(
+            np.flatnonzero(~mosaic.mdata.mod[modality].var_names.isin([*names.get(modality, ())]))
+        )
+        for modality, values in mosaic.stored.items()
+    }
+    return Assembled(mdata=mudata_without(mosaic.mdata, names), stored=stored)
 
 
 def without(data: AnnData | MuData, names: Mapping[str, Collection[str]]) -> AnnData | MuData:

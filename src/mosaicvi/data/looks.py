@@ -17,6 +17,7 @@ from mosaicvi.data.blocks import Block, Matrix, blocks, is_dense
 from mosaicvi.errors import InputError
 
 LOOK_AT = 1 << 22  # values that are kept, to tell the kind of scale
+LARGEST_LOG2 = 50.0  # of intensities; the largest that instruments write are below 2^45
 RAW_INTENSITY = 1e4  # median of the values that are not 0, which counts of cells never reach
 
 
@@ -130,6 +131,11 @@ def looks_like_intensities(values: NDArray[np.float32]) -> bool:
     """Whether values are raw intensities of an instrument, by their size; NaN and 0 are no values."""
     there = values[~np.isnan(values) & (values != 0)]
     return len(there) > 0 and float(there.min()) >= 0 and float(np.median(there)) > RAW_INTENSITY
+
+
+def looks_like_logarithms(values: Looks) -> bool:
+    """Whether values are logarithms of intensities, by their size: none is as large as raw ones."""
+    return values.n_nonzero > values.n_nan and values.most < LARGEST_LOG2
 
 
 def filled_by_batch(x: Matrix, batch: NDArray[np.int64], n_batches: int) -> NDArray[np.int64]:

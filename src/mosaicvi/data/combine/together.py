@@ -35,9 +35,8 @@ from mosaicvi.data.layers import layer_names
 from mosaicvi.data.looks import is_whole, looks_like_intensities
 from mosaicvi.data.looks import stored as stored_in
 from mosaicvi.data.problems import listed, problem
-from mosaicvi.data.read import read
 from mosaicvi.data.read.choose import Wanted
-from mosaicvi.data.read.files import Duplicates, dataset_names
+from mosaicvi.data.read.files import Duplicates, dataset_names, read_named
 from mosaicvi.data.read.remembered import note_reading
 from mosaicvi.data.read.table import Orientation
 from mosaicvi.data.stored.open import open_stored
@@ -74,11 +73,13 @@ def put_together(
     on_disk: bool,
     layers_if_there: Mapping[str, str] | None = None,
     dataset_in_names: bool = False,
+    names_if_there: bool = False,
 ) -> Assembled:
     """What `combine` does; with `on_disk`, the values of paths stay in their files.
 
     Where no layer was named for a modality, `layers_if_there` does for those datasets that have it. With
-    `dataset_in_names`, cells are called by their dataset also where their names are unique.
+    `dataset_in_names`, cells are called by their dataset also where their names are unique. With
+    `names_if_there`, features keep their names where a path has no column `names_from`.
     """
     if not isinstance(datasets, Mapping):
         raise InputError(
@@ -159,6 +160,7 @@ def put_together(
                     "orientation": _of(orientation, name),
                     "columns": _of(columns, name),
                     "names_from": _of(names_from, name),
+                    "names_if_there": names_if_there,
                 }
                 if on_disk:
                     read_all[name], stored[name] = open_stored(Path(str(dataset)), layers_of(name))
@@ -354,7 +356,7 @@ def _paired(
 
 def _data(name: str, dataset: Dataset, **options: Any) -> AnnData | MuData | Mapping[str, AnnData]:
     if isinstance(dataset, str | os.PathLike):
-        return read(dataset, **options)
+        return read_named(dataset, **options)
     entries = list(dataset.values()) if isinstance(dataset, Mapping) else [dataset]
     wrong = [entry for entry in entries if not isinstance(entry, AnnData | MuData)]
     nested = isinstance(dataset, Mapping) and any(isinstance(entry, MuData) for entry in entries)

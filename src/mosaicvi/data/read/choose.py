@@ -16,12 +16,10 @@ from scipy import sparse
 
 from mosaicvi.data.counts import counts_beside_x, is_x
 from mosaicvi.data.layers import RAW, values_of
-from mosaicvi.data.looks import looks_like_intensities
+from mosaicvi.data.looks import LARGEST_LOG2, looks_like_intensities
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.sparse import check_sparse
 from mosaicvi.errors import InputError, MosaicWarning
-
-LARGEST_LOG2 = 50.0  # of intensities; the largest that instruments write are below 2^45
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,27 @@ def read(
             raise InputError(
                 problem("option", name=name, value=value, choices=" or ".join(map(repr, choices)))
             )
+    return read_named(
+        path,
+        orientation=orientation,
+        duplicates=duplicates,
+        columns=columns,
+        names_from=names_from,
+        genome=genome,
+    )
+
+
+def read_named(
+    path: str | os.PathLike[str],
+    *,
+    orientation: Orientation | None,
+    duplicates: Duplicates,
+    columns: str | None,
+    names_from: str | None,
+    genome: str | None,
+    names_if_there: bool = False,
+) -> AnnData | MuData:
+    """The same; with `names_if_there`, features keep their names where there is no such column."""
     path = Path(path)
     try:
         with mudata_as_it_is():
@@ -125,7 +146,7 @@ def read(
     except Exception as error:  # what a damaged file raises is not foreseeable
         raise InputError(problem("damaged", name=path, reason=_reason(error))) from error
     if names_from is not None and checked(noted_reading(data)).get("names_from") != names_from:
-        _name_features(path, data, names_from)
+        _name_features(path, data, names_from, if_there=names_if_there)
     return _with_checked_names(path, data, duplicates)
 
 
@@ -309,11 +330,11 @@ def _one_or_several(parts: Mapping[str, AnnData]) -> AnnData | MuData:
     return next(iter(parts.values())) if len(parts) == 1 else MuData(dict(parts))
 
 
-def _name_features(path: Path, data: AnnData | MuData, column: str) -> None:
+def _name_features(path: Path, data: AnnData | MuData, column: str, *, if_there: bool) -> None:
     """Name features by a column of var, in each modality that has it; the names before stay in var."""
     parts = parts_of(data)
     having = [part for part in parts.values() if column in part.var]
-    if not having:
+    if not having and not if_there:
         there = listed(dict.fromkeys(str(c) for part in parts.values() for c in part.var), most=12)
         raise InputError(problem("no-names-from", name=path, column=column, columns=there or "none"))
     for part in having:
