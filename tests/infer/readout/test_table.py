@@ -387,3 +387,13 @@ def test_a_table_of_other_batches_is_refused(made: tuple[MosaicVI, AnnData, np.n
     assert readout is not None
     with pytest.raises(ModelFileError, match="its read-out does not fit"):
         read_readout(readout.to_dict(), made[0].config, Path("m"), n_batches=BATCHES + 1)
+
+
+def test_the_share_of_what_is_predicted_does_not_depend_on_units() -> None:
+    of, slopes = values(simulated(10)[0])[0], []
+    for unit in (1.0, 30.0):
+        scaled = dataclasses.replace(of, value=of.value * unit)
+        levels = Levels.of(scaled, None, BATCHES)
+        found = levels.differences(scaled, np.ones(D))
+        slopes.append(left_out(found, levels.expected, scaled, np.random.default_rng(0)).slope)
+    assert_allclose(slopes[1], slopes[0], atol=0.03)

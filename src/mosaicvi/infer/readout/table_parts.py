@@ -195,12 +195,13 @@ def left_out(differences: Differences, expected: Floats, values: Values, rng: np
                 continue
             truth, guess = values.value[some[there], f], guess[there]
             off = truth - differences.level[b, f]
-            found.append(np.stack([off, truth - expected[b, f], guess, np.full(len(guess), error)]))
             scores.append(_correlation(off, guess))
+            most = WINSORISED * differences.spread[b] / differences.weight[f]
+            off = np.clip(off, -most, most)  # as the differences that the guess comes from
+            found.append(np.stack([off, truth - expected[b, f], guess, np.full(len(guess), error)]))
     if not found:
         return Across(agreement=0.0, slope=1.0, errors=np.zeros(0))
     off, truth, guess, error = np.concatenate(found, 1)
-    off = np.clip(off, -WINSORISED, WINSORISED)
     slope = float(np.clip((off * guess).sum() / max((guess**2).sum(), 1e-300), 0, 1))
     return Across(agreement=float(np.mean(scores)), slope=slope, errors=(truth - slope * guess) / error)
 
