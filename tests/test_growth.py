@@ -336,6 +336,23 @@ def test_a_lineage_that_was_changed_is_refused(data: MuData, tmp_path: Path) -> 
             MosaicVI.load(written(f"weight{i}", tensors | {frozen: changed}, bundle.document))
 
 
+def test_values_of_a_new_modality_are_where_it_is_said(data: MuData, tmp_path: Path) -> None:
+    reference = reference_of(of(data, {"A", "B"}, adt=slice(0)))
+    plain, query = of(data, {"C", "D"}), of(data, {"C", "D"})
+    adt = query.mod["adt"]
+    adt.layers["stained"] = adt.X.copy()
+    adt.X = adt.X * 0.37
+    right = MosaicVI.load_query_data(plain, reference).train(2, **TRAIN)
+    grown = MosaicVI.load_query_data(query, reference, layers={"adt": "stained"}).train(2, **TRAIN)
+    expected = right.get_imputed_values(modality="adt")
+    pd.testing.assert_frame_equal(grown.get_imputed_values(modality="adt"), expected)
+    grown.save(tmp_path / "grown")
+    again = MosaicVI.load(tmp_path / "grown")
+    pd.testing.assert_frame_equal(
+        again.get_imputed_values(MosaicVI.prepare_query(query, again), modality="adt"), expected
+    )
+
+
 def test_what_cannot_be_learnt_is_said(data: MuData) -> None:
     reference = reference_of(of(data, {"A", "B"}, adt=slice(4)))
     query = of(data, {"C", "D"})
@@ -344,6 +361,7 @@ def test_what_cannot_be_learnt_is_said(data: MuData) -> None:
     for options, words in (
         ({"new_features": ["x"]}, "new_features: no modality 'x' that the model knows"),
         ({"modalities": ["x"]}, "modalities: no new modality 'x' in the data"),
+        ({"layers": {"adt": "counts"}}, "layers: 'adt' is no new modality; there are none"),
         ({"new_features": "adt"}, r"new_features: a list of names is needed, such as \['adt'\]"),
     ):
         with pytest.raises(InputError, match=words):

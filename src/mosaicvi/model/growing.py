@@ -44,6 +44,7 @@ class Growing(Saving):
         new_features: Collection[str] = (),
         modalities: Collection[str] = (),
         likelihoods: Mapping[str, Distribution] | None = None,
+        layers: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> Self:
         """A model that also knows what is new in other data; `train` then learns that from them.
@@ -67,6 +68,8 @@ class Growing(Saving):
             New modalities to learn; all but technical ones, such as hashtags, where none is named.
         likelihoods
             Of new modalities, as in `setup_mudata`.
+        layers
+            Of new modalities, where their values are: a layer, ``"raw"``, or ``"X"``.
         seed
             Decides the first weights of what is new, and which cells of the reference are trained on.
 
@@ -96,6 +99,7 @@ class Growing(Saving):
             new_features=new_features,
             modalities=modalities,
             likelihoods=pairs("likelihoods", likelihoods),
+            layers=pairs("layers", layers),
         )
         for note in found.notes:
             warnings.warn(note, MosaicWarning, stacklevel=2)

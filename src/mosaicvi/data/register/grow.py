@@ -47,6 +47,7 @@ def grow(
     new_features: Collection[str] = (),
     modalities: Collection[str] = (),
     likelihoods: Mapping[str, str] | None = None,
+    layers: Mapping[str, str] | None = None,
 ) -> Growth:
     """Register new data of a model with what is new in them.
 
@@ -62,6 +63,8 @@ def grow(
         New modalities to learn; all but technical ones where none is named.
     likelihoods
         Of new modalities, where they are not to be chosen by the values.
+    layers
+        Of new modalities, where their values are, if not in ``X``.
 
     Raises
     ------
@@ -82,8 +85,16 @@ def grow(
     new = [name for name in new if (name in modalities if modalities else technical(name) is None)]
     if not new and not any(name in registry.features for name in mods):
         raise InputError(f"The data have {quoted(mods)}; the model knows {quoted(registry.features)}.")
+    strange = [name for name in layers or () if name not in new]
+    if strange:
+        raise InputError(
+            f"layers: {strange[0]!r} is no new modality; there are {quoted(new) or 'none'}. Of known ones "
+            "prepare_query(data, model, layers=...) says where values are."
+        )
     further, notes = _further(mods, registry, new_features)
-    fresh = _registered_alone({**further, **{name: mods[name] for name in new}}, data, registry, likelihoods)
+    fresh = _registered_alone(
+        {**further, **{name: mods[name] for name in new}}, data, registry, likelihoods, layers
+    )
     grown = _extended(registry, fresh, data)
     mosaic = register(align_to_model(data, grown), grown.setup, registry=grown)
     grown = dataclasses.replace(
@@ -120,6 +131,7 @@ def _registered_alone(
     data: MuData | AnnData,
     registry: Registry,
     likelihoods: Mapping[str, str] | None,
+    new_layers: Mapping[str, str] | None,
 ) -> Mosaic | None:
     """What is new as a mosaic of its own, by which likelihoods, scales and blocks are found."""
     if not mods:
@@ -133,6 +145,7 @@ def _registered_alone(
     known = {name: registry.likelihoods[name] for name in mods if name in registry.likelihoods}
     transforms = {name: registry.transforms[name] for name in known}
     layers = {name: layer for name, layer in registry.setup.layers.items() if name in mods}
+    layers |= new_layers or {}
     setup = Setup(likelihoods={**(likelihoods or {}), **known}, transforms=transforms, layers=layers)
     return register(alone, setup)
 
@@ -156,9 +169,15 @@ def _extended(registry: Registry, fresh: Mosaic | None, data: MuData | AnnData) 
             standards[name] = _more_standards(standards[name], part.standard, from_old, from_new)
     new = {name: part for name, part in parts.items() if name not in registry.features}
     setup = registry.setup
+    found = {} if fresh is None else fresh.registry.setup.layers
+    setup = dataclasses.replace(
+        setup,
+        modalities=(*setup.modalities, *new) if setup.modalities else (),
+        layers={**setup.layers, **{name: layer for name, layer in found.items() if name in new}},
+    )
     return dataclasses.replace(
         registry,
-        setup=dataclasses.replace(setup, modalities=(*setup.modalities, *new) if setup.modalities else ()),
+        setup=setup,
         features=features,
         standards=standards,
         panels={name: table for name, table in registry.panels.items() if name not in parts},
