@@ -12,7 +12,6 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.datasets import simulated_mosaic
 from mosaicvi.infer import accuracy
 from mosaicvi.infer.accuracy import FeatureAccuracy, _within_batches, showing
-from mosaicvi.infer.hidden import measured_in
 
 
 def test_a_mosaic_of_what_is_shown_has_the_values_shown_and_nothing_else() -> None:
@@ -83,13 +82,13 @@ def test_measured_entries_stand_for_missing_ones(tables: MuData, monkeypatch: py
     MosaicVI.setup_mudata(tables, batch_key="dataset")
     model = MosaicVI(tables, dimensions=8, dim_latent=2, dim_block_enc=4, dim_block_dec=4)
     prot = model.mosaic.modality("prot")
-    seen = measured_in(prot, prot.row_of_cell)
+    seen = prot.measured(prot.row_of_cell)
     hidden: list[np.ndarray] = []
 
     def truth_of_hidden(net: object, less: Mosaic, loader: object, name: str, *how: object) -> np.ndarray:
         left = less.modality(name)
         here = prot.row_of_cell[model.mosaic.cells.get_indexer(less.cells)]
-        hidden.append(seen[here] & ~measured_in(left, left.row_of_cell))
+        hidden.append(seen[here] & ~left.measured(left.row_of_cell))
         return np.where(hidden[-1], prot.x[here], 0.0)
 
     monkeypatch.setattr(accuracy, "_imputed", truth_of_hidden)

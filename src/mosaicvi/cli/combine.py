@@ -18,9 +18,9 @@ from mosaicvi.cli.data import (
     check_data_output,
     combine_files,
     combine_for_store,
-    name_datasets,
     write,
 )
+from mosaicvi.cli.naming import name_datasets
 from mosaicvi.cli.options import Data, Overwrite, Quiet, Reading, by_name, mapping, one_or_mapping, reads_data
 from mosaicvi.cli.say import next_steps, note, progress, warning
 from mosaicvi.cli.unmeasured import assembled_without, say, unmeasured, unmeasured_in_files

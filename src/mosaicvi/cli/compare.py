@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mosaicvi.cli.data import check_data_output, load_for, load_model, prepared
+from mosaicvi.cli.data import check_data_output
+from mosaicvi.cli.for_model import load_for, load_model, prepared
 from mosaicvi.cli.options import (
     AllowMissing,
     BatchSize,
@@ -18,6 +19,7 @@ from mosaicvi.cli.options import (
     Quiet,
     Reading,
     TakeAs,
+    Unlabeled,
     mapping,
     reads_data,
 )
@@ -56,10 +58,7 @@ def command(
             help="What to compare with: a group, or `pairs` for every other group. [default: all others]",
         ),
     ] = None,
-    unlabeled: Annotated[
-        list[str] | None,
-        typer.Option(metavar="VALUE", help="What is no group; may be repeated. [default: unknown]"),
-    ] = None,
+    unlabeled: Unlabeled = None,
     mode: Annotated[
         Mode, typer.Option(help="Ask for effects of more than --delta, or (vanilla) for any.")
     ] = Mode.change,
@@ -89,6 +88,8 @@ def command(
     """
     import pandas as pd
 
+    from mosaicvi.infer.labels import UNLABELED
+
     check_data_output(output, overwrite=overwrite, suffixes=(".csv",))
     loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
     # kept in a variable: the groups are read from these data
@@ -101,7 +102,7 @@ def command(
             groupby=groupby,
             group1=group1 or None,
             group2=group2,
-            unlabeled=unlabeled or "unknown",
+            unlabeled=unlabeled or UNLABELED,
             mode=mode.value,
             delta=delta,
             fdr_target=fdr,

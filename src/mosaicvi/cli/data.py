@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mosaicvi.cli.naming import (
+    check_pairs,
+    name_datasets,
+    name_of,
+    pairs_of,
+    path_of,
+    with_names,
+    without_file,
+)
 from mosaicvi.cli.options import Reading, by_name
-from mosaicvi.cli.remembered import as_in_training, still_to_do, with_values_as_in_training, words_of
 from mosaicvi.cli.say import note
 from mosaicvi.cli.sheet import Sheet
 from mosaicvi.cli.unmeasured import say, unmeasured, without
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError
 from mosaicvi.store.files import atomic_path, check_output, shown
 
 if TYPE_CHECKING:
@@ -26,7 +31,6 @@ if TYPE_CHECKING:
     from mosaicvi.data.combine.assemble import Assembled
     from mosaicvi.data.register.source import Source
     from mosaicvi.data.stored.values import StoredMatrix
-    from mosaicvi.model import MosaicVI
 
 DATASET_KEY, NAME_KEY = "dataset", "original_name"
 H5MU, H5AD, ZARR = ".h5mu", ".h5ad", ".zarr"
@@ -70,7 +74,7 @@ def load(
     paths: Sequence[Path], reading: Reading, *, batch_key: str | None = None, quiet: bool = False
 ) -> Loaded:
     """Read a file, or combine several, without features of which no cell has a value; see `read_all`."""
-    return _without_unmeasured(read_all(paths, reading, batch_key=batch_key, quiet=quiet), None)
+    return without_unmeasured(read_all(paths, reading, batch_key=batch_key, quiet=quiet))
 
 
 def read_all(
@@ -94,14 +98,14 @@ def read_all(
     from mosaicvi.data.read.modalities import names_modalities
     from mosaicvi.data.read.remembered import note_reading
 
-    named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
+    named = name_datasets(paths) if len(paths) > 1 else {name_of(paths[0]): path_of(paths[0])}
     by_file = {
         "--as": by_name(reading.modality, named),
         "--orientation": by_name(reading.orientation, named),
         "--columns": by_name(reading.columns, named),
         "--names-from": by_name(reading.names_from, named),
     }
-    _check_pairs(paths, reading)
+    check_pairs(paths, reading)
     on_disk = _left_on_disk(named, reading)
     if on_disk is not None:
         return on_disk
@@ -130,7 +134,7 @@ def read_all(
         Sheet.read(reading.obs).add_to(data)
     there = data.obsm if isinstance(data, AnnData) else {}
     from_obsm = {m: key for m, key in reading.obsm_if_there.items() if key in there}
-    from_obsm |= _without_file(reading.from_obsm, name)
+    from_obsm |= without_file(reading.from_obsm, name)
     if (
         isinstance(data, AnnData)
         and modality is None
@@ -143,7 +147,7 @@ def read_all(
         mdata = to_mudata(
             data,
             modality=modality,
-            layers=_without_file(reading.layers, name),
+            layers=without_file(reading.layers, name),
             from_obsm=from_obsm,
             min_counts=reading.min_counts,
             rounded=reading.rounded,
@@ -185,9 +189,9 @@ def _left_on_disk(named: Mapping[str, Path], reading: Reading) -> Loaded | None:
     if given:
         return None
     if len(named) > 1:
-        layers = _with_names(reading.layers, named)
+        layers = with_names(reading.layers, named)
     else:
-        layers = _without_file(reading.layers, next(iter(named)))
+        layers = without_file(reading.layers, next(iter(named)))
     source = left_on_disk(named, False if reading.on_disk else "auto", layers=layers)
     if source is None:
         return None
@@ -211,7 +215,7 @@ def combine_files(paths: Sequence[Path], reading: Reading, *, quiet: bool = Fals
     """
     from mosaicvi.data.combine.combine import combine_as
 
-    _check_pairs(paths, reading)
+    check_pairs(paths, reading)
     named = name_datasets(paths)
     options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet)
     options |= {
@@ -232,7 +236,7 @@ def combine_for_store(
     from mosaicvi.data.combine.assemble import Assembled
     from mosaicvi.data.stored.open import can_stay
 
-    _check_pairs(paths, reading)
+    check_pairs(paths, reading)
     named = name_datasets(paths)
     options = _options_of_combine(named, reading, pairs_of(paths), quiet=quiet) | more
     needs_memory = reading.duplicates == "number" or _of_values(reading)
@@ -251,14 +255,14 @@ def _options_of_combine(
     )
     return {
         "modality": modality,
-        "layers": _with_names(reading.layers, named),
+        "layers": with_names(reading.layers, named),
         "orientation": orientation,
         "columns": columns,
         "names_from": names_from,
         "duplicates": reading.duplicates,
         "genome": reading.genome,
         "pair": pairs or reading.pair,
-        "from_obsm": {**reading.obsm_if_there, **_with_names(reading.from_obsm, named)},
+        "from_obsm": {**reading.obsm_if_there, **with_names(reading.from_obsm, named)},
         "min_counts": reading.min_counts,
         "rounded": reading.rounded,
         "log2": reading.log2,
@@ -267,21 +271,28 @@ def _options_of_combine(
     }
 
 
-def _without_file(pairs: Mapping[str, str], name: str) -> dict[str, str]:
-    """``FILE:MOD`` of the one file as ``MOD``."""
-    return {key.removeprefix(f"{name}:"): value for key, value in pairs.items()}
+def without_unmeasured(
+    loaded: Loaded, known: Callable[[], Mapping[str, Collection[str]]] | None = None
+) -> Loaded:
+    """The data without features of which no cell has a value, but with those that a model knows.
 
-
-def _with_names(pairs: Mapping[str, str], named: Mapping[str, Path]) -> dict[str, str]:
-    """``FILE:MOD`` with the dataset's name in place of its file."""
-    files = {path.name: name for name, path in named.items()} | {
-        str(path): name for name, path in named.items()
-    }
-    found = {}
-    for key, value in pairs.items():
-        file, colon, modality = key.rpartition(":")
-        found[f"{files[file]}:{modality}" if colon and file in files else key] = value
-    return found
+    Parameters
+    ----------
+    loaded
+        The data.
+    known
+        Gives the features of each modality of the model; asked only where there are such features.
+    """
+    if loaded.stored or not unmeasured(loaded.to_register, None):
+        return loaded
+    names = unmeasured(loaded.to_register, None if known is None else known())
+    if not names:
+        return loaded
+    say(names)
+    to_register = without(loaded.to_register, names)
+    is_same = loaded.original is loaded.to_register
+    original = to_register if is_same else without(loaded.original, names)
+    return replace(loaded, original=original, to_register=to_register)
 
 
 def suggest_batch(data: AnnData | MuData, batch_key: str | None) -> None:
@@ -294,231 +305,6 @@ def suggest_batch(data: AnnData | MuData, batch_key: str | None) -> None:
         note(
             f"hint: obs has a column {found!r}: to tell its batches apart, and correct for them, add {option}"
         )
-
-
-def load_for(
-    model: Path,
-    paths: Sequence[Path],
-    reading: Reading,
-    *,
-    take_as: Mapping[str, str] | None = None,
-    quiet: bool = False,
-) -> Loaded:
-    """Read files as those that a model was trained on: by its batches, and with its names of datasets.
-
-    Parameters
-    ----------
-    model
-        Folder of the model.
-    paths, reading
-        What the user gave.
-    take_as
-        By column of obs, the category of cells of which the model has not seen theirs.
-    quiet
-        Show no progress.
-    """
-    from mosaicvi.data.read.remembered import checked
-    from mosaicvi.store.format import load_document
-
-    document: Any = load_document(model, kind="model")
-    registry = document.get("registry")
-    with warnings.catch_warnings():
-        if isinstance(registry, Mapping) and checked(registry.get("reading")).get("log2"):
-            warnings.filterwarnings("ignore", message=".*look like raw intensities", category=MosaicWarning)
-        return _load_as(document, model, paths, reading, take_as=take_as, quiet=quiet)
-
-
-def _load_as(
-    document: Any,
-    model: Path,
-    paths: Sequence[Path],
-    reading: Reading,
-    *,
-    take_as: Mapping[str, str] | None,
-    quiet: bool,
-) -> Loaded:
-    """The same, with the document of the model."""
-    try:
-        key = document["registry"]["setup"]["batch_key"]
-        paths = [_named_as_in_training(path, document["registry"].get("files", {})) for path in paths]
-        named = name_datasets(paths) if len(paths) > 1 else {_name(paths[0]): _path(paths[0])}
-        pairs = pairs_of(paths)
-        called = [*pairs, *(n for n in named if not any(n in files for files in pairs.values()))]
-        reading = as_in_training(reading, document["registry"], named, called)
-        is_as_it_is = not document["registry"].get("reading")
-    except (KeyError, TypeError, AttributeError):
-        return read_all(paths, reading, quiet=quiet)  # what is wrong with the model is said when it is read
-    loaded = read_all(paths, reading, batch_key=key, quiet=quiet)
-    if loaded.stored and not is_as_it_is and _needs_memory(model, loaded, reading):
-        loaded = read_all(paths, replace(reading, on_disk=False), batch_key=key, quiet=quiet)
-    is_alone = not loaded.combined and not loaded.stored and key == DATASET_KEY
-    is_alone = is_alone and not _has(loaded.original, key)
-    if is_alone:
-        there = {m: k for m, k in reading.obsm_if_there.items() if m in loaded.as_mudata().mod}
-        mdata = combine_files(paths, replace(reading, obsm_if_there=there), quiet=quiet)
-        loaded = Loaded(original=mdata, to_register=mdata, combined=True)
-    if not is_as_it_is:
-        loaded = _as_remembered(model, loaded)
-    loaded = _without_unmeasured(loaded, model)
-    if is_alone:  # it lacks what only the other files had measured
-        return prepared(model, loaded, take_as=take_as)
-    layers = {} if loaded.combined else _without_file(reading.layers, _name(paths[0]))
-    if layers or take_as:
-        from mosaicvi.data.register.query import told
-        from mosaicvi.store.saved import read_model
-
-        registry = read_model(model).registry
-        return replace(loaded, to_register=told(loaded.to_register, registry, layers=layers, take_as=take_as))
-    return loaded
-
-
-def _without_unmeasured(loaded: Loaded, model: Path | None) -> Loaded:
-    """The data without features of which no cell has a value, but with those that the model knows."""
-    if loaded.stored or not unmeasured(loaded.to_register, None):
-        return loaded
-    known = None
-    if model is not None:
-        from mosaicvi.store.saved import read_model
-
-        known = {name: found.names for name, found in read_model(model).registry.features.items()}
-    names = unmeasured(loaded.to_register, known)
-    if not names:
-        return loaded
-    say(names)
-    to_register = without(loaded.to_register, names)
-    is_same = loaded.original is loaded.to_register
-    original = to_register if is_same else without(loaded.original, names)
-    return replace(loaded, original=original, to_register=to_register)
-
-
-def _needs_memory(model: Path, loaded: Loaded, reading: Reading) -> bool:
-    """Whether the model remembers cuts or missing zeros that values in files would go without."""
-    from mosaicvi.store.saved import read_model
-
-    left = words_of(still_to_do(loaded.to_register, read_model(model).registry))
-    if left and reading.on_disk:
-        raise InputError(
-            f"--on-disk: the model was trained with {left}, which needs the values in memory; "
-            "leave --on-disk out, or give a file that `mosaicvi combine` wrote with it"
-        )
-    return bool(left)
-
-
-def _as_remembered(model: Path, loaded: Loaded) -> Loaded:
-    """The data with the cuts and missing zeros that the model remembers."""
-    from mosaicvi.store.saved import read_model
-
-    mdata = with_values_as_in_training(loaded.to_register, read_model(model).registry)
-    return loaded if mdata is None else replace(loaded, original=mdata, to_register=mdata)
-
-
-def _named_as_in_training(path: Path, files: Mapping[str, str]) -> Path:
-    """A file with the name that its dataset had in training, where that was another than its own."""
-    if _is_named(path):
-        return path
-    parts = path.absolute().parts
-    for n in (1, 2):
-        same = [name for name, file in files.items() if Path(file).parts[-n:] == parts[-n:]]
-        if len(same) == 1:
-            return Path(f"{same[0]}={path}")
-    return path
-
-
-def _has(data: AnnData | MuData, key: str) -> bool:
-    from mosaicvi.data.register.covariates import obs_column
-
-    return obs_column(data, key) is not None
-
-
-def load_model(model: Path, loaded: Loaded, *, quiet: bool = False) -> MosaicVI:
-    """A saved model with the data to answer for; what these lack of its features is said."""
-    import numpy as np
-
-    from mosaicvi.data.register.register import modalities_of
-    from mosaicvi.model import MosaicVI
-
-    trained = MosaicVI.load(model, loaded.source())
-    registry = trained.registry
-    for name, part in modalities_of(loaded.to_register, registry.setup, registry).items():
-        table = part.varm.get("measured")
-        if name in registry.features and table is not None:
-            there, known = int(np.asarray(table, bool).any(1).sum()), len(registry.features[name].names)
-            if there < known:
-                note(
-                    f"{name}: {there:,} of {known:,} features; the others are taken as not measured",
-                    quiet=quiet,
-                )
-    return trained
-
-
-def prepared(
-    model: Path,
-    loaded: Loaded,
-    *,
-    take_as: Mapping[str, str] | None = None,
-    match: Mapping[str, Sequence[str]] | None = None,
-) -> Loaded:
-    """The data with the model's features; what they lack is marked as not measured."""
-    from mosaicvi.model import MosaicVI
-
-    if loaded.stored:
-        raise InputError("--allow-missing needs the values in memory; add --in-memory")
-    made = MosaicVI.prepare_query(loaded.to_register, model, take_as=take_as, match=match)
-    return replace(loaded, to_register=made)
-
-
-def name_datasets(paths: Sequence[Path]) -> dict[str, Path]:
-    """Dataset name → path; the name is the user's (``NAME=PATH``) or comes from the path.
-
-    Files that were given one name together are called by their paths.
-    """
-    from mosaicvi.data.read import dataset_names
-
-    together = {name for name, count in Counter(map(_name, filter(_is_named, paths))).items() if count > 1}
-    named = [path for path in paths if _is_named(path) and _name(path) not in together]
-    given = {_name(path): _path(path) for path in named}
-    plain = [_path(path) for path in paths if path not in named]
-    found = dataset_names(plain) if plain else {}
-    twice = sorted(set(found) & set(given))
-    if twice:
-        raise InputError(f"{found[twice[0]]}: the name {twice[0]!r} was given already; choose another one")
-    return found | given
-
-
-def pairs_of(paths: Sequence[Path]) -> dict[str, list[str]]:
-    """The names that several files were given together → what `name_datasets` calls these."""
-    named = {path: name for name, path in name_datasets(paths).items()}
-    found: dict[str, list[str]] = {}
-    for path in filter(_is_named, paths):
-        key = named.get(_path(path)) or named[Path(os.path.abspath(_path(path)))]
-        found.setdefault(_name(path), []).append(key)
-    return {name: keys for name, keys in found.items() if len(keys) > 1}
-
-
-def _check_pairs(paths: Sequence[Path], reading: Reading) -> None:
-    """Refuse one name for several files that were not said to be of the same cells."""
-    pairs = {} if reading.pair else pairs_of(paths)
-    for name, files in pairs.items():
-        raise InputError(
-            f"{name}: the name of {' and '.join(files)}; add --pair if they are of the same cells, "
-            "or give each a name of its own"
-        )
-
-
-def _is_named(path: Path) -> bool:
-    """Whether a path is ``NAME=PATH``, and no file of that name."""
-    name, equals, rest = str(path).partition("=")
-    return bool(equals and name and rest and os.sep not in name and not path.exists())
-
-
-def _name(path: Path) -> str:
-    from mosaicvi.data.read import dataset_names
-
-    return str(path).partition("=")[0] if _is_named(path) else next(iter(dataset_names([path])))
-
-
-def _path(path: Path) -> Path:
-    return Path(str(path).partition("=")[2]) if _is_named(path) else path
 
 
 def check_data_output(output: Path, *, overwrite: bool, suffixes: Sequence[str]) -> None:

@@ -16,11 +16,9 @@ from mosaicvi.cli.data import (
     as_anndata,
     check_data_output,
     check_h5ad_fits,
-    load_for,
-    load_model,
-    prepared,
     write,
 )
+from mosaicvi.cli.for_model import load_for, load_model, prepared
 from mosaicvi.cli.options import (
     AllowMissing,
     BatchSize,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mosaicvi._version import __version__
-from mosaicvi.cli.data import H5MU, Loaded, check_data_output, load_for, prepared
+from mosaicvi.cli.data import H5MU, Loaded, check_data_output
+from mosaicvi.cli.for_model import load_for, prepared
 from mosaicvi.cli.label import label_columns
 from mosaicvi.cli.options import (
     BatchSize,

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mosaicvi.cli.data import check_data_output, load_for, load_model, prepared
+from mosaicvi.cli.data import check_data_output
+from mosaicvi.cli.for_model import load_for, load_model, prepared
 from mosaicvi.cli.options import (
     AllowMissing,
     Data,

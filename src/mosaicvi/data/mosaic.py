@@ -281,7 +281,9 @@ class ModalityData:
         """ModalityFeatures of each block."""
         return self.features.sizes
 
-    def measured(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[np.bool_]:
+    def measured(
+        self, rows: slice | NDArray[np.int64] = slice(None), columns: slice = slice(None)
+    ) -> NDArray[np.bool_]:
         """Which entries of some rows and columns were measured."""
         if self.entry_measured is not None:
             return self.entry_measured[rows, columns]

@@ -22,7 +22,7 @@ from mosaicvi import likelihoods
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.values import scales
-from mosaicvi.infer.hidden import measured_in, missing_entries, without_entries
+from mosaicvi.infer.hidden import missing_entries, without_entries
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
@@ -163,7 +163,7 @@ def _of_entries(
         hidden = part == i
         less = without_entries(mosaic, data, cells, hidden)
         guess[hidden] = _imputed(net, less, loader, name, *imputing(name))[hidden]
-    at, score, n = _compared(mosaic, data, cells, guess, measured_in(data, data.row_of_cell[cells]))
+    at, score, n = _compared(mosaic, data, cells, guess, data.measured(data.row_of_cell[cells]))
     return FeatureAccuracy(
         modality=name,
         view=f"other entries of {name}",
@@ -196,7 +196,7 @@ def _accuracy(
     cells, is_new = _tested(cells, held_out, seed)
     less = showing(mosaic, cells, shown)
     guess = _imputed(net, less, loader, name, *imputing(name))
-    at, score, n = _compared(mosaic, data, cells, guess, measured_in(data, data.row_of_cell[cells]) & ~own)
+    at, score, n = _compared(mosaic, data, cells, guess, data.measured(data.row_of_cell[cells]) & ~own)
     return FeatureAccuracy(
         modality=name,
         view=_words(mosaic, view),
@@ -231,8 +231,7 @@ def _imputed(
         readout=readout,
     )
     guess = np.concatenate([part.values[0] for part in stream]).astype(np.float64)
-    back = np.argsort(less.modality(name).features.order, kind="stable")
-    return np.asarray(guess[:, np.argsort(back, kind="stable")])
+    return np.asarray(guess[:, less.modality(name).features.order])
 
 
 def _compared(

@@ -17,11 +17,6 @@ Ints = NDArray[np.int64]
 ROWS = 4096  # at a time
 
 
-def measured_in(m: ModalityData, rows: Ints) -> NDArray[np.bool_]:
-    """Which entries of these rows of a modality were measured, (rows, features)."""
-    return m.panels[m.panel_of_row[rows]] if m.entry_measured is None else m.entry_measured[rows]
-
-
 def missing_entries(m: ModalityData) -> Ints:
     """How many cells lack each feature though their panel has it, (D,)."""
     out = np.zeros(m.n_features, np.int64)
@@ -29,14 +24,14 @@ def missing_entries(m: ModalityData) -> Ints:
         return out
     for start in range(0, m.n_cells, ROWS):
         rows = np.arange(start, min(start + ROWS, m.n_cells))
-        out += (m.panels[m.panel_of_row[rows]] & ~measured_in(m, rows)).sum(0)
+        out += (m.panels[m.panel_of_row[rows]] & ~m.measured(rows)).sum(0)
     return out
 
 
 def without_entries(mosaic: Mosaic, m: ModalityData, cells: Ints, hidden: NDArray[np.bool_]) -> Mosaic:
     """A mosaic of some cells in which entries of one modality were not measured."""
     rows = m.row_of_cell[cells]
-    measured = measured_in(m, rows) & ~hidden
+    measured = m.measured(rows) & ~hidden
     x: Any = m.x[rows]
     if sp.issparse(x):
         x = sp.csr_matrix(x)

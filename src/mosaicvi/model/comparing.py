@@ -18,6 +18,7 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.infer.differential import Comparison, Differential, Question
 from mosaicvi.infer.impute import Scale
+from mosaicvi.infer.labels import UNLABELED, has_label
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.model.answers import Answers
 from mosaicvi.model.columns import column_of, object_of
@@ -43,7 +44,7 @@ class Comparing(Answers):
         group2: str | None = None,
         idx1: Cells | None = None,
         idx2: Cells | None = None,
-        unlabeled: str | Collection[str] = "unknown",
+        unlabeled: str | Collection[str] = UNLABELED,
         mode: Literal["change", "vanilla"] = "change",
         delta: float | None = None,
         batch_correction: bool = True,
@@ -204,7 +205,7 @@ def _by_column(
         )
     column = column_of(source, groupby, "groupby", mosaic.cells)
     asked = {group1, group2} if isinstance(group1, str) else {*(group1 or ()), group2}
-    known = (column.notna() & ~column.astype(str).isin(set(no_group) - asked)).to_numpy()
+    known = has_label(column, set(no_group) - asked).to_numpy()
     names, found = np.unique(column[known].astype(str).to_numpy(dtype=object), return_inverse=True)
     code = np.full(mosaic.n_cells, -1)
     code[known] = found

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mosaicvi import likelihoods
 from mosaicvi.baselines import knn_baseline, mean_baseline, nearest_baseline
 from mosaicvi.data.mosaic import ModalityData, Mosaic
-from mosaicvi.infer.hidden import measured_in, without_entries
+from mosaicvi.infer.hidden import without_entries
 from mosaicvi.infer.impute import Scale
 from mosaicvi.metrics import auroc_overall, auroc_per_feature, correlation_overall, correlation_per_feature
 
@@ -200,9 +200,9 @@ def _scorable(m: ModalityData, rows: Ints, taught: Ints) -> Ints:
 
     As many of `taught` have to have measured them, from which the simple ways learn.
     """
-    measured = measured_in(m, rows)
+    measured = m.measured(rows)
     enough = np.ones(m.n_features, bool)
-    for those in (measured, measured_in(m, taught)):
+    for those in (measured, m.measured(taught)):
         enough &= those.sum(0) >= min(FEWEST_MEASURED, len(those))
     x: Any = m.x[rows]
     n = np.maximum(measured.sum(0), 1)
@@ -239,7 +239,7 @@ def _comparable(m: ModalityData, cells: Ints, chosen: Ints, scale: Scale) -> Flo
         value = value / library * scale.library
     elif scale.kind == "log1p_cp10k":
         value = value / library * 1e4
-    value[~measured_in(m, rows)[:, chosen]] = np.nan
+    value[~m.measured(rows)[:, chosen]] = np.nan
     return value
 
 
@@ -310,7 +310,7 @@ def _of_neighbours(
 def _with_gaps(m: ModalityData, rows: Ints) -> Floats:
     """Values of some rows, NaN where not measured."""
     x: Any = m.x[rows]
-    return np.where(measured_in(m, rows), x.toarray() if sp.issparse(x) else x, np.nan).astype(np.float64)
+    return np.where(m.measured(rows), x.toarray() if sp.issparse(x) else x, np.nan).astype(np.float64)
 
 
 # --- scores -------------------------------------------------------------------------------------

@@ -249,8 +249,7 @@ class Differential:
             batch_size=self.batch_size,
         )
         values = np.concatenate([part.values[0] for part in stream]).astype(np.float64)
-        back = np.argsort(self.data.features.order, kind="stable")
-        return values[:, np.argsort(back, kind="stable")]
+        return np.asarray(values[:, self.data.features.order])
 
 
 def _as_contrast(found: dict[str, Floats]) -> Contrast:

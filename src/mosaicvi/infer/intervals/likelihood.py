@@ -82,7 +82,7 @@ def _cumulative(
     for shown, wanted in _hidden(data, view, rng):
         for at, minibatch, q in encoded(net, loader, cells, shown=shown, batch_size=BATCH_SIZE):
             row = data.row_of_cell[cells[at]]
-            measured = _measured(data, row)[:, wanted]
+            measured = data.measured(row)[:, wanted]
             library = panel = None
             if net.config.library_aware[m]:
                 library = torch.from_numpy(data.library[row, None]).to(q.mean)
@@ -120,12 +120,6 @@ def _by_another(mosaic: Mosaic, data: ModalityData) -> NDArray[np.bool_]:
 def of_features(parameters: Parameters, places: torch.Tensor) -> Parameters:
     """Those of some features."""
     return parameters.each(lambda part: part[..., places])
-
-
-def _measured(data: ModalityData, row: NDArray[np.int64]) -> NDArray[np.bool_]:
-    if data.entry_measured is not None:
-        return data.entry_measured[row]
-    return data.panels[data.panel_of_row[row]]
 
 
 def _hidden(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicvi.data.mosaic import ModalityData, Mosaic
+from mosaicvi.data.register.panels import measured_by_batch
 from mosaicvi.infer.readout.scales import Kind, on_scale
 
 Floats = NDArray[np.floating[Any]]
@@ -82,15 +83,13 @@ class Levels:
 def known_by_batch(mosaic: Mosaic, data: ModalityData) -> NDArray[np.bool_]:
     """Which batch measured which features, boolean (B, D)."""
     key = mosaic.registry.setup.batch_key
-    known = np.zeros((0 if key is None else len(mosaic.registry.categories[key]), data.n_features), bool)
+    n_batches = 0 if key is None else len(mosaic.registry.categories[key])
+    known = np.zeros((n_batches, data.n_features), bool)
+    if data.entry_measured is None:
+        return measured_by_batch(data, mosaic.batch, n_batches) if n_batches else known
     has = np.flatnonzero(data.row_of_cell >= 0)
-    if data.entry_measured is not None:
-        for b in range(len(known)):
-            known[b] = data.entry_measured[data.row_of_cell[has[mosaic.batch[has] == b]]].any(0)
-        return known
-    pairs = np.stack([mosaic.batch[has], data.panel_of_row[data.row_of_cell[has]]], 1)
-    for b, panel in np.unique(pairs, axis=0).tolist() if len(known) else ():
-        known[b] |= data.panels[panel]
+    for b in range(n_batches):
+        known[b] = data.entry_measured[data.row_of_cell[has[mosaic.batch[has] == b]]].any(0)
     return known
 
 

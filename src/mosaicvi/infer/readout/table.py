@@ -40,8 +40,7 @@ class Values:
     def of(cls, data: ModalityData, rows: Ints, batch: Ints) -> Values:
         """Rows of a modality; what was not measured is at 0."""
         x = np.asarray(data.x[rows], np.float64)
-        entry = data.entry_measured
-        measured = data.panels[data.panel_of_row[rows]] if entry is None else entry[rows]
+        measured = data.measured(rows)
         x = x if data.standard is None else data.standard.standardised(x)
         return cls(value=np.where(measured, x, 0.0), measured=measured, batch=batch)
 

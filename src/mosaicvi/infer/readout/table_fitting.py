@@ -16,6 +16,7 @@ from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.infer.covariates import batches_of
 from mosaicvi.infer.decode import decoded
 from mosaicvi.infer.latent import encoded
+from mosaicvi.infer.readout.groups import FEWEST_HELD_OUT, FEWEST_REFERENCES, HELD_OUT_SHARE
 from mosaicvi.infer.readout.regression import stacking_weights
 from mosaicvi.infer.readout.table import (
     NEVER_MEASURED,
@@ -32,8 +33,6 @@ from mosaicvi.nn.vae import MosaicVAE
 
 MOST_REFERENCES, MOST_VALUES = 4000, 20_000_000  # cells, and values of theirs
 MOST_KEPT = 2_000_000  # values that are kept for the nearest cells
-FEWEST_REFERENCES, FEWEST_HELD_OUT = 50, 20
-HELD_OUT_SHARE = 5  # one in so many decides on weights where too few were held out from training
 TOWARDS_EQUAL = 0.01  # entries are many more than held-out cells
 FOLDS = 10  # features are hidden a tenth at a time
 BATCH_SIZE = 1024
