@@ -13,6 +13,7 @@ from mudata import MuData
 from tests.builders import mudata_of, random_mudata
 from tests.data.stored.test_stored import written
 
+from mosaicvi import MosaicVI
 from mosaicvi.cli import run
 from mosaicvi.data import sampling
 from mosaicvi.data.combine import combine, combine_stored
@@ -104,3 +105,15 @@ def test_the_command_line_combines_into_a_store(
     other = str(tmp_path / "m.h5mu")
     assert run(["combine", *map(str, paths.values()), "--output", other, "--shuffle"]) == 2
     assert "--shuffle: " in capfd.readouterr().err
+
+
+def test_a_byte_of_a_chunk_that_changed_is_said_in_one_line(paths: dict[str, Path], tmp_path: Path) -> None:
+    store = tmp_path / "atlas.zarr"
+    write_atlas(store, combine_stored(paths))
+    shard = store / "mod/rna/X/data/c/0"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match=r"atlas\.zarr: rna.*damaged") as caught:
+        MosaicVI.setup_mudata(store, batch_key="dataset", in_memory=False)
+    assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ from mosaicvi.data.stored.pieces import Piece
 from mosaicvi.data.stored.progress import of_rows
 from mosaicvi.data.values import keep_measured
 
-READ_TOGETHER = 1 << 26  # bytes
+READ_TOGETHER = 1 << 24  # bytes
 
 
 class StoredMatrix(RowsOnDemand):
