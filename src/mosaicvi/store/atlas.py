@@ -24,6 +24,7 @@ from mosaicvi.data.looks import stored
 from mosaicvi.data.problems import problem
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.data.sampling import buffered
+from mosaicvi.data.stored.open import SHUFFLED
 from mosaicvi.data.stored.values import StoredMatrix
 from mosaicvi.errors import InputError
 
@@ -90,6 +91,7 @@ def _write(
             out.add(block)
             advance(block.shape[0])
         out.close()
+    root.attrs[SHUFFLED] = shuffle
     zarr.consolidate_metadata(root.store)
 
 

@@ -25,8 +25,8 @@ Decoder = Callable[[bytes, NDArray[Any]], None]
 
 def numbers_of(array: Any) -> StoredNumbers | None:
     """The same list of numbers, if it is chunks in files, in shards or not, of which we know the codecs."""
-    metadata = getattr(array, "metadata", None)
-    store = getattr(array, "store", None)
+    metadata: Any = getattr(array, "metadata", None)
+    store: Any = getattr(array, "store", None)
     if getattr(metadata, "zarr_format", None) != 3 or len(array.shape) != 1 or not hasattr(store, "root"):
         return None
     said = metadata.to_dict()

@@ -52,9 +52,11 @@ class Piece:
         if raw.dtype.kind not in "biuf":
             raise InputError(f"{name}: the values are of type {raw.dtype}, not numbers; store numbers.")
         self.name, self.path = name, path
+        self.is_shuffled = False  # whether rows are known to be in random order
         self.stamp = None if path is None else _stamp(path)
         self.shape: tuple[int, int] = (int(raw.shape[0]), int(raw.shape[1]))
         self.is_dense = not isinstance(raw, CSRDataset)
+        self.where = str(raw.name if self.is_dense else raw.group.name)  # in its file
         self.dtype = raw.dtype
         self.place: NDArray[np.int64] | None = None
         self.n_columns = self.shape[1]
@@ -81,6 +83,13 @@ class Piece:
     def most_values(self) -> int:
         """As many values as there can be other than 0."""
         return self.shape[0] * self.shape[1] if self.is_dense else int(self.indptr[-1])
+
+    def identity(self) -> tuple[Any, ...] | None:
+        """What is the same only for the same values; None where a change would not be noticed."""
+        if self.stamp is None:
+            return None
+        place = None if self.place is None else self.place.tobytes()
+        return self.stamp, self.where, self.shape, str(self.dtype), place, self.n_columns
 
     def put(self, place: NDArray[np.int64], n_columns: int) -> None:
         """Say where each column of the file goes among `n_columns`, -1 for one that is left out."""
