@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -220,3 +221,18 @@ def test_features_are_drawn_with_their_probability_and_by_the_seed_alone() -> No
     assert together.min() > 36 - 6 * np.sqrt(36)
     np.testing.assert_array_equal(drawn[3][0], drawn_features(orders, shares, (7, 2, 3))[0])
     assert len(drawn[3][0]) != len(drawn[4][0]) or (drawn[3][0] != drawn[4][0]).any()
+
+
+def test_a_minibatch_is_moved_whole_and_what_is_shared_once() -> None:
+    mosaic = mosaic_of(random_mudata(2, panels=True))
+    batch = MinibatchLoader(mosaic).take(np.arange(20), [np.arange(3), None, None])
+    there = batch.to(torch.device("meta"))
+    tensors = [getattr(there, f.name) for f in dataclasses.fields(there)]
+    for part in [*there.rows, *there.targets]:
+        tensors += [getattr(part, f.name) for f in dataclasses.fields(part)]
+        tensors += [] if part.sparse is None else list(vars(part.sparse).values())
+    of_tensors = [t for t in tensors if isinstance(t, torch.Tensor)]
+    assert {t.device.type for t in of_tensors} == {"meta"}
+    assert there.rows[0] is not there.targets[0]
+    assert there.rows[1] is there.targets[1]
+    assert there.targets[0].features is batch.targets[0].features

@@ -217,7 +217,7 @@ def _own_gpu(here: Place) -> torch.device:
             f"{here.local_size} processes train on this machine, but torch sees {n_gpus} GPU(s); start "
             f"torchrun with --nproc-per-node {n_gpus}, or set accelerator='cpu'."
         )
-    return torch.device("cuda", here.local_rank) if here.size > 1 else torch.device("cuda")
+    return torch.device("cuda", here.local_rank if here.size > 1 else torch.cuda.current_device())
 
 
 def _how_many(devices: object, here: Place) -> str:
