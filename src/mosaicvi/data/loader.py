@@ -20,7 +20,8 @@ from torch import Tensor
 from mosaicvi import device
 from mosaicvi.data import runs
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, runs_at, sparse_rows
-from mosaicvi.data.mosaic import ModalityData, Mosaic, Standard
+from mosaicvi.data.mosaic import ModalityData, Mosaic
+from mosaicvi.data.registry import Standard
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.data.transforms import Transform
 from mosaicvi.device import on_device, room_on
