@@ -234,8 +234,8 @@ class Shown:
             mode="sum",
             per_sample_weights=torch.cat(seen).to(weight.dtype),
         )
-        out = out.view(len(seen), -1, group.enc)[:, n_before:].unflatten(1, (n_blocks, n))
-        return self._to_cells(out.transpose(1, 2).flatten(2))
+        out = out.view(len(seen), -1, group.enc)[:, n_before:]
+        return self._to_cells(out.reshape(len(seen), n_blocks, n, -1).transpose(1, 2).flatten(2))
 
     def _to_cells(self, of_rows: Tensor) -> Tensor:
         """Rows (P, n, ...) as (N, ...), zero for cells without the modality."""
