@@ -15,8 +15,9 @@ from tests.builders import fingerprint, random_mudata, truth
 from mosaicvi.data import loader as loader_module
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import transformed
-from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.data.sampling import drawn_features, shuffled, split
 from mosaicvi.engine import threads as workers
 from mosaicvi.errors import MosaicWarning

@@ -12,8 +12,9 @@ from mosaicvi.data.loader import BUFFER_MEMORY, MinibatchLoader
 from mosaicvi.data.sampling import run_of
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for, quoted
-from mosaicvi.fit.session import begin, run, usual
+from mosaicvi.fit.session import begin, run
 from mosaicvi.fit.state import FitConfig
+from mosaicvi.fit.usual import usual
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState

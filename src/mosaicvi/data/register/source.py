@@ -13,8 +13,8 @@ from mudata import MuData
 
 from mosaicvi.data.combine import combine, combine_stored
 from mosaicvi.data.layers import values_of
-from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.read import dataset_names, read
+from mosaicvi.data.registry import Setup
 from mosaicvi.data.stored.memory import InMemory, fits
 from mosaicvi.data.stored.open import can_stay, open_stored
 from mosaicvi.data.stored.pieces import Piece, is_stored
