@@ -172,3 +172,34 @@ def registered_in_memory(path: Path) -> Mosaic:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MosaicWarning)
         return MosaicVI.setup_mudata(path, batch_key="batch", in_memory=True)
+
+
+@pytest.mark.usefixtures("few_neighbours")
+def test_what_was_trained_is_not_lost_where_the_file_changes(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy.h5mu"
+    copy.write_bytes(path.read_bytes())
+    stamp, taken, take = copy.stat().st_mtime_ns, 0, MinibatchLoader.take
+    small: dict[str, Any] = HOW | {"buffer_memory": 5e-6}
+    whole = made(copy, False)
+    whole.train(2, **small)
+    small |= {"checkpoint_dir": tmp_path / "ckpt", "checkpoint_every": 1e9}
+    stopped = made(copy, False)
+
+    def take_and_change(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 3:
+            os.utime(copy, ns=(1, 1))
+        return take(*arguments)
+
+    monkeypatch.setattr(MinibatchLoader, "take", take_and_change)
+    with pytest.raises(InputError, match="it was written again while its values were in use"):
+        stopped.train(2, **small)
+    os.utime(copy, ns=(stamp, stamp))
+    assert stopped._state is None or stopped._state.steps_done < 12
+    resumed = made(copy, False)
+    resumed.train(2, **small, resume=True)
+    assert_equal(whole, resumed)
+    assert whole.history.equals(resumed.history)
