@@ -43,8 +43,9 @@ def main() -> None:
 
             small = {"genes": 200, "peaks": 1_000} if options.quick else {}
             write_large(store, options.cells, **small)
+        _in_child("convert", store, options, work)
         for _ in range(options.rounds):
-            for loader in ("ours", "annbatch", "anndata"):
+            for loader in ("ours", "ours from .h5ad", "annbatch", "anndata"):
                 one = _in_child(loader, store, options, work)
                 if one is not None:
                     found.setdefault(loader, []).append(one)
@@ -59,8 +60,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--read", type=int, help="cells to read [200,000; 600 with --quick]")
     parser.add_argument("--rounds", type=int, default=3, help="[%(default)s]")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="for the store")
-    parser.add_argument("--child", choices=("ours", "annbatch", "anndata"), help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=(*READ, "convert"), help=argparse.SUPPRESS)
+    for name in ("--out", "--h5ad"):
+        parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.cells = options.cells or (3_000 if options.quick else 1_000_000)
     options.read = options.read or (600 if options.quick else 200_000)
@@ -74,11 +76,14 @@ def _in_child(loader: str, store: Path, options: argparse.Namespace, work: Path)
         return None
     program = [Path(__file__)] if loader == "annbatch" else ["-m", "benchmarks.loaders"]
     args = [python, *program, "--child", loader, "--store", store, "--read", str(options.read)]
-    args += ["--out", work / "found.json", "--threads", str(options.threads), *["--quick"] * options.quick]
+    args += ["--out", work / "found.json", "--h5ad", work / "rna.h5ad", "--threads", str(options.threads)]
+    args += ["--quick"] * options.quick
     env = child_env(ours=True) | {"PYTHONPATH": os.pathsep.join([str(common.ROOT), str(common.ROOT / "src")])}
     child = run(args, work / "child.log", env=env)
     if not child.ok:
         say(f"{loader}: {last_line(child.said)}")
+        return None
+    if loader == "convert":
         return None
     found: dict[str, float] = read_json(work / "found.json") | {"peak": child.peak_gib}
     say(f"{loader}: {found['cpu']:,.0f} cells/s of CPU, {found['clock']:,.0f} by the clock")
@@ -114,7 +119,10 @@ def _child(options: argparse.Namespace) -> None:
     import warnings
 
     warnings.simplefilter("ignore")
-    read = {"ours": _ours, "annbatch": _annbatch, "anndata": _anndata}[options.child]
+    if options.child == "convert":
+        _convert(options.store / "mod" / "rna", options)
+        return
+    read = READ[options.child]
     began: tuple[float, float] | None = None
     n = features = 0
     for minibatch in read(options.store / "mod" / "rna", options):
@@ -148,6 +156,10 @@ def _ours(store, options):  # type: ignore[no-untyped-def]
         yield loader.take(cells).n_cells, mosaic.modalities[0].n_features
 
 
+def _from_h5ad(store, options):  # type: ignore[no-untyped-def]
+    yield from _ours(options.h5ad, options)
+
+
 def _annbatch(store, options):  # type: ignore[no-untyped-def]
     import zarr
     from annbatch import Loader
@@ -179,6 +191,18 @@ def _anndata(store, options):  # type: ignore[no-untyped-def]
     while True:
         yield data[np.sort(rng.choice(data.shape[0], MINIBATCH, replace=False))].shape
 
+
+def _convert(store, options):  # type: ignore[no-untyped-def]
+    """The first cells as an .h5ad."""
+    import zarr
+    from anndata import AnnData
+    from anndata.io import sparse_dataset
+
+    data = sparse_dataset(zarr.open_group(str(store), mode="r")["X"])
+    AnnData(data[: options.read]).write_h5ad(options.h5ad)
+
+
+READ = {"ours": _ours, "ours from .h5ad": _from_h5ad, "annbatch": _annbatch, "anndata": _anndata}
 
 if __name__ == "__main__":
     main()

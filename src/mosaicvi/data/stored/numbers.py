@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import struct
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ from mosaicvi.engine.jit import Ints
 
 NOTHING = np.iinfo(np.uint64).max  # where a shard's index says that a chunk was not written
 CHECKSUM = 4  # bytes
-Decoder = Callable[[bytes, NDArray[Any]], None]
+BLOSC_HEAD = struct.Struct("<IIII")
+Decoder: TypeAlias = Callable[[bytes, NDArray[Any]], None]
 
 
 def numbers_of(array: Any) -> StoredNumbers | None:
@@ -82,8 +84,8 @@ class StoredNumbers:
     decode: Decoder
 
     @cached_property
-    def _places(self) -> dict[int, NDArray[np.uint64]]:
-        """Where the chunks of a file are, of the files that were read already."""
+    def _places(self) -> dict[int, list[tuple[int, int]]]:
+        """Where each chunk of a file begins, and its bytes, of the files that were read already."""
         return {}
 
     def read(self, lows: Ints, highs: Ints, out: NDArray[Any]) -> None:
@@ -116,6 +118,7 @@ class _File:
 
     def __init__(self, numbers: StoredNumbers) -> None:
         self.numbers, self.number, self.descriptor = numbers, -1, -1
+        self.size, self.places = 0, [(0, 0)]
 
     def close(self) -> None:
         if self.descriptor >= 0:
@@ -124,40 +127,42 @@ class _File:
 
     def decode(self, i: int, out: NDArray[Any]) -> None:
         """Put chunk `i` into an array."""
-        of = self.numbers
-        number, within = divmod(i, of.chunks)
+        number, within = divmod(i, self.numbers.chunks)
         if number != self.number:
-            self.close()
-            self.descriptor = os.open(of.folder / of.key(number), os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            self.number = number
-        size = os.fstat(self.descriptor).st_size
-        start, length = 0, size
-        if of.is_sharded:
-            start, length = (int(x) for x in self._places(size)[within])
+            self._open(number)
+        start, length = self.places[within]
         if start == NOTHING:  # a chunk of zeros
             out[:] = 0
             return
-        if start + length > size:
+        if start + length > self.size:
             raise ValueError("the file ends within a chunk")
-        of.decode(_read(self.descriptor, start, length), out)
+        self.numbers.decode(_read(self.descriptor, start, length), out)
 
-    def _places(self, size: int) -> NDArray[np.uint64]:
-        """Where each chunk of a shard begins, and its bytes, (chunks, 2)."""
+    def _open(self, number: int) -> None:
+        self.close()
         of = self.numbers
-        known = of._places.get(self.number)
+        self.descriptor = os.open(of.folder / of.key(number), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self.number, self.size = number, os.fstat(self.descriptor).st_size
+        known = of._places.get(number)
         if known is None:
-            length = 16 * of.chunks
-            if size < length + CHECKSUM:
-                raise ValueError("the file ends before its index")
-            index = _read(self.descriptor, size - length - CHECKSUM, length + CHECKSUM)
-            _check_sum(index)
-            known = of._places[self.number] = np.frombuffer(index[:length], "<u8").reshape(-1, 2)
-        return known
+            known = of._places[number] = self._index() if of.is_sharded else [(0, self.size)]
+        self.places = known
+
+    def _index(self) -> list[tuple[int, int]]:
+        """Where each chunk of a shard begins, and its bytes."""
+        length = 16 * self.numbers.chunks
+        if self.size < length + CHECKSUM:
+            raise ValueError("the file ends before its index")
+        index = _read(self.descriptor, self.size - length - CHECKSUM, length + CHECKSUM)
+        return [(int(start), int(n)) for start, n in np.frombuffer(_check_sum(index), "<u8").reshape(-1, 2)]
 
 
 def _read(descriptor: int, start: int, length: int) -> bytes:
-    os.lseek(descriptor, start, os.SEEK_SET)
-    found = os.read(descriptor, length)
+    if hasattr(os, "pread"):
+        found = os.pread(descriptor, length, start)
+    else:
+        os.lseek(descriptor, start, os.SEEK_SET)
+        found = os.read(descriptor, length)
     if len(found) != length:
         raise ValueError("the file ends within a chunk")
     return found
@@ -179,24 +184,33 @@ def _decoder(codecs: Sequence[dict[str, Any]]) -> Decoder | None:
     has_sum = names[-1:] == ["crc32c"]
     names = names[: len(names) - has_sum]
     endian = (codecs[0].get("configuration") or {}).get("endian") if codecs else None
-    if endian not in ("little", None) or names not in (["bytes"], ["bytes", "blosc"], ["bytes", "zstd"]):
+    if endian not in ("little", None):
         return None
-    name = names[-1]
+    decompress = _decompressing(names)
+    if decompress is None or not has_sum:
+        return decompress
+    return lambda said, out: decompress(_check_sum(said), out)
 
-    def decode(said: bytes, out: NDArray[Any]) -> None:
-        content = _check_sum(said) if has_sum else said
-        if name == "bytes":
-            out[:] = np.frombuffer(content, out.dtype)
-        elif name == "blosc":
-            from numcodecs import blosc
 
-            sizes = [int.from_bytes(content[i : i + 4], "little") for i in (4, 12)]
-            if sizes != [out.nbytes, len(content)]:
-                raise ValueError("a chunk is of another size than was said")
-            blosc.decompress(content, out)
-        else:
-            from numcodecs import zstd
+def _decompressing(names: Sequence[str]) -> Decoder | None:
+    if names == ["bytes"]:
+        return _as_they_are
+    if names == ["bytes", "zstd"]:
+        from numcodecs import zstd
 
-            zstd.decompress(content, out)
+        return lambda said, out: zstd.decompress(said, out)
+    if names != ["bytes", "blosc"]:
+        return None
+    from numcodecs import blosc
 
-    return decode
+    def decompress(said: bytes, out: NDArray[Any]) -> None:
+        _, n_bytes, _, n_stored = BLOSC_HEAD.unpack_from(said)
+        if (n_bytes, n_stored) != (out.nbytes, len(said)):
+            raise ValueError("a chunk is of another size than was said")
+        blosc.decompress(said, out)
+
+    return decompress
+
+
+def _as_they_are(said: bytes, out: NDArray[Any]) -> None:
+    out[:] = np.frombuffer(said, out.dtype)

@@ -101,9 +101,13 @@ class Piece:
         if self.is_dense:
             runs = np.split(rows, np.flatnonzero(np.diff(rows) > NEAR) + 1)
             return [self._some(run) for run in runs if len(run)]
+        if not len(rows):
+            return []
+        if self.place is None:  # nothing but what is returned needs memory
+            return [self._sparse(rows)]
         read = self.indptr[rows + 1] - self.indptr[rows]
         ends = np.flatnonzero(np.diff(np.cumsum(read) // VALUES_TOGETHER)) + 1
-        return [self._sparse(part) for part in np.split(rows, ends) if len(part)]
+        return [self._sparse(part) for part in np.split(rows, ends)]
 
     def filled(self, part: Block) -> NDArray[np.float32]:
         """Rows as an array, with NaN where the file has no such column."""
