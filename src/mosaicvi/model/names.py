@@ -137,6 +137,11 @@ def names_ours(function: Callable[P, R]) -> Callable[P, R]:
     """
     signature = inspect.signature(function)
     known = signature.parameters
+    modality = known.get("modality")
+    has_to_be_named = modality is not None and (modality.kind, modality.default) == (
+        modality.KEYWORD_ONLY,
+        modality.empty,
+    )
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -147,8 +152,7 @@ def names_ours(function: Callable[P, R]) -> Callable[P, R]:
         for name in kwargs:
             if name not in known:
                 raise InputError(_unknown(function.__name__, name, known))
-        names = _modalities(args)
-        if len(names) == 1 and "modality" in known and known["modality"].default is inspect.Parameter.empty:
+        if len(names := _modalities(args)) == 1 and has_to_be_named:
             kwargs.setdefault("modality", names[0])
         try:
             signature.bind(*args, **kwargs)
