@@ -147,6 +147,9 @@ class Registry:
         How strongly batches are stained that the model learnt when it grew, by modality and batch.
     panels
         By modality whose zeros were taken as missing, the features that each batch measured, (B, D_m).
+    input_levels
+        By modality, by how much the values of each batch in training lie above those of such cells in the
+        others, logarithms (B, D_m), which the encoder sees values without; none in older models.
     """
 
     setup: Setup
@@ -164,6 +167,7 @@ class Registry:
     reading: str = ""
     levels: Levels = dataclasses.field(default_factory=dict)
     panels: Mapping[str, NDArray[np.bool_]] = dataclasses.field(default_factory=dict)
+    input_levels: Mapping[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
     @property
     def covariate_names(self) -> tuple[Hashable, ...]:
@@ -216,6 +220,9 @@ class Registry:
                 for name, batches in d.get("levels", {}).items()
             },
             panels={str(name): np.asarray(table, bool) for name, table in d.get("panels", {}).items()},
+            input_levels={
+                str(name): np.asarray(table, np.float32) for name, table in d.get("input_levels", {}).items()
+            },
             **rest,
         )
 
@@ -436,7 +443,7 @@ class Mosaic:
         """The mosaic as the published implementation reads it.
 
         Peaks are accessible or not by default, all other counts are seen per 10,000, and nothing is
-        standardised.
+        standardised or brought to a common level.
         """
         mods = tuple(self._published(dataclasses.replace(m, standard=None)) for m in self.modalities)
         registry = dataclasses.replace(
@@ -444,6 +451,7 @@ class Mosaic:
             likelihoods={m.name: m.likelihood for m in mods},
             transforms={m.name: m.transform for m in mods},
             standards={},
+            input_levels={},
         )
         return dataclasses.replace(self, modalities=mods, registry=registry)
 
