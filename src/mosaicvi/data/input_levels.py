@@ -109,7 +109,8 @@ class _Kinds:
 def levels_of(values: Floats, code: NDArray[np.int64], n_batches: int) -> Floats:
     """Levels of batches (B, D) whose mean over the batches that measured a feature is 0.
 
-    Found with few kinds, of which no batch can have its own, and from there with more.
+    The mean of those found with few kinds, of which no batch can have its own, and from there with more, by
+    which kinds that are alike are told apart.
 
     Parameters
     ----------
@@ -125,10 +126,11 @@ def levels_of(values: Floats, code: NDArray[np.int64], n_batches: int) -> Floats
     centre = np.where(there, values, 0.0).sum(0) / n_d
     spread = np.sqrt(np.maximum((np.where(there, values - centre, 0.0) ** 2).sum(0) / n_d, 1e-12))
     x = np.where(there, (values - centre) / spread, 0.0)
-    levels = np.zeros((n_batches, x.shape[1]))
+    levels, found = np.zeros((n_batches, x.shape[1])), []
     for n_kinds in KINDS:
         levels = _settled(x, there.astype(np.float64), code, levels, min(n_kinds, len(x)), spread)
-    return levels * spread
+        found.append(levels)
+    return np.asarray(np.mean(found, 0) * spread)
 
 
 def _settled(
