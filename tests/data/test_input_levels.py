@@ -20,7 +20,7 @@ from mosaicvi import Mosaic, MosaicVI, MosaicWarning
 from mosaicvi.data.input_levels import levels_of
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import seen, transformed
-from mosaicvi.data.mosaic import Registry
+from mosaicvi.data.registry import Registry
 from mosaicvi.nn.encoder import densified
 from mosaicvi.store.saved import _check_fits
 

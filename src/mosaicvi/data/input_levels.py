@@ -126,7 +126,8 @@ def levels_of(values: Floats, code: NDArray[np.int64], n_batches: int) -> Floats
     centre = np.where(there, values, 0.0).sum(0) / n_d
     spread = np.sqrt(np.maximum((np.where(there, values - centre, 0.0) ** 2).sum(0) / n_d, 1e-12))
     x = np.where(there, (values - centre) / spread, 0.0)
-    levels, found = np.zeros((n_batches, x.shape[1])), []
+    levels: Floats = np.zeros((n_batches, x.shape[1]))
+    found = []
     for n_kinds in KINDS:
         levels = _settled(x, there.astype(np.float64), code, levels, min(n_kinds, len(x)), spread)
         found.append(levels)

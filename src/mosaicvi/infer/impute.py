@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import Minibatch
-from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.read.remembered import checked
+from mosaicvi.data.registry import Registry
 from mosaicvi.errors import InputError
 from mosaicvi.infer.covariates import Batches, batches_of
 from mosaicvi.infer.decode import decoded

@@ -17,10 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from mosaicvi.config import NetworkConfig
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.join import joined
 from mosaicvi.data.register.source import Paths
+from mosaicvi.data.registry import Registry
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.data.staining import Staining, as_reference
 from mosaicvi.errors import InputError, MosaicWarning
