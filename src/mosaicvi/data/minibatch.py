@@ -94,7 +94,7 @@ class ModalityRows:
         return dataclasses.replace(_each_moved(self, place), sparse=sparse)
 
     def only(self, columns: NDArray[np.int64]) -> ModalityRows:
-        """The same of some of these columns, ascending, for the likelihood; the library is the sum over them."""
+        """The same of some of these columns, ascending, for the likelihood: the library is their sum."""
         at = device.on_device(columns, self.cells.device)
         sparse, dense, library = self.sparse, self.dense, self.library
         if sparse is not None:
