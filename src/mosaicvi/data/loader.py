@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mosaicvi import device
 from mosaicvi.data import runs
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, runs_at, sparse_rows
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.registry import Standard
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.data.transforms import Transform
-from mosaicvi.device import on_device, room_on, would_wait
+from mosaicvi.device import on_device, room_on
 from mosaicvi.engine.jit import Ints
 from mosaicvi.engine.threads import Share, in_shares, share_of
 
@@ -37,11 +38,11 @@ WORTH_SHARING = 1 << 16  # non-zeros, which one core gathers in the time of a ha
 class _ModalityStore:
     """The rows of one modality as tensors on the device, ready to be gathered."""
 
-    def __init__(self, data: ModalityData, device: torch.device) -> None:
+    def __init__(self, data: ModalityData, place: torch.device) -> None:
         def to(array: NDArray[Any]) -> Tensor:
-            return on_device(np.ascontiguousarray(array), device)
+            return on_device(np.ascontiguousarray(array), place)
 
-        self.device = device
+        self.device = place
         self.row_of_cell = data.row_of_cell
         self.panel = to(data.panel_of_row)
         self.panels = to(data.panels)
@@ -73,7 +74,7 @@ class _ModalityStore:
         cells, row = on_device(has, self.device), on_device(host_row, self.device)
         sparse: SparseRows | None = None
         fill: Share | None = None
-        if self.dense is None and would_wait(row):
+        if self.dense is None and device.would_wait(row):
             sparse = self._runs(row, int(self.row_length[host_row].sum()))
         elif self.dense is None:
             sparse, fill = self._to_fill(host_row)

@@ -35,6 +35,7 @@ from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import ReferenceCells
 from mosaicvi.model.columns import same_source
+from mosaicvi.model.history import History
 from mosaicvi.model.registering import read_as
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import weights_digest
@@ -72,7 +73,7 @@ class ModelState:
     @property
     def history(self) -> pd.DataFrame:
         """Every term of the loss for training and validation, one row an epoch."""
-        return pd.DataFrame(self._rows).rename_axis("epoch")
+        return History(pd.DataFrame(self._rows).rename_axis("epoch"))
 
     @property
     def training_end(self) -> Literal["settled", "most steps"] | None:
