@@ -240,18 +240,32 @@ ENOUGH_ROWS = 32  # that share a list: a product of these columns alone
 
 
 @any_order
-def _cells(x: Dense, first: int, last: int) -> Ints:
-    """Cells from `first` to `last` that have the modality."""
-    return first + np.flatnonzero(x.row[first:last] >= 0)
+def _where(is_there: Bools) -> Ints:
+    """Positions of what is true; numpy's function would not be compiled into its caller."""
+    out, k = np.empty(len(is_there), np.int64), 0
+    for i in range(len(is_there)):
+        if is_there[i]:
+            out[k] = i
+            k += 1
+    return out[:k]
 
 
 @any_order
 def _by_list(x: Dense, p: int, cells: Ints) -> Ints:
     """Of these cells, those of which pass p has a list, in the order of lists."""
-    of_cell = x.choice[p][x.row[cells]]
-    of_cell = np.where((x.how[p][x.row[cells]] == SOME) | (x.how[p][x.row[cells]] == MOST), of_cell, -1)
-    order = np.argsort(of_cell, kind="mergesort")
-    return cells[order[np.searchsorted(of_cell[order], 0) :]]
+    starts = np.zeros(len(x.table) + 1, np.int64)
+    for i in cells:
+        if x.how[p, x.row[i]] == SOME or x.how[p, x.row[i]] == MOST:
+            starts[x.choice[p, x.row[i]] + 1] += 1
+    for t in range(len(x.table)):
+        starts[t + 1] += starts[t]
+    out = np.empty(starts[-1], np.int64)
+    for i in cells:
+        if x.how[p, x.row[i]] == SOME or x.how[p, x.row[i]] == MOST:
+            t = x.choice[p, x.row[i]]
+            out[starts[t]] = i
+            starts[t] += 1
+    return out
 
 
 @any_order
@@ -268,7 +282,7 @@ def _listed_values(x: Dense, p: int, cells: Ints) -> tuple[Ints, Floats]:
         if is_new:
             is_listed |= x.table[x.choice[p, x.row[i]], x.lo : x.lo + len(is_listed)]
         k += 1
-    columns = np.flatnonzero(is_listed)
+    columns = _where(is_listed)
     values = np.empty((k, len(columns)), np.float32)
     for m in range(k):
         row = x.row[cells[m]]
@@ -282,7 +296,7 @@ def _listed_values(x: Dense, p: int, cells: Ints) -> tuple[Ints, Floats]:
 @any_order
 def _add_dense(h: Floats, x: Dense, place: Ints, weight: Floats, first: int, last: int, back: bool) -> None:
     """`add_products` of dense values."""
-    cells = _cells(x, first, last)
+    cells = first + _where(x.row[first:last] >= 0)  # that have the modality
     tile = np.empty((min(ROWS, len(cells)), x.width), np.float32)
     for a in range(0, len(cells), ROWS):
         some = cells[a : a + ROWS]
