@@ -437,9 +437,9 @@ def test_a_damaged_cache(tmp_path: Path, work: str) -> None:
 
 
 def test_own_answers() -> None:
-    """The answer of a cell is a function of that cell alone: the order and the neighbours change it by no more
-    than rounding, and on a CPU the batch size not at all. Of a batch that the model has not seen, one thing is
-    found from all its cells together: [how strongly it is stained](reference.md)."""
+    """The answer of a cell is a function of that cell alone: the order and the neighbours change it by no
+    more than rounding, and on a CPU the batch size not at all. Of a batch that the model has not seen, one
+    thing is found from all its cells together: [how strongly it is stained](reference.md)."""
     model = model_of().train(1, **QUICK)
     z, x = model.get_latent_representation(), model.get_imputed_values(modality="atac").to_numpy()
     order = np.random.default_rng(0).permutation(48)

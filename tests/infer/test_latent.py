@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -46,7 +45,7 @@ def answers(model: MosaicVI, cells: np.ndarray, size: int) -> dict[str, np.ndarr
     }
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1000), n=st.integers(1, 90), size=st.integers(1, 200))
 def test_no_answer_depends_on_the_batch_size(
     model: MosaicVI, monkeypatch: pytest.MonkeyPatch, seed: int, n: int, size: int
@@ -56,21 +55,6 @@ def test_no_answer_depends_on_the_batch_size(
     one, other = answers(model, cells, 512), answers(model, cells, size)
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-
-
-def test_differential_features_do_not_depend_on_it_either(
-    model: MosaicVI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(latent, "MOST_ROWS", 32)
-    lacks = np.flatnonzero(model.mosaic.modality("adt").row_of_cell < 0)
-    tables = [
-        model.differential_expression(
-            modality="adt", idx1=lacks[:100], idx2=lacks[100:], mode="vanilla", batch_size=size
-        )
-        for size in (512, 7)
-    ]
-    assert set(tables[0]["evidence"]) == {"imputed"}
-    pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
 @settings(max_examples=30, deadline=None)
