@@ -58,7 +58,7 @@ def fit_readout(
     seed
         Decides which cells are references.
     """
-    kinds = {data.name: scale_of_counts(data) for data in mosaic.modalities}
+    kinds = {data.name: kind for data in mosaic.modalities if (kind := scale_of_counts(data)) is not None}
     cells_of = views_to_teach(mosaic)
     if views is not None:
         cells_of = {view: cells_of.get(view, np.zeros(0, np.int64)) for view in views}
@@ -67,37 +67,50 @@ def fit_readout(
     @cache
     def project(name: str, mask: bytes) -> Projection:
         """Coordinates of what is shown of a modality, the same for all that is read out of it."""
-        return _projection(mosaic.modality(name), np.frombuffer(mask, bool), kinds[name] or "", seed)
+        return _projection(mosaic.modality(name), np.frombuffer(mask, bool), kinds.get(name, ""), seed)
 
-    levels = {
-        data.name: found
-        for data in mosaic.modalities
-        if (kind := kinds[data.name]) is not None
-        if (found := _levels(net, loader, mosaic, data, kind, held, seed)) is not None
-    }
-    parts: dict[tuple[Shown, str], Part] = {}
-    for view, cells in cells_of.items():
-        for data in mosaic.modalities:
-            kind = kinds[data.name]
-            if kind is not None:
-                of_batches = levels.get(data.name)
-                part = _fit_part(
-                    net, loader, mosaic, data, kind, of_batches, project, view, cells, held, seed
-                )
-                if part is not None:
-                    parts[view, data.name] = part
-    taught = {name for _, name in parts}
     tables = {
         data.name: table
         for data in mosaic.modalities
         if views is None and is_table(data)  # they are the same for all views
         if (table := fit_table(net, loader, mosaic, data, held, seed)) is not None
     }
+    found = _of_kinds(net, loader, mosaic, kinds, project, cells_of, held, seed)
+    logs: dict[str, Kind] = {name: "log1p_cp10k" for name, kind in kinds.items() if kind == "clr"}
+    of_logs = _of_kinds(net, loader, mosaic, logs, project, cells_of, held, seed) if logs else None
+    return dataclasses.replace(found, tables=tables, logs=of_logs)
+
+
+def _of_kinds(
+    net: MosaicVAE,
+    loader: MinibatchLoader,
+    mosaic: Mosaic,
+    kinds: Mapping[str, Kind],
+    project: Callable[[str, bytes], Projection],
+    cells_of: Mapping[Shown, NDArray[np.int64]],
+    held: NDArray[np.bool_],
+    seed: int,
+) -> ReadOut:
+    """How counts are read out, each modality on its scale."""
+    of = [(data, kinds[data.name]) for data in mosaic.modalities if data.name in kinds]
+    levels = {
+        data.name: found
+        for data, kind in of
+        if (found := _levels(net, loader, mosaic, data, kind, held, seed)) is not None
+    }
+    parts: dict[tuple[Shown, str], Part] = {}
+    for view, cells in cells_of.items():
+        for data, kind in of:
+            of_batches = levels.get(data.name)
+            part = _fit_part(net, loader, mosaic, data, kind, of_batches, project, view, cells, held, seed)
+            if part is not None:
+                parts[view, data.name] = part
+    taught = {name for _, name in parts}
     return ReadOut(
         parts=parts,
-        scales={name: kind for name, kind in kinds.items() if kind and name in taught},
+        scales={name: kind for name, kind in kinds.items() if name in taught},
         levels={name: found for name, found in levels.items() if name in taught},
-        tables=tables,
+        tables={},
     )
 
 
