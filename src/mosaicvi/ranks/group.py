@@ -118,12 +118,12 @@ class Group:
         sizes[self.rank] = len(rows)
         self.total(sizes)
         with _lost():
-            of_others = [rows.new_empty(n, *rows.shape[1:]) for n in sizes[1:].tolist() if self.is_first]
-            for rank, given in enumerate(of_others, 1):
-                distributed.recv(given, rank)
             if not self.is_first:
                 distributed.send(rows.contiguous(), 0)
-        self.wait()  # a process that ends takes along what it has sent and the first has not yet read
+                return rows
+            of_others = [rows.new_empty(n, *rows.shape[1:]) for n in sizes[1:].tolist()]
+            for rank, given in enumerate(of_others, 1):
+                distributed.recv(given, rank)
         return torch.cat([rows, *of_others])
 
     def wait(self) -> None:
