@@ -240,7 +240,7 @@ class Mosaic:
         """The mosaic as the published implementation reads it.
 
         Peaks are accessible or not by default, all other counts are seen per 10,000, and nothing is
-        standardised.
+        standardised or brought to a common level.
         """
         mods = tuple(self._published(dataclasses.replace(m, standard=None)) for m in self.modalities)
         registry = dataclasses.replace(
@@ -248,6 +248,7 @@ class Mosaic:
             likelihoods={m.name: m.likelihood for m in mods},
             transforms={m.name: m.transform for m in mods},
             standards={},
+            input_levels={},
         )
         return dataclasses.replace(self, modalities=mods, registry=registry)
 

@@ -141,6 +141,9 @@ class Registry:
         How strongly batches are stained that the model learnt when it grew, by modality and batch.
     panels
         By modality whose zeros were taken as missing, the features that each batch measured, (B, D_m).
+    input_levels
+        By modality, by how much the values of each batch in training lie above those of such cells in the
+        others, logarithms (B, D_m), which the encoder sees values without; none in older models.
     """
 
     setup: Setup
@@ -158,6 +161,7 @@ class Registry:
     reading: str = ""
     levels: Levels = dataclasses.field(default_factory=dict)
     panels: Mapping[str, NDArray[np.bool_]] = dataclasses.field(default_factory=dict)
+    input_levels: Mapping[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
     @property
     def covariate_names(self) -> tuple[Hashable, ...]:
@@ -210,5 +214,8 @@ class Registry:
                 for name, batches in d.get("levels", {}).items()
             },
             panels={str(name): np.asarray(table, bool) for name, table in d.get("panels", {}).items()},
+            input_levels={
+                str(name): np.asarray(table, np.float32) for name, table in d.get("input_levels", {}).items()
+            },
             **rest,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from anndata import AnnData
 from mudata import MuData
@@ -45,11 +45,11 @@ class Registering:
         likelihoods: Mapping[str, Distribution] | None = None,
         transforms: Mapping[str, Transform] | None = None,
         block_keys: PerModality = None,
-        categorical_covariate_keys: Sequence[str] = (),
-        continuous_covariate_keys: Sequence[str] = (),
+        categorical_covariate_keys: Sequence[str] | None = (),
+        continuous_covariate_keys: Sequence[str] | None = (),
         panel_key: str | None = None,
-        modalities: Sequence[str] = (),
-        condition_keys: Sequence[str] = (),
+        modalities: Sequence[str] | None = (),
+        condition_keys: Sequence[str] | None = (),
         in_memory: InMemory = "auto",
     ) -> Mosaic:
         """Register a MuData: say where the values, batches and panels are. It is not changed.
@@ -133,10 +133,10 @@ class Registering:
         likelihood: Distribution | None = None,
         transform: Transform | None = None,
         block_key: str | None = None,
-        categorical_covariate_keys: Sequence[str] = (),
-        continuous_covariate_keys: Sequence[str] = (),
+        categorical_covariate_keys: Sequence[str] | None = (),
+        continuous_covariate_keys: Sequence[str] | None = (),
         panel_key: str | None = None,
-        condition_keys: Sequence[str] = (),
+        condition_keys: Sequence[str] | None = (),
         in_memory: InMemory = "auto",
     ) -> Mosaic:
         """Register an AnnData as a mosaic of one modality; the arguments are those of `setup_mudata`.
@@ -240,9 +240,13 @@ def check_unchanged(mosaic: Mosaic) -> None:
         )
 
 
-def _names(value: Sequence[str], argument: str) -> tuple[str, ...]:
+def _names(value: Sequence[str] | None, argument: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
     if isinstance(value, str):
         raise InputError(f"{argument}: a list of names is needed, such as [{value!r}].")
     if isinstance(value, Mapping):
         raise InputError(f"{argument}: a list of names is needed, such as {list(value.values())!r}.")
+    if not isinstance(value, Iterable):
+        raise InputError(f"{argument}: a list of names is needed, not {value!r}.")
     return tuple(value)

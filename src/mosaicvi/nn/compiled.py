@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
+from mosaicvi.data.minibatch import Minibatch, ModalityRows, seen
 from mosaicvi.engine import embedding, gemm, norm, products, rows, small, stack
 from mosaicvi.engine import encoder as engine_encoder
 from mosaicvi.engine.likelihoods import array
@@ -77,7 +77,7 @@ def encode(
     e = embed(encoder, minibatch, views)
     covariates = minibatch.covariates.repeat(n_passes, 1) if encoder.n_seen else None
     shown = [
-        Shown(r, transformed(r), [v[m] for v in views], centres[m], minibatch.n_cells)
+        Shown(r, seen(r), [v[m] for v in views], centres[m], minibatch.n_cells)
         for m, r in enumerate(minibatch.rows)
     ]
     first = _first_layer(encoder, shown, e, covariates)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from mosaicvi import device
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
+from mosaicvi.data.minibatch import Minibatch, ModalityRows, seen
 from mosaicvi.nn.blocks import BlockGroup, block_groups
 from mosaicvi.nn.layers import HiddenStack, PassBatchNorm, glorot_, leaky, make_linear
 from mosaicvi.nn.masks import View
@@ -152,7 +152,7 @@ class Encoder(nn.Module):
         embedding = self.embedding(minibatch, views)
         covariates = minibatch.covariates.repeat(n_passes, 1) if self.n_seen else None
         shown = [
-            Shown(rows, transformed(rows), [v[m] for v in views], centres[m], minibatch.n_cells)
+            Shown(rows, seen(rows), [v[m] for v in views], centres[m], minibatch.n_cells)
             for m, rows in enumerate(minibatch.rows)
         ]
         parts = [

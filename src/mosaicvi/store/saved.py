@@ -276,6 +276,11 @@ def _check_levels(registry: Registry) -> None:
                 raise ValueError("the levels of batches are not of its features")
             if not np.isfinite(list(level.gaps.values())).all() or not 0 <= level.share <= 1:
                 raise ValueError("a level of a batch is not finite, or its share is not from 0 to 1")
+    for name, table in registry.input_levels.items():
+        if name not in registry.features or table.shape[1:] != (len(registry.features[name].names),):
+            raise ValueError("what the encoder sees values without is not of its features")
+        if len(table) > len(known) or not np.isfinite(table).all():
+            raise ValueError("what the encoder sees values without is not finite, or of more batches")
 
 
 def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]) -> MosaicVAE:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
 from mosaicvi.data.blocks import Block
+from mosaicvi.data.input_levels import input_levels
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.read.remembered import checked, noted_reading
 from mosaicvi.data.register.connected import apart, components, seen_by_group
@@ -229,6 +230,7 @@ def _learn(
         panels={
             m.name: measured_by_batch(m, covariates.batch, len(names)) for m in mods if m.name in with_gaps
         },
+        input_levels=input_levels(mods, covariates.batch, len(names)),
     )
 
 
