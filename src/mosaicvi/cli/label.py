@@ -119,7 +119,7 @@ def _labels(trained: MosaicVI, label_key: str, **how: Any) -> pd.DataFrame:
         return found
     of_code = np.array([*names, None], object)
     columns = {
-        c: of_code[rows[:, i].astype(int)] if is_label[c] else rows[:, i].astype(found[c].dtype)
+        c: of_code[rows[:, i].astype(int)] if is_label[c] else rows[:, i].astype(found[c].to_numpy().dtype)
         for i, c in enumerate(found)
     }
     whole = pd.DataFrame(columns, index=trained.mosaic.cells)

@@ -60,9 +60,9 @@ def encoded(
     names = net.config.uni_block_names
     net.eval()
     step = rows_together(net, batch_size)
-    rows = [cells[start : start + step] for start in range(0, len(cells), step)]
+    each = [cells[start : start + step] for start in range(0, len(cells), step)]
     n_read = -(-batch_size // step)
-    parts = [rows[i : i + n_read] for i in range(0, len(rows), n_read)]
+    parts = [each[i : i + n_read] for i in range(0, len(each), n_read)]
     start = 0
     for part in loader.ahead(parts):
         minibatch = loader.take(part)
