@@ -32,6 +32,7 @@ def described(
     readout: Mapping[str, Any] | None,
     alignment: Mapping[str, Any] | None,
     spreads: Mapping[str, Any] | None,
+    accuracy: Mapping[str, Any] | None,
     reference: Mapping[str, Any] | None,
     lineage: Sequence[Mapping[str, Any]],
     grown: Mapping[str, Any] | None,
@@ -52,6 +53,8 @@ def described(
         What is kept of the cells in training, likewise; None for nothing.
     spreads
         How far values lie from what is imputed, likewise; None for an untrained model.
+    accuracy
+        How well each feature is imputed, likewise; None where that was not measured.
     lineage
         The models that it grew from, the first one first.
     grown
@@ -67,6 +70,7 @@ def described(
         "readout": readout,
         "alignment": alignment,
         "spreads": spreads,
+        "accuracy": accuracy,
         "reference": reference,
         "lineage": [dict(one) for one in lineage],
         "grown": grown,
@@ -125,6 +129,7 @@ class Saved:
     readout: Mapping[str, Any] | None
     alignment: Mapping[str, Any] | None
     spreads: Mapping[str, Any] | None
+    accuracy: Mapping[str, Any] | None
     reference: Mapping[str, Any] | None
     lineage: tuple[dict[str, Any], ...]
     base: Saved | None
@@ -187,6 +192,7 @@ def _read(state: Mapping[str, Any], written_by: Mapping[str, str]) -> Saved:
         readout=state.get("readout"),
         alignment=state.get("alignment"),
         spreads=state.get("spreads"),
+        accuracy=state.get("accuracy"),
         reference=state.get("reference"),
         lineage=lineage,
         base=base,

@@ -19,7 +19,7 @@ from mosaicvi.infer.readout.predictors import Projection
 from mosaicvi.infer.readout.regression import Linear, Nearest
 from mosaicvi.infer.readout.scales import Kind, completed, dense_counts, on_scale
 from mosaicvi.infer.readout.table import TableReadOut
-from mosaicvi.infer.readout.views import Shown
+from mosaicvi.infer.readout.views import Shown, views_to_teach
 
 Floats = NDArray[np.floating[Any]]
 
@@ -248,6 +248,25 @@ class ReadOut:
                 continue
             out[of_view] = part(part.known(mosaic, name, cells[of_view], z[of_view], rates.of(of_view)))
         return out
+
+    def untouched_by(self, mosaic: Mosaic, *, same: Collection[str]) -> set[tuple[Shown, str]]:
+        """Views and modalities of which cells have nothing to teach that this read-out does not know.
+
+        Parameters
+        ----------
+        mosaic
+            New cells, as a grown network reads them.
+        same
+            Modalities of which that knows the same features.
+        """
+        shown = views_to_teach(mosaic)
+        measured = {data.name for data in mosaic.modalities if data.n_cells}
+        return {
+            (view, name)
+            for view, name in self.parts
+            if name in same and set(view.features) <= set(same)
+            if view not in shown or name not in measured
+        }
 
     def after(
         self, before: ReadOut, *, same: Collection[str], n_batches: int, taught_by: Mosaic | None = None
