@@ -33,9 +33,9 @@ GOOD = ("refused in one line", "read equal")
 
 def outcome(path: Path) -> str:
     """What comes of a file; see `GOOD`."""
-    from mosaicvi.data.mosaic import Setup
     from mosaicvi.data.read import read, to_mudata
     from mosaicvi.data.register import register
+    from mosaicvi.data.registry import Setup
     from mosaicvi.errors import InputError
     from mosaicvi.inspect.describe import describe
 
@@ -69,9 +69,9 @@ def outcome(path: Path) -> str:
 
 def _from_disk(path: Path, in_memory: Any) -> str:
     """Whether values that stay on disk are those in memory; of files that both can register."""
-    from mosaicvi.data.mosaic import Setup
     from mosaicvi.data.register import register
     from mosaicvi.data.register.source import source_of
+    from mosaicvi.data.registry import Setup
     from mosaicvi.errors import InputError
 
     try:

@@ -21,8 +21,8 @@ from benchmarks.tasks import like_for_like, registered, write_simulated
 from mosaicvi import Mosaic, MosaicVI
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.fit.loop import Report, fit
-from mosaicvi.fit.session import default_batch_size, default_rate
 from mosaicvi.fit.state import FitConfig, FitState, start
+from mosaicvi.fit.usual import default_batch_size, default_rate
 
 SETTINGS = ("like", "default")
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from tests.builders import random_mudata
 
 from mosaicvi.config import NetworkConfig, Schedule
-from mosaicvi.config.network import _defaults
-from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.config.defaults import usual_parameters
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.errors import InputError, MosaicWarning
 
 PUBLISHED = [
@@ -101,7 +102,7 @@ def test_the_published_preset_is_the_published_network(mosaic: Mosaic) -> None:
 
 def defaults_for(*sizes: int, preset: str = "default", equal: bool = False) -> dict[str, Any]:
     modalities: Any = [SimpleNamespace(n_features=n, block_sizes=(n,), likelihood="NB") for n in sizes]
-    return _defaults(modalities, preset, equal=equal)
+    return usual_parameters(modalities, preset, equal=equal)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from scipy import sparse
 from mosaicvi import MosaicVI
 from mosaicvi.data.combine import combine
 from mosaicvi.data.counts import counts_beside_x
-from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.inspect.describe import describe
 

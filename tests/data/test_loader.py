@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -14,8 +15,9 @@ from tests.builders import fingerprint, random_mudata, truth
 from mosaicvi.data import loader as loader_module
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import transformed
-from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.data.sampling import drawn_features, shuffled, split
 from mosaicvi.engine import threads as workers
 from mosaicvi.errors import MosaicWarning
@@ -219,3 +221,18 @@ def test_features_are_drawn_with_their_probability_and_by_the_seed_alone() -> No
     assert together.min() > 36 - 6 * np.sqrt(36)
     np.testing.assert_array_equal(drawn[3][0], drawn_features(orders, shares, (7, 2, 3))[0])
     assert len(drawn[3][0]) != len(drawn[4][0]) or (drawn[3][0] != drawn[4][0]).any()
+
+
+def test_a_minibatch_is_moved_whole_and_what_is_shared_once() -> None:
+    mosaic = mosaic_of(random_mudata(2, panels=True))
+    batch = MinibatchLoader(mosaic).take(np.arange(20), [np.arange(3), None, None])
+    there = batch.to(torch.device("meta"))
+    tensors = [getattr(there, f.name) for f in dataclasses.fields(there)]
+    for part in [*there.rows, *there.targets]:
+        tensors += [getattr(part, f.name) for f in dataclasses.fields(part)]
+        tensors += [] if part.sparse is None else list(vars(part.sparse).values())
+    of_tensors = [t for t in tensors if isinstance(t, torch.Tensor)]
+    assert {t.device.type for t in of_tensors} == {"meta"}
+    assert there.rows[0] is not there.targets[0]
+    assert there.rows[1] is there.targets[1]
+    assert there.targets[0].features is batch.targets[0].features

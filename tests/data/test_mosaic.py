@@ -20,8 +20,9 @@ from tests.builders import PEAKS, fingerprint, mudata_of, random_mudata, truth
 
 from mosaicvi.data import values as values_module
 from mosaicvi.data.combine import combine
-from mosaicvi.data.mosaic import Mosaic, Registry, Setup
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Registry, Setup
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.store.state import flatten, unflatten
 

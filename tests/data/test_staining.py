@@ -16,7 +16,8 @@ from mudata import MuData
 from tests.builders import mudata_of
 
 from mosaicvi import ModelFileError, MosaicVI, MosaicWarning
-from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.registry import Registry
 from mosaicvi.data.staining import Staining, as_reference, at_level, levels_of_batches, staining_of
 from mosaicvi.model.registering import read_as
 from mosaicvi.store.format import load_bundle, save_bundle

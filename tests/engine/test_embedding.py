@@ -16,8 +16,8 @@ from torch import Tensor
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import Minibatch
-from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.engine import embedding as engine
 from mosaicvi.engine.embedding import ALL, NONE, can_embed, embed, sets_of
 from mosaicvi.errors import MosaicWarning

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from mosaicvi import InputError
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.fit.build import FIRST_DISPERSION, build_network
 from mosaicvi.nn.vae import MosaicVAE
 

@@ -20,8 +20,9 @@ from torch import nn
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.data.sampling import shuffled, split
 from mosaicvi.engine.threads import n_workers
 from mosaicvi.errors import MosaicWarning, NonFiniteLossError

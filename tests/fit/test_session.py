@@ -22,14 +22,8 @@ from mosaicvi.fit import ending
 from mosaicvi.fit import progress as progress_module
 from mosaicvi.fit.loop import Report
 from mosaicvi.fit.progress import listener
-from mosaicvi.fit.session import (
-    BLIND_STEPS,
-    default_batch_size,
-    default_rate,
-    epochs_if_blind,
-    fewest_epochs,
-)
 from mosaicvi.fit.state import FitConfig
+from mosaicvi.fit.usual import BLIND_STEPS, default_batch_size, default_rate, epochs_if_blind, fewest_epochs
 from mosaicvi.store.checkpoint import CheckpointStore
 from mosaicvi.store.format import save_bundle
 

@@ -7,12 +7,14 @@ import re
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from mudata import MuData
 
 import mosaicvi
 from mosaicvi import InputError, MosaicVI
 from mosaicvi.config import NetworkConfig
+from mosaicvi.model.history import COLUMNS
 from mosaicvi.model.names import ARGUMENTS, METHODS
 
 SMALL: dict[str, Any] = {"dim_block_enc": 4, "dim_block_dec": 4}
@@ -182,3 +184,19 @@ def test_what_is_named_is_there() -> None:
     for table in ARGUMENTS.values():
         for ours in table.values():
             assert set(re.findall(r"(\w+)=", ours)) <= known
+
+
+def test_columns_of_the_history_by_other_names_name_ours(model: MosaicVI) -> None:
+    history = model.history
+    for theirs, ours in COLUMNS.items():
+        with pytest.raises(InputError, match=f"history: no column '{theirs}'; use '") as caught:
+            history[theirs]
+        for named in re.findall(r"'(\w+)(?:\.\.\.)?'", ours):
+            assert any(str(column).startswith(named) for column in history.columns), named
+        assert str(caught.value).endswith(f"use {ours}.")
+    with pytest.raises(KeyError, match="nothing"):
+        history["nothing"]
+    part = history.iloc[:1]
+    pd.testing.assert_frame_equal(part, history[history.index < 1])
+    assert part["train_loss"].tolist() == history["train_loss"].tolist()[:1]
+    assert type(part.to_dict("list")["train_loss"]) is list

@@ -18,8 +18,8 @@ from torch import Tensor
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import Minibatch
-from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.errors import MosaicWarning
 from mosaicvi.nn.masks import (
     N_PATTERNS,

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.errors import MosaicWarning
 from mosaicvi.fit.build import build_network
 from mosaicvi.fit.step import shared, total_of

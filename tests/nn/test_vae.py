@@ -20,8 +20,9 @@ from mosaicvi import device
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import Minibatch
-from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.data.sampling import drawn_features
 from mosaicvi.errors import MosaicWarning
 from mosaicvi.fit.build import build_network

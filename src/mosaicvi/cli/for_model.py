@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from mosaicvi.data.mosaic import Registry
+    from mosaicvi.data.registry import Registry
     from mosaicvi.model import MosaicVI
 
 
@@ -143,7 +143,7 @@ def load_model(model: Path, loaded: Loaded, *, quiet: bool = False) -> MosaicVI:
     """A saved model with the data to answer for; what these lack of its features is said."""
     import numpy as np
 
-    from mosaicvi.data.register.register import modalities_of
+    from mosaicvi.data.register.modalities import modalities_of
     from mosaicvi.model import MosaicVI
 
     trained = MosaicVI.load(model, loaded.source())

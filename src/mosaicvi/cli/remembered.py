@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from mosaicvi.data.mosaic import Registry
+    from mosaicvi.data.registry import Registry
 
 OPTIONS = {
     "modality": "--as",
@@ -78,7 +78,7 @@ def as_in_training(
 def still_to_do(data: AnnData | MuData, registry: Registry) -> dict[str, Any]:
     """Cuts, rounding, logarithms and missing zeros of training that data still lack; arguments as below."""
     from mosaicvi.data.read.remembered import checked, noted_reading
-    from mosaicvi.data.register.register import modalities_of
+    from mosaicvi.data.register.modalities import modalities_of
 
     done, saved = checked(noted_reading(data)), checked(registry.reading)
     mods = modalities_of(data, registry.setup, registry)
@@ -102,7 +102,7 @@ def with_values_as_in_training(data: AnnData | MuData, registry: Registry) -> Mu
     from mosaicvi.data.read.choose import Wanted, choose
     from mosaicvi.data.read.remembered import note_reading
     from mosaicvi.data.register.covariates import obs_column
-    from mosaicvi.data.register.register import modalities_of
+    from mosaicvi.data.register.modalities import modalities_of
 
     wanted = still_to_do(data, registry)
     mods = modalities_of(data, registry.setup, registry)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from mosaicvi.config.network import (
-    MANY_FEATURES,
-    NetworkConfig,
-    check_names,
-)
+from mosaicvi.config.defaults import MANY_FEATURES
+from mosaicvi.config.network import NetworkConfig, check_names
 from mosaicvi.config.schedule import Schedule
 from mosaicvi.config.sizes import Distribution
 

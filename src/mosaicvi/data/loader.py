@@ -20,9 +20,11 @@ from torch import Tensor
 from mosaicvi import device
 from mosaicvi.data import runs
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, runs_at, sparse_rows
-from mosaicvi.data.mosaic import ModalityData, Mosaic, Standard
+from mosaicvi.data.mosaic import ModalityData, Mosaic
+from mosaicvi.data.registry import Standard
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.data.transforms import Transform
+from mosaicvi.device import on_device, room_on
 from mosaicvi.engine.jit import Ints
 from mosaicvi.engine.threads import Share, in_shares, share_of
 
@@ -36,11 +38,11 @@ WORTH_SHARING = 1 << 16  # non-zeros, which one core gathers in the time of a ha
 class _ModalityStore:
     """The rows of one modality as tensors on the device, ready to be gathered."""
 
-    def __init__(self, data: ModalityData, device: torch.device) -> None:
+    def __init__(self, data: ModalityData, place: torch.device) -> None:
         def to(array: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            return on_device(np.ascontiguousarray(array), place)
 
-        self.device = device
+        self.device = place
         self.row_of_cell = data.row_of_cell
         self.panel = to(data.panel_of_row)
         self.panels = to(data.panels)
@@ -69,7 +71,7 @@ class _ModalityStore:
         of_cell = self.row_of_cell[index]
         has = np.flatnonzero(of_cell >= 0)
         host_row = of_cell[has]
-        cells, row = torch.from_numpy(has).to(self.device), torch.from_numpy(host_row).to(self.device)
+        cells, row = on_device(has, self.device), on_device(host_row, self.device)
         sparse: SparseRows | None = None
         fill: Share | None = None
         if self.dense is None and device.would_wait(row):
@@ -161,8 +163,9 @@ class _Held:
 class MinibatchLoader:
     """Gathers minibatches of a mosaic, on one device.
 
-    Values that stay on disk are read into a buffer of many cells, of which minibatches are gathered, while
-    a thread fills the next one.
+    Values in memory lie on the device if they find room in half of what is free there; otherwise they stay
+    with the host, which gathers each minibatch and sends it. Values that stay on disk are read into a
+    buffer of many cells there, of which minibatches are gathered, while a thread fills the next one.
 
     Parameters
     ----------
@@ -181,14 +184,16 @@ class MinibatchLoader:
         self.n_cells = mosaic.n_cells
         self.mosaic = mosaic
         self.buffer = cells_in(memory, mosaic)
+        has_room = not self.buffer and bytes_of(mosaic) <= room_on(self.device) / 2
+        self.home = self.device if has_room else torch.device("cpu")
         self.held: _Held | None = None if self.buffer else self._read(None)
         table, code = np.unique(mosaic.covariates, axis=0, return_inverse=True)
         if len(table) > MAX_DISTINCT:  # continuous covariates: each cell has its own
             table, code = mosaic.covariates, np.arange(self.n_cells)
         self.distinct = len(table) <= MAX_DISTINCT
-        self.covariate_table = torch.from_numpy(table).to(self.device)
-        self.covariate_code = torch.from_numpy(code.ravel().astype(np.int64)).to(self.device)
-        self.group = torch.from_numpy(mosaic.group).to(self.device)
+        self.covariate_table = on_device(table, self.home)
+        self.covariate_code = on_device(code.ravel().astype(np.int64), self.home)
+        self.group = on_device(mosaic.group, self.home)
 
     @cached_property
     def by_total(self) -> list[Ints]:
@@ -245,7 +250,7 @@ class MinibatchLoader:
             mods = tuple(m.some(np.arange(self.n_cells)) if m.on_disk else m for m in mods)
         elif cells is not None:
             mods = tuple(m.some(cells) for m in mods)
-        return _Held(cells=cells, stores=[_ModalityStore(m, self.device) for m in mods])
+        return _Held(cells=cells, stores=[_ModalityStore(m, self.home) for m in mods])
 
     def take(
         self, index: NDArray[np.int64], features: Sequence[NDArray[np.int64] | None] | None = None
@@ -259,7 +264,7 @@ class MinibatchLoader:
         features
             The features of each modality that the likelihood is computed of, ascending; None for all.
         """
-        at = torch.from_numpy(index).to(self.device)
+        at = on_device(index, self.home)
         held = self.held
         place = None if held is None else held.find(index)
         if held is None or place is None:
@@ -280,16 +285,29 @@ class MinibatchLoader:
         else:
             share(0, 1)
         some = features or (None,) * len(rows)
-        return Minibatch(
+        minibatch = Minibatch(
             index=at,
             rows=rows,
             targets=tuple(r if f is None else r.only(f) for r, f in zip(rows, some, strict=True)),
             covariate_table=self.covariate_table if self.distinct else self.covariate_table[at],
             covariate_code=self.covariate_code[at]
             if self.distinct
-            else torch.arange(len(at), device=self.device),
+            else torch.arange(len(at), device=self.home),
             group=self.group[at],
         )
+        return minibatch if self.home == self.device else minibatch.to(self.device)
+
+
+def bytes_of(mosaic: Mosaic) -> int:
+    """Bytes of all values as they lie on a device: float32 and, of sparse ones, their columns."""
+    return sum(
+        m.x.n_bytes
+        if isinstance(m.x, StoredValues)
+        else m.x.data.nbytes + m.x.indices.nbytes
+        if isinstance(m.x, sp.csr_matrix)
+        else 4 * m.x.size
+        for m in mosaic.modalities
+    )
 
 
 def cells_in(memory: float, mosaic: Mosaic) -> int:

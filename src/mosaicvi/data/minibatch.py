@@ -8,6 +8,7 @@ and a block-wise layer is one sparse product.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +41,10 @@ class SparseRows:
     col: Tensor
     value: Tensor
     indptr: Tensor
+
+    def to(self, place: torch.device) -> SparseRows:
+        """The same on a device."""
+        return _each_moved(self, place)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,9 +83,14 @@ class ModalityRows:
     entry_measured: Tensor | None
     features: NDArray[np.int64] | None = None
 
+    def to(self, place: torch.device) -> ModalityRows:
+        """The same on a device."""
+        sparse = None if self.sparse is None else self.sparse.to(place)
+        return dataclasses.replace(_each_moved(self, place), sparse=sparse)
+
     def only(self, columns: NDArray[np.int64]) -> ModalityRows:
         """The same of some of these columns, ascending; the library is the sum over them."""
-        at = torch.from_numpy(columns).to(self.cells.device)
+        at = device.on_device(columns, self.cells.device)
         sparse, dense, library = self.sparse, self.dense, self.library
         if sparse is not None:
             place = np.full(self.panels.shape[1], -1)
@@ -126,6 +136,14 @@ class Minibatch:
     covariate_code: Tensor
     group: Tensor
 
+    def to(self, place: torch.device) -> Minibatch:
+        """The same on a device."""
+        rows = tuple(r.to(place) for r in self.rows)
+        pairs = zip(rows, self.rows, self.targets, strict=True)
+        # what is the same for both is moved once
+        targets = tuple(new if of is old else of.to(place) for new, old, of in pairs)
+        return dataclasses.replace(_each_moved(self, place), rows=rows, targets=targets)
+
     @property
     def n_cells(self) -> int:
         """B."""
@@ -135,6 +153,16 @@ class Minibatch:
     def covariates(self) -> Tensor:
         """Covariates of each cell, float32 (B, C)."""
         return self.covariate_table[self.covariate_code]
+
+
+Part = TypeVar("Part", SparseRows, ModalityRows, Minibatch)
+
+
+def _each_moved(part: Part, place: torch.device) -> Part:
+    """A part whose own tensors are on a device."""
+    values = ((f.name, getattr(part, f.name)) for f in dataclasses.fields(part))
+    new: dict[str, Any] = {name: device.moved(v, place) for name, v in values if isinstance(v, Tensor)}
+    return dataclasses.replace(part, **new)
 
 
 def sparse_rows(cell: Ints, col: Ints, value: Floats, indptr: Ints) -> SparseRows:
@@ -152,7 +180,7 @@ def _narrowed(sparse: SparseRows, n: int, place: Tensor) -> tuple[SparseRows, Te
         )
         return sparse_rows(cell, col, value, ends), torch.from_numpy(sums)
     # to drop the others the device would wait for their number: they stay as zeros of the first column
-    new = place.to(sparse.col.device)[sparse.col]
+    new = device.moved(place, sparse.col.device)[sparse.col]
     kept = sparse.value * (new >= 0)
     total = torch.zeros(n, device=new.device).index_add_(0, sparse.cell, kept)
     return dataclasses.replace(sparse, col=new.clamp_(min=0), value=kept), total

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicvi.data.blocks import Block
-from mosaicvi.data.mosaic import Level, Levels, ModalityData, Mosaic
+from mosaicvi.data.mosaic import ModalityData, Mosaic
+from mosaicvi.data.registry import Level, Levels
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.data.values import scales
 

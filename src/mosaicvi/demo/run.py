@@ -134,8 +134,10 @@ def _report(model: MosaicVI, mdata: MuData, path: Path, *, overwrite: bool) -> P
 
 NOTEBOOKS = {
     "integrate-files": "files that measured different things, in one latent space",
+    "impute-with-intervals": "proteins of cells that measured none, and between what they lie",
     "map-a-query": "new cells in the space of a model",
     "differential-expression": "genes and proteins that tell a cell type from the others",
+    "train-from-disk": "files that are larger than the memory",
     "come-from-scvaeit": "scripts of the published package",
 }
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi.data.minibatch import Minibatch
-from mosaicvi.data.mosaic import Registry
+from mosaicvi.data.registry import Registry
 from mosaicvi.errors import InputError, quoted
 
 MEAN = "mean of the batches that measured it"

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import Minibatch
-from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.read.remembered import checked
+from mosaicvi.data.registry import Registry
 from mosaicvi.errors import InputError
 from mosaicvi.infer.covariates import Batches, batches_of
 from mosaicvi.infer.decode import decoded
@@ -200,13 +201,13 @@ def imputed(
                     found = _mean([_of_decoder(net, mosaic, w, at, q, c, noise) for c in given])
                     values.append(mosaic.modalities[w.m].raw(np.asarray(found, np.float32), at))
                     continue
-                some = cells[rows]
-                rates = _rates(net, mosaic, w.m, minibatch, q, batches, noise, readout)
+                some, fitted = cells[rows], readout.for_scale(name, w.scale.kind)
+                rates = _rates(net, mosaic, w.m, minibatch, q, batches, noise, fitted)
                 z = q.mean.double().cpu().numpy()
-                each = readout(mosaic, w.m, some, code[some], views, z, rates)
-                most = MOST_DEPTH * mosaic.registry.median_library[mosaic.modalities[w.m].name]
+                each = fitted(mosaic, w.m, some, code[some], views, z, rates)
+                most, kind = MOST_DEPTH * mosaic.registry.median_library[name], fitted.scales[name]
                 found = _mean(
-                    [on_asked_scale(e, compared, w.scale.kind, w.scale.library, most=most) for e in each]
+                    [on_asked_scale(e, kind, w.scale.kind, w.scale.library, most=most) for e in each]
                 )
                 values.append(np.ascontiguousarray(found if at is None else found[:, at], np.float32))
         yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))

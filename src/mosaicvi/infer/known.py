@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mosaicvi.data.mosaic import ModalityData, Mosaic, Registry
+from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.register.join import in_memory
+from mosaicvi.data.registry import Registry
 from mosaicvi.data.values import scales
 
 

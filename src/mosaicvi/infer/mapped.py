@@ -14,8 +14,8 @@ from mudata import MuData
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from mosaicvi.data.mosaic import Registry
-from mosaicvi.data.register.register import modalities_of
+from mosaicvi.data.register.modalities import modalities_of
+from mosaicvi.data.registry import Registry
 
 NEIGHBOURS = 15
 

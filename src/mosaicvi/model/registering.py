@@ -12,11 +12,12 @@ from mudata import MuData
 
 from mosaicvi.config import Distribution
 from mosaicvi.config.arguments import pairs
-from mosaicvi.data.mosaic import Mosaic, Registry, Setup
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register import register
 from mosaicvi.data.register.source import PathLike, Paths, Source, are_paths, source_of
 from mosaicvi.data.register.state import state_digest
+from mosaicvi.data.registry import Registry, Setup
 from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.data.stored.progress import shown_reading
 from mosaicvi.data.transforms import Transform

@@ -17,10 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from mosaicvi.config import NetworkConfig
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.join import joined
 from mosaicvi.data.register.source import Paths
+from mosaicvi.data.registry import Registry
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.data.staining import Staining, as_reference
 from mosaicvi.errors import InputError, MosaicWarning
@@ -35,6 +36,7 @@ from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import ReferenceCells
 from mosaicvi.model.columns import same_source
+from mosaicvi.model.history import History
 from mosaicvi.model.registering import read_as
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import weights_digest
@@ -73,7 +75,7 @@ class ModelState:
     @property
     def history(self) -> pd.DataFrame:
         """Every term of the loss for training and validation, one row an epoch."""
-        return pd.DataFrame(self._rows).rename_axis("epoch")
+        return History(pd.DataFrame(self._rows).rename_axis("epoch"))
 
     @property
     def training_end(self) -> Literal["settled", "most steps"] | None:

@@ -12,8 +12,9 @@ from mosaicvi.data.loader import BUFFER_MEMORY, MinibatchLoader
 from mosaicvi.data.sampling import run_of
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for, quoted
-from mosaicvi.fit.session import begin, run, usual
+from mosaicvi.fit.session import begin, run
 from mosaicvi.fit.state import FitConfig
+from mosaicvi.fit.usual import usual
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState
@@ -216,7 +217,7 @@ def _own_gpu(here: Place) -> torch.device:
             f"{here.local_size} processes train on this machine, but torch sees {n_gpus} GPU(s); start "
             f"torchrun with --nproc-per-node {n_gpus}, or set accelerator='cpu'."
         )
-    return torch.device("cuda", here.local_rank) if here.size > 1 else torch.device("cuda")
+    return torch.device("cuda", here.local_rank if here.size > 1 else torch.cuda.current_device())
 
 
 def _how_many(devices: object, here: Place) -> str:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from mosaicvi import likelihoods
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, transformed
+from mosaicvi.device import on_device
 from mosaicvi.likelihoods import Family, Parameters
 from mosaicvi.likelihoods.base import Bounds
 from mosaicvi.likelihoods.counts import log_of_share
@@ -140,7 +141,7 @@ class Decoder(nn.Module):
         kernel = self.dispersion.get(str(m))
         logit = self.inflation.get(str(m))
         if features is not None:
-            at = torch.from_numpy(features).to(bounds.low.device)
+            at = on_device(features, bounds.low.device)
             centre, low, high = (v.index_select(0, at) for v in (bounds.centre, bounds.low, bounds.high))
             bounds = Bounds(centre=centre, low=low, high=high)
             kernel = None if kernel is None else kernel.index_select(1, at)
@@ -165,7 +166,7 @@ class Decoder(nn.Module):
             g_b = g_b + skip[i] if skip else g_b
             mine, ends = g.columns_of(head.features)
             if mine is not None:
-                last = last.index_select(1, torch.from_numpy(mine).to(last.device))
+                last = last.index_select(1, on_device(mine, last.device))
             for b, (start, stop) in enumerate(itertools.pairwise(ends)):
                 hidden = g_b[:, b * g.dec : (b + 1) * g.dec] if g.dec else g_b
                 parts.append(torch.addmm(last[-1, start:stop], hidden, last[:-1, start:stop]))
@@ -197,7 +198,8 @@ class Decoder(nn.Module):
         n, d = rows.cells.shape[0], head.bounds.low.shape[0]
         passes = torch.arange(n_passes, device=h.device)[:, None]
         at = (rows.cells + passes * minibatch.n_cells).flatten()
-        o_pnd = self.output(head, h[at], [s[at] for s in skip]).view(n_passes, n, d)
+        h_at, skip_at = h.index_select(0, at), [s.index_select(0, at) for s in skip]
+        o_pnd = self.output(head, h_at, skip_at).view(n_passes, n, d)
         library = panel = None
         measured = observed_view(rows)
         measured_nd = measured.table[measured.index]
@@ -207,12 +209,13 @@ class Decoder(nn.Module):
         values = raw_values(rows) if head.library_aware else transformed(rows)
         x_nd = densified(rows, values, d).masked_fill(~measured_nd, head.family.filler)
         alpha_ad = head.alpha(minibatch.covariate_table)
+        code = minibatch.covariate_code[rows.cells]
         location = head.location(o_pnd, library, panel)
         log_prob = head.family.log_prob(
             x_nd,
             Parameters(
                 location=torch.where(wanted_pnd, location, torch.zeros_like(location)),
-                dispersion=None if alpha_ad is None else alpha_ad[minibatch.covariate_code[rows.cells]],
+                dispersion=None if alpha_ad is None else functional.embedding(code, alpha_ad),
                 inflation=head.pi(),
             ),
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from mosaicvi import device
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, transformed
 from mosaicvi.nn.blocks import BlockGroup, block_groups
@@ -215,20 +216,26 @@ class Shown:
         if n == 0:
             shape = len(self.views) * self.n_cells, n_blocks * group.enc
             return weight.new_zeros(shape) + weight[:0].sum()  # so that the gradient is zero, not None
+        starts, n_before = ends[:-1], 0
         if n_blocks * n != len(ends) - 1:  # the group's blocks are one run of the non-zeros
             ends = ends[group.first * n : (group.first + n_blocks) * n + 1]
-            run = slice(int(ends[0]), int(ends[-1]))
-            col, cell, values, ends = col[run], cell[run], values[run], ends - ends[0]
+            starts = ends[:-1] - ends[0]
+            if device.would_wait(ends):  # where the run ends is not known here: the others count as zeros
+                values = values * ((col >= group.lo) & (col < group.hi))
+                starts, n_before = torch.cat([ends.new_zeros(1), ends[:-1]]), 1
+            else:
+                run = slice(int(ends[0]), int(ends[-1]))
+                col, cell, values = col[run], cell[run], values[run]
         seen = [values if v.full else values * v.table[v.index[cell], col] for v in self.views]
-        starts = [ends[:-1] + p * col.shape[0] for p in range(len(seen))]
         out = functional.embedding_bag(
-            (col - group.lo).repeat(len(seen)),
+            (col - group.lo).clamp(0, group.hi - group.lo - 1).repeat(len(seen)),
             weight,
-            torch.cat(starts),
+            torch.cat([starts + p * col.shape[0] for p in range(len(seen))]),
             mode="sum",
             per_sample_weights=torch.cat(seen).to(weight.dtype),
         )
-        return self._to_cells(out.view(len(seen), n_blocks, n, group.enc).transpose(1, 2).flatten(2))
+        out = out.view(len(seen), -1, group.enc)[:, n_before:]
+        return self._to_cells(out.reshape(len(seen), n_blocks, n, -1).transpose(1, 2).flatten(2))
 
     def _to_cells(self, of_rows: Tensor) -> Tensor:
         """Rows (P, n, ...) as (N, ...), zero for cells without the modality."""

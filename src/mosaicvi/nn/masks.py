@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows
+from mosaicvi.device import moved
 
 N_PATTERNS = 2
 
@@ -96,7 +97,7 @@ class MaskSampler:
         """The modality that each cell loses whole, -1 for none; (B,)."""
         n = minibatch.n_cells
         device = minibatch.index.device
-        p = self.p_modal.to(device)
+        p = moved(self.p_modal, device)
         drawn = torch.multinomial(p, n, replacement=True, generator=generator)
         has = torch.zeros(n, len(self.sizes), dtype=torch.bool, device=device)
         for m, rows in enumerate(minibatch.rows):

@@ -21,6 +21,7 @@ from torch.profiler import record_function
 from mosaicvi import engine
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows
+from mosaicvi.device import numbers, on_device
 from mosaicvi.likelihoods import Parameters
 from mosaicvi.likelihoods.base import Bounds
 from mosaicvi.nn import losses
@@ -116,14 +117,14 @@ class MosaicVAE(nn.Module):
         portion = 1.0 if share is None else share.n / share.n_all
         # a drawn feature stands for this many
         each = [d / t.panels.shape[1] for d, t in zip(c.dim_input_arr, minibatch.targets, strict=True)]
-        weight_pm = self.beta_modal.new_tensor([p.weight for p in passes])[:, None] * self.beta_modal
+        weight_pm = numbers([p.weight for p in passes], self.beta_modal)[:, None] * self.beta_modal
         with record_function("encode"):
             q = self.encode(minibatch, [p.seen for p in passes])
         with record_function("decode"):
             z, kl = self._sample_and_kl(q, noise, portion)
             h = self.shared_layers(z, q, minibatch.covariates.repeat(len(passes), 1), len(passes))
         with record_function("likelihood"):
-            per_cell = h.new_tensor(each) * portion / n
+            per_cell = numbers(each, h) * portion / n
             log_prob_pm = per_cell * self._log_prob(minibatch, h, q, passes, weight_pm * per_cell)
         observed, *masked = -(weight_pm * log_prob_pm)
         terms = {
@@ -289,7 +290,7 @@ class MosaicVAE(nn.Module):
         head = self.head(m, None if library is not None else features)
         location = head.location(self.decoder.output(head, h, q.blocks), library, panel)
         if library is not None and features is not None:
-            location = location[:, torch.from_numpy(features).to(location.device)]
+            location = location[:, on_device(features, location.device)]
             head = self.head(m, features)
         alpha = head.alpha(covariates) if with_dispersion else None
         return Parameters(location=location, dispersion=alpha, inflation=head.pi())
@@ -307,5 +308,5 @@ def of_features(view: View, rows: ModalityRows) -> View:
         return view
     if view.full:
         return dataclasses.replace(view, table=rows.panels)
-    at = torch.from_numpy(rows.features).to(view.table.device)
+    at = on_device(rows.features, view.table.device)
     return dataclasses.replace(view, table=view.table.index_select(1, at))

@@ -24,7 +24,7 @@ from mosaicvi._version import __version__
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
 from mosaicvi.errors import InputError, MosaicWarning
-from mosaicvi.fit.session import fewest_epochs
+from mosaicvi.fit.usual import fewest_epochs
 from mosaicvi.infer.labels import UNLABELED, has_label
 from mosaicvi.report import findings, payload
 from mosaicvi.report.charts import accuracy_view, tests_in_words, training_charts

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from mosaicvi.config import NetworkConfig
-from mosaicvi.data.mosaic import Registry
+from mosaicvi.data.registry import Registry
 from mosaicvi.data.splits import Split
 from mosaicvi.errors import ModelFileError
 from mosaicvi.likelihoods.base import Bounds

@@ -31,7 +31,7 @@ def history(history: pd.DataFrame | HasHistory) -> Figure:
     The first row: the loss, its terms that are no likelihood, and which share of the loss each modality makes
     (with its weight). Then for each modality the two terms it adds to the loss, for entries that the encoder
     saw and for those hidden from it; and its log-likelihood per cell, without weight. Terms that are zero
-    throughout are left out.
+    throughout are left out, and so is the share of a modality that is the only one.
 
     Parameters
     ----------
@@ -54,18 +54,22 @@ def history(history: pd.DataFrame | HasHistory) -> Figure:
 
     names = modalities_in(table)
     colors = modality_colors(names)
+    several = len(names) != 1
+    rows, columns = (3, max(3, len(names))) if several else (2, 2)
     figure, axes = plt.subplots(
-        3, max(3, len(names)), figsize=(3.2 * max(3, len(names)), 7.2), layout="constrained", squeeze=False
+        rows, columns, figsize=(3.2 * columns, 2.4 * rows), layout="constrained", squeeze=False
     )
     for ax in axes.ravel():
         ax.set_visible(False)
     _lines(axes[0, 0], table, {"loss": INK}, "loss")
     _lines(axes[0, 1], table, {"kl": OKABE_ITO[3], "mmd": OKABE_ITO[5]}, "regularising terms")
-    _balance(axes[0, 2], table, names)
+    if several:
+        _balance(axes[0, 2], table, names)
     for i, name in enumerate(names):
         both = {f"observed_{name}": colors[name], f"masked_{name}": INK}
-        _lines(axes[1, i], table, both, f"{name}: terms of the loss")
-        _lines(axes[2, i], table, {f"log_prob_{name}": colors[name]}, f"{name}: log-likelihood per cell")
+        terms, likelihood = axes[1:, i] if several else axes[1]
+        _lines(terms, table, both, f"{name}: terms of the loss")
+        _lines(likelihood, table, {f"log_prob_{name}": colors[name]}, f"{name}: log-likelihood per cell")
     for ax in (a for a in axes.ravel() if a.get_visible()):
         ax.set_xlabel("epoch", fontsize="small")
     return figure

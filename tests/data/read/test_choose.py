@@ -9,9 +9,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from mosaicvi.data.combine import combine
-from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.errors import InputError, MosaicWarning
 
 X = np.array([[5, 0, 1], [0, 0, 2], [3, 4, 0], [0, 0, 0]], np.float32)

@@ -16,9 +16,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from mosaicvi.data.combine import combine
-from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.read import read, to_mudata
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.errors import InputError
 from mosaicvi.inspect.describe import describe
 

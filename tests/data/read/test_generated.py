@@ -17,9 +17,9 @@ from mudata import MuData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.read import mudata_as_it_is, read, to_mudata
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Setup
 from mosaicvi.errors import InputError
 from mosaicvi.inspect.describe import describe
 

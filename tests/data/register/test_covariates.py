@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from mosaicvi.data.mosaic import Registry, Setup
 from mosaicvi.data.register import register
 from mosaicvi.data.register.covariates import likely_batch, named_conditions
+from mosaicvi.data.registry import Registry, Setup
 from mosaicvi.errors import InputError
 
 

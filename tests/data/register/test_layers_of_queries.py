@@ -8,9 +8,9 @@ import pytest
 from anndata import AnnData
 
 from mosaicvi import InputError, MosaicWarning
-from mosaicvi.data.mosaic import Registry, Setup
 from mosaicvi.data.register import register
 from mosaicvi.data.register.query import align_to_model, told
+from mosaicvi.data.registry import Registry, Setup
 
 COUNTS = np.random.default_rng(0).poisson(2.0, (5, 3)).astype(np.float32) + 1
 LOGS = np.log1p(COUNTS)

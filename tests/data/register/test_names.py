@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosaicvi import InputError
-from mosaicvi.data.mosaic import Registry, Setup
 from mosaicvi.data.register import register
 from mosaicvi.data.register.names import overlapping
 from mosaicvi.data.register.query import align_to_model, told
+from mosaicvi.data.registry import Registry, Setup
 
 
 def data(names: list[str], values: np.ndarray | None = None, **var: list[str]) -> AnnData:

@@ -10,8 +10,8 @@ from mudata import MuData
 from numpy.testing import assert_allclose, assert_array_equal
 from tests.builders import mudata_of, random_mudata, truth
 
-from mosaicvi.data.mosaic import Registry, Setup
 from mosaicvi.data.register import register
+from mosaicvi.data.registry import Registry, Setup
 
 SETUP = Setup(batch_key="batch", likelihoods={"adt": "Gaussian"})
 GAUSSIAN = Setup(modalities=("rna",), likelihoods={"rna": "Gaussian"})

@@ -15,10 +15,10 @@ from scipy import sparse
 
 from mosaicvi.data.blocks import Block
 from mosaicvi.data.looks import filled_by_batch, look
-from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.data.register import register
 from mosaicvi.data.register.suspicious import droplets, hashtags, scale, zero_or_one, zeros
+from mosaicvi.data.registry import Setup
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.inspect.describe import describe
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosaicvi import InputError, MosaicWarning
-from mosaicvi.data.mosaic import Registry, Setup
 from mosaicvi.data.register import register
 from mosaicvi.data.register.query import told
 from mosaicvi.data.register.unseen import NOT_SAID
+from mosaicvi.data.registry import Registry, Setup
 
 SETUP = Setup(
     batch_key="batch",

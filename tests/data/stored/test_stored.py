@@ -21,9 +21,10 @@ from tests.builders import mudata_of, random_mudata
 
 from mosaicvi.data import blocks as blocks_module
 from mosaicvi.data.loader import MinibatchLoader
-from mosaicvi.data.mosaic import Mosaic, Setup
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
 from mosaicvi.data.register.source import source_of
+from mosaicvi.data.registry import Setup
 from mosaicvi.data.sampling import RUN, buffered, shuffled, split
 from mosaicvi.data.splits import values_digest
 from mosaicvi.data.stored import pieces

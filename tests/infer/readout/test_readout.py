@@ -19,12 +19,13 @@ from tests.builders import mudata_of
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning, metrics
 from mosaicvi.engine import serves
 from mosaicvi.infer.readout import read_readout
+from mosaicvi.infer.readout.scales import on_scale
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 
 N, GENES, PROTEINS = 420, 40, 8
 
 
-def paired(seed: int = 0) -> tuple[MuData, np.ndarray]:
+def paired(seed: int = 0, *, mean: float = 10, least: int = 1) -> tuple[MuData, np.ndarray]:
     """RNA of all cells, proteins of two thirds, whose counts follow the same three types; all proteins."""
     rng = np.random.default_rng(seed)
     cells = np.array([f"c{i}" for i in range(N)])
@@ -33,7 +34,7 @@ def paired(seed: int = 0) -> tuple[MuData, np.ndarray]:
     genes = np.exp(0.5 * level @ rng.normal(size=(2, GENES)) + rng.normal(0, 1, (3, GENES))[kind])
     proteins = np.exp(0.5 * level @ rng.normal(size=(2, PROTEINS)) + rng.normal(0, 1, (3, PROTEINS))[kind])
     rna = sp.csr_matrix(rng.poisson(0.05 * depth * genes).astype(np.float32))
-    adt = rng.poisson(10 * proteins).astype(np.float32) + 1
+    adt = rng.poisson(mean * proteins).astype(np.float32) + least
     batch = np.where(np.arange(N) < 2 * N // 3, "paired", "rna")
     obs = pd.DataFrame({"batch": batch}, index=cells)
     has = batch == "paired"
@@ -95,6 +96,21 @@ def test_logarithms_are_expected_logarithms(made: tuple[MosaicVI, MuData, np.nda
     error = [float(np.square(found.to_numpy() - truth).mean()) for found in (logs, np.log1p(counts))]
     assert error[0] < error[1]
     np.testing.assert_allclose(logs.to_numpy().mean(), truth.mean(), rtol=0.05)
+
+
+def test_logarithms_of_ratios_are_expected_logarithms_too() -> None:
+    mdata, adt = paired(mean=0.5, least=0)
+    model, rows = trained(mdata), hidden(mdata)
+    assert model.registry.transforms["adt"] == "clr"
+    truth = on_scale(adt.astype(np.float64), "log1p_cp10k")
+    logs = model.get_imputed_values(modality="adt", scale="log1p_cp10k").to_numpy(np.float64)
+    counts = model.get_imputed_values(modality="adt").to_numpy(np.float64)
+    found = {"logs": logs, "of counts": on_scale(counts, "log1p_cp10k")}
+    error = {name: np.square(values - truth)[rows].mean() for name, values in found.items()}
+    assert error["logs"] < 0.6 * error["of counts"]
+    np.testing.assert_allclose(logs[rows].mean(0), truth[rows].mean(0), atol=0.7)
+    seen = np.setdiff1d(np.arange(N), rows)
+    np.testing.assert_allclose(logs[seen].mean(), truth[seen].mean(), rtol=0.02)
 
 
 def test_answers_are_the_cells_own(made: tuple[MosaicVI, MuData, np.ndarray]) -> None:

@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import RidgeCV
 
 from mosaicvi import ModelFileError, MosaicVI, MosaicWarning
-from mosaicvi.data.mosaic import Standard
+from mosaicvi.data.registry import Standard
 from mosaicvi.infer.readout import read_readout, table_parts
 from mosaicvi.infer.readout.regression import PENALTIES
 from mosaicvi.infer.readout.table import QUANTILES, TablePart, TableReadOut, Values

@@ -12,7 +12,8 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.mosaic import ModalityData, Setup
+from mosaicvi.data.mosaic import ModalityData
+from mosaicvi.data.registry import Setup
 from mosaicvi.errors import InputError, quoted
 
 USUAL_BATCHES = (

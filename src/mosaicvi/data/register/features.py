@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from mosaicvi.data.mosaic import ModalityFeatures
+from mosaicvi.data.registry import ModalityFeatures
 from mosaicvi.errors import InputError, quoted
 
 _PEAK = re.compile(r"^(?P<chrom>[^:_-]+(?:[_.][^:-]+)?)[:_-][\d,]+([:_-]|\.\.)[\d,]+$")

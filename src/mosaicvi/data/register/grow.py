@@ -11,13 +11,15 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup, Standard
+from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.register.features import chromosomes
 from mosaicvi.data.register.join import in_memory
+from mosaicvi.data.register.modalities import modalities_of
 from mosaicvi.data.register.query import align_to_model, together
-from mosaicvi.data.register.register import modalities_of, register
+from mosaicvi.data.register.register import register
 from mosaicvi.data.register.suspicious import technical
 from mosaicvi.data.register.unseen import read_new_covariates
+from mosaicvi.data.registry import ModalityFeatures, Registry, Setup, Standard
 from mosaicvi.errors import InputError, quoted
 
 

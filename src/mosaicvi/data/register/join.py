@@ -14,8 +14,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from mosaicvi.data.blocks import Block
-from mosaicvi.data.mosaic import ModalityData, Mosaic, Registry
+from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.register.register import absent
+from mosaicvi.data.registry import Registry
 from mosaicvi.data.stored.values import StoredMeasured, StoredValues
 from mosaicvi.errors import InputError
 

@@ -15,8 +15,8 @@ from mosaicvi.data.blocks import Matrix
 from mosaicvi.data.counts import USUALLY_COUNTS, settled_layers, taken
 from mosaicvi.data.layers import RAW, layer_names, values_of
 from mosaicvi.data.looks import Looks, first_value, is_whole, no_count
-from mosaicvi.data.mosaic import Registry, Setup
 from mosaicvi.data.register.suspicious import looks_sparse, scale
+from mosaicvi.data.registry import Registry, Setup
 from mosaicvi.data.transforms import TRANSFORMS, Transform
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.likelihoods import FOR_FRACTIONS, Evidence

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.combine.intervals import parse_peaks
 from mosaicvi.data.combine.match import COLUMNS, RULES, match_features
-from mosaicvi.data.mosaic import Registry
 from mosaicvi.data.problems import problem
+from mosaicvi.data.registry import Registry
 from mosaicvi.errors import InputError, quoted
 
 Rules = Mapping[str, str | Sequence[str]]

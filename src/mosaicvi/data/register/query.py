@@ -18,12 +18,12 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from mosaicvi.data.layers import layer_names, values_of
-from mosaicvi.data.mosaic import Registry
 from mosaicvi.data.register.kinds import layer_for_model
+from mosaicvi.data.register.modalities import modalities_of
 from mosaicvi.data.register.names import Rules, with_known_names
 from mosaicvi.data.register.panels import measured_table
-from mosaicvi.data.register.register import modalities_of
 from mosaicvi.data.register.unseen import with_categories
+from mosaicvi.data.registry import Registry
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
 FEW = 0.2  # share of a modality's features below which a warning is given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from mosaicvi import likelihoods
 from mosaicvi.data.blocks import Block
-from mosaicvi.data.mosaic import ModalityData, ModalityFeatures, Mosaic, Registry, Setup
-from mosaicvi.data.read.modalities import PROTEINS, certain, feature_types, names_modalities, split_types
+from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.read.remembered import checked, noted_reading
 from mosaicvi.data.register.connected import apart, components, seen_by_group
 from mosaicvi.data.register.covariates import (
@@ -27,11 +26,13 @@ from mosaicvi.data.register.covariates import (
     read_covariates,
 )
 from mosaicvi.data.register.kinds import guessed_gaussian, with_counts
+from mosaicvi.data.register.modalities import modalities_of, unknown, unread_proteins, without_technical
 from mosaicvi.data.register.panels import measured_by_batch, panel_column
 from mosaicvi.data.register.standard import standard_of
-from mosaicvi.data.register.suspicious import droplets, hashtags, technical, zero_or_one, zeros
+from mosaicvi.data.register.suspicious import droplets, hashtags, zero_or_one, zeros
 from mosaicvi.data.register.unseen import read_new_covariates
 from mosaicvi.data.register.values import Values, duplicates, find_values, keep
+from mosaicvi.data.registry import ModalityFeatures, Registry, Setup
 from mosaicvi.data.staining import at_level
 from mosaicvi.data.stored.values import StoredMatrix, StoredMeasured, StoredValues
 from mosaicvi.errors import InputError, MosaicWarning, quoted
@@ -73,9 +74,9 @@ def register(
     notes: list[str] = []
     wanted = tuple(registry.features) if registry else setup.modalities
     if not wanted:
-        wanted, notes = _without_technical(tuple(mods))
+        wanted, notes = without_technical(tuple(mods))
     cells = pd.Index(data.obs_names)
-    problems = [] if registry else _unknown(mods, wanted, setup)
+    problems = [] if registry else unknown(mods, wanted, setup)
     problems += duplicates("obs_names", cells, "make them unique, for example with obs_names_make_unique()")
     if problems:
         raise InputError(problems)
@@ -109,7 +110,7 @@ def register(
         batch = covariates.batch
         batches = _batches(setup, covariates.categories, covariates.unseen)
     read: list[ModalityData] = []
-    notes += _unread_proteins(data) if registry is None else []
+    notes += unread_proteins(data) if registry is None else []
     for name in wanted:
         if name not in mods:
             assert registry is not None
@@ -172,69 +173,6 @@ def without_cells(registry: Registry) -> Mosaic:
 
 
 # --- the whole ----------------------------------------------------------------------------------
-
-
-def _without_technical(names: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    """All modalities but those of hashtags, guides and other barcodes, and notes on these."""
-    kept = tuple(name for name in names if technical(name) is None)
-    if not kept:
-        return names, []
-    return kept, [
-        f"Modality {name!r} holds {technical(name)}, which say nothing of a cell's state, and is left out; "
-        f"modalities={[*kept, name]!r} takes it in."
-        for name in names
-        if name not in kept
-    ]
-
-
-def _unread_proteins(data: MuData | AnnData) -> list[str]:
-    """A note on modalities in ``obsm`` of an AnnData, which are not read."""
-    if not isinstance(data, AnnData):
-        return []
-    return [
-        f"obsm[{key!r}] is not read; to have its features as a modality, "
-        "mdata = mosaicvi.to_mudata(adata); MosaicVI.setup_mudata(mdata, ...)."
-        for key in [PROTEINS] * (PROTEINS in data.obsm) + [*certain(data)]
-    ]
-
-
-def modalities_of(data: MuData | AnnData, setup: Setup, registry: Registry | None) -> dict[str, AnnData]:
-    """The modalities by name; that of an AnnData is the one whose features it has."""
-    if isinstance(data, AnnData):
-        types = feature_types(data)
-        if registry is None:
-            if len(types) > 1:
-                raise InputError(
-                    f"var['feature_types'] tells {quoted(types)} apart; setup_anndata takes one modality: "
-                    "mdata = mosaicvi.to_mudata(adata); MosaicVI.setup_mudata(mdata, ...)."
-                )
-            return {setup.modalities[0] if setup.modalities else "rna": data}
-        parts = split_types(data) if names_modalities(data) else {}
-        if len(parts) > 1 and parts.keys() & registry.features:
-            return parts
-        if len(registry.features) == 1:
-            return {next(iter(registry.features)): data}
-        have = frozenset(data.var_names)
-        return {
-            max(registry.features, key=lambda m: len(have.intersection(registry.features[m].names))): data
-        }
-    if data.axis != 0:
-        raise InputError("The MuData joins datasets of the same features, not modalities of the same cells.")
-    mods = dict(data.mod)
-    nested = [name for name, a in mods.items() if not isinstance(a, AnnData)]
-    if nested:
-        raise InputError(f"Modality {nested[0]!r} is no AnnData; give each modality as one AnnData.")
-    return mods
-
-
-def _unknown(mods: Mapping[str, AnnData], wanted: Iterable[str], setup: Setup) -> list[str]:
-    there = f"in the data; it has {quoted(mods) or 'none'}."
-    problems = [f"No modality {name!r} {there}" for name in wanted if name not in mods]
-    for mapping in ("layers", "likelihoods", "transforms", "block_keys"):
-        for name in getattr(setup, mapping):
-            if name not in mods:
-                problems.append(f"{mapping}: no modality {name!r} {there}")
-    return problems
 
 
 def _cells_without_modality(cells: pd.Index[str], mods: Sequence[ModalityData]) -> list[str]:

@@ -13,8 +13,8 @@ from mudata import MuData
 
 from mosaicvi.data.combine import combine, combine_stored
 from mosaicvi.data.layers import values_of
-from mosaicvi.data.mosaic import Setup
 from mosaicvi.data.read import dataset_names, read
+from mosaicvi.data.registry import Setup
 from mosaicvi.data.stored.memory import InMemory, fits
 from mosaicvi.data.stored.open import can_stay, open_stored
 from mosaicvi.data.stored.pieces import Piece, is_stored
@@ -57,7 +57,7 @@ def source_of(data: MuData | AnnData | Paths | Source, setup: Setup, in_memory: 
     Raises
     ------
     InputError
-        A file cannot be read, or its values cannot stay where they are.
+        The data are of no type that can be read, a file cannot, or its values cannot stay where they are.
     """
     if in_memory not in (True, False, "auto"):
         raise InputError(f"in_memory: True, False or 'auto', not {in_memory!r}.")
@@ -65,7 +65,8 @@ def source_of(data: MuData | AnnData | Paths | Source, setup: Setup, in_memory: 
         return data
     if are_paths(data):
         return _of_paths(data, setup, in_memory)
-    assert isinstance(data, MuData | AnnData)
+    if not isinstance(data, MuData | AnnData):
+        raise InputError(f"The data: a MuData, an AnnData or paths of files, not {type(data).__name__}.")
     stored = {} if in_memory is True else _backed(data, setup)
     if in_memory is False and not stored:
         raise InputError("in_memory: these data are in memory already; give the path of their file instead.")

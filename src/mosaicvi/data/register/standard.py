@@ -6,7 +6,8 @@ import numpy as np
 
 from mosaicvi import likelihoods
 from mosaicvi.data.blocks import is_dense
-from mosaicvi.data.mosaic import ModalityData, Standard
+from mosaicvi.data.mosaic import ModalityData
+from mosaicvi.data.registry import Standard
 
 
 def standard_of(m: ModalityData) -> Standard | None:

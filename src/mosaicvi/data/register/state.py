@@ -13,7 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from mosaicvi.data.layers import layer_names, values_of
-from mosaicvi.data.mosaic import Setup
+from mosaicvi.data.registry import Setup
 
 
 def state_digest(data: MuData | AnnData, setup: Setup) -> str:

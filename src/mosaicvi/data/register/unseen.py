@@ -11,8 +11,8 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.data.mosaic import Registry
 from mosaicvi.data.register.covariates import Covariates, labels, numbers, obs_column
+from mosaicvi.data.registry import Registry
 from mosaicvi.errors import InputError, quoted
 
 NOT_SAID = "not said"  # the category of cells whose column has no value

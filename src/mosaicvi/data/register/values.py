@@ -15,7 +15,6 @@ from mosaicvi import likelihoods
 from mosaicvi.config import Distribution
 from mosaicvi.data.blocks import Block
 from mosaicvi.data.looks import Looks, check_finite, filled_by_batch, look
-from mosaicvi.data.mosaic import ModalityFeatures, Registry, Setup
 from mosaicvi.data.register.features import chromosomes, find_features, read_blocks
 from mosaicvi.data.register.kinds import (
     check_range,
@@ -26,6 +25,7 @@ from mosaicvi.data.register.kinds import (
     looks_normalised,
 )
 from mosaicvi.data.register.panels import read_panels
+from mosaicvi.data.registry import ModalityFeatures, Registry, Setup
 from mosaicvi.data.stored.scan import scan
 from mosaicvi.data.stored.values import StoredMatrix, StoredMeasured, StoredValues
 from mosaicvi.data.sums import Columns

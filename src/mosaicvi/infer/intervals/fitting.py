@@ -143,6 +143,7 @@ def _of_readout(
 ) -> _Values:
     """What is read out of cells without what they themselves taught the read-out."""
     data = mosaic.modalities[m]
+    readout = readout.for_scale(data.name, "log1p_cp10k")
     row, kind = data.row_of_cell[cells], readout.scales[data.name]
     z, rates = seen(net, loader, mosaic, cells, data, view.features)
     measured = data.panels[data.panel_of_row[row]]

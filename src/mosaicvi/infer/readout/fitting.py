@@ -60,49 +60,68 @@ def fit_readout(
     seed
         Decides which cells are references.
     """
-    kinds = {data.name: scale_of_counts(data) for data in mosaic.modalities}
+    kinds = {data.name: kind for data in mosaic.modalities if (kind := scale_of_counts(data)) is not None}
     cells_of = views_to_teach(mosaic)
     if views is not None:
         cells_of = {view: cells_of.get(view, np.zeros(0, np.int64)) for view in views}
     wanted = {
-        (view, data.name): kind
-        for view in cells_of
-        for data in mosaic.modalities
-        if (kind := kinds[data.name]) is not None and (view, data.name) not in left_out
+        (view, name): cells
+        for view, cells in cells_of.items()
+        for name in kinds
+        if (view, name) not in left_out
     }
     held = np.zeros(mosaic.n_cells, bool) if held_out is None else held_out
 
     @cache
     def project(name: str, mask: bytes) -> Projection:
         """Coordinates of what is shown of a modality, the same for all that is read out of it."""
-        return _projection(mosaic.modality(name), np.frombuffer(mask, bool), kinds[name] or "", seed)
+        return _projection(mosaic.modality(name), np.frombuffer(mask, bool), kinds.get(name, ""), seed)
 
-    levels = {
-        data.name: found
-        for data in mosaic.modalities
-        if (kind := kinds[data.name]) is not None and any(name == data.name for _, name in wanted)
-        if (found := _levels(net, loader, mosaic, data, kind, held, seed)) is not None
-    }
-    parts: dict[tuple[Shown, str], Part] = {}
-    for (view, name), kind in wanted.items():
-        data, of_batches = mosaic.modality(name), levels.get(name)
-        part = _fit_part(
-            net, loader, mosaic, data, kind, of_batches, project, view, cells_of[view], held, seed
-        )
-        if part is not None:
-            parts[view, name] = part
-    taught = {name for _, name in parts}
     tables = {
         data.name: table
         for data in mosaic.modalities
         if views is None and is_table(data)  # they are the same for all views
         if (table := fit_table(net, loader, mosaic, data, held, seed)) is not None
     }
+    found = _of_kinds(net, loader, mosaic, kinds, project, wanted, held, seed)
+    logs: dict[str, Kind] = {name: "log1p_cp10k" for name, kind in kinds.items() if kind == "clr"}
+    of_logs = _of_kinds(net, loader, mosaic, logs, project, wanted, held, seed) if logs else None
+    return dataclasses.replace(found, tables=tables, logs=of_logs)
+
+
+def _of_kinds(
+    net: MosaicVAE,
+    loader: MinibatchLoader,
+    mosaic: Mosaic,
+    kinds: Mapping[str, Kind],
+    project: Callable[[str, bytes], Projection],
+    wanted: Mapping[tuple[Shown, str], NDArray[np.int64]],
+    held: NDArray[np.bool_],
+    seed: int,
+) -> ReadOut:
+    """How counts are read out, each modality on its scale: of views, and cells that show them."""
+    asked = {name for _, name in wanted}
+    levels = {
+        data.name: found
+        for data in mosaic.modalities
+        if data.name in kinds and data.name in asked
+        if (found := _levels(net, loader, mosaic, data, kinds[data.name], held, seed)) is not None
+    }
+    parts: dict[tuple[Shown, str], Part] = {}
+    for (view, name), cells in wanted.items():
+        if name in kinds:
+            data, of_batches = mosaic.modality(name), levels.get(name)
+            part = _fit_part(
+                net, loader, mosaic, data, kinds[name], of_batches, project, view, cells, held, seed
+            )
+            if part is not None:
+                parts[view, name] = part
+    taught = {name for _, name in parts}
     return ReadOut(
         parts=parts,
-        scales={name: kind for name, kind in kinds.items() if kind and name in taught},
+        scales={name: kind for name, kind in kinds.items() if name in taught},
         levels={name: found for name, found in levels.items() if name in taught},
-        tables=tables,
+        tables={},
     )
 
 

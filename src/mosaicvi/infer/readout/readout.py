@@ -188,16 +188,25 @@ class ReadOut:
         Of the modalities that several batches measured.
     tables
         Of real values with single missing entries.
+    logs
+        How log(1 + counts per 10,000) is read out of what is compared as centred log ratios: its mean is
+        not the logarithm of a mean. None where there is no such modality.
     """
 
     parts: Mapping[tuple[Shown, str], Part]
     scales: Mapping[str, Kind]
     levels: Mapping[str, Levels]
     tables: Mapping[str, TableReadOut]
+    logs: ReadOut | None = None
 
     def scale_of(self, modality: str) -> Kind | None:
         """The scale on which counts are compared; None for tables and for what the decoder alone imputes."""
         return self.scales.get(modality)
+
+    def for_scale(self, modality: str, asked: str) -> ReadOut:
+        """The read-out that was fitted on the scale which is asked for, if there is one, else this."""
+        is_fitted = self.logs is not None and modality in self.logs.scales
+        return self.logs if self.logs is not None and is_fitted and asked == "log1p_cp10k" else self
 
     def __call__(
         self,
@@ -299,11 +308,15 @@ class ReadOut:
                 without = ~np.any(known_by_batch(taught_by, taught_by.modality(name)), axis=1)
                 one = one.keeping(tables[name], without)
             tables[name] = one
+        logs = None
+        if self.logs is not None and before.logs is not None:  # models of an older version have none
+            logs = self.logs.after(before.logs, same=same, n_batches=n_batches)
         return ReadOut(
             parts={**kept, **self.parts},
             scales={**scales, **self.scales},
             levels={**levels, **self.levels},
             tables=tables,
+            logs=logs,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -316,6 +329,7 @@ class ReadOut:
                 {"shown": {k: v.copy() for k, v in shown.features.items()}, "modality": name, **_plain(part)}
                 for (shown, name), part in self.parts.items()
             ],
+            "logs": {} if self.logs is None else self.logs.to_dict(),
         }
 
 

@@ -55,7 +55,8 @@ def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path, 
         tables = {}
         for name, one in saved.get("tables", {}).items():
             tables[str(name)] = read_table(one, sizes[name], max(n_batches, 1))
-        return ReadOut(parts=parts, scales=scales, levels=levels, tables=tables)
+        logs = read_readout(saved["logs"], config, folder, n_batches=n_batches) if saved.get("logs") else None
+        return ReadOut(parts=parts, scales=scales, levels=levels, tables=tables, logs=logs)
 
 
 def _check(part: Part, sizes: Mapping[str, int], d: int, k: int) -> None:

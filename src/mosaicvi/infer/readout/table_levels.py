@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from mosaicvi.data.mosaic import Standard
+from mosaicvi.data.registry import Standard
 from mosaicvi.infer.readout.table import Bools, Differences, Floats, Values
 
 MOST_DRAWN = 20.0  # cells that what the other batches say can count as
