@@ -129,7 +129,7 @@ def _options() -> argparse.Namespace:
 def _rows(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     left = _leave_out(options.data, name, LEFT_OUT[name])
     best: Scores | None = None
-    for how in [*options.ways.split(","), *options.peer]:
+    for how in [*filter(None, options.ways.split(",")), *options.peer]:
         if isinstance(how, Peer) and not all("rna" in part.mod for part in (left.rest, left.query)):
             say(f"{name}: skipped {how.name}, which needs RNA")
             continue

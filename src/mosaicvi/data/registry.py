@@ -98,23 +98,8 @@ class Standard:
         return found
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Level:
-    """How strongly a batch is stained, beside those before.
-
-    Attributes
-    ----------
-    gaps
-        By feature, differences of the mean logarithms of counts.
-    share
-        The share of them by which counts are divided.
-    """
-
-    gaps: Mapping[str, float]
-    share: float
-
-
-Levels: TypeAlias = Mapping[str, Mapping[str, Level]]
+# by modality, batch and feature, logarithms of how much more strongly it is stained
+Levels: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,10 +186,7 @@ class Registry:
             reading=str(d.get("reading", "")),
             levels={
                 str(name): {
-                    str(batch): Level(
-                        gaps={str(feature): float(gap) for feature, gap in of["gaps"].items()},
-                        share=float(of["share"]),
-                    )
+                    str(batch): {str(feature): float(gap) for feature, gap in of.items()}
                     for batch, of in batches.items()
                 }
                 for name, batches in d.get("levels", {}).items()

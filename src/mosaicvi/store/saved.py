@@ -277,11 +277,11 @@ def _check_levels(registry: Registry) -> None:
     for name, batches in registry.levels.items():
         if name not in registry.features or not set(batches) <= set(known):
             raise ValueError("the levels of batches are not of its batches")
-        for level in batches.values():
-            if not set(level.gaps) <= set(registry.features[name].names):
+        for gaps in batches.values():
+            if not set(gaps) <= set(registry.features[name].names):
                 raise ValueError("the levels of batches are not of its features")
-            if not np.isfinite(list(level.gaps.values())).all() or not 0 <= level.share <= 1:
-                raise ValueError("a level of a batch is not finite, or its share is not from 0 to 1")
+            if not np.isfinite(list(gaps.values())).all():
+                raise ValueError("a level of a batch is not finite")
 
 
 def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]) -> MosaicVAE:

@@ -142,11 +142,6 @@ class Part:
             batch = np.minimum(mosaic.batch[cells], len(self.batch_centres) - 1)
             centre = self.batch_centres[batch]
             centre = np.where(np.isnan(centre), self.batch_centres[-1], centre)
-            if name in mosaic.level_left:  # of batches that were not there when the centres were learnt
-                left = mosaic.level_left[name][mosaic.batch[cells]][:, self.own] / self.own_spread
-                there = ~np.isnan(left).any(1)
-                centre[there] = self.batch_centres[-1]
-                centre[there, -left.shape[1] :] += left[there]
             measured = measured - centre
         return Known(z=z / self.latent_spread, decoded=on_scale(rates.mean, self.kind), measured=measured)
 
