@@ -9,7 +9,8 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.registry import Registry
 from mosaicvi.infer.accuracy import FeatureAccuracy, accuracies, views_of
 from mosaicvi.infer.hidden import missing_entries
 from mosaicvi.infer.impute import Scale

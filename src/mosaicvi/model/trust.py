@@ -12,7 +12,8 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import whole
-from mosaicvi.data.mosaic import Mosaic, Registry
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.registry import Registry
 from mosaicvi.infer.accuracy import FeatureAccuracy, accuracies
 from mosaicvi.infer.likelihood import depths, log_likelihoods, ranks
 from mosaicvi.model.comparing import Comparing
