@@ -148,7 +148,7 @@ def _rows(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "of_all": ", ".join(f"{m} {found.r[m] / best.r[m]:.3f}" for m in shared) or "–",
             "r_of_the_rest": ", ".join(f"{m} {r:.3f}" for m, r in found.r_of_rest.items()) or "–",
             "s": found.seconds,
-            "of_time": found.seconds / best.seconds,
+            "of_time": found.seconds / best.seconds if best.seconds else float("nan"),
         }
 
 

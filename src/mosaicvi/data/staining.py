@@ -88,10 +88,22 @@ class Staining:
     def differences(self, other: Staining) -> Floats:
         """By how much more strongly other groups are stained, (G of the other, D), 0 where that is not known.
 
-        At either end features that both measured are compared with the mean of these, so that depth does not
-        count.
+        Features that both measured are compared with the mean of these, over both ends, so that depth does
+        not count. Of the two ends, on average over the groups, the difference nearer to 0 is taken, and 0
+        where they differ in sign.
         """
-        return _smaller(*(_differences(a, b) for a, b in ((self.low, other.low), (self.high, other.high))))
+        known = np.stack([self.low, self.high], 1)
+        out = np.zeros(other.low.shape)
+        for g, ends in enumerate(np.stack([other.low, other.high], 1)):
+            both = ~np.isnan(known) & ~np.isnan(ends)
+            alike = both[:, 0].sum(1) >= 2
+            if alike.any():
+                gap = np.where(both[alike], ends - known[alike], np.nan)
+                gap -= np.nanmean(gap, (1, 2), keepdims=True)
+                there = both[alike].any((0, 1))
+                low, high = np.nanmean(gap[:, :, there], 0)
+                out[g, there] = np.where(low * high > 0, np.where(np.abs(low) < np.abs(high), low, high), 0.0)
+        return out
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any], n_features: int) -> Staining:
@@ -102,25 +114,6 @@ class Staining:
         if found.low.shape[1] != n_features or np.isinf([found.low, found.high]).any():
             raise ValueError("levels of batches are not of these features")
         return found
-
-
-def _differences(known: Floats, other: Floats) -> Floats:
-    """How far each row of the other lies above those that are known, on average, (G, D)."""
-    out = np.zeros(other.shape)
-    for g, row in enumerate(other):
-        both = ~np.isnan(known) & ~np.isnan(row)
-        alike = both.sum(1) >= 2
-        if alike.any():
-            gap = np.where(both[alike], row - known[alike], np.nan)
-            gap -= np.nanmean(gap, 1, keepdims=True)
-            there = both[alike].any(0)
-            out[g, there] = np.nanmean(gap[:, there], 0)
-    return out
-
-
-def _smaller(a: Floats, b: Floats) -> Floats:
-    """The one that is nearer to 0, and 0 where they differ in sign."""
-    return np.where(a * b > 0, np.where(np.abs(a) < np.abs(b), a, b), 0.0)
 
 
 def staining_of(mosaic: Mosaic) -> dict[str, Staining]:
