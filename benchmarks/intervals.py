@@ -20,18 +20,23 @@ import numpy.typing as npt
 
 from benchmarks import common, models, mosaics
 from benchmarks.common import Table, say
+from mosaicvi.infer.intervals.spread import LEVELS as LEVELS_OF_TABLES
+from mosaicvi.infer.intervals.spread import Spreads, factor_at, stretched
+from mosaicvi.infer.readout.views import shown_of_cells
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 MOST_CELLS, MOST_FEATURES, FEWEST_VALUES = 1500, 600, 15
 COLUMNS = (
-    "task", "modality", "batch", "level", "inside", "near", "below", "width",
+    "task", "modality", "batch", "level", "inside", "least", "near", "if_exact", "width",
     "model_inside", "model_width", "feature_inside", "feature_width",
 )  # fmt: skip
 NOTE = (
     "batch: whether the cell's measured the feature. inside: share of hidden values in their interval, mean "
-    "over features; near, below: share of features within .05 of the level, or more than .05 below it; "
-    "width: mean over hidden values. model: the likelihood's quantiles at the true library; feature: those "
-    "of its measured values. Whole numbers cover more often than the level where most are 0."
+    "over features; least: what it would be if each held what is asked, or, where it begins at 0, what the "
+    "smallest such interval with at least that share holds; near: share of features at most .05 from the "
+    "level, or above it and at most .03 above that; if exact: as many would be, by chance, if each interval "
+    "held just what is asked; width: mean over hidden values. model: the likelihood's quantiles at the true "
+    "library; feature: those of its measured values."
 )
 Floats = npt.NDArray[np.float64]
 
@@ -129,6 +134,7 @@ class _Asked:
             data.panels[data.panel_of_row[some]] if data.entry_measured is None else data.entry_measured[some]
         )
         self.known = np.where(seen[:, at], known, np.nan)
+        self.imputed: Floats | None = None
 
     def _shown(self, values: Floats, total: Floats) -> Floats:
         return np.log1p(values / total[:, None] * 1e4) if self.is_log else values
@@ -138,21 +144,66 @@ class _Asked:
         ours = self._ours(level)
         model = self._of_likelihood(level)
         each = np.nanquantile(self.known, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
-        inside, width = self._score(*ours)
-        plain, plain_width = self._score(*model)
-        alone, alone_width = self._score(*np.broadcast_arrays(each[0], each[1], self.truth)[:2])
-        near, below = (np.abs(inside - level) <= 0.05).mean(), (inside < level - 0.05).mean()
+        inside, width, n = self._score(*ours)
+        plain, plain_width, _ = self._score(*model)
+        alone, alone_width, _ = self._score(*np.broadcast_arrays(each[0], each[1], self.truth)[:2])
+        least = self._least(level, *ours)
+        near = (inside >= level - 0.05) & (inside <= np.maximum(level + 0.05, least + 0.03))
         return (
-            inside.mean(), near, below, width, plain.mean(), plain_width, alone.mean(), alone_width,
+            inside.mean(), least.mean(), near.mean(), _if_exact(n, level), width,
+            plain.mean(), plain_width, alone.mean(), alone_width,
         )  # fmt: skip
 
-    def _score(self, lower: Floats, upper: Floats) -> tuple[Floats, float]:
-        """Share of the hidden values of each feature inside, and the mean width."""
+    def _score(self, lower: Floats, upper: Floats) -> tuple[Floats, float, Floats]:
+        """Share of the hidden values of each feature inside, the mean width, and how many values."""
         wanted = self.entries & ~np.isnan(self.truth)
         inside = (self.truth >= lower - 1e-4) & (self.truth <= upper + 1e-4) & wanted
         n = wanted.sum(0)
         enough = n >= FEWEST_VALUES
-        return inside.sum(0)[enough] / n[enough], float((upper - lower)[wanted].mean())
+        return inside.sum(0)[enough] / n[enough], float((upper - lower)[wanted].mean()), n[enough]
+
+    def _least(self, level: float, lower: Floats, upper: Floats) -> Floats:
+        """What the smallest intervals with at least this share would hold of each feature.
+
+        Ends that begin at 0 stay the same from level to level until more has to lie inside than 0 and what
+        is below the upper end: that level is meant.
+        """
+        wanted = self.entries & ~np.isnan(self.truth)
+        share = np.full(wanted.shape, level)
+        if self.is_log and (lower <= 0).any():
+            share = np.maximum(share, np.where(lower <= 0, self._stays_until(level, upper), 0.0))
+        elif self.is_whole:
+            share = np.where(upper <= 0, np.maximum(self.truth <= 0, level), level)
+        n = wanted.sum(0)
+        enough = n >= FEWEST_VALUES
+        return np.asarray((share * wanted).sum(0)[enough] / n[enough])
+
+    def _stays_until(self, level: float, upper: Floats) -> Floats:
+        """The level up to which intervals of counts over their total, which begin at 0, end where they do."""
+        mosaic = self.model.mosaic
+        if self.imputed is None:
+            self.imputed = self.model.get_imputed_values(
+                modality=self.name, scale="log1p_cp10k", indices=self.cells, features=self.features
+            ).to_numpy(float)
+        code, views = shown_of_cells(mosaic)
+        names = {f: j for j, f in enumerate(mosaic.modality(self.name).features.names)}
+        at = np.array([names[f] for f in self.features])
+        pairs = np.stack([code[self.cells], mosaic.batch[self.cells]], 1)
+        out = np.zeros(upper.shape)
+        for i, b in np.unique(pairs, axis=0).tolist():
+            here = (pairs == (i, b)).all(1)
+            spread = self.model.spreads().of(views[i], self.name).of(at)
+            for known, row in ((spread.known[b], b), (~spread.known[b], -1)):
+                t, d = int(spread.table_of[row]), np.flatnonzero(known)
+                table = spread.tables[t].of(d)
+                shift = spread.shift[row, d] if row >= 0 else 0.0
+                bins = table.bins(self.imputed[np.ix_(here, d)] + shift)
+                values = table.values[np.arange(len(d)), bins]
+                n_below = (values <= upper[np.ix_(here, d)][..., None] + 1e-6).sum(2)
+                factor = factor_at(level, spread.stretch[t]) * spread.stretch_of_features[t, d]
+                top = stretched(LEVELS_OF_TABLES[np.maximum(n_below - 1, 0)], 1 / factor)
+                out[np.ix_(here, d)] = np.where(table.relative, 0.0, top)
+        return out
 
     def _asked(self, level: float, **choice: Any) -> tuple[Floats, Floats]:
         ends = self.model.get_imputed_intervals(
@@ -170,14 +221,11 @@ class _Asked:
 
     def _of_likelihood(self, level: float) -> tuple[Floats, Floats]:
         """Without what held-out cells say."""
-        from mosaicvi.infer.intervals.spread import LEVELS as PLAIN
-        from mosaicvi.infer.intervals.spread import Spreads
-
         kept = self.model.spreads()
         parts = {
             k: dataclasses.replace(
                 part,
-                of_likelihood=np.stack([PLAIN, PLAIN]),
+                of_likelihood=np.stack([LEVELS_OF_TABLES] * 2),
                 stretch_of_likelihood=np.ones_like(part.stretch_of_likelihood),
             )
             for k, part in kept.parts.items()
@@ -187,6 +235,14 @@ class _Asked:
         lower, upper = self._asked(level, **choice)
         self.model._spreads = kept
         return self._shown(lower, self.total), self._shown(upper, self.total)
+
+
+def _if_exact(n: Floats, level: float) -> float:
+    """Share of features with so many values that chance leaves within .05 of the level."""
+    from scipy.stats import binom
+
+    inside = binom.cdf(np.floor(n * (level + 0.05) + 1e-9), n, level)
+    return float((inside - binom.cdf(np.ceil(n * (level - 0.05) - 1e-9) - 1, n, level)).mean())
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ WORTH_SHARING = 1 << 16  # non-zeros, which one core gathers in the time of a ha
 class _ModalityStore:
     """The rows of one modality as tensors on the device, ready to be gathered."""
 
-    def __init__(self, data: ModalityData, place: torch.device) -> None:
+    def __init__(self, data: ModalityData, place: torch.device, levels: NDArray[np.float32] | None) -> None:
         def to(array: NDArray[Any]) -> Tensor:
             return on_device(np.ascontiguousarray(array), place)
 
@@ -49,6 +49,8 @@ class _ModalityStore:
         self.all_measured = bool(data.panels.all())
         self.library = to(data.library)
         self.scale = to(data.scale)
+        # a last row for batches of which no level is known
+        self.factors = None if levels is None else to(np.exp(-np.pad(levels, ((0, 1), (0, 0)))))
         self.n_blocks = len(data.block_sizes)
         self.transform: Transform = data.transform
         self.dense = None
@@ -63,8 +65,8 @@ class _ModalityStore:
                 np.asarray(data.x) if data.standard is None else _standardised(data, data.standard)
             )
 
-    def gather(self, index: NDArray[np.int64]) -> tuple[ModalityRows, Share | None]:
-        """Rows of the cells at `index`, and a function that fills in their non-zeros, if that is left to do.
+    def gather(self, index: Ints, batch: Ints) -> tuple[ModalityRows, Share | None]:
+        """Rows of the cells at `index`, of these batches, and what fills in their non-zeros, if that is left.
 
         Shapes are found on the host, so that a device never waits.
         """
@@ -78,6 +80,9 @@ class _ModalityStore:
             sparse = self._runs(row, int(self.row_length[host_row].sum()))
         elif self.dense is None:
             sparse, fill = self._to_fill(host_row)
+        factor = None
+        if self.factors is not None:
+            factor = on_device(np.minimum(batch[has], len(self.factors) - 1), self.device)
         rows = ModalityRows(
             cells=cells,
             panel=self.panel.index_select(0, row),
@@ -86,6 +91,8 @@ class _ModalityStore:
             transform=self.transform,
             library=self.library.index_select(0, row),
             scale=self.scale.index_select(0, row),
+            factors=self.factors,
+            factor=factor,
             sparse=sparse,
             dense=None if self.dense is None else self.dense.index_select(0, row),
             entry_measured=None if self.entry is None else self.entry.index_select(0, row),
@@ -184,6 +191,8 @@ class MinibatchLoader:
         self.n_cells = mosaic.n_cells
         self.mosaic = mosaic
         self.buffer = cells_in(memory, mosaic)
+        stored = [m.x.matrix for m in mosaic.modalities if isinstance(m.x, StoredValues)]
+        self.in_order = bool(stored) and all(matrix.is_shuffled for matrix in stored)
         has_room = not self.buffer and bytes_of(mosaic) <= room_on(self.device) / 2
         self.home = self.device if has_room else torch.device("cpu")
         self.held: _Held | None = None if self.buffer else self._read(None)
@@ -250,7 +259,8 @@ class MinibatchLoader:
             mods = tuple(m.some(np.arange(self.n_cells)) if m.on_disk else m for m in mods)
         elif cells is not None:
             mods = tuple(m.some(cells) for m in mods)
-        return _Held(cells=cells, stores=[_ModalityStore(m, self.home) for m in mods])
+        levels = self.mosaic.registry.input_levels
+        return _Held(cells=cells, stores=[_ModalityStore(m, self.home, levels.get(m.name)) for m in mods])
 
     def take(
         self, index: NDArray[np.int64], features: Sequence[NDArray[np.int64] | None] | None = None
@@ -271,7 +281,8 @@ class MinibatchLoader:
             held = self._read(np.unique(index))
             place = held.find(index)
             assert place is not None
-        gathered = [s.gather(place) for s in held.stores]
+        batch = self.mosaic.batch[index]
+        gathered = [s.gather(place, batch) for s in held.stores]
         fills = [fill for _, fill in gathered if fill is not None]
 
         def share(k: int, n_shares: int) -> None:

@@ -67,6 +67,9 @@ class ModalityRows:
         Its values, one of the two: `SparseRows`, or float32 (n_m, D_m).
     entry_measured
         Which entries were measured, boolean (n_m, D_m), or None for the whole panel.
+    factors, factor
+        What brings counts to one level for all batches, float32 (A, D_m), and the row of each cell, int64
+        (n_m,); None for nothing, and where only the likelihood is computed.
     features
         Which of the modality's features these are, ascending, on the host; None for all.
     """
@@ -81,6 +84,8 @@ class ModalityRows:
     sparse: SparseRows | None
     dense: Tensor | None
     entry_measured: Tensor | None
+    factors: Tensor | None = None
+    factor: Tensor | None = None
     features: NDArray[np.int64] | None = None
 
     def to(self, place: torch.device) -> ModalityRows:
@@ -89,7 +94,7 @@ class ModalityRows:
         return dataclasses.replace(_each_moved(self, place), sparse=sparse)
 
     def only(self, columns: NDArray[np.int64]) -> ModalityRows:
-        """The same of some of these columns, ascending; the library is the sum over them."""
+        """The same of some of these columns, ascending, for the likelihood: the library is their sum."""
         at = device.on_device(columns, self.cells.device)
         sparse, dense, library = self.sparse, self.dense, self.library
         if sparse is not None:
@@ -107,6 +112,8 @@ class ModalityRows:
             sparse=sparse,
             dense=dense,
             entry_measured=None if entry is None else entry.index_select(1, at),
+            factors=None,
+            factor=None,
             features=columns if self.features is None else self.features[columns],
         )
 
@@ -196,8 +203,17 @@ def runs_at(indptr: Tensor, at: Tensor, total: int) -> tuple[Tensor, Tensor]:
 
 
 def transformed(rows: ModalityRows) -> Tensor:
-    """What the encoder sees of the values: the transformed non-zeros (Z,), or dense (n_m, D_m)."""
+    """The values by their transform: non-zeros (Z,), or dense (n_m, D_m)."""
     if rows.sparse is not None:
         return apply(rows.transform, rows.sparse.value, rows.scale.index_select(0, rows.sparse.cell))
     assert rows.dense is not None
     return apply(rows.transform, rows.dense, rows.scale[:, None])
+
+
+def seen(rows: ModalityRows) -> Tensor:
+    """What the encoder sees of the values: the same with all batches at one level."""
+    if rows.factors is None or rows.factor is None or rows.sparse is None:
+        return transformed(rows)
+    cell, col = rows.sparse.cell, rows.sparse.col
+    factor = rows.factors[rows.factor.index_select(0, cell), col]
+    return apply(rows.transform, rows.sparse.value, rows.scale.index_select(0, cell) * factor)

@@ -232,11 +232,22 @@ class Mosaic:
                 return m
         raise InputError(f"No modality {name!r}; the model has {', '.join(m.name for m in self.modalities)}.")
 
+    def some(self, cells: NDArray[np.int64], modalities: tuple[ModalityData, ...] | None = None) -> Mosaic:
+        """Some cells, by their positions, each once; `modalities` where they hold something else of them."""
+        return dataclasses.replace(
+            self,
+            cells=self.cells[cells],
+            modalities=tuple(m.some(cells) for m in self.modalities) if modalities is None else modalities,
+            covariates=self.covariates[cells],
+            batch=self.batch[cells],
+            group=self.group[cells],
+        )
+
     def as_published(self) -> Mosaic:
         """The mosaic as the published implementation reads it.
 
         Peaks are accessible or not by default, all other counts are seen per 10,000, and nothing is
-        standardised.
+        standardised or brought to a common level.
         """
         mods = tuple(self._published(dataclasses.replace(m, standard=None)) for m in self.modalities)
         registry = dataclasses.replace(
@@ -244,6 +255,7 @@ class Mosaic:
             likelihoods={m.name: m.likelihood for m in mods},
             transforms={m.name: m.transform for m in mods},
             standards={},
+            input_levels={},
         )
         return dataclasses.replace(self, modalities=mods, registry=registry)
 

@@ -102,6 +102,13 @@ class Standard:
 Levels: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
+def _level(of: Mapping[str, Any]) -> dict[str, float]:
+    """A level as it was saved; an older version wrote of which share of it counts are divided by."""
+    if set(of) == {"gaps", "share"}:
+        return {str(feature): float(gap) * float(of["share"]) for feature, gap in of["gaps"].items()}
+    return {str(feature): float(gap) for feature, gap in of.items()}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Registry:
     """What a trained model remembers of its data, so that it can read other data the same way.
@@ -126,6 +133,9 @@ class Registry:
         How strongly batches are stained that the model learnt when it grew, by modality and batch.
     panels
         By modality whose zeros were taken as missing, the features that each batch measured, (B, D_m).
+    input_levels
+        By modality, by how much the values of each batch in training lie above those of such cells in the
+        others, logarithms (B, D_m), which the encoder sees values without; none in older models.
     """
 
     setup: Setup
@@ -143,6 +153,7 @@ class Registry:
     reading: str = ""
     levels: Levels = dataclasses.field(default_factory=dict)
     panels: Mapping[str, NDArray[np.bool_]] = dataclasses.field(default_factory=dict)
+    input_levels: Mapping[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
     @property
     def covariate_names(self) -> tuple[Hashable, ...]:
@@ -185,12 +196,12 @@ class Registry:
             files=files,
             reading=str(d.get("reading", "")),
             levels={
-                str(name): {
-                    str(batch): {str(feature): float(gap) for feature, gap in of.items()}
-                    for batch, of in batches.items()
-                }
+                str(name): {str(batch): _level(of) for batch, of in batches.items()}
                 for name, batches in d.get("levels", {}).items()
             },
             panels={str(name): np.asarray(table, bool) for name, table in d.get("panels", {}).items()},
+            input_levels={
+                str(name): np.asarray(table, np.float32) for name, table in d.get("input_levels", {}).items()
+            },
             **rest,
         )

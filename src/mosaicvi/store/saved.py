@@ -282,6 +282,11 @@ def _check_levels(registry: Registry) -> None:
                 raise ValueError("the levels of batches are not of its features")
             if not np.isfinite(list(gaps.values())).all():
                 raise ValueError("a level of a batch is not finite")
+    for name, table in registry.input_levels.items():
+        if name not in registry.features or table.shape[1:] != (len(registry.features[name].names),):
+            raise ValueError("what the encoder sees values without is not of its features")
+        if len(table) > len(known) or not np.isfinite(table).all():
+            raise ValueError("what the encoder sees values without is not finite, or of more batches")
 
 
 def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]) -> MosaicVAE:

@@ -121,12 +121,14 @@ def test_saved_spreads_that_do_not_fit_are_refused(made: tuple[MosaicVI, MuData,
     assert again is not None
     assert set(again.parts) == set(spreads.parts)
     part = plain["parts"][0]
-    earlier = {**{key: value for key, value in part.items() if key != "tables"}, "table": None}
+    earlier = {key: value for key, value in part.items() if key != "stretch_of_features"}
     assert read_spreads({"parts": [earlier]}, model.config, Path("m")) is None
     for broken in (
         {**part, "modality": "atac"},
         {**part, "stretch": np.zeros(3)},
         {**part, "stretch": -part["stretch"]},
+        {**part, "stretch_of_features": -part["stretch_of_features"]},
+        {**part, "stretch_of_features": np.ones(3)},
         {**part, "shift": np.zeros((3, 2))},
         {**part, "known": np.ones((3, 2), bool)},
         {**part, "table_of": part["table_of"] + 9},

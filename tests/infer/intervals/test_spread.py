@@ -13,9 +13,10 @@ from mosaicvi.infer.intervals.spread import (
     Spread,
     Table,
     calibrated,
+    factor_at,
     stretch_by_feature,
-    stretch_of,
     stretched,
+    stretches,
 )
 
 
@@ -27,12 +28,17 @@ def made(n: int, seed: int = 0, zeros: float = 0.0) -> tuple[np.ndarray, np.ndar
     return imputed, np.where(rng.random((n, 3)) < zeros, 0.0, np.maximum(truth, 0))
 
 
+def levels(level: float, d: int = 3) -> list[np.ndarray]:
+    """Of both ends and of the whole, the same for all features."""
+    return [np.full(d, p) for p in ((1 - level) / 2, (1 + level) / 2, level)]
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.025, 0.05, 0.25, 0.5, 0.75, 0.95]))
 def test_quantiles_by_a_loop(seed: int, level: float) -> None:
     imputed, truth = made(400, seed)
     table = Table.fit(imputed, truth, np.ones(imputed.shape, bool))
-    bins, found = table.bins(imputed), table.at(level)
+    bins, found = table.bins(imputed), table.at(np.full(3, level))
     assert found.shape == (3, 4)
     assert table.relative.all()
     for j in range(3):
@@ -49,7 +55,7 @@ def test_intervals_cover_and_follow_the_spread(zeros: float) -> None:
     x, y = made(4000, 1, zeros=zeros)
     assert table.relative.all() == (zeros == 0)
     for level in (0.5, 0.8, 0.9, 0.95):
-        lower, upper = table.ends(x, (1 - level) / 2, (1 + level) / 2, level)
+        lower, upper = table.ends(x, *levels(level))
         assert level - 0.02 < ((y >= lower) & (y <= upper)).mean() < level + 0.02 + zeros / 2
         assert (upper - lower)[x > 4].mean() > 1.5 * (upper - lower)[x < 2].mean()
 
@@ -58,12 +64,12 @@ def test_between_levels_and_beside_atoms() -> None:
     values = np.zeros((1, 1, len(LEVELS)), np.float32)
     values[..., LEVELS >= 0.5] = 1 + LEVELS[LEVELS >= 0.5]
     table = Table(edges=np.zeros((1, 0)), values=values, relative=np.zeros(1, bool))
-    np.testing.assert_allclose(table.at(0.625), 1.625)
-    assert table.at(0.48) == 1.5
-    assert table.at(0.47) == 0
-    assert table.at(0.45) == 0
-    assert table.at(0.001) == 0
-    np.testing.assert_allclose(table.at(0.999), 1.995)
+    np.testing.assert_allclose(table.at(np.array([0.625])), 1.625)
+    assert table.at(np.array([0.48])) == 1.5
+    assert table.at(np.array([0.47])) == 0
+    assert table.at(np.array([0.45])) == 0
+    assert table.at(np.array([0.001])) == 0
+    np.testing.assert_allclose(table.at(np.array([0.999])), 1.995)
 
 
 def test_levels_of_values_are_even_where_the_table_is_right() -> None:
@@ -85,15 +91,33 @@ def test_levels_are_moved_where_it_is_not() -> None:
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.3])
 def test_a_stretch_is_found_again_and_covers(factor: float) -> None:
     u = norm.cdf(factor * np.random.default_rng(0).normal(size=40_000))
-    found = stretch_of(u)
-    assert abs(found / factor - 1) < 0.02
-    for level in (0.5, 0.9):
-        low, high = stretched(np.array([(1 - level) / 2, (1 + level) / 2]), np.array(found))
-        np.testing.assert_allclose(
-            [low, high], norm.cdf(found * norm.ppf([(1 - level) / 2, (1 + level) / 2]))
-        )
+    found = stretches(u)
+    np.testing.assert_allclose(found / factor, 1, atol=0.02)
+    for level in (0.3, 0.5, 0.85, 0.9):
+        both = np.array([(1 - level) / 2, (1 + level) / 2])
+        low, high = stretched(both, np.array(factor_at(level, found)))
+        np.testing.assert_allclose([low, high], norm.cdf(factor * norm.ppf(both)), atol=0.01)
         assert abs(((u > low) & (u < high)).mean() - level) < 0.01
-    assert stretch_of(np.full(3, np.nan)) == 1
+    assert (stretches(np.full(3, np.nan)) == 1).all()
+
+
+def test_a_stretch_that_differs_by_level_follows_halfway() -> None:
+    z = np.random.default_rng(0).standard_t(3, size=40_000)
+    each = np.quantile(np.abs(z), [0.5, 0.8, 0.9, 0.95]) / norm.ppf([0.75, 0.9, 0.95, 0.975])
+    np.testing.assert_allclose(stretches(norm.cdf(z)), (each + each.mean()) / 2, rtol=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.5, 2), st.floats(0.5, 2))
+def test_wider_levels_are_moved_at_least_as_far(seed: int, centre: float, tail: float) -> None:
+    z = np.random.default_rng(seed).normal(size=60)
+    factors = stretches(norm.cdf(np.where(abs(z) < 1, centre, tail) * z))
+    at = np.arange(0.02, 1, 0.02)
+    for p in ((1 + at) / 2, at):
+        moved = [
+            float(stretched(np.array(q), np.array(factor_at(x, factors)))) for x, q in zip(at, p, strict=True)
+        ]
+        assert (np.diff(moved) >= -1e-12).all()
 
 
 def test_features_are_stretched_as_far_as_their_values_bear_it_out() -> None:
@@ -120,13 +144,14 @@ def test_features_that_a_batch_did_not_measure_have_the_ends_of_any_other() -> N
         tables=(narrow, wide),
         table_of=np.array([0, 0, 1]),
         shift=np.array([[0.0] * 3, [0.5] * 3, [0.0] * 3]),
-        stretch=np.array([1.0, 1.2]),
+        stretch=np.array([[1.0] * 4, [1.2] * 4]),
+        stretch_of_features=np.ones((2, 3)),
         known=np.array([[True] * 3, [True, False, True], [False] * 3]),
         of_likelihood=np.stack([LEVELS, LEVELS**2]),
         stretch_of_likelihood=np.array([[1.0, 1.0, 2.0], [1.0, 3.0, 1.0]]),
     )
     first, second, other = (spread.ends(imputed, batch, 0.8) for batch in (0, 1, 2))
-    shifted = narrow.ends(imputed + 0.5, 0.1, 0.9, 0.8)
+    shifted = narrow.ends(imputed + 0.5, *levels(0.8))
     for i in (0, 1):
         np.testing.assert_array_equal(second[i][:, 1], other[i][:, 1])
         np.testing.assert_allclose(second[i][:, [0, 2]], shifted[i][:, [0, 2]], rtol=1e-12)
@@ -144,7 +169,7 @@ def test_a_feature_that_none_measured_is_as_uncertain_as_the_others(zeros: float
     imputed, truth = made(200, zeros=zeros)
     measured = np.ones(imputed.shape, bool)
     measured[:, 1] = False
-    lower, upper = Table.fit(imputed, truth, measured).ends(imputed, 0.1, 0.9, 0.8)
+    lower, upper = Table.fit(imputed, truth, measured).ends(imputed, *levels(0.8))
     widths = (upper - lower).mean(0)
     np.testing.assert_allclose(widths[1], widths[[0, 2]].mean(), rtol=0.15)
     if not zeros:
@@ -157,7 +182,7 @@ def test_where_most_are_0_the_interval_is_the_smallest_that_begins_there() -> No
     table = Table(edges=np.zeros((1, 0)), values=values, relative=np.zeros(1, bool))
     x = np.zeros((1, 1))
     for level, wanted in ((0.5, 0.0), (0.8, 0.0), (0.9, 0.9), (0.95, 0.95)):
-        lower, upper = table.ends(x, (1 - level) / 2, (1 + level) / 2, level)
+        lower, upper = table.ends(x, *levels(level, 1))
         assert lower == 0
         np.testing.assert_allclose(upper, wanted, rtol=1e-6)
 
@@ -167,7 +192,7 @@ def test_ends_are_nested() -> None:
     table = Table.fit(imputed, truth, np.ones(imputed.shape, bool))
     before = None
     for level in np.arange(0.02, 0.99, 0.02):
-        lower, upper = table.ends(imputed, (1 - level) / 2, (1 + level) / 2, level)
+        lower, upper = table.ends(imputed, *levels(level))
         assert (lower <= upper).all()
         if before is not None:
             assert (lower <= before[0]).all()

@@ -76,6 +76,35 @@ def test_the_best_powers_are_a_minimum_of_the_log_loss() -> None:
         assert by_hand(moved) > loss - 2e-3
 
 
+def majority(near: Near, n_labels: int) -> np.ndarray:
+    return np.stack([(near.code[:, :15] == label).sum(1) for label in range(n_labels)], 1)
+
+
+def test_plainly_the_majority_of_15_decides() -> None:
+    known, code = crowd(6, 500, 3.0)
+    near, squares = known.near(known.place, known.width, own=np.arange(500)), known.squares(known.place)
+    found = Calibration.fit(near, squares, code, known.share, plainly=True)
+    assert (found.k, found.spread, found.powers[1]) == (15, np.inf, 0)
+    count, p = majority(near, 4), found.probabilities(near, squares, known.share)
+    certain = np.sort(count, 1)[:, -1] > np.sort(count, 1)[:, -2] + 1
+    np.testing.assert_array_equal(p.argmax(1)[certain], count.argmax(1)[certain])
+    assert expected_error(p.max(1), p.argmax(1) == code) < 0.05
+
+
+def test_more_than_the_majority_counts_only_where_it_is_right_more_often() -> None:
+    known, code = crowd(7, 800, 1.6)
+    near, squares = known.near(known.place, known.width, own=np.arange(800)), known.squares(known.place)
+    count = majority(near, 4)
+    share = known.share
+    # nothing is gained where the majority is always right, and much where it never is
+    assert Calibration.fit(near, squares, count.argmax(1), share).powers[1] == 0
+    blind = Near(code=np.random.default_rng(0).permuted(near.code, axis=0), apart=near.apart)
+    found = Calibration.fit(blind, squares, code, share)
+    assert found.powers[1] > 0.3
+    right = (found.probabilities(blind, squares, share).argmax(1) == code).mean()
+    assert right > (majority(blind, 4).argmax(1) == code).mean() + 0.1
+
+
 def test_typicality_of_alike_cells_is_uniform_and_of_strangers_small() -> None:
     known, code = crowd(3, 1500)
     squares = known.squares(known.place)

@@ -159,6 +159,7 @@ def _extended(registry: Registry, fresh: Mosaic | None, data: MuData | AnnData) 
     }
     parts = {} if fresh is None else {m.name: m for m in fresh.modalities}
     features, standards = dict(registry.features), dict(registry.standards)
+    levels = dict(registry.input_levels)
     for name, part in parts.items():
         if name not in features:
             features[name] = part.features
@@ -166,6 +167,10 @@ def _extended(registry: Registry, fresh: Mosaic | None, data: MuData | AnnData) 
                 standards[name] = part.standard
             continue
         features[name], from_old, from_new = _more_features(features[name], part.features)
+        if name in levels:
+            known = levels[name]
+            levels[name] = np.zeros((len(known), len(from_old) + len(from_new)), np.float32)
+            levels[name][:, from_old] = known
         if name in standards:
             assert part.standard is not None
             standards[name] = _more_standards(standards[name], part.standard, from_old, from_new)
@@ -182,6 +187,7 @@ def _extended(registry: Registry, fresh: Mosaic | None, data: MuData | AnnData) 
         setup=setup,
         features=features,
         standards=standards,
+        input_levels=levels,
         panels={name: table for name, table in registry.panels.items() if name not in parts},
         categories=categories,
         likelihoods={**registry.likelihoods, **{name: part.likelihood for name, part in new.items()}},

@@ -19,7 +19,16 @@ from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.infer.covariates import batches_of
 from mosaicvi.infer.intervals.likelihood import levels_of_likelihood
-from mosaicvi.infer.intervals.spread import Floats, Spread, Spreads, Table, stretch_of
+from mosaicvi.infer.intervals.spread import (
+    SHARES,
+    Floats,
+    Spread,
+    Spreads,
+    Table,
+    stretch_by_feature,
+    stretched,
+    stretches,
+)
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.infer.readout.fitting import able_to_teach, seen, truth_of
 from mosaicvi.infer.readout.groups import FEWEST_HELD_OUT, FEWEST_REFERENCES, HELD_OUT_SHARE, left_out
@@ -30,6 +39,7 @@ from mosaicvi.nn.vae import MosaicVAE
 
 MOST_TAUGHT, MOST_UNSEEN, MOST_VALUES = 4000, 1000, 10_000_000  # cells, and values of a modality of theirs
 FEWEST_OF_BATCH = 300  # cells from which a batch's own quantiles are taken
+AS_ALL = 100  # cells of a batch that say as much of its levels as those of all batches
 
 
 def fit_spreads(
@@ -67,7 +77,8 @@ def fit_spreads(
                 tables=(),
                 table_of=np.zeros(len(known), np.int64),
                 shift=np.zeros(known.shape),
-                stretch=np.zeros(0),
+                stretch=np.zeros((0, len(SHARES))),
+                stretch_of_features=np.zeros((0, data.n_features)),
                 known=known,
                 of_likelihood=by_level,
                 stretch_of_likelihood=by_feature,
@@ -206,7 +217,7 @@ def _with_tables(
         return np.where(measured[cells] & of, found, np.nan)
 
     everything = np.ones(truth.shape[1], bool)
-    table_of, found = np.zeros(len(spread.known), np.int64), []
+    table_of, found = np.zeros(len(spread.known), np.int64), {}
     large = [b for b in np.unique(batch).tolist() if ((batch == b) & taught).sum() >= FEWEST_OF_BATCH]
     large = large if len(large) > 1 else []
     shift[large] = 0.0
@@ -216,12 +227,39 @@ def _with_tables(
         if b in large:
             table_of[b] = len(tables)
             tables.append(table(values.own, taught & (batch == b)))
-        found.append(lies(tables[table_of[b]], shifted, unseen & (batch == b), everything))
-    stretch = [stretch_of(np.concatenate(found))] * len(tables)
+        found[b] = lies(tables[table_of[b]], shifted, unseen & (batch == b), everything)
+    of_feature, of_all, each = _stretches(list(found.values()))
+    stretch = [of_all] + [each[i] for i, b in enumerate(found) if b in large]
+    by_feature = [of_feature] * len(tables)
     if values.learnt.any():
         table_of[-1] = len(tables)
         tables.append(table(values.elsewhere, taught))
-        stretch.append(stretch_of(lies(tables[-1], values.elsewhere, unseen, values.learnt)))
+        of_feature, of_all, _ = _stretches([lies(tables[-1], values.elsewhere, unseen, values.learnt)])
+        stretch.append(of_all)
+        by_feature.append(of_feature)
     return dataclasses.replace(
-        spread, tables=tuple(tables), table_of=table_of, shift=shift, stretch=np.array(stretch)
+        spread,
+        tables=tuple(tables),
+        table_of=table_of,
+        shift=shift,
+        stretch=np.stack(stretch),
+        stretch_of_features=np.stack(by_feature),
     )
+
+
+def _stretches(cumulative: list[Floats]) -> tuple[Floats, Floats, list[Floats]]:
+    """By how much levels are moved: of each feature (D,), of all cells (4,), and of each batch's (4,).
+
+    Parameters
+    ----------
+    cumulative
+        Levels at which values of cells that no training saw lie, (n, D) for each batch.
+    """
+    together = np.concatenate(cumulative)
+    of_feature = stretch_by_feature(together)
+    of_all = stretches(stretched(together, 1 / of_feature))
+    each = []
+    for part in cumulative:
+        trust = len(part) / (len(part) + AS_ALL)
+        each.append(trust * stretches(stretched(part, 1 / of_feature)) + (1 - trust) * of_all)
+    return of_feature, of_all, each

@@ -78,26 +78,32 @@ class Table:
         parts = (self.edges[features], self.values[features], self.relative[features])
         return Table(edges=parts[0], values=parts[1], relative=parts[2])
 
-    def at(self, level: float) -> Floats:
-        """Quantile of each bin at a level, (D, k), between those of `LEVELS`, or the nearest beside a 0."""
-        i = int(np.clip(np.searchsorted(LEVELS, level), 1, len(LEVELS) - 1))
-        low, high = (self.values[..., at].astype(np.float64) for at in (i - 1, i))
-        share = float(np.clip((level - LEVELS[i - 1]) / (LEVELS[i] - LEVELS[i - 1]), 0, 1))
+    def at(self, level_d: Floats) -> Floats:
+        """Quantile of each bin at a level of each feature, (D, k), between those of `LEVELS`.
+
+        Beside a 0 it is the nearest of them.
+        """
+        i = np.clip(np.searchsorted(LEVELS, level_d), 1, len(LEVELS) - 1)
+        rows = np.arange(len(self.values))
+        low, high = (self.values[rows, :, at].astype(np.float64) for at in (i - 1, i))
+        share = np.clip((level_d - LEVELS[i - 1]) / (LEVELS[i] - LEVELS[i - 1]), 0, 1)[:, None]
         is_atom = (low <= 0) & ~self.relative[:, None]
-        return np.where(is_atom, high if share > 0.5 else low, low + share * (high - low))
+        return np.where(is_atom, np.where(share > 0.5, high, low), low + share * (high - low))
 
-    def ends(self, imputed_bd: Floats, low: float, high: float, whole: float) -> tuple[Floats, Floats]:
-        """Both ends, at two levels, of cells for which this was imputed, (b, D) each.
+    def ends(
+        self, imputed_bd: Floats, low_d: Floats, high_d: Floats, whole_d: Floats
+    ) -> tuple[Floats, Floats]:
+        """Both ends, at two levels of each feature, of cells for which this was imputed, (b, D) each.
 
-        Where the lower one is 0, nothing lies below it: then `whole`, the level of both together, is that of
-        the upper one, or that at which 0 would just be left out.
+        Where the lower one is 0, nothing lies below it: then `whole_d`, the level of both together, is that
+        of the upper one, or that at which 0 would just be left out.
         """
         bins, columns = self.bins(imputed_bd), np.arange(len(self.values))
-        lower, upper = self.at(low), self.at(high)
+        lower, upper = self.at(low_d), self.at(high_d)
         n_zero = np.maximum((self.values <= 0).sum(2), 1)
         beyond = np.take_along_axis(self.values, len(LEVELS) - n_zero[..., None], 2)[..., 0]
         at_zero = (lower <= 0) & ~self.relative[:, None]
-        upper = np.where(at_zero, np.minimum(upper, np.maximum(self.at(whole), beyond)), upper)
+        upper = np.where(at_zero, np.minimum(upper, np.maximum(self.at(whole_d), beyond)), upper)
         base = np.where(self.relative, imputed_bd, 0.0)
         lower, upper = (np.maximum(base + end[columns, bins], 0.0) for end in (lower, upper))
         return lower, upper
@@ -130,7 +136,10 @@ class Spread:
     shift
         What is added to imputed values of each batch first, (B + 1, D).
     stretch
-        By which factor the levels of each table are moved outwards, as `stretched` does, (T,).
+        By which factors the levels of each table are moved outwards for intervals that hold `SHARES` of the
+        values, as `stretched` does, (T, 4),
+    stretch_of_features
+        and by which more for each feature, (T, D).
     known
         Which batch measured which features, (B + 1, D); elsewhere values are those of any other batch.
     of_likelihood
@@ -144,6 +153,7 @@ class Spread:
     table_of: NDArray[np.int64]
     shift: Floats
     stretch: Floats
+    stretch_of_features: Floats
     known: NDArray[np.bool_]
     of_likelihood: Floats
     stretch_of_likelihood: Floats
@@ -158,10 +168,8 @@ class Spread:
         return lower, upper
 
     def _ends(self, imputed_bd: Floats, table: int, level: float) -> tuple[Floats, Floats]:
-        low, high, whole = (
-            float(stretched(np.array(p), self.stretch[table]))
-            for p in ((1 - level) / 2, (1 + level) / 2, level)
-        )
+        factor = factor_at(level, self.stretch[table]) * self.stretch_of_features[table]
+        low, high, whole = (stretched(np.array(p), factor) for p in ((1 - level) / 2, (1 + level) / 2, level))
         return self.tables[table].ends(imputed_bd, low, high, whole)
 
     def levels_of_likelihood(self, level: float, batches: list[int]) -> tuple[Floats, Floats]:
@@ -180,6 +188,7 @@ class Spread:
             self,
             tables=tuple(table.of(features) for table in self.tables),
             shift=self.shift[:, features],
+            stretch_of_features=self.stretch_of_features[:, features],
             known=self.known[:, features],
             stretch_of_likelihood=self.stretch_of_likelihood[:, features],
         )
@@ -223,16 +232,29 @@ def stretched(levels: Floats, factor: Floats) -> Floats:
     return np.asarray(ndtr(factor * ndtri(levels)))
 
 
-def stretch_of(cumulative: Floats) -> float:
-    """The factor with which intervals hold as many of these values as they should, mean over `SHARES`."""
+def stretches(cumulative: Floats) -> Floats:
+    """The factors with which intervals hold `SHARES` of these values, (4,), halfway to their mean.
+
+    Of some hundred cells the factor at a single level is mostly chance.
+    """
     known = cumulative[~np.isnan(cumulative)]
     if not known.size:
-        return 1.0
-    return float(np.mean(np.quantile(np.abs(ndtri(known)), SHARES) / ndtri((1 + SHARES) / 2)))
+        return np.ones(len(SHARES))
+    score = ndtri((1 + SHARES) / 2)
+    each = np.quantile(np.abs(ndtri(known)), SHARES) / score
+    drawn = (each + each.mean()) / 2
+    return np.asarray(np.maximum.accumulate(drawn * score) / score)  # wider levels hold narrower ones
+
+
+def factor_at(level: float, factors: Floats) -> float:
+    """The factor at any level, between those at `SHARES`; below and above them the first and the last."""
+    scores = ndtri((1 + SHARES) / 2)
+    score = float(np.clip(ndtri((1 + level) / 2), scores[0], scores[-1]))
+    return float(np.interp(score, scores, factors * scores) / score)
 
 
 def stretch_by_feature(cumulative_nd: Floats) -> Floats:
-    """The same of each feature over that of all, less as far as that may be chance, (D,).
+    """The factor of each feature over that of all, less as far as that may be chance, (D,).
 
     Squared normal scores are drawn towards the mean of all as by empirical Bayes: by the share of the
     variance between features that the variance of a mean of so many of them does not explain.

@@ -16,10 +16,14 @@ from mosaicvi.infer.labels.reference import Floats, Ints, Near
 
 NEIGHBOURS = (15, 30, 60)
 SPREADS = (2.0, 8.0, np.inf)  # of the weights, in squared posterior widths; infinite weighs equally
+PLAIN = 15  # neighbours that vote evenly, unless more is right more often
+SURE = 1.0  # standard deviations by which it must be
 PULL = 1e-4  # of the powers towards 0, in mean log loss
 MOST_APART = 1000.0  # squared distances to two centres that are told apart
 PRIOR_CELLS = 0.5  # neighbours that the labels' overall shares stand for
 FAR = 0.01  # cells farther from the reference than this share of labelled ones are of none of the labels
+
+Try = tuple[float, tuple[float, float, float], int, float]  # loss, powers and noise, k, spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,14 @@ class Calibration:
 
     @classmethod
     def fit(
-        cls, near: Near, squares: Floats, truth: Ints, share: Floats, strangers: Floats | None = None
+        cls,
+        near: Near,
+        squares: Floats,
+        truth: Ints,
+        share: Floats,
+        strangers: Floats | None = None,
+        *,
+        plainly: bool = False,
     ) -> Calibration:
         """The choice under which the true labels of cells are likeliest.
 
@@ -69,16 +80,22 @@ class Calibration:
             Of each label among the labelled cells, (L,).
         strangers
             Distances to the reference of cells whose labels it lacks, (s,); None where there can be none.
+        plainly
+            Whether the nearest vote evenly and nothing else counts, as where the cells cannot tell what
+            else would be right.
         """
-        best: tuple[float, int, float, tuple[float, float, float]] | None = None
+        tries: list[Try] = []
         for k in sorted({min(k, near.code.shape[1]) for k in NEIGHBOURS}):
             for spread in SPREADS:
                 evidence = _evidence(near, squares, share, k=k, spread=spread)
-                loss, chosen = _best(evidence, truth, share)
-                if best is None or loss < best[0]:
-                    best = loss, k, spread, chosen
-        assert best is not None
-        _, k, spread, (vote, density, noise) = best
+                tries.append((*_best(evidence, truth, share), k, spread))
+        chosen = min(tries, key=lambda one: one[0])
+        k, spread = min(PLAIN, near.code.shape[1]), np.inf
+        evidence = _evidence(near, squares, share, k=k, spread=spread)
+        plain = *_best(evidence, truth, share, density=0.0), k, spread
+        _, (vote, density, noise), k, spread = (
+            plain if plainly else _more_often_right(chosen, plain, near, squares, truth, share)
+        )
         distances = np.sort(np.sqrt(squares.min(1)))
         known = None
         if strangers is not None and len(strangers):
@@ -128,7 +145,9 @@ def _evidence(near: Near, squares: Floats, share: Floats, *, k: int, spread: flo
     return np.stack([np.log(votes(near, share, k=k, spread=spread)), density])
 
 
-def _best(evidence: Floats, truth: Ints, share: Floats) -> tuple[float, tuple[float, float, float]]:
+def _best(
+    evidence: Floats, truth: Ints, share: Floats, *, density: float = 10.0
+) -> tuple[float, tuple[float, float, float]]:
     """Mean log loss at the best powers and noise, and these (Genest & Zidek, Statistical Science 1986)."""
     rows = np.arange(len(truth))
     of_truth = evidence[:, rows, truth]
@@ -142,10 +161,25 @@ def _best(evidence: Floats, truth: Ints, share: Floats) -> tuple[float, tuple[fl
         slope = ((1 - noise) * own / mixed * ((evidence * p).sum(2) - of_truth)).mean(1) + 2 * PULL * powers
         return float(value), np.r_[slope, ((own - share[truth]) / mixed).mean()]
 
-    bounds = [(1e-3, 10), (0, 10), (0, 0.5)]
-    found = minimize(loss, np.array([0.5, 0.5, 0.02]), jac=True, method="L-BFGS-B", bounds=bounds)
-    vote, density, noise = (float(x) for x in found.x)
-    return float(found.fun), (vote, density, noise)
+    bounds = [(1e-3, 10), (0, density), (0, 0.5)]
+    found = minimize(
+        loss, np.array([0.5, min(0.5, density), 0.02]), jac=True, method="L-BFGS-B", bounds=bounds
+    )
+    vote, of_density, noise = (float(x) for x in found.x)
+    return float(found.fun), (vote, of_density, noise)
+
+
+def _more_often_right(
+    chosen: Try, plain: Try, near: Near, squares: Floats, truth: Ints, share: Floats
+) -> Try:
+    """The choice, if it is right more often than the plain votes by more than chance, else these."""
+    ok = []
+    for _, (vote, density, noise), k, spread in (chosen, plain):
+        evidence = _evidence(near, squares, share, k=k, spread=spread)
+        p = (1 - noise) * _pool(evidence, np.array([vote, density])) + noise * share
+        ok.append(p.argmax(1) == truth)
+    gained, lost = (ok[0] & ~ok[1]).sum(), (ok[1] & ~ok[0]).sum()
+    return chosen if gained - lost > SURE * np.sqrt(gained + lost) else plain
 
 
 def _pool(evidence: Floats, powers: Floats) -> Floats:

@@ -124,7 +124,7 @@ def _calibration(
     chosen = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(able))[:MOST_DECIDING])
     elsewhere = _elsewhere(known)[chosen]
     shared = chosen[elsewhere]
-    leaves_out = foreign and len(shared) >= FEWEST_DECIDING and len(np.unique(known.code[shared])) > 1
+    leaves_out = foreign and len(shared) >= FEWEST_DECIDING
     deciding = shared if leaves_out else chosen
     but = known.batch[deciding] if leaves_out else None
     z, var = place(reference, labelled[deciding], names)
@@ -134,7 +134,8 @@ def _calibration(
         alone = chosen[~elsewhere]
         z, _ = place(reference, labelled[alone], names)
         strangers = np.sqrt(known.squares(z, but=known.batch[alone]).min(1))
-    return Calibration.fit(near, squares, known.code[deciding], known.share, strangers)
+    tells = not foreign or (leaves_out and len(np.unique(known.code[shared])) > 1)
+    return Calibration.fit(near, squares, known.code[deciding], known.share, strangers, plainly=not tells)
 
 
 def _able(

@@ -1,0 +1,214 @@
+"""Levels of batches for the encoder: found whatever cells they hold, and taken off its input alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mudata import MuData
+from tests.builders import mudata_of
+
+from mosaicvi import Mosaic, MosaicVI, MosaicWarning
+from mosaicvi.data.input_levels import levels_of
+from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.minibatch import seen, transformed
+from mosaicvi.data.registry import Registry
+from mosaicvi.nn.encoder import densified
+from mosaicvi.store.saved import _check_fits
+
+ALL = [0, 1, 2, 3, 4]
+N_PROTEINS = 12
+SMALL = {"dim_latent": 3, "dimensions": [8], "dim_block_enc": 6, "dim_block_dec": 6, "dim_block_embed": 2}
+
+
+def simulated(
+    types: list[list[int]], spread: float, seed: int, n: int = 400, n_features: int = N_PROTEINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logarithms of counts of batches of some types, their batches, and the levels, whose means are 0."""
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(2.5, 1.5, (max(map(max, types)) + 1, n_features))
+    levels = rng.normal(0, spread, (len(types), n_features))
+    levels -= levels.mean(0)
+    code = np.repeat(np.arange(len(types)), n)
+    kind = np.concatenate([rng.choice(of, n) for of in types])
+    return mean[kind] + levels[code] + rng.normal(0, 0.6, (len(code), n_features)), code, levels
+
+
+def error(types: list[list[int]], spread: float, seed: int = 0) -> float:
+    """Root mean square of what is not found, or found where nothing is."""
+    values, code, levels = simulated(types, spread, seed)
+    return float(np.sqrt(np.square(levels_of(values, code, len(types)) - levels).mean()))
+
+
+@pytest.mark.parametrize("types", [[ALL, ALL, ALL], [ALL, ALL, [0, 1]], [ALL, ALL, [3]], [ALL, [2]]])
+def test_levels_are_found_whatever_types_a_batch_holds(types: list[list[int]]) -> None:
+    assert error(types, 0.5) < 0.12
+    assert error(types, 0.0) < 0.08
+
+
+@pytest.mark.parametrize("types", [[[0, 1, 2], [3, 4]], [[0], [1]], [ALL[:4], ALL[:4], [4]]])
+def test_types_of_one_batch_alone_are_not_taken_for_a_level(types: list[list[int]]) -> None:
+    values, code, _ = simulated(types, 0.0, 1)
+    means = np.stack([values[code == b].mean(0) for b in range(len(types))])
+    assert np.sqrt(np.square(means - means.mean(0)).mean()) > 0.3  # what a difference of means would take
+    assert error(types, 0.0, 1) < 0.12
+
+
+@pytest.mark.parametrize("types", [[[0, 1, 2], [3, 4]], [ALL[:4], ALL[:4], [4]]])
+def test_levels_that_cannot_be_told_are_left(types: list[list[int]]) -> None:
+    _, _, levels = simulated(types, 0.5, 2)
+    assert error(types, 0.5, 2) < 1.1 * np.sqrt(np.square(levels).mean())
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 100), scale=st.floats(0.5, 2.0))
+def test_features_that_a_batch_lacks_have_no_level(seed: int, scale: float) -> None:
+    values, code, levels = simulated([ALL, ALL, ALL], 0.4, seed, n=150)
+    lacks = np.random.default_rng(seed).random((3, N_PROTEINS)) < 0.2
+    lacks[0] = False
+    values[lacks[code]] = np.nan
+    found = levels_of(values, code, 3)
+    assert not found[lacks].any()
+    wanted = np.where(lacks, np.nan, levels)
+    wanted -= np.nanmean(wanted, 0)
+    assert np.sqrt(np.nanmean(np.square(found - wanted))) < 0.2
+    np.testing.assert_allclose(found.sum(0), 0, atol=1e-9)
+    np.testing.assert_allclose(levels_of(values + scale, code, 3), found, atol=1e-6)
+
+
+STAIN = np.exp(np.random.default_rng(5).normal(0, 0.8, N_PROTEINS))
+
+
+def counts(n: int, seed: int, stain: np.ndarray | float = 1.0) -> np.ndarray:
+    """Proteins of cells of three types."""
+    rng = np.random.default_rng(seed)
+    rate = np.random.default_rng(9).gamma(1, 60, (3, N_PROTEINS))[rng.integers(0, 3, n)] + 8
+    return rng.poisson(rate * stain * rng.gamma(20, 1 / 20, (n, 1))).astype(np.float32)
+
+
+def mosaic_of(parts: dict[str, np.ndarray]) -> MuData:
+    obs = pd.DataFrame({"batch": np.repeat(list(parts), [len(x) for x in parts.values()])})
+    obs.index = [f"c{i}" for i in range(len(obs))]
+    var = pd.DataFrame(index=[f"p{i}" for i in range(N_PROTEINS)])
+    x = sp.csr_matrix(np.concatenate(list(parts.values())))
+    return mudata_of({"adt": AnnData(x, obs=pd.DataFrame(index=obs.index), var=var)}, obs)
+
+
+def registered(data: MuData) -> Mosaic:
+    return MosaicVI.setup_mudata(data, batch_key="batch")
+
+
+@pytest.fixture(scope="module")
+def stained() -> MuData:
+    return mosaic_of({"A": counts(200, 0), "B": counts(160, 1, STAIN), "C": counts(20, 2, STAIN)})
+
+
+def seen_of(mosaic: Mosaic, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the encoder sees of cells, and what it would without levels, (n, D) each."""
+    (rows,) = MinibatchLoader(mosaic).take(cells).rows
+    return tuple(densified(rows, f(rows), N_PROTEINS).numpy() for f in (seen, transformed))
+
+
+def test_the_encoder_sees_batches_at_one_level_and_the_likelihood_what_was_measured(stained: MuData) -> None:
+    mosaic = registered(stained)
+    levels = mosaic.registry.input_levels["adt"]
+    wanted = np.log(STAIN) - np.log(STAIN).mean()
+    found = levels[1] - levels[0]
+    assert np.abs(found - found.mean() - wanted).max() < 0.25
+    assert not levels[2].any()  # of too few cells
+    data, cells = mosaic.modality("adt"), np.array([3, 250, 370, 201])
+    x = stained["adt"].X.toarray()[cells]
+    factor = np.exp(-levels[mosaic.batch[cells]])
+    with_levels, without = seen_of(mosaic, cells)
+    np.testing.assert_allclose(with_levels, np.log1p(x * factor * data.scale[cells, None]), rtol=1e-5)
+    np.testing.assert_allclose(without, np.log1p(x * data.scale[cells, None]), rtol=1e-5)
+    np.testing.assert_array_equal(data.x.toarray()[cells], x)
+
+
+def test_both_engines_see_the_same(stained: MuData, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for engine in ("auto", "torch"):
+        monkeypatch.setenv("MOSAICVI_ENGINE", engine)
+        model = MosaicVI(registered(stained), **SMALL)
+        with pytest.warns(MosaicWarning, match="not trained"):
+            found.append(model.get_latent_representation(aligned=False))
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_batches_of_one_kind_lie_nearer_than_without_levels(stained: MuData) -> None:
+    """The same cells, stained otherwise: the untrained encoder already tells them apart less."""
+    x = counts(100, 4)
+    data = mosaic_of({"A": counts(200, 0), "B": counts(200, 1, STAIN)})
+    mosaic = registered(data)
+    plain = dataclasses.replace(mosaic, registry=dataclasses.replace(mosaic.registry, input_levels={}))
+    apart = []
+    for one in (mosaic, plain):
+        model = MosaicVI(one, **SMALL)
+        pair = [mosaic_of({"A": x}), mosaic_of({"B": np.round(x * STAIN)})]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MosaicWarning)
+            a, b = (np.asarray(model.get_latent_representation(d, aligned=False)) for d in pair)
+        apart.append(np.square(a - b).sum() / np.square(a - a.mean(0)).sum())
+    assert apart[0] < 0.1 * apart[1]
+
+
+def test_a_saved_model_sees_what_it_saw_and_levels_that_do_not_fit_are_refused(
+    stained: MuData, tmp_path: Path
+) -> None:
+    model = MosaicVI(registered(stained), **SMALL).train(2, progress=False)
+    model.save(tmp_path / "model")
+    opened = MosaicVI.load(tmp_path / "model", stained)
+    z = np.asarray(model.get_latent_representation())
+    np.testing.assert_array_equal(np.asarray(opened.get_latent_representation()), z)
+    some = stained[:30].copy()
+    np.testing.assert_allclose(
+        MosaicVI.load(tmp_path / "model").get_latent_representation(some), z[:30], atol=1e-6
+    )
+    saved = model.registry.to_dict()
+    older = {key: value for key, value in saved.items() if key != "input_levels"}
+    assert Registry.from_dict(older).input_levels == {}
+    good = model.registry.input_levels["adt"]
+    for name, table in {
+        "adt": good[:, 1:],
+        "rna": good,
+    }.items():
+        with pytest.raises(ValueError, match="not of its features"):
+            _check_fits(model.config, Registry.from_dict({**saved, "input_levels": {name: table}}))
+    for table in (np.concatenate([good, good]), np.where(good > 0, np.inf, good)):
+        with pytest.raises(ValueError, match="not finite, or of more batches"):
+            _check_fits(model.config, Registry.from_dict({**saved, "input_levels": {"adt": table}}))
+
+
+def test_the_published_preset_and_one_batch_have_no_levels(stained: MuData) -> None:
+    published = MosaicVI(registered(stained), preset="published", **SMALL)
+    assert published.registry.input_levels == {}
+    assert registered(mosaic_of({"A": counts(200, 0)})).registry.input_levels == {}
+
+
+def test_a_grown_model_keeps_the_levels_of_its_batches(stained: MuData) -> None:
+    model = MosaicVI(registered(stained), **SMALL).train(2, progress=False)
+    query = mosaic_of({"D": counts(80, 6, 1 / STAIN)})
+    query["adt"].var_names = [*query["adt"].var_names[:-1], "new"]
+    query.update()
+    query.obs_names = query["adt"].obs_names = [f"q{i}" for i in range(80)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        grown = MosaicVI.load_query_data(query, model, new_features=["adt"])
+    names = list(grown.registry.features["adt"].names)
+    before, after = model.registry.input_levels["adt"], grown.registry.input_levels["adt"]
+    known = list(model.registry.features["adt"].names)
+    np.testing.assert_array_equal(after[:, [names.index(name) for name in known]], before)
+    assert not after[:, names.index("new")].any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        known_cells = MosaicVI.prepare_query(stained, grown)
+        found = grown.get_latent_representation(known_cells, aligned=False)
+    np.testing.assert_array_equal(found, model.get_latent_representation(stained, aligned=False))
