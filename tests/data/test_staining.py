@@ -93,19 +93,18 @@ def test_what_is_stained_otherwise_is_found_whatever_the_depth(model: MosaicVI) 
 
 
 def test_what_moves_one_end_alone_is_not_staining() -> None:
-    zero = np.zeros((1, 4))
-    known = Staining(low=zero, high=zero)
-    low = np.array([[2.0, -1.0, 1.0, -2.0]])  # with those below they add up to 0
+    known = Staining(low=np.full((1, 4), -3.0), high=np.full((1, 4), 3.0))
+    low = np.array([[2.0, -1.0, 1.0, -2.0]])  # which add up to 0, as do those below
     high = np.array([[1.0, -2.0, -1.0, 2.0]])
-    gaps = known.differences(Staining(low=low, high=high))
+    gaps = known.differences(Staining(low=low - 3, high=high + 3))
     np.testing.assert_allclose(gaps, [[1.0, -1.0, 0.0, 0.0]])  # the smaller one, if both agree
 
 
 def test_features_that_one_of_them_lacks_do_not_count() -> None:
     ends = np.array([[1.0, 2, 3, np.nan], [1.5, 2.5, np.nan, 4]])
-    known = Staining(low=ends, high=ends)
+    known = Staining(low=ends, high=ends + 4)
     row = np.array([[3.0, 2, 3, np.nan]])
-    gaps = known.differences(Staining(low=row, high=row))
+    gaps = known.differences(Staining(low=row, high=row + 4))
     # to the first batch (2, 0, 0) less 2/3, to the second (1.5, -.5) less .5
     expected = np.array([(4 / 3 + 1) / 2, (-2 / 3 - 1) / 2, -2 / 3])
     np.testing.assert_allclose(gaps, [[*expected, 0]])
@@ -125,8 +124,9 @@ def test_cells_of_one_type_are_left_nearly_as_they_are(model: MosaicVI) -> None:
         return list(levels_of_batches(raw, known, [3])["adt"]["new"].values())
 
     far = np.log(400 / 60) / 2  # what the mean of one type differs by from that of both
-    for types in ((0, 1), (1,), (0, 0, 0, 0, 0, 0, 0, 0, 1)):
-        assert np.abs(levels(types)).max(initial=0) < 0.15 * far
+    assert np.abs(levels((0, 1))).max() < 0.1
+    for types in ((1,), (0, 0, 0, 0, 0, 0, 0, 0, 1)):
+        assert np.abs(levels(types)).max() < 0.25 * far
 
 
 def test_new_batches_come_to_the_level_of_those_known(model: MosaicVI) -> None:

@@ -5,7 +5,8 @@ of their type have elsewhere. A model has learnt the levels of its own batches. 
 its cells together. Stronger staining moves all of them: those without the protein, whose counts are the
 lowest, and those that have most of it. Other cell types move the one or the other end: of sorted T cells none
 is without CD3, but the highest counts are as ever. So of each feature both ends are compared with those of
-the reference's batches, and by the smaller difference, where both agree in sign, counts are divided.
+the reference's batches, and by the smaller difference, where both agree in sign, counts are divided; by less
+where the ends lie much closer to each other than usual, as in cells of one type.
 
 Legend: G groups of cells, of one batch and panel each; D features, U unseen batches.
 """
@@ -28,6 +29,7 @@ from mosaicvi.data.values import scales
 Floats = NDArray[np.floating[Any]]
 FEWEST_CELLS, MOST_CELLS = 50, 2000  # of a group, from which its level can be told, and is told
 LOW, HIGH = 0.05, 0.95  # quantiles
+NOTHING, ALL = 0.25, 0.5  # of the usual range between them, up to and from which nothing and all is taken
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,9 +90,10 @@ class Staining:
     def differences(self, other: Staining) -> Floats:
         """By how much more strongly other groups are stained, (G of the other, D), 0 where that is not known.
 
-        Features that both measured are compared with the mean of these, over both ends, so that depth does
-        not count. Of the two ends, on average over the groups, the difference nearer to 0 is taken, and 0
-        where they differ in sign.
+        At either end features that both measured are compared with the mean of these, so that depth does not
+        count. Of the two ends, on average over the groups, the difference nearer to 0 is taken, and 0 where
+        they differ in sign. Less of it, or nothing, where the ends of the other group are closer together
+        than half as far as usual, as in cells of one type.
         """
         known = np.stack([self.low, self.high], 1)
         out = np.zeros(other.low.shape)
@@ -99,10 +102,15 @@ class Staining:
             alike = both[:, 0].sum(1) >= 2
             if alike.any():
                 gap = np.where(both[alike], ends - known[alike], np.nan)
-                gap -= np.nanmean(gap, (1, 2), keepdims=True)
+                gap -= np.nanmean(gap, 2, keepdims=True)
                 there = both[alike].any((0, 1))
                 low, high = np.nanmean(gap[:, :, there], 0)
-                out[g, there] = np.where(low * high > 0, np.where(np.abs(low) < np.abs(high), low, high), 0.0)
+                smaller = np.where(np.abs(low) < np.abs(high), low, high)
+                usual = np.where(both[alike], known[alike], np.nan)
+                usual_range = max(float(np.nanmean(usual[:, 1] - usual[:, 0])), 1e-12)
+                narrow = float((ends[1] - ends[0])[there].mean()) / usual_range
+                share = float(np.clip((narrow - NOTHING) / (ALL - NOTHING), 0, 1))
+                out[g, there] = share * np.where(low * high > 0, smaller, 0.0)
         return out
 
     @classmethod
