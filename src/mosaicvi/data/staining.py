@@ -29,7 +29,7 @@ from mosaicvi.data.values import scales
 Floats = NDArray[np.floating[Any]]
 FEWEST_CELLS, MOST_CELLS = 50, 2000  # of a group, from which its level can be told, and is told
 LOW, HIGH = 0.05, 0.95  # quantiles
-NOTHING, ALL = 0.25, 0.5  # of the usual range between them, up to and from which nothing and all is taken
+NOTHING, ALL = 0.4, 0.6  # of the usual range between them, up to and from which nothing and all is taken
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Staining:
         At either end features that both measured are compared with the mean of these, so that depth does not
         count. Of the two ends, on average over the groups, the difference nearer to 0 is taken, and 0 where
         they differ in sign. Less of it, or nothing, where the ends of the other group are closer together
-        than half as far as usual, as in cells of one type.
+        than 0.6 times as far as usual, as in cells of one type.
         """
         known = np.stack([self.low, self.high], 1)
         out = np.zeros(other.low.shape)
