@@ -126,7 +126,7 @@ def test_cells_of_one_type_are_left_nearly_as_they_are(model: MosaicVI) -> None:
     far = np.log(400 / 60) / 2  # what the mean of one type differs by from that of both
     assert np.abs(levels((0, 1))).max() < 0.1
     for types in ((1,), (0, 0, 0, 0, 0, 0, 0, 0, 1)):
-        assert np.abs(levels(types)).max() < 0.25 * far
+        assert np.abs(levels(types)).max(initial=0) < 0.25 * far
 
 
 def test_new_batches_come_to_the_level_of_those_known(model: MosaicVI) -> None:
