@@ -21,9 +21,9 @@ from mosaicvi.infer.impute import Scale
 from mosaicvi.infer.labels import UNLABELED, has_label
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.model.answers import Answers
+from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.columns import column_of, object_of
 from mosaicvi.model.names import names_ours
-from mosaicvi.model.state import minibatch_size, positions_of
 
 DELTA = 0.25
 REST = "Rest"

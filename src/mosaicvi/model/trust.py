@@ -15,9 +15,9 @@ from mosaicvi.config.arguments import whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.accuracy import FeatureAccuracy, accuracies
 from mosaicvi.infer.likelihood import depths, log_likelihoods, ranks
+from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.comparing import Comparing
 from mosaicvi.model.names import names_ours
-from mosaicvi.model.state import minibatch_size, positions_of
 
 
 class Trusting(Comparing):
