@@ -252,7 +252,7 @@ class Bounding(Answers):
         found = dataclasses.replace(self.imputed_scale(modality, scale=asked), library=None)
         if found.kind == "clr":
             raise InputError(
-                f"scale: intervals of {modality} are on 'log1p_cp10k' or 'counts'; use one of them."
+                f"scale: {modality} has no intervals of ratios; use scale='log1p_cp10k' or scale='counts'."
             )
         if found.kind == "log1p_cp10k" and self.config.library_aware[m]:
             if not is_read:

@@ -122,7 +122,7 @@ def test_ratios_as_they_are_read_out(made: tuple[MosaicVI, MuData, np.ndarray]) 
     np.testing.assert_allclose(ratios.to_numpy()[within], clr(counts)[within], atol=1e-3)
     with pytest.raises(InputError, match=r"rna has no values on the scale 'clr'; use 'counts' or 'log1p"):
         model.get_imputed_values(modality="rna", scale="clr")
-    with pytest.raises(InputError, match=r"intervals of adt are on 'log1p_cp10k' or 'counts'; use one"):
+    with pytest.raises(InputError, match=r"adt has no intervals of ratios; use scale='log1p_cp10k' or"):
         model.get_imputed_intervals(modality="adt", scale="clr")  # type: ignore[arg-type]
 
 
