@@ -1,7 +1,7 @@
-"""Data on disk: memory and time to combine, register, train and embed, from 200,000 to 2,000,000 cells.
+"""Data on disk: memory and time to write, register, train and embed, from 200,000 to 10,000,000 cells.
 
-One file of simulated cells (RNA and ATAC, RNA, ATAC; as sparse as real ones) is combined as many times as it
-takes, under other names, into one zarr store. Every step is a process of its own. Training is timed in the
+Simulated cells (RNA and ATAC, RNA, ATAC; 30,000 features, as sparse as real ones) are written piece by piece
+into a zarr store, which is removed afterwards. Every step is a process of its own. Training is timed in the
 processor time of all its threads, which other work on the machine does not change much, and beside it as a
 clock would: over so many steps that the buffer is read once.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import shutil
 import sys
 import tempfile
 import time
@@ -24,15 +24,12 @@ if TYPE_CHECKING:
     from mosaicvi.data.loader import MinibatchLoader
     from mosaicvi.fit.state import FitConfig, FitState
 
-SIZES = (200_000, 1_000_000, 2_000_000)
-PART = 100_000
-START = "import sys; from mosaicvi.cli import main; sys.argv[0] = 'mosaicvi'; sys.exit(main())"
+SIZES = (200_000, 1_000_000, 10_000_000)
 COLUMNS = (
     "cells",
     "values",
     "store_GiB",
-    "combine_s",
-    "combine_GiB",
+    "write_s",
     "where",
     "register_s",
     "cpu_us_per_cell",
@@ -42,7 +39,7 @@ COLUMNS = (
     "peak_GiB",
 )
 NOTE = """\
-combine: mosaicvi combine PARTS --output STORE, seconds and peak memory of the process.
+write: seconds of the process that simulates the cells and writes the store.
 register: MosaicVI.setup_mudata(STORE, in_memory=...), seconds.
 cpu us/cell: processor time of all threads for a cell in training, {steps} steps after 10; us/cell: clock.
 read cells/s: the loader alone, buffer after buffer in random order, by processor time.
@@ -60,8 +57,6 @@ def main() -> None:
     table = Table(name="disk", title="Training from disk", columns=COLUMNS, note=note)
     with tempfile.TemporaryDirectory(prefix="mosaicvi-disk-", dir=options.scratch) as folder:
         work = Path(folder)
-        if not _child_of(options, work, "write", work / "part.h5mu", options.part).ok:
-            raise SystemExit("the part could not be written")
         for cells in sorted(options.cells):
             _measure(table, cells, options, work)
     common.show("disk", [table], options)
@@ -69,7 +64,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = common.parser(__doc__, "disk")
-    parser.add_argument("--cells", type=int, action="append", help="a size [200,000; 1 and 2 million]")
+    parser.add_argument("--cells", type=int, action="append", help="a size [200,000; 1 and 10 million]")
     parser.add_argument("--steps", type=int, help="training steps to time [160; 4 with --quick]")
     parser.add_argument("--memory", type=float, default=0.25, help="GiB of the buffer [%(default)s]")
     parser.add_argument("--in-memory", type=int, default=200_000, help="cells up to which also in memory")
@@ -77,11 +72,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--child", choices=("write", "train"), help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--write", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--on-disk", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.steps = options.steps or (4 if options.quick else 160)
-    options.part = options.part or (300 if options.quick else PART)
     options.cells = options.cells or ((300, 600) if options.quick else SIZES)
     options.embedded = 200 if options.quick else 50_000
     return options
@@ -89,18 +83,12 @@ def _options() -> argparse.Namespace:
 
 def _measure(table: Table, cells: int, options: argparse.Namespace, work: Path) -> None:
     store = work / "atlas.zarr"
-    parts = [work / f"donor{i}.h5mu" for i in range(max(1, cells // options.part))]
-    for path in parts:
-        if not path.exists():
-            os.link(work / "part.h5mu", path)
-    args = [sys.executable, "-c", START, "combine", *parts, "--output", store, "--overwrite", "--quiet"]
-    combined = run(args, work / "combine.log", env=child_env(ours=True))
-    if not combined.ok:
-        say(f"{cells:,} cells: combining failed: {last_line(combined.said)}")
+    written = _child_of(options, work, "write", store, cells)
+    if not written.ok:
         return
     size = sum(f.stat().st_size for f in store.rglob("*") if f.is_file()) / GIB
     for on_disk in (False, True) if cells <= options.in_memory else (True,):
-        child = _child_of(options, work, "train", store, options.part, on_disk=on_disk)
+        child = _child_of(options, work, "train", store, on_disk=on_disk)
         if not child.ok:
             say(f"{cells:,} cells: training failed: {last_line(child.said)}")
             continue
@@ -108,20 +96,20 @@ def _measure(table: Table, cells: int, options: argparse.Namespace, work: Path) 
         where = "disk" if on_disk else "memory"
         table.add(
             store_GiB=size,
-            combine_s=combined.seconds,
-            combine_GiB=combined.peak_gib,
+            write_s=written.seconds,
             where=where,
             peak_GiB=child.peak_gib,
             **found,
         )
         cost = found["cpu_us_per_cell"]
         say(f"{found['cells']:,} cells, {where}: {cost:.0f} us per cell, {child.peak_gib:.2f} GiB")
+    shutil.rmtree(store)
 
 
 def _child_of(
-    options: argparse.Namespace, work: Path, what: str, path: Path, part: int, *, on_disk: bool = False
+    options: argparse.Namespace, work: Path, what: str, path: Path, cells: int = 0, *, on_disk: bool = False
 ) -> Child:
-    args = [sys.executable, "-m", "benchmarks.disk", "--child", what, "--path", path, "--part", str(part)]
+    args = [sys.executable, "-m", "benchmarks.disk", "--child", what, "--path", path, "--write", str(cells)]
     args += ["--out", work / "found.json", "--steps", str(options.steps), "--memory", str(options.memory)]
     args += ["--threads", str(options.threads), *["--quick"] * options.quick, *["--on-disk"] * on_disk]
     child = run(args, work / f"{what}.log", env=child_env(ours=True))
@@ -138,10 +126,10 @@ def _child(options: argparse.Namespace) -> None:
 
     warnings.simplefilter("ignore")
     if options.child == "write":
-        from benchmarks.tasks import simulated_sparse
+        from benchmarks.large import write_large
 
         small = {"genes": 200, "peaks": 1_000} if options.quick else {}
-        simulated_sparse(options.part, **small).write_h5mu(options.path)
+        write_large(options.path, options.write, **small)
         return
     import torch
 

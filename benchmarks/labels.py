@@ -8,7 +8,7 @@ and its cells must lie farther from the reference than others.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from benchmarks import common, models, mosaics
 from benchmarks.common import Table
 
 COLUMNS = ("task", "hidden", "cells", "right", "right_of_15", "error", "error_of_15", "AUC", "found", "false")
+Place = Callable[[Any, Any, Any], tuple[Any, Any]]
 FEWEST_ASKED, FEWEST_OF_A_TYPE = 20, 10
 
 
@@ -70,14 +71,15 @@ def measure(name: str, case: Any, options: argparse.Namespace) -> list[tuple[Any
     else:
         model, _ = models.at_defaults(name, mosaic, 0, options.models)
     known = ~np.isin(label, mosaics.UNKNOWN)
+    place = remembered(model)
     rows, votes, aucs = [], [], []
     for hidden, asked in hidings(group, known):
         rest = known & ~asked
         asked &= np.isin(label, label[rest])
         if asked.sum() < FEWEST_ASKED or rest.sum() < FEWEST_ASKED:
             continue
-        found = scored(model, label, rest, asked)
-        far = unseen(model, label, rest, asked)
+        found = scored(model, place, label, rest, asked)
+        far = unseen(model, place, label, rest, asked)
         votes.append(found)
         aucs.append(far)
         rows.append((name, hidden, int(asked.sum()), *summary(*found), *np.nanmean(far, 0)))
@@ -94,13 +96,29 @@ def hidings(group: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> Iterator[t
     yield "a random half", known & (np.random.default_rng(0).random(len(known)) < 0.5)
 
 
-def labelled(model: Any, label: Any, rest: Any, asked: Any) -> tuple[Any, Any]:
+def remembered(model: Any) -> Place:
+    """Where cells lie in the latent, each encoded once for each set of modalities."""
+    known: dict[Any, Any] = {}
+
+    def place(mosaic: Any, cells: Any, modalities: Any) -> tuple[Any, Any]:
+        key = None if modalities is None else tuple(modalities)
+        there, *parts = known.setdefault(
+            key, (np.zeros(mosaic.n_cells, bool), *np.zeros((2, mosaic.n_cells, model.config.dim_latent)))
+        )
+        missing = np.unique(cells[~there[cells]])
+        if len(missing):
+            found = model.get_latent_representation(indices=missing, modalities=modalities, return_dist=True)
+            for part, new in zip(parts, found, strict=True):
+                part[missing] = new
+            there[missing] = True
+        return parts[0][cells], parts[1][cells]
+
+    return place
+
+
+def labelled(model: Any, place: Place, label: Any, rest: Any, asked: Any) -> tuple[Any, Any]:
     """Names of the labels, and what is said of the asked cells."""
     from mosaicvi.infer.labels import predict_labels
-
-    def place(_: Any, cells: Any, modalities: Any) -> tuple[Any, Any]:
-        found = model.get_latent_representation(indices=cells, modalities=modalities, return_dist=True)
-        return tuple(part.astype(np.float64) for part in found)
 
     names, found = np.unique(label[rest], return_inverse=True)
     code = np.full(len(label), -1)
@@ -108,12 +126,12 @@ def labelled(model: Any, label: Any, rest: Any, asked: Any) -> tuple[Any, Any]:
     return names, predict_labels(place, model.mosaic, code, model.mosaic, np.flatnonzero(asked), seed=0)
 
 
-def scored(model: Any, label: Any, rest: Any, asked: Any) -> tuple[Any, Any, Any, Any]:
+def scored(model: Any, place: Place, label: Any, rest: Any, asked: Any) -> tuple[Any, Any, Any, Any]:
     """Probability and whether it is right, of ours and of 15 nearest neighbours."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    names, said = labelled(model, label, rest, asked)
-    z = model.get_latent_representation()
+    names, said = labelled(model, place, label, rest, asked)
+    z, _ = place(model.mosaic, np.arange(model.mosaic.n_cells), None)
     nearest = KNeighborsClassifier(mosaics.NEIGHBOURS).fit(z[rest], label[rest])
     p = nearest.predict_proba(z[asked])
     return (
@@ -124,7 +142,7 @@ def scored(model: Any, label: Any, rest: Any, asked: Any) -> tuple[Any, Any, Any
     )
 
 
-def unseen(model: Any, label: Any, rest: Any, asked: Any) -> npt.NDArray[np.float64]:
+def unseen(model: Any, place: Place, label: Any, rest: Any, asked: Any) -> npt.NDArray[np.float64]:
     """AUC, found and false for each type that is taken from the labelled cells."""
     from sklearn.metrics import roc_auc_score
 
@@ -133,7 +151,7 @@ def unseen(model: Any, label: Any, rest: Any, asked: Any) -> npt.NDArray[np.floa
         stranger, less = label[asked] == kind, rest & (label != kind)
         enough = min(stranger.sum(), (~stranger).sum()) >= FEWEST_OF_A_TYPE
         if enough and len(np.unique(label[less])) > 1:
-            _, said = labelled(model, label, less, asked)
+            _, said = labelled(model, place, label, less, asked)
             auc = roc_auc_score(stranger, said.distance)
             out.append((auc, said.is_far[stranger].mean(), said.is_far[~stranger].mean()))
     return np.array(out)

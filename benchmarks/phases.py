@@ -206,20 +206,18 @@ def _counters() -> Iterator[dict[str, float]]:
 
 
 def _operations_of_values(first: rows.FirstLayer) -> float:
-    """Twice the multiplications of values, a non-zero's once for all passes that see all of a cell."""
+    """Twice the multiplications of values: all of a cell's for the passes that see most of it, and lists."""
     total = 0.0
     for one in first.shown:
+        is_listed = (one.how == rows.SOME) | (one.how == rows.MOST)
+        whole, shares = (one.how >= rows.MOST).any(0), one.table.mean(1) if len(one.table) else np.zeros(1)
         if isinstance(one, rows.Dense):
-            total += 2 * one.width * float((one.how != rows.NONE).sum()) * one.ends[-1]
-            continue
-        blocks = np.diff(one.ends).reshape(-1, max(one.n, 1))
-        nonzeros = blocks.sum(0) if one.n else np.zeros(0)
-        whole = nonzeros[(one.how == rows.ALL).any(0)].sum()
-        shares = one.table.mean(1) if len(one.table) else np.zeros(1)
-        some = sum(
-            (nonzeros * shares[c])[h == rows.SOME].sum() for h, c in zip(one.how, one.choice, strict=True)
-        )
-        total += 2 * one.width * float(whole + some)
+            values = np.full(one.how.shape[1], one.ends[-1])
+        else:
+            blocks = np.diff(one.ends).reshape(-1, max(one.n, 1))
+            values = blocks.sum(0) if one.n else np.zeros(0)
+        listed = (shares[one.choice] * is_listed).sum(0) if one.how.size else np.zeros(0)
+        total += 2 * one.width * float((values * (whole + listed)).sum())
     return total
 
 

@@ -109,7 +109,7 @@ def answers(model: Any, asked: npt.NDArray[np.int64]) -> dict[str, Floats]:
         "log_counts": np.log1p(counts),
         "log_cp10k": ask(scale="log1p_cp10k"),
         "log_of_median": np.log1p(ask(library=median)),
-        "log_ratios": ratios(counts),
+        "log_ratios": ask(scale="clr"),
     }
 
 

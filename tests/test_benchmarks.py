@@ -94,6 +94,15 @@ def test_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_interval_memory(tmp_path: Path) -> None:
+    run("interval_memory", "--csv", tmp_path / "memory.csv")
+    train, impute = rows(tmp_path / "memory.csv")
+    assert (train["what"], impute["what"]) == ("train", "impute")
+    assert float(impute["output_GiB"]) > 3 * 4 * 600 * 200 / 2**30
+    assert train["within"] == impute["within"] == "True"
+
+
+@pytest.mark.slow
 def test_scaling(tmp_path: Path) -> None:
     run("scaling", "--csv", tmp_path / "scaling.csv")
     small, large = rows(tmp_path / "scaling.csv")

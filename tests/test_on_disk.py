@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from tests.builders import random_mudata
-from tests.data.stored.test_stored import written
+from tests.data.stored.test_stored import assert_same, written
 
 from mosaicvi import InputError, MosaicVI
 from mosaicvi.cli import run
 from mosaicvi.data import sampling
 from mosaicvi.data.loader import MinibatchLoader
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.stored.values import StoredMatrix
 from mosaicvi.errors import MosaicWarning
 
 SMALL: dict[str, Any] = {"dimensions": 12, "dim_latent": 3, "dim_block_enc": 6, "dim_block_dec": 6}
@@ -127,3 +129,77 @@ def test_the_command_line_trains_embeds_and_imputes_on_disk(
 def test_memory_for_the_buffer_is_above_zero(path: Path) -> None:
     with pytest.raises(InputError, match="buffer_memory: must be > 0"):
         made(path, False).train(1, **HOW, buffer_memory=0)
+
+
+def test_what_registering_learnt_is_kept_beside_the_checkpoints(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy.h5mu"
+    copy.write_bytes(path.read_bytes())
+    read: list[str] = []
+    blocks = StoredMatrix.blocks
+
+    def noted(self: StoredMatrix) -> Any:
+        read.append(self.pieces[0].name)
+        return blocks(self)
+
+    monkeypatch.setattr(StoredMatrix, "blocks", noted)
+
+    def registered(**how: Any) -> Mosaic:
+        read.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MosaicWarning)
+            return MosaicVI.setup_mudata(copy, batch_key="batch", in_memory=False, **how)
+
+    folder = tmp_path / "ckpt"
+    assert_same(registered(checkpoint_dir=folder), in_memory := registered_in_memory(copy))
+    assert len(read) == 6  # looked at, and read, each of three
+    assert_same(registered(checkpoint_dir=folder), in_memory)
+    assert not read
+    registered(checkpoint_dir=folder, transforms={"rna": "none"})  # asks otherwise of one
+    assert len(read) == 1
+    kept = folder / "registered.npz"
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert_same(registered(checkpoint_dir=folder), in_memory)
+    assert len(read) == 6
+    os.utime(copy, ns=(1, 1))  # it was written again
+    registered(checkpoint_dir=folder)
+    assert len(read) == 6
+    assert [file.name for file in folder.iterdir()] == ["registered.npz"]
+
+
+def registered_in_memory(path: Path) -> Mosaic:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        return MosaicVI.setup_mudata(path, batch_key="batch", in_memory=True)
+
+
+@pytest.mark.usefixtures("few_neighbours")
+def test_what_was_trained_is_not_lost_where_the_file_changes(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy.h5mu"
+    copy.write_bytes(path.read_bytes())
+    stamp, taken, take = copy.stat().st_mtime_ns, 0, MinibatchLoader.take
+    small: dict[str, Any] = HOW | {"buffer_memory": 5e-6}
+    whole = made(copy, False)
+    whole.train(2, **small)
+    small |= {"checkpoint_dir": tmp_path / "ckpt", "checkpoint_every": 1e9}
+    stopped = made(copy, False)
+
+    def take_and_change(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 3:
+            os.utime(copy, ns=(1, 1))
+        return take(*arguments)
+
+    monkeypatch.setattr(MinibatchLoader, "take", take_and_change)
+    with pytest.raises(InputError, match="it was written again while its values were in use"):
+        stopped.train(2, **small)
+    os.utime(copy, ns=(stamp, stamp))
+    assert stopped._state is None or stopped._state.steps_done < 12
+    resumed = made(copy, False)
+    resumed.train(2, **small, resume=True)
+    assert_equal(whole, resumed)
+    assert whole.history.equals(resumed.history)

@@ -200,3 +200,27 @@ def test_columns_of_the_history_by_other_names_name_ours(model: MosaicVI) -> Non
     pd.testing.assert_frame_equal(part, history[history.index < 1])
     assert part["train_loss"].tolist() == history["train_loss"].tolist()[:1]
     assert type(part.to_dict("list")["train_loss"]) is list
+
+
+def test_which_modality_need_not_be_said_where_there_is_one(mdata: MuData) -> None:
+    rna = mdata["rna"].copy()
+    del rna.varm["measured"]
+    MosaicVI.setup_anndata(rna)
+    one = MosaicVI(rna, n_latent=3, n_hidden=8, **SMALL).train(1, batch_size=30, progress=False)
+    values = one.get_imputed_values()  # type: ignore[call-arg]
+    pd.testing.assert_frame_equal(values, one.get_imputed_values(modality="rna"))
+    with pytest.raises(InputError, match="adt"):
+        one.get_imputed_values(modality="adt")
+
+
+def test_none_of_something_is_said_by_none(mdata: MuData) -> None:
+    lists = ("categorical_covariate_keys", "continuous_covariate_keys", "condition_keys")
+    none: dict[str, Any] = dict.fromkeys(lists)
+    whole = MosaicVI.setup_mudata(mdata, batch_key="batch", **none, modalities=None)
+    assert whole.registry.setup == MosaicVI.setup_mudata(mdata, batch_key="batch").registry.setup
+    rna = mdata["rna"].copy()
+    del rna.varm["measured"]
+    one = MosaicVI.setup_anndata(rna, **none)
+    assert one.registry.setup == MosaicVI.setup_anndata(rna).registry.setup
+    with pytest.raises(InputError, match="condition_keys: a list of names is needed, not 3"):
+        MosaicVI.setup_anndata(rna, condition_keys=3)  # type: ignore[arg-type]

@@ -60,7 +60,10 @@ def numbers(answer: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", list(ANSWERS))
-def test_answers_repeat_and_do_not_depend_on_the_batch_size(model: MosaicVI, name: str) -> None:
+def test_answers_repeat_and_do_not_depend_on_the_batch_size(
+    model: MosaicVI, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mosaicvi.infer.latent.MOST_ROWS", 32)  # of 160 cells
     ask = ANSWERS[name]
     first = ask(model, seed=3, batch_size=64)
     again = ask(model, seed=3, batch_size=64)
@@ -71,8 +74,7 @@ def test_answers_repeat_and_do_not_depend_on_the_batch_size(model: MosaicVI, nam
     assert np.isfinite(numbers(first)).any()
     for batch_size in (7, 1000):
         other = ask(model, seed=3, batch_size=batch_size)
-        # products of matrices of other heights are rounded otherwise
-        np.testing.assert_allclose(numbers(other), numbers(first), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(numbers(other), numbers(first))
 
 
 def test_accuracy_repeats(model: MosaicVI) -> None:

@@ -50,7 +50,9 @@ def start(folder: Path, part: str) -> list[int]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left, one of which was killed in the middle of its second training."""
     path = tmp_path_factory.mktemp("ranks")
-    random_mudata(3, n_cells=41).write_h5mu(path / "mosaic.h5mu")
+    mdata = random_mudata(3, n_cells=41)
+    mdata.obs["kind"] = np.resize(["a", "b", "unknown"], mdata.n_obs)
+    mdata.write_h5mu(path / "mosaic.h5mu")
     assert start(path, "train") == [0, -signal.SIGKILL]
     assert start(path, "resume") == [0, 0]
     return path
@@ -93,7 +95,8 @@ def test_answers_of_both_are_one_file_as_of_one_process(
     monkeypatch.setenv("MOSAICVI_ENGINE", "torch")
     given = [str(folder / "model"), str(folder / "mosaic.h5mu"), "--quiet", "--output"]
     assert run(["embed", *given, str(tmp_path / "latent.csv")]) == 0
-    assert run(["impute", *given, str(tmp_path / "imputed.h5mu"), "--batch-size", "7"]) == 0
+    assert run(["impute", *given, str(tmp_path / "imputed.h5mu"), "--interval", "0.8"]) == 0
+    assert run(["label", *given, str(tmp_path / "labels.csv"), "--label-key", "kind"]) == 0
     latents = [pd.read_csv(where / "latent.csv", index_col=0) for where in (folder, tmp_path)]
     pd.testing.assert_frame_equal(*latents, rtol=1e-5, atol=1e-6)
     with mudata_as_it_is():
@@ -102,6 +105,11 @@ def test_answers_of_both_are_one_file_as_of_one_process(
     for name in shared.mod:
         assert shared[name].obs_names.equals(alone[name].obs_names)
         np.testing.assert_allclose(shared[name].X, alone[name].X, rtol=1e-4, atol=1e-5)
+        for end in ("lower", "upper"):
+            ends = [of[name].layers[end] for of in (shared, alone)]
+            np.testing.assert_allclose(*ends, rtol=1e-4, atol=1e-5)
+    labels = [pd.read_csv(where / "labels.csv", index_col=0) for where in (folder, tmp_path)]
+    pd.testing.assert_frame_equal(*labels, rtol=1e-4, atol=1e-6)
 
 
 def test_one_of_one_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,8 @@ def main(folder: Path, part: str) -> None:
         _save(train(folder, checkpoint_dir=folder / "ckpt", resume=True), folder / f"resumed{rank}")
         given = [str(folder / "model"), str(folder / "mosaic.h5mu"), "--quiet", "--output"]
         assert run(["embed", *given, str(folder / "latent.csv")]) == 0
-        assert run(["impute", *given, str(folder / "imputed.h5mu"), "--batch-size", "7"]) == 0
+        assert run(["impute", *given, str(folder / "imputed.h5mu"), "--interval", "0.8"]) == 0
+        assert run(["label", *given, str(folder / "labels.csv"), "--label-key", "kind"]) == 0
         return
     whole = train(folder)
     _save(whole, folder / f"whole{rank}")

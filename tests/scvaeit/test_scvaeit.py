@@ -51,6 +51,19 @@ def test_masks_of_an_answer_hide_what_was_measured(model: VAEIT) -> None:
         model.get_latent_z(np.where(np.arange(9) < 5, -1, 0) * np.ones((40, 1)))
 
 
+def test_the_config_holds_what_was_not_given_too(model: VAEIT) -> None:
+    config = model.config
+    assert (config.beta_kl, config.beta_unobs, config.beta_reverse, config.p_feat) == (2, 0.5, 0, 0.2)
+    assert (config.skip_conn, tuple(config.p_modal), tuple(config.beta_modal)) == (False, (0.5, 0.5), (1, 1))
+    assert (config.dim_latent, config.dimensions) == (2, 4)  # as they were given
+    x, masks = data_of()
+    bare = VAEIT({}, x, masks)
+    before = bare.model.config
+    bare.reset()
+    assert bare.model.config == before
+    assert bare.config.dim_latent == before.dim_latent
+
+
 def test_an_answer_is_that_of_the_cell_alone(model: VAEIT) -> None:
     np.testing.assert_allclose(model.get_latent_z(batch_size_inference=3), model.get_latent_z(), atol=1e-5)
     np.testing.assert_allclose(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -13,11 +15,14 @@ from mudata import MuData
 from tests.builders import mudata_of, random_mudata
 from tests.data.stored.test_stored import written
 
+from mosaicvi import MosaicVI
 from mosaicvi.cli import run
 from mosaicvi.data import sampling
 from mosaicvi.data.combine import combine, combine_stored
 from mosaicvi.data.combine.assemble import Assembled
+from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.read import read
+from mosaicvi.data.stored.values import StoredMatrix, StoredValues
 from mosaicvi.errors import InputError
 from mosaicvi.store import atlas
 from mosaicvi.store.atlas import write_atlas
@@ -81,6 +86,35 @@ def test_the_store_is_the_mosaic(
     assert found.uns["mosaicvi"]["panel_key"] == expected.uns["mosaicvi"]["panel_key"]
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_training_knows_whether_the_store_was_shuffled(
+    paths: dict[str, Path], tmp_path: Path, shuffle: bool
+) -> None:
+    write_atlas(tmp_path / "atlas.zarr", combine_stored(paths), shuffle=shuffle)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mosaic = MosaicVI.setup_mudata(tmp_path / "atlas.zarr", batch_key="dataset", in_memory=False)
+    assert MinibatchLoader(mosaic).in_order is shuffle
+    x = mosaic.modality("rna").x
+    assert isinstance(x, StoredValues)
+    assert not StoredMatrix(2 * x.matrix.pieces).is_shuffled  # two files are below one another
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is killed, which this system cannot fork")
+def test_the_same_command_starts_over_after_a_kill(paths: dict[str, Path], tmp_path: Path) -> None:
+    command = ["combine", *map(str, paths.values()), "--output", str(tmp_path / "atlas.zarr"), "--quiet"]
+    pid = os.fork()
+    if not pid:
+        atlas.SparseStore.close = lambda self: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+        os._exit(run(command))
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    assert not (tmp_path / "atlas.zarr").exists()
+    assert len(list(tmp_path.iterdir())) == 1  # what was half written
+    assert run(command) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["atlas.zarr"]
+    assert_same_cells(read(tmp_path / "atlas.zarr"), combine(paths))  # type: ignore[arg-type]
+
+
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     x = sp.csr_matrix(np.array([[1, np.nan], [0, 2]], np.float32))
     AnnData(x).write_h5ad(tmp_path / "a.h5ad")
@@ -104,3 +138,15 @@ def test_the_command_line_combines_into_a_store(
     other = str(tmp_path / "m.h5mu")
     assert run(["combine", *map(str, paths.values()), "--output", other, "--shuffle"]) == 2
     assert "--shuffle: " in capfd.readouterr().err
+
+
+def test_a_byte_of_a_chunk_that_changed_is_said_in_one_line(paths: dict[str, Path], tmp_path: Path) -> None:
+    store = tmp_path / "atlas.zarr"
+    write_atlas(store, combine_stored(paths))
+    shard = store / "mod/rna/X/data/c/0"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match=r"atlas\.zarr: rna.*damaged") as caught:
+        MosaicVI.setup_mudata(store, batch_key="dataset", in_memory=False)
+    assert "\n" not in str(caught.value)

@@ -78,7 +78,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="[MOD=]SCALE",
-            help="What to give the expected values of: counts or log1p_cp10k. "
+            help="What to give the expected values of: counts, log1p_cp10k, or clr, the "
+            "centred log ratios of such as proteins. "
             "[default: counts; with --interval log1p_cp10k]",
         ),
     ] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,11 +32,15 @@ from mosaicvi.cli.options import (
     mapping,
     reads_data,
 )
+from mosaicvi.cli.parts import own_share
 from mosaicvi.cli.say import note
+from mosaicvi.ranks import place
 from mosaicvi.store.files import atomic_path, shown
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mosaicvi.model import MosaicVI
 
 PREFIX = "predicted_"
 
@@ -79,9 +83,10 @@ def command(
     check_h5ad_fits(output, loaded)
     # kept in a variable: the labels are read from these data
     asked = prepared(model, loaded) if allow_missing else loaded
-    labels = load_model(model, asked, quiet=quiet).predict_labels(
-        label_key, unlabeled=unlabeled or "unknown", batch_size=batch_size
-    )
+    trained = load_model(model, asked, quiet=quiet)
+    labels = _labels(trained, label_key, unlabeled=unlabeled or "unknown", batch_size=batch_size)
+    if not place().is_first:
+        return
     if output.suffix.lower() == ".csv":
         with atomic_path(output, overwrite=overwrite) as temporary:
             labels.rename_axis("cell").to_csv(temporary)
@@ -94,6 +99,32 @@ def command(
         quiet=quiet,
     )
     note(f"Wrote {shown(output)}", quiet=quiet)
+
+
+def _labels(trained: MosaicVI, label_key: str, **how: Any) -> pd.DataFrame:
+    """Labels of all cells; of several processes the first has them, and the others those of their share."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    group, _, own = own_share(np.arange(trained.mosaic.n_cells))
+    found = trained.predict_labels(label_key, indices=own, **how)
+    if group is None:
+        return found
+    names = pd.Index(found.attrs["labels"])
+    is_label = {c: c in ("label", "second_label", "given") for c in found}
+    coded = np.stack([names.get_indexer(found[c]) if is_label[c] else found[c] for c in found], 1)
+    rows = group.rows_to_first(torch.from_numpy(coded.astype(np.float64))).numpy()
+    if not group.is_first:
+        return found
+    of_code = np.array([*names, None], object)
+    columns = {
+        c: of_code[rows[:, i].astype(int)] if is_label[c] else rows[:, i].astype(found[c].to_numpy().dtype)
+        for i, c in enumerate(found)
+    }
+    whole = pd.DataFrame(columns, index=trained.mosaic.cells)
+    whole.attrs.update(found.attrs)
+    return whole
 
 
 def label_columns(labels: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:

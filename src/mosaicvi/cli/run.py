@@ -28,7 +28,7 @@ from mosaicvi.ranks import place
 
 BAD_INPUT, FAILED = 2, 1
 HEARD = 1.0  # seconds within which a process that fails says why
-SHARED = ("train", "embed", "impute")  # commands that several processes do together
+SHARED = ("train", "embed", "impute", "label")  # commands that several processes do together
 
 
 class Interrupted(BaseException):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,15 +20,28 @@ OPTIONS: ContextVar[Mapping[str, frozenset[str]]] = ContextVar("OPTIONS", defaul
 """Each command's options, that of this process first; empty outside of the command line."""
 
 
-def _repeated(option: str, names: str) -> str:
-    return " ".join(f"{option} {name.strip()[1:-1]}" for name in names.split(","))
-
-
-def _as_option(argument: re.Match[str]) -> str:
-    return f"--{argument[1].replace('_', '-')}: "
-
-
-# Remedies are written for Python; the terminal has other names for the same things.
+# Remedies are written for Python. Arguments become options, of the same name but for these,
+_OPTION_OF = {
+    "block_keys": "block-key",
+    "checkpoint_dir": "checkpoint",
+    "fdr_target": "fdr",
+    "layers": "layer",
+    "likelihoods": "likelihood",
+    "modalities": "modality",
+    "rounded": "round",
+    "transforms": "transform",
+}
+_ARGUMENT = re.compile(
+    r"(?<![\w(])(accelerator|batch_key|batch_size|block_keys|checkpoint_dir|columns|duplicates|from_obsm|genome|"
+    r"join|layers|likelihoods|log2|min_counts|modalities|modality|names_from|orientation|pair|panel_key|resume|"
+    r"rounded|scale|transforms|zeros_missing)="
+    r"(\{'[^']+': (?:'[^']+'|\d+|\.\.\.)\}|\{\.\.\.\}|\[(?:'[^']+'(?:, )?)+\]|r?'[^']*'|\.{3,4}|\w+)"
+)
+_HEAD = re.compile(
+    r"^(delta|fdr_target|from_obsm|group1|group2|groupby|label_key|log2|min_counts|mode|rounded|"
+    r"zeros_missing): "
+)
+# and these words others:
 _IN_TERMINAL = (
     (re.compile(r"mosaicvi\.to_mudata\(data, (\w+=[\[{][^\]}]*[\]}])(?:, batch_key=\.\.\.)?\)"), r"\1"),
     (
@@ -39,62 +53,54 @@ _IN_TERMINAL = (
     (re.compile(r"mosaicvi\.read_mudata\(\.\.\.\)\.write\(\.\.\.\)"), "mosaicvi combine --output data.h5mu"),
     (re.compile(r"open (the data|them) with in_memory=True"), r"read \1 into memory, --in-memory"),
     (re.compile(r", or, to ask a model for some cells of the data that it knows, .* indices=\."), "."),
-    (re.compile(r"train\(\.\.\., checkpoint_dir='([^']+)', resume=True\)"), r"--checkpoint \1 --resume"),
+    (re.compile(r"train\(\.\.\., (checkpoint_dir='[^']+'), (resume=True)\)"), r"\1 \2"),
     (re.compile(r"call train\(\) first"), "train it first"),
     (re.compile(r"make them unique with var_names_make_unique\(\)"), "number them with --duplicates number"),
     (re.compile(r"make them unique.* with obs_names_make_unique\(\)"), "rename them"),
     (re.compile(r"set library_aware=False"), "set library_aware = false in the file of --config"),
     (re.compile(r"; call mdata\.update\(\)"), "; read it into memory, --in-memory, which adds them"),
-    (re.compile(r"MosaicVI\.prepare_query\(data, model, layers=\{'([^']+)': \.\.\.\}\)"), r"--layer \1=..."),
-    (re.compile(r"layers=\{'([^']+)': \.\.\.\}"), r"--layer \1=..."),
-    (re.compile(r"layers=\{'([^']+)': '([^']+)'\}"), r"--layer \1=\2"),
+    (re.compile(r"MosaicVI\.prepare_query\(data, model, (layers=[^)]*)\)"), r"\1"),
     (re.compile(r"MosaicVI\.prepare_query\(data, model\)"), "--allow-missing"),
     (
         re.compile(r"MosaicVI\.prepare_query\(data, model, take_as=\{'([^']+)': \.\.\.\}\)"),
         r"--take-as \1=...",
     ),
-    (re.compile(r"likelihoods=\{'([^']+)': \.\.\.\}"), r"--likelihood \1=..."),
-    (re.compile(r"likelihoods=\{'([^']+)': '([^']+)'\}"), r"--likelihood \1=\2"),
-    (re.compile(r"modalities=\[((?:'[^']+'(?:, )?)+)\]"), lambda m: _repeated("--modality", m[1])),
-    (re.compile(r"zeros_missing=\['([^']+)'\]"), r"--zeros-missing \1"),
-    (re.compile(r"rounded=\['([^']+)'\]"), r"--round \1"),
-    (re.compile(r"from_obsm=\{'([^']+)': '([^']+)'\}"), r"--from-obsm \1=\2"),
-    (re.compile(r"min_counts=\{'([^']+)': (\d+)\}"), r"--min-counts \1=\2"),
-    (re.compile(r"min_counts=\{\.\.\.\}"), "--min-counts"),
-    (re.compile(r"modality=\{'([^']+)': '([^']+)'\}"), r"--as \1=\2"),
-    (re.compile(r"orientation='(\w+)'"), r"--orientation \1"),
-    (re.compile(r"duplicates='(\w+)'"), r"--duplicates \1"),
-    (re.compile(r"columns=r?'([^']*)'"), r"--columns '\1'"),
-    (re.compile(r"log2=\['([^']+)'\]"), r"--log2 \1"),
-    (re.compile(r"names_from='([^']+)'"), r"--names-from '\1'"),
-    (re.compile(r"genome='([^']+)'"), r"--genome \1"),
-    (re.compile(r"pair=True"), "--pair"),
-    (re.compile(r"pair=False"), "--no-pair"),
-    (re.compile(r"block_keys=\{'([^']+)': \.\.\.\}"), r"--block-key \1=..."),
-    (re.compile(r"transforms=\{'([^']+)': '([^']+)'\}"), r"--transform \1=\2"),
-    (re.compile(r"panel_key=\.{3,4}"), "--panel-key ..."),
-    (re.compile(r"^(label_key|groupby|group1|group2|mode|delta): "), _as_option),
-    (re.compile(r"^(zeros_missing|min_counts|from_obsm|log2): "), _as_option),
-    (re.compile(r"^rounded: "), "--round: "),
-    (re.compile(r"^fdr_target: "), "--fdr: "),
-    (re.compile(r"use mode='change', or no delta"), "use --mode change, or no --delta"),
-    (re.compile(r"batch_key=\.{3,4}"), "--batch-key ..."),
-    (re.compile(r"batch_key=(\w+)"), r"--batch-key \1"),
-    (re.compile(r"batch_size=(\w+)"), r"--batch-size \1"),
-    (re.compile(r"batch_key='([^']+)'"), r"--batch-key \1"),
     (re.compile(r"transform_batch:"), "--as-batch:"),
     (re.compile(r"\blevel: above"), "--interval: above"),
-    (re.compile(r"scale='(\w+)'"), r"--scale \1"),
-    (re.compile(r"checkpoint_dir=\.{3,4}"), "--checkpoint ..."),
-    (re.compile(r"resume=True"), "--resume"),
-    (re.compile(r"accelerator='(\w+)'"), r"--accelerator \1"),
+    (re.compile(r"use mode='change', or no delta"), "use --mode change, or no --delta"),
     (re.compile(r"(--nproc-per-node \d+) your_script\.py"), r"\1 -m mosaicvi train ..."),
     (re.compile(r"[;:] mdata = mdata\[[^;]*$"), "."),
     (re.compile(r"--overwrite \(overwrite=True\)"), "--overwrite"),
-    (re.compile(r"join='(\w+)'"), r"--join \1"),
     (re.compile(r"set in_memory=True"), "add --in-memory"),
     (re.compile(r"in_memory=False"), "--on-disk"),
 )
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    """An argument of Python with its value, as an option."""
+    value = argument[2]
+    option = "--as" if argument[1] == "modality" and value[0] == "{" else _named(argument[1])
+    if value in ("True", "False"):
+        return option if value == "True" else option.replace("--", "--no-", 1)
+    if value == "{...}":
+        return option
+    if value[0] == "[":
+        return " ".join(f"{option} {shlex.quote(one)}" for one in re.findall(r"'([^']+)'", value))
+    if value[0] == "{":
+        key, _, of = value[1:-1].partition(": ")
+        return f"{option} {_plain(key)}={_plain(of)}"
+    return f"{option} {_plain(value)}"
+
+
+def _named(argument: str) -> str:
+    return f"--{_OPTION_OF.get(argument, argument).replace('_', '-')}"
+
+
+def _plain(value: str) -> str:
+    """A value as a shell takes it."""
+    if value.startswith("..."):
+        return "..."
+    return shlex.quote(value.removeprefix("r")[1:-1]) if value.endswith("'") else value
 
 
 # What only training decides, of no use to who has a model.
@@ -111,8 +117,9 @@ def for_terminal(message: str) -> str:
     if next(iter(OPTIONS.get()), "") in WITH_MODEL:
         for pattern, rest in _OF_TRAINING:
             line = pattern.sub(rest, line)
-    for pattern, option in _IN_TERMINAL:
-        line = pattern.sub(option, line)
+    for pattern, words in _IN_TERMINAL:
+        line = pattern.sub(words, line)
+    line = _ARGUMENT.sub(_as_option, _HEAD.sub(lambda head: f"{_named(head[1])}: ", line))
     return _OPTION.sub(_with_its_command, line)
 
 

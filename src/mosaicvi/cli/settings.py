@@ -139,10 +139,3 @@ def _is_of_kind(value: object, kind: type | tuple[type, ...]) -> bool:
     if isinstance(value, bool):
         return kind is bool or (isinstance(kind, tuple) and bool in kind)
     return isinstance(value, kind)
-
-
-def network_names() -> list[str]:
-    """All parameters of [network]."""
-    from mosaicvi.config import NetworkConfig
-
-    return [f.name for f in dataclasses.fields(NetworkConfig)]

@@ -201,7 +201,7 @@ def command(
     meant = dict.fromkeys([*said.get("likelihoods", {}), *said.get("transforms", {})], "X")
     reading = replace(reading, layers=dict(said.get("layers", {})), layers_if_there=meant, on_disk=on_disk)
     loaded = load(data, reading, batch_key=said.get("batch_key"), quiet=quiet)
-    mosaic = _register(loaded, said)
+    mosaic = _register(loaded, said | _given(checkpoint_dir=how.get("checkpoint_dir")))
     network = dict(settings.network) | _given(gamma=gamma)
     model = _model(mosaic, network, preset=preset, seed=int(how.get("seed", 0)))
     note(repr(model.mosaic), quiet=quiet)

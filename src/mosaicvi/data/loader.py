@@ -191,6 +191,8 @@ class MinibatchLoader:
         self.n_cells = mosaic.n_cells
         self.mosaic = mosaic
         self.buffer = cells_in(memory, mosaic)
+        stored = [m.x.matrix for m in mosaic.modalities if isinstance(m.x, StoredValues)]
+        self.in_order = bool(stored) and all(matrix.is_shuffled for matrix in stored)
         has_room = not self.buffer and bytes_of(mosaic) <= room_on(self.device) / 2
         self.home = self.device if has_room else torch.device("cpu")
         self.held: _Held | None = None if self.buffer else self._read(None)

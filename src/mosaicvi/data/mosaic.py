@@ -236,6 +236,17 @@ class Mosaic:
                 return m
         raise InputError(f"No modality {name!r}; the model has {', '.join(m.name for m in self.modalities)}.")
 
+    def some(self, cells: NDArray[np.int64], modalities: tuple[ModalityData, ...] | None = None) -> Mosaic:
+        """Some cells, by their positions, each once; `modalities` where they hold something else of them."""
+        return dataclasses.replace(
+            self,
+            cells=self.cells[cells],
+            modalities=tuple(m.some(cells) for m in self.modalities) if modalities is None else modalities,
+            covariates=self.covariates[cells],
+            batch=self.batch[cells],
+            group=self.group[cells],
+        )
+
     def as_published(self) -> Mosaic:
         """The mosaic as the published implementation reads it.
 

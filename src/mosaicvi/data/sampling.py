@@ -58,7 +58,13 @@ def shuffled(cells: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -
 
 
 def buffered(
-    cells: NDArray[np.int64], batch_size: int, seed: int, epoch: int, buffer: int
+    cells: NDArray[np.int64],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    buffer: int,
+    *,
+    in_order: bool = False,
 ) -> list[list[NDArray[np.int64]]]:
     """Minibatches of an epoch by the buffer that they are drawn from; a function of these numbers alone.
 
@@ -75,13 +81,17 @@ def buffered(
         Whole numbers.
     buffer
         Cells of a buffer at most, a minibatch at least; 0 for all.
+    in_order
+        Whether runs follow one another as they are stored, from any of them on, because the cells were put in
+        random order when they were stored.
     """
     n_minibatches = max(1, -(-len(cells) // batch_size))
     n_buffers = -(-n_minibatches // max(1, buffer // batch_size)) if buffer else 1
     if n_buffers == 1:
         return [shuffled(cells, batch_size, seed, epoch)]
     rng = np.random.default_rng([seed, 1, epoch])
-    first = rng.permutation(-(-len(cells) // RUN)) * RUN
+    n_runs = -(-len(cells) // RUN)
+    first = (np.roll(np.arange(n_runs), rng.integers(n_runs)) if in_order else rng.permutation(n_runs)) * RUN
     at = (first[:, None] + np.arange(RUN)).ravel()
     order = cells[at[at < len(cells)]]
     ends = np.cumsum([len(part) for part in np.array_split(order, n_minibatches)])

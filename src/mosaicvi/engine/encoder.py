@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mosaicvi.engine.gemm import product, product_of_transpose, product_with_transpose
 from mosaicvi.engine.jit import Floats, Ints, any_order, f32
-from mosaicvi.engine.rows import ALL, Dense, FirstLayer, Nonzeros, add_gradients, add_products
+from mosaicvi.engine.rows import ALL, Dense, FirstLayer, Nonzeros, add_products
 from mosaicvi.engine.stack import (
     ROWS,
     SLOPE,
@@ -126,7 +126,7 @@ class _Encode(torch.autograd.Function):
             of_dense, *of_values = sums.of(k)
             cells = share_of(rows.place.shape[1], k, n_shares)
             _backward(stack, rest_rows, saved, rows, of_mean, of_log_var, *cells, d_rest, of_dense)
-            add_gradients(saved.first, shown, rows.place, of_values, *cells)
+            add_products(saved.first, shown, rows.place, of_values, *cells, back=True)
 
         in_shares(share)
         of_dense, *of_values = sums.total()

@@ -1,7 +1,7 @@
 """The first layers of the encoder's blocks: what passes share is done once.
 
-A non-zero is multiplied once for all passes that see the whole cell; what is masked costs nothing. Dense
-values are masked a few rows at a time, just before they are multiplied. Workers have cells of their own.
+What was measured of a cell is multiplied once for all passes that see most of it, and what they do not see is
+taken off again; a pass that sees less has a product of its own. Workers have cells of their own.
 
 Legend: P passes, B cells, N = P * B rows, n_m cells with modality m, D_g features of a group of G blocks,
 H = `dim_block_enc` of each, F = sum of G * H, E width of [e ; c], Z non-zeros.
@@ -21,7 +21,7 @@ from mosaicvi.engine.jit import Bools, Floats, Ints, any_order, f32
 from mosaicvi.engine.products import linear
 from mosaicvi.engine.threads import Sums, in_shares, share_of
 
-NONE, SOME, ALL = 0, 1, 2  # of what was measured of a cell, a pass sees
+NONE, SOME, MOST, ALL = range(4)  # what a pass sees of a cell: listed features, or what was measured but them
 
 
 class Nonzeros(NamedTuple):
@@ -32,15 +32,15 @@ class Nonzeros(NamedTuple):
     at, lo, width
         First of its columns among all F, its first feature, and H.
     row
-        Of each cell of the minibatch, its row in the modality, or -1, (B,).
+        Of each cell of the minibatch, its row in the modality, or -1, ascending, (B,).
     n, ends
         n_m, and where each block * n_m + row begins, (G * n_m + 1,).
     col, value
         Column, from the group's first on, and value of the modality's non-zeros, (Z,) each.
     how
-        `NONE`, `SOME` or `ALL`, (P, n_m).
+        `NONE`, `SOME`, `MOST` or `ALL`, (P, n_m).
     table, choice
-        For `SOME`: distinct choices of features (T, D_m), and that of each pass and row, (P, n_m).
+        For `SOME` and `MOST`: distinct lists of features (T, D_m), and that of each pass and row, (P, n_m).
     """
 
     at: int
@@ -63,14 +63,12 @@ class Dense(NamedTuple):
     ----------
     routine
         Address of the library's product.
-    at, lo, width, row, how
+    at, lo, width, row, how, table, choice
         As of `Nonzeros`.
     ends
         Where the columns of each block begin, (G + 1,).
-    value, centre
-        Values of the modality, (n_m, D_m), and what is subtracted from them, (D_m,).
-    table, choice
-        Distinct choices of features (T, D_m), and that of each pass and row, -1 for all, (P, n_m).
+    value
+        Values of the modality, 0 where nothing was measured, (n_m, D_m).
     """
 
     routine: int
@@ -80,7 +78,6 @@ class Dense(NamedTuple):
     row: Ints
     ends: Ints
     value: Floats
-    centre: Floats
     how: NDArray[np.int8]
     table: Bools
     choice: Ints
@@ -134,32 +131,25 @@ class _AddProducts(torch.autograd.Function):
 
         def share(k: int, n_shares: int) -> None:
             cells = share_of(ctx.place.shape[1], k, n_shares)
-            add_gradients(d_h, ctx.shown, ctx.place, sums.of(k), *cells)
+            add_products(d_h, ctx.shown, ctx.place, sums.of(k), *cells, back=True)
 
         in_shares(share)
         return (grad, None, None, *sums.total())
 
 
 def add_products(
-    h: Floats, shown: list[Nonzeros | Dense], place: Ints, weights: list[Floats], first: int, last: int
-) -> None:
-    """Add x W of cells `first` to `last` to the first layer, where each pass and cell has its `place`."""
+    h: Floats, shown: list[Nonzeros | Dense], place: Ints, weights: list[Floats], first: int, last: int,
+    back: bool = False,
+) -> None:  # fmt: skip
+    """Add x W of cells `first` to `last` to the first layer (M, F), where each pass and cell has its `place`.
+
+    On the way `back`, h is the gradient of the first layer, and that of W is added to `weights`.
+    """
     for x, weight in zip(shown, weights, strict=True):
         if isinstance(x, Nonzeros):
-            _add_sparse(h, x, place, weight, first, last)
+            _add_sparse(h, x, place, weight, first, last, back)
         else:
-            _add_dense(h, x, place, weight, first, last)
-
-
-def add_gradients(
-    d_h: Floats, shown: list[Nonzeros | Dense], place: Ints, d_weights: list[Floats], first: int, last: int
-) -> None:
-    """Add the gradients of the weights from these cells, given that of the first layer (M, F)."""
-    for x, d_weight in zip(shown, d_weights, strict=True):
-        if isinstance(x, Nonzeros):
-            _add_sparse_gradient(d_h, x, place, d_weight, first, last)
-        else:
-            _add_dense_gradient(d_h, x, place, d_weight, first, last)
+            _add_dense(h, x, place, weight, first, last, back)
 
 
 # --- non-zeros ------------------------------------------------------------------------------------
@@ -183,135 +173,167 @@ def _accumulate(out: Floats, weight: Floats, row: Ints, value: Floats, start: in
 
 
 @any_order
-def _add_sparse(h: Floats, x: Nonzeros, place: Ints, weight: Floats, first: int, last: int) -> None:
-    """Add x W of cells `first` to `last` to the first layer (M, F)."""
-    n_passes, n_blocks = len(x.how), (len(x.ends) - 1) // max(x.n, 1)
+def _spread(d_weight: Floats, d: Floats, row: Ints, value: Floats, start: int, stop: int) -> None:
+    """Add d, times `value`, to the rows that `row` names."""
+    for z in range(start, stop):
+        out, v = d_weight[row[z]], value[z]
+        for j in range(len(d)):
+            out[j] += v * d[j]
+
+
+@any_order
+def _add(to: Floats, row: Floats) -> None:
+    for j in range(len(to)):
+        to[j] += row[j]
+
+
+@any_order
+def _listed(x: Nonzeros, p: int, row: int, start: int, stop: int, col: Ints, value: Floats) -> Any:
+    """Put the listed non-zeros into `col` and `value`, negative where they are taken off; how many."""
+    if x.how[p, row] != SOME and x.how[p, row] != MOST:
+        return 0
+    is_listed, sign, k = x.table[x.choice[p, row]], f32(1 if x.how[p, row] == SOME else -1), 0
+    for z in range(start, stop):
+        if is_listed[x.lo + x.col[z]]:
+            col[k], value[k] = x.col[z], sign * x.value[z]
+            k += 1
+    return k
+
+
+@any_order
+def _add_sparse(
+    h: Floats, x: Nonzeros, place: Ints, weight: Floats, first: int, last: int, back: bool
+) -> None:
+    """`add_products` of non-zeros."""
     total = np.empty(x.width, np.float32)
     col, value = np.empty(len(weight), np.int64), np.empty(len(weight), np.float32)
     for i in range(first, last):
         row = x.row[i]
         if row < 0:
             continue
-        how = x.how[:, row]
-        for b in range(n_blocks):
+        is_shared = (x.how[:, row] >= MOST).any()
+        for b in range((len(x.ends) - 1) // x.n):
             start, stop = x.ends[b * x.n + row], x.ends[b * x.n + row + 1]
             left, right = x.at + b * x.width, x.at + (b + 1) * x.width
             total[:] = f32(0)
-            if (how == ALL).any():
+            if is_shared and not back:
                 _accumulate(total, weight, x.col, x.value, start, stop)
-            for p in range(n_passes):
+            for p in range(len(x.how)):
                 if p and place[p, i] == place[0, i]:
                     continue
-                out = h[place[p, i], left:right]
-                if how[p] == ALL:
-                    for j in range(x.width):
-                        out[j] += total[j]
-                elif how[p] == SOME:
-                    visible, k = x.table[x.choice[p, row]], 0
-                    for z in range(start, stop):
-                        if visible[x.lo + x.col[z]]:
-                            col[k], value[k] = x.col[z], x.value[z]
-                            k += 1
-                    _accumulate(out, weight, col, value, 0, k)
-
-
-@any_order
-def _add_sparse_gradient(
-    d_h: Floats, x: Nonzeros, place: Ints, d_weight: Floats, first: int, last: int
-) -> None:
-    """Add the gradient of the weights from cells `first` to `last`, given that of the first layer (M, F)."""
-    n_passes, n_blocks = len(x.how), (len(x.ends) - 1) // max(x.n, 1)
-    total = np.empty(x.width, np.float32)
-    for i in range(first, last):
-        row = x.row[i]
-        if row < 0:
-            continue
-        how = x.how[:, row]
-        for b in range(n_blocks):
-            start, stop = x.ends[b * x.n + row], x.ends[b * x.n + row + 1]
-            left, right = x.at + b * x.width, x.at + (b + 1) * x.width
-            total[:] = f32(0)
-            for p in range(n_passes):
-                if p and place[p, i] == place[0, i]:
-                    continue
-                d = d_h[place[p, i], left:right]
-                if how[p] == ALL:
-                    for j in range(x.width):
-                        total[j] += d[j]
-                elif how[p] == SOME:
-                    visible = x.table[x.choice[p, row]]
-                    for z in range(start, stop):
-                        if visible[x.lo + x.col[z]]:
-                            out, v = d_weight[x.col[z]], x.value[z]
-                            for j in range(x.width):
-                                out[j] += v * d[j]
-            if (how == ALL).any():
-                for z in range(start, stop):
-                    out, v = d_weight[x.col[z]], x.value[z]
-                    for j in range(x.width):
-                        out[j] += v * total[j]
+                of_pass = h[place[p, i], left:right]
+                if x.how[p, row] >= MOST:
+                    _add(total, of_pass) if back else _add(of_pass, total)
+                k = _listed(x, p, row, start, stop, col, value)
+                if back:
+                    _spread(weight, of_pass, col, value, 0, k)
+                else:
+                    _accumulate(of_pass, weight, col, value, 0, k)
+            if is_shared and back:
+                _spread(weight, total, x.col, x.value, start, stop)
 
 
 # --- dense values ---------------------------------------------------------------------------------
 
 ROWS = 256  # that are multiplied together
+ENOUGH_ROWS = 32  # that share a list: a product of these columns alone
 
 
 @any_order
-def _next_rows(x: Dense, p: int, place: Ints, first: int, last: int, tile: Floats, cells: Ints) -> Any:
-    """Masked values of the next cells with a row of their own in pass p; how many, and where they end."""
-    k, i = 0, first
-    while i < last and k < len(tile):
-        row = x.row[i]
-        if row >= 0 and x.how[p, row] != NONE and not (p and place[p, i] == place[0, i]):
-            out, value, choice = tile[k], x.value[row], x.choice[p, row]
-            for j in range(len(out)):
-                out[j] = value[x.lo + j] - x.centre[x.lo + j]
-            if choice >= 0:
-                visible = x.table[choice]
-                for j in range(len(out)):
-                    out[j] = out[j] if visible[x.lo + j] else f32(0)
-            cells[k] = i
+def _where(is_there: Bools) -> Ints:
+    """Positions of what is true; numpy's function would not be compiled into its caller."""
+    out, k = np.empty(len(is_there), np.int64), 0
+    for i in range(len(is_there)):
+        if is_there[i]:
+            out[k] = i
             k += 1
-        i += 1
-    return k, i
+    return out[:k]
 
 
 @any_order
-def _add_dense(h: Floats, x: Dense, place: Ints, weight: Floats, first: int, last: int) -> None:
-    """Add x W of cells `first` to `last` to the first layer (M, F)."""
-    tile, cells = np.empty((ROWS, len(weight)), np.float32), np.empty(ROWS, np.int64)
-    all_out = np.empty((ROWS, x.width), np.float32)
-    for p in range(len(x.how)):
-        i = first
-        while i < last:
-            k, i = _next_rows(x, p, place, i, last, tile, cells)
-            if k == 0:
-                continue
-            out = all_out[:k]
-            for b in range(len(x.ends) - 1):
-                start, stop, left = x.ends[b], x.ends[b + 1], x.at + b * x.width
-                product(x.routine, tile[:k, start:stop], weight[start:stop], out, 0.0)
-                for m in range(k):
-                    to = h[place[p, cells[m]], left : left + x.width]
-                    for j in range(x.width):
-                        to[j] += out[m, j]
+def _by_list(x: Dense, p: int, cells: Ints) -> Ints:
+    """Of these cells, those of which pass p has a list, in the order of lists."""
+    starts = np.zeros(len(x.table) + 1, np.int64)
+    for i in cells:
+        if x.how[p, x.row[i]] == SOME or x.how[p, x.row[i]] == MOST:
+            starts[x.choice[p, x.row[i]] + 1] += 1
+    for t in range(len(x.table)):
+        starts[t + 1] += starts[t]
+    out = np.empty(starts[-1], np.int64)
+    for i in cells:
+        if x.how[p, x.row[i]] == SOME or x.how[p, x.row[i]] == MOST:
+            t = x.choice[p, x.row[i]]
+            out[starts[t]] = i
+            starts[t] += 1
+    return out
 
 
 @any_order
-def _add_dense_gradient(d_h: Floats, x: Dense, place: Ints, d_weight: Floats, first: int, last: int) -> None:
-    """Add the gradient of the weights from cells `first` to `last`, given that of the first layer (M, F)."""
-    tile, cells = np.empty((ROWS, len(d_weight)), np.float32), np.empty(ROWS, np.int64)
-    all_d = np.empty((ROWS, x.width), np.float32)
+def _listed_values(x: Dense, p: int, cells: Ints) -> tuple[Ints, Floats]:
+    """Which columns the first of these cells list, (c,), and the listed values of these, (k, c).
+
+    There are 0 where a cell does not list a column, and they are negative where they are taken off.
+    """
+    is_listed, k = np.zeros(x.ends[-1], np.bool_), 0
+    for i in cells[:ROWS]:
+        is_new = k == 0 or x.choice[p, x.row[i]] != x.choice[p, x.row[cells[k - 1]]]
+        if is_new and k >= ENOUGH_ROWS:
+            break
+        if is_new:
+            is_listed |= x.table[x.choice[p, x.row[i]], x.lo : x.lo + len(is_listed)]
+        k += 1
+    columns = _where(is_listed)
+    values = np.empty((k, len(columns)), np.float32)
+    for m in range(k):
+        row = x.row[cells[m]]
+        out, value, listed = values[m], x.value[row], x.table[x.choice[p, row]]
+        sign = f32(1 if x.how[p, row] == SOME else -1)
+        for j in range(len(columns)):
+            out[j] = sign * value[x.lo + columns[j]] * f32(listed[x.lo + columns[j]])
+    return columns, values
+
+
+@any_order
+def _add_dense(h: Floats, x: Dense, place: Ints, weight: Floats, first: int, last: int, back: bool) -> None:
+    """`add_products` of dense values."""
+    cells = first + _where(x.row[first:last] >= 0)  # that have the modality
+    tile = np.empty((min(ROWS, len(cells)), x.width), np.float32)
+    for a in range(0, len(cells), ROWS):
+        some = cells[a : a + ROWS]
+        of_cells, top = tile[: len(some)], x.row[some[0]]
+        for b in range(len(x.ends) - 1):
+            start, stop, left = x.ends[b], x.ends[b + 1], x.at + b * x.width
+            value = x.value[top : top + len(some), x.lo + start : x.lo + stop]
+            if back:
+                of_cells[:] = f32(0)
+            else:
+                product(x.routine, value, weight[start:stop], of_cells, 0.0)
+            for p in range(len(x.how)):
+                for m in range(len(some)):
+                    if x.how[p, top + m] >= MOST and not (p and place[p, some[m]] == place[0, some[m]]):
+                        of_pass = h[place[p, some[m]], left : left + x.width]
+                        _add(of_cells[m], of_pass) if back else _add(of_pass, of_cells[m])
+            if back:
+                product_of_transpose(x.routine, value, of_cells, weight[start:stop], 1.0)
     for p in range(len(x.how)):
-        i = first
-        while i < last:
-            k, i = _next_rows(x, p, place, i, last, tile, cells)
-            if k == 0:
-                continue
-            d = all_d[:k]
+        rest = _by_list(x, p, cells)
+        while len(rest):
+            columns, values = _listed_values(x, p, rest)
+            of_cells, edges = tile[: len(values)], np.searchsorted(columns, x.ends)
             for b in range(len(x.ends) - 1):
-                start, stop, left = x.ends[b], x.ends[b + 1], x.at + b * x.width
-                for m in range(k):
-                    d[m] = d_h[place[p, cells[m]], left : left + x.width]
-                product_of_transpose(x.routine, tile[:k, start:stop], d, d_weight[start:stop], 1.0)
+                at, left = columns[edges[b] : edges[b + 1]], x.at + b * x.width
+                if not len(at):
+                    continue
+                value, some_weights = values[:, edges[b] : edges[b + 1]], weight[at]
+                if not back:
+                    product(x.routine, value, some_weights, of_cells, 0.0)
+                for m in range(len(of_cells)):
+                    of_pass = h[place[p, rest[m]], left : left + x.width]
+                    if back:
+                        of_cells[m] = of_pass
+                    else:
+                        _add(of_pass, of_cells[m])
+                if back:
+                    product_of_transpose(x.routine, value, of_cells, some_weights, 1.0)
+                    weight[at] = some_weights
+            rest = rest[len(values) :]

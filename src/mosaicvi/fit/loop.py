@@ -115,7 +115,9 @@ def _fit(
     while not _is_over(state, config):
         last_epoch = config.max_epochs or (state.ending.last_epoch if state.ending.is_falling else None)
         gamma = net.config.gamma(state.epoch)
-        buffers = buffered(train, config.batch_size, config.seed, state.epoch, state.buffer)
+        buffers = buffered(
+            train, config.batch_size, config.seed, state.epoch, state.buffer, in_order=loader.in_order
+        )
         n_steps = sum(map(len, buffers))
         net.train()
         for cells in loader.ahead(buffers, skip=state.step, own=lambda part: shared(part, group, run)[0]):

@@ -158,6 +158,10 @@ def run(
             if store is not None:
                 _write(store, fingerprint, state, is_best=False)
             raise LostRankError(_without_another(state, group, checkpoint_dir)) from None
+        except InputError:  # values that are read in training have changed, or are damaged
+            if store is not None:
+                _write(store, fingerprint, state, is_best=False)
+            raise
         except NonFiniteLossError as error:
             where = _describe(error, mosaic, state, checkpoint_dir) if is_first else ""
             raise NonFiniteLossError(f"{error}{where}", modality=error.modality, cells=error.cells) from None

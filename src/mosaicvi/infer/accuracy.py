@@ -331,14 +331,7 @@ def showing(mosaic: Mosaic, cells: Ints, shown: dict[str, NDArray[np.bool_]]) ->
                 scale=scale,
             )
         )
-    return dataclasses.replace(
-        mosaic,
-        cells=mosaic.cells[cells],
-        modalities=tuple(parts),
-        covariates=mosaic.covariates[cells],
-        batch=mosaic.batch[cells],
-        group=mosaic.group[cells],
-    )
+    return mosaic.some(cells, tuple(parts))
 
 
 def _within_batches(guess: Floats, truth: Floats, batch: Ints) -> Floats:

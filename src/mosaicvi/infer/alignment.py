@@ -131,22 +131,7 @@ class Alignment:
 
 
 def read_alignment(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> Alignment:
-    """Read what `Alignment.to_dict` wrote.
-
-    Parameters
-    ----------
-    saved
-        The values.
-    config
-        The network that it belongs to.
-    folder
-        Of the model, for the message.
-
-    Raises
-    ------
-    ModelFileError
-        It is damaged or of another network.
-    """
+    """Read what `Alignment.to_dict` wrote, as `fitting_the_network`."""
     sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
     with fitting_the_network(folder, "its alignment does not fit"):
         groups, steps, k = [], [], config.dim_latent

@@ -51,11 +51,4 @@ def without_entries(mosaic: Mosaic, m: ModalityData, cells: Ints, hidden: NDArra
         scale=scale,
     )
     others = [dataclasses.replace(o, row_of_cell=o.row_of_cell[cells]) for o in mosaic.modalities]
-    return dataclasses.replace(
-        mosaic,
-        cells=mosaic.cells[cells],
-        modalities=tuple(part if o.name == m.name else o for o in others),
-        covariates=mosaic.covariates[cells],
-        batch=mosaic.batch[cells],
-        group=mosaic.group[cells],
-    )
+    return mosaic.some(cells, tuple(part if o.name == m.name else o for o in others))

@@ -37,7 +37,7 @@ class Scale:
     Attributes
     ----------
     kind
-        ``"counts"``, ``"log1p_cp10k"``, ``"probability"`` or ``"value"``.
+        ``"counts"``, ``"log1p_cp10k"``, ``"clr"``, ``"probability"`` or ``"value"``.
     library
         With counts: the library that every cell is given; None where each keeps its own.
     of_log2
@@ -55,6 +55,7 @@ class Scale:
             "counts": "expected counts at the depth that the cell's centred log ratios imply",
             "probability": "probability of being accessible",
             "log1p_cp10k": "expected log(1 + counts per 10,000)",
+            "clr": "expected centred log ratios of counts",
         }.get(self.kind, "log2 of the input" if self.of_log2 else "the scale of the input")
 
 
@@ -88,7 +89,9 @@ def scale_of(
     name = net.config.uni_block_names[m]
     aware = net.config.library_aware[m]
     own = net.decoder.families[m].scale(library_aware=aware, transform=registry.transforms[name])
-    possible = ("counts", "log1p_cp10k") if own == "counts" else (own,)
+    possible = (
+        ("counts", "log1p_cp10k", *(["clr"] if compared == "clr" else [])) if own == "counts" else (own,)
+    )
     if kind is not None and kind not in possible:
         raise InputError(
             f"scale: {name} has no values on the scale {kind!r}; use {' or '.join(map(repr, possible))}."

@@ -15,6 +15,21 @@ from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.masks import View, blind_view, observed_view
 from mosaicvi.nn.vae import MosaicVAE
 
+MOST_ROWS, FEWEST_ROWS = 256, 16  # cells that a CPU computes together
+MOST_VALUES = 2**23  # of a modality of theirs
+
+
+def rows_together(net: MosaicVAE, batch_size: int) -> int:
+    """How many cells are computed together.
+
+    Products of matrices round a row by how many there are. On a CPU it is a power of two that fits the widest
+    modality, whatever the batch size, so that answers do not depend on it to the bit.
+    """
+    if next(net.parameters()).device.type != "cpu":
+        return batch_size
+    fits = MOST_VALUES // max(net.config.dim_input_arr)
+    return min(MOST_ROWS, max(FEWEST_ROWS, 1 << max(fits.bit_length() - 1, 0)))
+
 
 def encoded(
     net: MosaicVAE,
@@ -40,11 +55,14 @@ def encoded(
     shown
         The same by features: a mask (D_m,) of each modality of which something may be seen.
     batch_size
-        Cells at a time; it does not change the answers.
+        Cells that are read together, and on a GPU computed together.
     """
     names = net.config.uni_block_names
     net.eval()
-    parts = [[cells[start : start + batch_size]] for start in range(0, len(cells), batch_size)]
+    step = rows_together(net, batch_size)
+    each = [cells[start : start + step] for start in range(0, len(cells), step)]
+    n_read = -(-batch_size // step)
+    parts = [each[i : i + n_read] for i in range(0, len(each), n_read)]
     start = 0
     for part in loader.ahead(parts):
         minibatch = loader.take(part)

@@ -136,22 +136,7 @@ class ReferenceCells:
 
 
 def read_reference(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> ReferenceCells:
-    """Read what `ReferenceCells.to_dict` wrote.
-
-    Parameters
-    ----------
-    saved
-        The values.
-    config
-        The network that it belongs to.
-    folder
-        Of the model, for the message.
-
-    Raises
-    ------
-    ModelFileError
-        It is damaged or of another network.
-    """
+    """Read what `ReferenceCells.to_dict` wrote, as `fitting_the_network`."""
     with fitting_the_network(folder, "its kept cells do not fit"):
         return ReferenceCells.from_dict(saved, config)
 

@@ -103,7 +103,7 @@ class Answers(Routing):
         features: Sequence[str] | None = None,
         indices: Sequence[int] | NDArray[Any] | None = None,
         n_samples: int | None = None,
-        scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
+        scale: Literal["counts", "log1p_cp10k", "clr", "value", "probability"] | None = None,
         library: float | None = None,
         transform_batch: TransformBatch = None,
         modalities: Collection[str] | None = None,
@@ -125,9 +125,10 @@ class Answers(Routing):
         n_samples
             Draws of z to average over; the mean of z is decoded where None.
         scale
-            What the values are expected values of: ``"counts"`` or ``"log1p_cp10k"`` for counts, else
-            ``"value"`` or ``"probability"``; the first that the modality has where None. The logarithm of
-            an expected count is not the expected logarithm, by which cells are usually compared.
+            What the values are expected values of: ``"counts"`` or ``"log1p_cp10k"`` for counts, also
+            ``"clr"`` for those that are seen as centred log ratios, else ``"value"`` or ``"probability"``;
+            the first that the modality has where None. The logarithm of an expected count is not the
+            expected logarithm, by which cells are usually compared.
         library
             For counts: the library that each cell is given. Where None the median of the training data, or
             for counts that are seen as centred log ratios the depth that these imply.
@@ -194,7 +195,7 @@ class Answers(Routing):
         features: Sequence[str] | None = None,
         indices: Sequence[int] | NDArray[Any] | None = None,
         n_samples: int | None = None,
-        scale: Literal["counts", "log1p_cp10k", "value", "probability"] | None = None,
+        scale: Literal["counts", "log1p_cp10k", "clr", "value", "probability"] | None = None,
         library: float | None = None,
         transform_batch: TransformBatch = None,
         modalities: Collection[str] | None = None,

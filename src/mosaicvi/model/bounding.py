@@ -250,6 +250,10 @@ class Bounding(Answers):
         is_read = readout is not None and readout.scale_of(modality) is not None
         asked = "log1p_cp10k" if scale is None and is_read else scale
         found = dataclasses.replace(self.imputed_scale(modality, scale=asked), library=None)
+        if found.kind == "clr":
+            raise InputError(
+                f"scale: {modality} has no intervals of ratios; use scale='log1p_cp10k' or scale='counts'."
+            )
         if found.kind == "log1p_cp10k" and self.config.library_aware[m]:
             if not is_read:
                 raise InputError(f"scale: of {modality} there are intervals of counts alone; use 'counts'.")

@@ -18,7 +18,7 @@ from mosaicvi.config import Distribution, NetworkConfig
 from mosaicvi.config.arguments import pairs
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.grow import grow
-from mosaicvi.data.register.join import joined, lifted, of_cells
+from mosaicvi.data.register.join import joined, lifted
 from mosaicvi.data.staining import at_level, levels_of_batches
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_grown
@@ -114,8 +114,8 @@ class Growing(Saving):
             earlier = lifted(old.mosaic, mosaic.registry)
             if unfrozen:
                 rehearsed, others = _parted(earlier, mosaic, seed)
-                mosaic = joined(mosaic, of_cells(earlier, rehearsed))
-                earlier, held = of_cells(earlier, others), held[others]
+                mosaic = joined(mosaic, earlier.some(rehearsed))
+                earlier, held = earlier.some(others), held[others]
             model._take(mosaic, config, net)
             model._earlier = earlier, held
         if mosaic.n_cells == query.n_obs:  # none of the reference's are among them

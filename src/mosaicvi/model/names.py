@@ -98,6 +98,7 @@ METHODS = {
     "get_normalized_accessibility": "get_imputed_values(modality='atac')",
     "get_protein_foreground_probability": "get_imputed_values(modality='adt'); there is no background apart",
     "get_feature_correlation_matrix": "posterior_predictive_sample(modality=...), and its correlations",
+    "get_latent_library_size": "get_imputed_values(library=...); the library is what was measured",
     "get_library_size_factors": "get_imputed_values(library=...); the library is what was measured",
     "get_region_factors": "get_imputed_values(modality='atac')",
     "get_latent": "get_latent_representation()",
@@ -131,10 +132,16 @@ SAME = {"adata": ("mdata", "query")}
 def names_ours(function: Callable[P, R]) -> Callable[P, R]:
     """The function, with an `InputError` that names the right argument in place of another package's.
 
-    An argument that is missing, or given by place though it has to be named, is an `InputError` as well.
+    An argument that is missing, or given by place though it has to be named, is an `InputError` as well; but
+    of a model of one modality, which one need not be said.
     """
     signature = inspect.signature(function)
     known = signature.parameters
+    modality = known.get("modality")
+    has_to_be_named = modality is not None and (modality.kind, modality.default) == (
+        modality.KEYWORD_ONLY,
+        modality.empty,
+    )
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -145,6 +152,8 @@ def names_ours(function: Callable[P, R]) -> Callable[P, R]:
         for name in kwargs:
             if name not in known:
                 raise InputError(_unknown(function.__name__, name, known))
+        if len(names := _modalities(args)) == 1 and has_to_be_named:
+            kwargs.setdefault("modality", names[0])
         try:
             signature.bind(*args, **kwargs)
         except TypeError:
@@ -181,11 +190,14 @@ def _misplaced(
         return f"{function}: {twice[0]!r} is given twice."
     needed = [name for name, of in known.items() if of.default is of.empty and name not in kwargs]
     missing = [name for name in needed if name not in by_place[: len(args)]]
-    if missing == ["modality"] and (
-        names := getattr(getattr(args[0], "config", None), "uni_block_names", ())
-    ):
+    if missing == ["modality"] and (names := _modalities(args)):
         return f"{function}: say which modality, modality={names[0]!r}; the model has {quoted(names)}."
     return f"{function}: {missing[0]}=... is needed."
+
+
+def _modalities(args: Sequence[object]) -> Sequence[str]:
+    """Those of the model whose method is called; none where it is no method of a model."""
+    return getattr(getattr(args[0], "config", None), "uni_block_names", ()) if args else ()
 
 
 def in_our_names(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from anndata import AnnData
 from mudata import MuData
@@ -24,6 +25,8 @@ from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import FEWER_CELLS, FEWER_FEATURES, InputError, memory_for
 from mosaicvi.model.columns import digest_of, object_of, remember_source
 from mosaicvi.model.names import names_ours
+from mosaicvi.ranks import place
+from mosaicvi.store.learnt import kept_in
 
 PerModality = Mapping[str, str] | None
 
@@ -45,12 +48,13 @@ class Registering:
         likelihoods: Mapping[str, Distribution] | None = None,
         transforms: Mapping[str, Transform] | None = None,
         block_keys: PerModality = None,
-        categorical_covariate_keys: Sequence[str] = (),
-        continuous_covariate_keys: Sequence[str] = (),
+        categorical_covariate_keys: Sequence[str] | None = (),
+        continuous_covariate_keys: Sequence[str] | None = (),
         panel_key: str | None = None,
-        modalities: Sequence[str] = (),
-        condition_keys: Sequence[str] = (),
+        modalities: Sequence[str] | None = (),
+        condition_keys: Sequence[str] | None = (),
         in_memory: InMemory = "auto",
+        checkpoint_dir: PathLike | None = None,
     ) -> Mosaic:
         """Register a MuData: say where the values, batches and panels are. It is not changed.
 
@@ -93,6 +97,9 @@ class Registering:
             Of values in a file: whether they are brought into memory. With False they stay where they are,
             and are read here and again in every epoch; ``"auto"`` does so where they need more than half of
             the memory that is free. The printed `Mosaic` says which it is.
+        checkpoint_dir
+            Of values in a file: the folder in which training will write its checkpoints. What reading them
+            says is kept there too, so that they are not read here again when training is resumed.
 
         Returns
         -------
@@ -119,7 +126,7 @@ class Registering:
             modalities=_names(modalities, "modalities"),
             condition_keys=_names(condition_keys, "condition_keys"),
         )
-        return _remember(mdata, setup, in_memory, MuData)
+        return _remember(mdata, setup, in_memory, MuData, checkpoint_dir)
 
     @classmethod
     @names_ours
@@ -133,11 +140,12 @@ class Registering:
         likelihood: Distribution | None = None,
         transform: Transform | None = None,
         block_key: str | None = None,
-        categorical_covariate_keys: Sequence[str] = (),
-        continuous_covariate_keys: Sequence[str] = (),
+        categorical_covariate_keys: Sequence[str] | None = (),
+        continuous_covariate_keys: Sequence[str] | None = (),
         panel_key: str | None = None,
-        condition_keys: Sequence[str] = (),
+        condition_keys: Sequence[str] | None = (),
         in_memory: InMemory = "auto",
+        checkpoint_dir: PathLike | None = None,
     ) -> Mosaic:
         """Register an AnnData as a mosaic of one modality; the arguments are those of `setup_mudata`.
 
@@ -149,7 +157,9 @@ class Registering:
             Name of the modality.
         batch_key, layer, likelihood, transform, block_key
             As in `setup_mudata`, for the one modality.
-        categorical_covariate_keys, continuous_covariate_keys, panel_key, condition_keys, in_memory
+        categorical_covariate_keys, continuous_covariate_keys, panel_key, condition_keys
+            As in `setup_mudata`.
+        in_memory, checkpoint_dir
             As in `setup_mudata`.
 
         Raises
@@ -173,7 +183,7 @@ class Registering:
             modalities=(modality,),
             condition_keys=_names(condition_keys, "condition_keys"),
         )
-        return _remember(adata, setup, in_memory, AnnData)
+        return _remember(adata, setup, in_memory, AnnData, checkpoint_dir)
 
 
 def registered(data: MuData | AnnData | Mosaic) -> Mosaic:
@@ -202,8 +212,14 @@ def _remember(
     setup: Setup,
     in_memory: InMemory,
     kind: type[MuData | AnnData],
+    checkpoint_dir: PathLike | None,
 ) -> Mosaic:
-    with memory_for("registering the data", FEWER_FEATURES), shown_reading():
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    with (
+        memory_for("registering the data", FEWER_FEATURES),
+        shown_reading(),
+        kept_in(folder, writes=place().is_first),
+    ):
         source = source_of(data, setup, in_memory)
         if not isinstance(data, MuData | AnnData):
             if isinstance(data, Sequence | Mapping) and not isinstance(data, str) and len(data) > 1:
@@ -240,9 +256,13 @@ def check_unchanged(mosaic: Mosaic) -> None:
         )
 
 
-def _names(value: Sequence[str], argument: str) -> tuple[str, ...]:
+def _names(value: Sequence[str] | None, argument: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
     if isinstance(value, str):
         raise InputError(f"{argument}: a list of names is needed, such as [{value!r}].")
     if isinstance(value, Mapping):
         raise InputError(f"{argument}: a list of names is needed, such as {list(value.values())!r}.")
+    if not isinstance(value, Iterable):
+        raise InputError(f"{argument}: a list of names is needed, not {value!r}.")
     return tuple(value)

@@ -18,7 +18,7 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.known import as_before, known_cells
-from mosaicvi.infer.latent import latent
+from mosaicvi.infer.latent import latent, rows_together
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 
@@ -120,8 +120,9 @@ class Routing(ModelState):
         some = None if features is None and len(before_names) == is_theirs.sum() else list(names[is_theirs])
         columns = names.get_indexer(before_names if some is None else pd.Index(some))
         more, others = list(names[~is_theirs]), np.flatnonzero(~is_theirs)
-        for start in range(0, len(cells), batch_size):
-            chunk = cells[start : start + batch_size]
+        step = rows_together(self.net, batch_size)
+        for start in range(0, len(cells), step):
+            chunk = cells[start : start + step]
             out = np.empty((n_tables, len(chunk), len(names)), np.float32)
             new, old = np.flatnonzero(~known[chunk]), np.flatnonzero(known[chunk])
             streams: list[tuple[Any, ...]] = [

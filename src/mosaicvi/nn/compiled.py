@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, seen
@@ -21,7 +22,7 @@ from mosaicvi.engine.likelihoods import array
 from mosaicvi.nn import losses
 from mosaicvi.nn.blocks import BlockGroup
 from mosaicvi.nn.compiled_likelihood import log_prob
-from mosaicvi.nn.encoder import BlockLayer, Encoder, Posterior, Shown, densified, side_by_side
+from mosaicvi.nn.encoder import BlockLayer, Encoder, Posterior, Shown, side_by_side
 from mosaicvi.nn.layers import HiddenStack, PassBatchNorm, leaky
 from mosaicvi.nn.masks import View, observed_view
 
@@ -170,25 +171,10 @@ def _values_of(shown: Shown, group: BlockGroup, at: int) -> rows.Nonzeros | rows
     """Values of a group whose columns begin at `at`, and what the passes see of them."""
     given, sparse = shown.rows, shown.rows.sparse
     n = given.cells.shape[0]
-    everything = observed_view(given)
-    measured = everything.n_chosen[everything.index.numpy()]
-    how, choices, tables, start = [], [], [everything.table.numpy()[:0]], 0
-    for view in shown.views:
-        index = view.index.numpy()
-        if view.full:
-            how.append(np.full(n, rows.ALL))
-            choices.append(np.full(n, -1))
-            continue
-        count = view.n_chosen[index]
-        how.append(np.where(count == measured, rows.ALL, np.where(count > 0, rows.SOME, rows.NONE)))
-        choices.append(index + start)
-        tables.append(view.table.numpy())
-        start += len(tables[-1])
+    how, table, choice = _lists(observed_view(given), shown.views)
     row = np.full(shown.n_cells, -1)
     row[given.cells.numpy()] = np.arange(n)
-    how_pn, table, choice = np.stack(how).astype(np.int8), np.concatenate(tables), np.stack(choices)
     if sparse is None or shown.centre is not None:
-        dense = densified(given, shown.values, table.shape[1])
         return rows.Dense(
             routine=gemm.routine(),
             at=at,
@@ -196,9 +182,8 @@ def _values_of(shown: Shown, group: BlockGroup, at: int) -> rows.Nonzeros | rows
             width=group.enc,
             row=row,
             ends=np.cumsum([0, *group.sizes]),
-            value=array(dense),
-            centre=array(dense.new_zeros(dense.shape[1]) if shown.centre is None else shown.centre),
-            how=how_pn,
+            value=array(shown.measured(), 2),
+            how=how,
             table=table,
             choice=choice,
         )
@@ -211,7 +196,34 @@ def _values_of(shown: Shown, group: BlockGroup, at: int) -> rows.Nonzeros | rows
         ends=sparse.indptr[group.first * n : (group.first + group.n_blocks) * n + 1].numpy(),
         col=sparse.col.numpy() - group.lo if group.lo else sparse.col.numpy(),
         value=shown.values.detach().numpy(),
-        how=how_pn,
+        how=how,
         table=table,
         choice=choice,
     )
+
+
+def _lists(
+    measured: View, views: list[View]
+) -> tuple[NDArray[np.int8], NDArray[np.bool_], NDArray[np.int64]]:
+    """What each pass sees of each row, as `rows.Nonzeros` has it: `how`, `table` and `choice`."""
+    of_row = measured.index.numpy()
+    n_measured = measured.n_chosen[of_row]
+    how = np.full((len(views), len(of_row)), rows.ALL, np.int8)
+    choice = np.full(how.shape, -1)
+    tables, start = [measured.table.numpy()[:0]], 0
+    for p, view in enumerate(views):
+        if view.full:
+            continue
+        count = view.n_chosen[view.index.numpy()]
+        how[p] = np.where(2 * count > n_measured, rows.MOST, rows.SOME)
+        how[p, count == 0], how[p, count == n_measured] = rows.NONE, rows.ALL
+        listed = np.flatnonzero((how[p] == rows.SOME) | (how[p] == rows.MOST))
+        pairs = view.index.numpy()[listed] * len(measured.table) + of_row[listed]
+        distinct, found = np.unique(pairs, return_inverse=True)
+        choice[p, listed] = found + start
+        seen = view.table.numpy()[distinct // len(measured.table)]
+        there = measured.table.numpy()[distinct % len(measured.table)]
+        is_most = 2 * seen.sum(1, keepdims=True) > there.sum(1, keepdims=True)
+        tables.append(there & (seen ^ is_most))
+        start += len(seen)
+    return how, np.concatenate(tables), choice

@@ -17,7 +17,7 @@ from mosaicvi.config import NetworkConfig
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, seen
 from mosaicvi.nn.blocks import BlockGroup, block_groups
 from mosaicvi.nn.layers import HiddenStack, PassBatchNorm, glorot_, leaky, make_linear
-from mosaicvi.nn.masks import View
+from mosaicvi.nn.masks import View, observed_view
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,12 +201,19 @@ class Shown:
 
     def dense(self) -> Tensor:
         """All values, (N, D)."""
-        n_features = self.views[0].table.shape[1]
-        x_nd = densified(self.rows, self.values, n_features)
-        x_nd = x_nd if self.centre is None else x_nd - self.centre
+        x_nd = self._centred()
         return self._to_cells(
             torch.stack([torch.where(v.table[v.index], x_nd, torch.zeros_like(x_nd)) for v in self.views])
         )
+
+    def measured(self) -> Tensor:
+        """What was measured, less the centre, and 0 elsewhere, (n, D)."""
+        view, x_nd = observed_view(self.rows), self._centred()
+        return x_nd if view.full else torch.where(view.table[view.index], x_nd, torch.zeros_like(x_nd))
+
+    def _centred(self) -> Tensor:
+        x_nd = densified(self.rows, self.values, self.views[0].table.shape[1])
+        return x_nd if self.centre is None else x_nd - self.centre
 
     def _sparse_times(self, weight: Tensor, group: BlockGroup) -> Tensor:
         """Hidden values count as zeros: to leave them out, a device would wait for their number."""

@@ -46,8 +46,7 @@ class VAEIT:
     Parameters
     ----------
     config
-        A dict or namespace of the published parameters. `gamma` may be a function of the epoch, counted from
-        1; it counts only with `conditions`.
+        The published parameters: dict or namespace. `gamma` (or a function of the epoch) needs `conditions`.
     data
         Values (n, D), dense or sparse, in the order of modalities and blocks; NaN is missing.
     masks
@@ -133,6 +132,7 @@ class VAEIT:
             gamma=0.0 if callable(gamma) and not isinstance(gamma, Schedule) else gamma,
             **self._published.parameters(self._measured),
         )
+        self._published.fill_in(self.model.config)
 
     # --- training -------------------------------------------------------------------------------
 

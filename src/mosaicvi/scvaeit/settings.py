@@ -21,6 +21,10 @@ OURS = {
 }  # fmt: skip
 KEYS = tuple(f.name for f in dataclasses.fields(NetworkConfig) if f.name not in OURS)
 LAYOUT = ("dim_input_arr", "dim_block", "dist_block", "uni_block_names", "block_names", "gamma")
+OF_NETWORK = (
+    "dimensions", "dim_latent", "beta_unobs", "beta_reverse", "beta_kl", "beta_modal", "skip_conn", "p_feat",
+    "p_modal", "max_disp",
+)  # fmt: skip
 PER_BLOCK = ("dim_block_embed", "dim_block_enc", "dim_block_dec")
 VALUES = ("mean_vals", "min_vals", "max_vals")
 
@@ -53,6 +57,12 @@ class Published:
         if empty:
             raise InputError(f"masks: no cell has a value of {empty[0]!r}; leave that modality out.")
         return found
+
+    def fill_in(self, network: NetworkConfig) -> None:
+        """Put what the network made of what was not given into the config, where scripts look it up."""
+        for name in OF_NETWORK:
+            if getattr(self.config, name) is None:
+                setattr(self.config, name, getattr(network, name))
 
     def parameters(self, kept: NDArray[np.bool_]) -> dict[str, Any]:
         """Parameters of `MosaicVI` for the features that are kept (D,), without what the data say."""

@@ -24,10 +24,11 @@ from mosaicvi.data.looks import stored
 from mosaicvi.data.problems import problem
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.data.sampling import buffered
+from mosaicvi.data.stored.open import SHUFFLED
 from mosaicvi.data.stored.values import StoredMatrix
 from mosaicvi.errors import InputError
 
-CHUNK, CHUNKS = 1 << 16, 64  # values of a chunk, and chunks of a shard
+CHUNK, CHUNKS = 1 << 14, 256  # values of a chunk, and chunks of a shard
 SHUFFLED_TOGETHER = 1 << 29  # bytes of values
 AT_A_TIME = 1024
 
@@ -83,12 +84,14 @@ def _write(
         place: Any = root[f"mod/{name}"]
         if "X" in place:
             del place["X"]
-        out = _Dense(place, x.shape) if x.is_dense else _Sparse(place, x)
+        most = sum(piece.most_values() for piece in x.pieces)
+        out = _Dense(place, x.shape) if x.is_dense else SparseStore(place, x.shape, most)
         for block in _ordered(x, [rows[name][group] for group in groups] if shuffle else None):
             _check(name, block)
             out.add(block)
             advance(block.shape[0])
         out.close()
+    root.attrs[SHUFFLED] = shuffle
     zarr.consolidate_metadata(root.store)
 
 
@@ -132,15 +135,21 @@ def _check(name: str, block: Block) -> None:
         raise InputError(problem("infinite", name="combine", modality=name, feature=feature))
 
 
+def _created(group: Any, name: str, shape: tuple[int, ...], dtype: type, **how: Any) -> Any:
+    """An array whose chunks are quick to decode, and tell when they are damaged."""
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    compressors = [BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()]
+    return group.create_array(name, shape=shape, dtype=np.dtype(dtype).name, compressors=compressors, **how)
+
+
 class _Growing:
     """A list of numbers on disk that grows, by whole shards as long as it can."""
 
     def __init__(self, group: Any, name: str, most: int, dtype: type) -> None:
         chunk = max(1, min(CHUNK, most))
         self.shard = chunk * max(1, min(CHUNKS, -(-most // chunk)))
-        self.array = group.create_array(
-            name, shape=(most,), chunks=(chunk,), shards=(self.shard,), dtype=np.dtype(dtype).name
-        )
+        self.array = _created(group, name, (most,), dtype, chunks=(chunk,), shards=(self.shard,))
         self.waiting: list[NDArray[Any]] = [np.zeros(0, dtype)]
         self.done = self.n_waiting = 0
 
@@ -162,22 +171,30 @@ class _Growing:
             self.array.resize((self.done,))
 
 
-class _Sparse:
-    """A CSR matrix on disk that grows by rows."""
+class SparseStore:
+    """A CSR matrix on disk that grows by rows.
 
-    def __init__(self, place: Any, x: StoredMatrix) -> None:
+    Parameters
+    ----------
+    place
+        Group of an opened store, in which it becomes ``X``.
+    shape
+        Rows and columns.
+    most
+        As many values as there can be.
+    """
+
+    def __init__(self, place: Any, shape: tuple[int, int], most: int) -> None:
         group = place.create_group("X")
-        group.attrs.update(
-            {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(x.shape)}
-        )
-        most = sum(piece.most_values() for piece in x.pieces)
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(shape)})
         self.values = _Growing(group, "data", most, np.float32)
         self.columns = _Growing(group, "indices", most, np.int32)
-        self.ends = _Growing(group, "indptr", x.shape[0] + 1, np.int64)
+        self.ends = _Growing(group, "indptr", shape[0] + 1, np.int64)
         self.ends.add(np.zeros(1, np.int64))
         self.n_values = 0
 
     def add(self, block: Block) -> None:
+        """Write rows after those that are there."""
         rows = sp.csr_matrix(block)
         self.values.add(rows.data)
         self.columns.add(rows.indices)
@@ -185,6 +202,7 @@ class _Sparse:
         self.n_values += rows.nnz
 
     def close(self) -> None:
+        """Write what waits for more."""
         for part in (self.values, self.columns, self.ends):
             part.close()
 
@@ -194,7 +212,7 @@ class _Dense:
 
     def __init__(self, place: Any, shape: tuple[int, int]) -> None:
         rows = max(1, min(shape[0], CHUNK * CHUNKS // max(1, shape[1])))
-        self.array = place.create_array("X", shape=shape, chunks=(rows, max(1, shape[1])), dtype="float32")
+        self.array = _created(place, "X", shape, np.float32, chunks=(rows, max(1, shape[1])))
         self.array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         self.done = 0
 

@@ -19,6 +19,11 @@ def fitting_the_network(folder: Path, said: str) -> Iterator[None]:
         Of the model.
     said
         The part and its verb, such as ``"its read-out does not fit"``.
+
+    Raises
+    ------
+    ModelFileError
+        The part is damaged or of another network.
     """
     try:
         yield

@@ -240,6 +240,16 @@ def test_a_buffer_is_of_runs_of_neighbours() -> None:
         assert np.count_nonzero(np.diff(cells) > 1) <= 6
 
 
+def test_what_was_stored_in_random_order_is_read_in_order() -> None:
+    n = 20 * RUN - 7
+    buffers = [np.sort(np.concatenate(b)) for b in buffered(np.arange(n), 100, 0, 3, 5 * RUN, in_order=True)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(buffers)), np.arange(n))
+    steps = np.concatenate([np.diff(cells) for cells in buffers])
+    assert np.count_nonzero(steps > 1) <= 1  # where the last cells and the first ones are in one buffer
+    starts = {min(buffered(np.arange(n), 100, 0, e, 5 * RUN, in_order=True)[0][0]) // RUN for e in range(5)}
+    assert len(starts) > 1
+
+
 def test_a_split_by_runs_keeps_neighbours_together() -> None:
     train, valid = split(1000, 0.8, 0, run=30)
     np.testing.assert_array_equal(np.sort(np.concatenate([train, valid])), np.arange(1000))

@@ -113,11 +113,24 @@ def test_logarithms_of_ratios_are_expected_logarithms_too() -> None:
     np.testing.assert_allclose(logs[seen].mean(), truth[seen].mean(), rtol=0.02)
 
 
+def test_ratios_as_they_are_read_out(made: tuple[MosaicVI, MuData, np.ndarray]) -> None:
+    model = made[0]
+    ratios = model.get_imputed_values(modality="adt", scale="clr")
+    assert ratios.attrs["scale"] == "expected centred log ratios of counts"
+    counts = model.get_imputed_values(modality="adt").to_numpy(np.float64)
+    within = counts.sum(1) < counts.sum(1).max() * 0.99  # of the others the depth is cut
+    np.testing.assert_allclose(ratios.to_numpy()[within], clr(counts)[within], atol=1e-3)
+    with pytest.raises(InputError, match=r"rna has no values on the scale 'clr'; use 'counts' or 'log1p"):
+        model.get_imputed_values(modality="rna", scale="clr")
+    with pytest.raises(InputError, match=r"adt has no intervals of ratios; use scale='log1p_cp10k' or"):
+        model.get_imputed_intervals(modality="adt", scale="clr")  # type: ignore[arg-type]
+
+
 def test_answers_are_the_cells_own(made: tuple[MosaicVI, MuData, np.ndarray]) -> None:
     model = made[0]
     # torch rounds by the size of the minibatch, and then one of the nearest cells may be another
     rtol = 1e-5 if serves(device="cpu") else 0.05
-    for scale in ("counts", "log1p_cp10k"):
+    for scale in ("counts", "log1p_cp10k", "clr"):
         whole = model.get_imputed_values(modality="adt", scale=scale)  # type: ignore[arg-type]
         some = model.get_imputed_values(modality="adt", scale=scale, indices=[401, 3, 77], batch_size=2)  # type: ignore[arg-type]
         np.testing.assert_allclose(some, whole.iloc[[401, 3, 77]], rtol=rtol)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CHUNK = re.compile(r"\d+(\.\d+)*")
 ZSTD = b"\x28\xb5\x2f\xfd"
 BLOSC_HEAD = 16  # bytes, of which the second and fourth four say how long the values and the chunk are
+CHECKSUM = 4  # bytes
 LONGEST_HEAD = 18  # bytes that say how long a zstd frame is
 SLACK = 1 << 20  # bytes that a chunk may hold beyond its values, such as the lengths of texts
 
@@ -86,25 +87,29 @@ def _check_array(path: Path, where: str, array: Array[Any]) -> None:
     for n in array.shards or array.chunks:
         a_chunk *= n
     is_blosc = array.shards is None and any(type(c).__name__.startswith("Blosc") for c in array.compressors)
+    n_sums = sum(type(c).__name__.startswith("Crc32c") for c in array.compressors)
     n_stored = n_said = 0
     for folder, _, names in os.walk(path / where.lstrip("/")):
         for name in names:
             chunk = Path(folder, name)
             n_stored += chunk.stat().st_size
-            said = _said_by_blosc(path, where, chunk) if is_blosc else _said_by_zstd(chunk)
+            said = _said_by_blosc(path, where, chunk, n_sums * CHECKSUM) if is_blosc else _said_by_zstd(chunk)
             n_said = max(n_said, said)
     check_size(path, where, max(each * array.size, a_chunk), n_stored)
     if n_said > a_chunk + SLACK:
         check_size(path, where, n_said, n_stored)
 
 
-def _said_by_blosc(path: Path, where: str, chunk: Path) -> int:
-    """How many bytes a chunk says that it becomes; blosc reads past the end of one that was cut off."""
+def _said_by_blosc(path: Path, where: str, chunk: Path, behind: int) -> int:
+    """How many bytes a chunk says that it becomes; blosc reads past the end of one that was cut off.
+
+    `behind` bytes of a checksum follow those of blosc.
+    """
     if not CHUNK.fullmatch(chunk.name):
         return 0
     with chunk.open("rb") as file:
         head = file.read(BLOSC_HEAD)
-    n_stored, n_said = chunk.stat().st_size, int.from_bytes(head[12:16], "little")
+    n_stored, n_said = chunk.stat().st_size - behind, int.from_bytes(head[12:16], "little")
     if len(head) < BLOSC_HEAD or n_said != n_stored:
         reason = f"{where}: a chunk has {n_stored:,} bytes, not {n_said:,}"
         raise InputError(problem("damaged", name=path, reason=reason))

@@ -51,6 +51,7 @@ def seen_by_group(
         there = m.row_of_cell >= 0
         rows, group_of_row = m.row_of_cell[there], group[there] - 1
         seen[m.name] = np.zeros((n, m.n_features), bool)
-        for g, panel in np.unique(np.c_[group_of_row, m.panel_of_row[rows]], axis=0):
+        for code in np.unique(group_of_row * len(m.panels) + m.panel_of_row[rows]):
+            g, panel = divmod(int(code), len(m.panels))
             seen[m.name][g] |= m.panels[panel]
     return seen

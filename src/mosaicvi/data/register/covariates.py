@@ -254,13 +254,16 @@ def condition_groups(
     batches
         Their names.
     """
-    has = np.stack([m.row_of_cell >= 0 for m in mods], axis=1)
-    _, first, code = np.unique(np.c_[batch, has], axis=0, return_index=True, return_inverse=True)
+    code = batch.copy()
+    for m in mods:
+        code = 2 * code + (m.row_of_cell >= 0)
+    # numbers of a byte or two are sorted in time that is linear in the cells
+    small = code.astype(np.min_scalar_type(int(code.max(initial=0))))
+    _, first, group = np.unique(small, return_index=True, return_inverse=True)
     names = [
-        f"{batches[batch[i]]}: " + "+".join(m.name for m, h in zip(mods, has[i], strict=True) if h)
-        for i in first
+        f"{batches[batch[i]]}: " + "+".join(m.name for m in mods if m.row_of_cell[i] >= 0) for i in first
     ]
-    return code.ravel().astype(np.int64) + 1, tuple(names)
+    return group.astype(np.int64) + 1, tuple(names)
 
 
 def named_conditions(

@@ -99,18 +99,6 @@ def _placed(table: NDArray[np.bool_], at: NDArray[np.int64], n: int) -> NDArray[
     return out
 
 
-def of_cells(mosaic: Mosaic, cells: NDArray[np.int64]) -> Mosaic:
-    """Some cells of a mosaic, by their positions, each once."""
-    return dataclasses.replace(
-        mosaic,
-        cells=mosaic.cells[cells],
-        modalities=tuple(m.some(cells) for m in mosaic.modalities),
-        covariates=mosaic.covariates[cells],
-        batch=mosaic.batch[cells],
-        group=mosaic.group[cells],
-    )
-
-
 def joined(first: Mosaic, second: Mosaic) -> Mosaic:
     """Two mosaics of one registry, one after the other."""
     offset = int(first.group.max(initial=0))

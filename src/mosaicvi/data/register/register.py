@@ -35,6 +35,7 @@ from mosaicvi.data.register.unseen import read_new_covariates
 from mosaicvi.data.register.values import Values, duplicates, find_values, keep
 from mosaicvi.data.registry import ModalityFeatures, Registry, Setup
 from mosaicvi.data.staining import at_level
+from mosaicvi.data.stored.aligned import noted_rows
 from mosaicvi.data.stored.values import StoredMatrix, StoredMeasured, StoredValues
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
@@ -119,7 +120,7 @@ def register(
             continue
         try:
             values = find_values(name, mods[name], data, setup, panel_key, registry, stored or {})
-            modality, said = _read(name, mods[name], cells, setup, registry, values, batch, batches)
+            modality, said = _read(name, mods[name], data, cells, setup, registry, values, batch, batches)
         except InputError as error:
             problems += [p for p in error.problems if not (no_batch and "panel_key=" in p)]
             continue
@@ -240,6 +241,7 @@ def _learn(
 def _read(
     name: str,
     a: AnnData,
+    data: MuData | AnnData,
     cells: pd.Index[str],
     setup: Setup,
     registry: Registry | None,
@@ -248,7 +250,8 @@ def _read(
     batches: Sequence[str],
 ) -> tuple[ModalityData, list[str]]:
     """A modality, and notes for the user about it."""
-    row_of_cell = np.asarray(a.obs_names.get_indexer(cells), np.int64)
+    noted = noted_rows(data, name, a, cells)
+    row_of_cell = np.asarray(a.obs_names.get_indexer(cells), np.int64) if noted is None else noted
     there = row_of_cell >= 0
     batch_of_row = np.zeros(a.n_obs, np.int64)
     batch_of_row[row_of_cell[there]] = batch[there]

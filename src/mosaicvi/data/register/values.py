@@ -26,7 +26,9 @@ from mosaicvi.data.register.kinds import (
 )
 from mosaicvi.data.register.panels import read_panels
 from mosaicvi.data.registry import ModalityFeatures, Registry, Setup
-from mosaicvi.data.stored.scan import scan
+from mosaicvi.data.stored.aligned import noted_rows
+from mosaicvi.data.stored.learnt import once
+from mosaicvi.data.stored.scan import Scanned, scan
 from mosaicvi.data.stored.values import StoredMatrix, StoredMeasured, StoredValues
 from mosaicvi.data.sums import Columns
 from mosaicvi.data.transforms import Transform
@@ -64,7 +66,7 @@ def find_values(
     stored: Mapping[str, StoredMatrix],
 ) -> Values:
     """Find the values of a modality and look at them."""
-    _check_names(name, a, pd.Index(data.obs_names))
+    _check_names(name, a, data)
     peaks = False
     if registry is None:
         features = read_blocks(name, a, setup.block_keys.get(name))
@@ -83,7 +85,7 @@ def find_values(
         if registry is not None:
             layer, notes = layer_for_model(name, a, registry)
         x = read_values(name, a, layer, order)
-    looks = look(x)
+    looks = once(Looks, x, lambda: look(x)) if isinstance(x, StoredMatrix) else look(x)
     check_finite(name, a.obs_names, x, looks)
     if registry is None:
         likelihood = choose_likelihood(name, a, x, looks, peaks, setup)
@@ -180,14 +182,19 @@ def _keep_stored(v: Values, matrix: StoredMatrix, batch: NDArray[np.int64], n_ba
         raise InputError(
             "A model that learnt new features reads values in memory; open them with in_memory=True."
         )
-    found = scan(
+    found = once(
+        Scanned,
         matrix,
-        v.panels,
-        v.panel_of_row,
-        is_dense=v.is_dense,
-        transform=v.transform,
-        batch=batch,
-        n_batches=n_batches,
+        lambda: scan(
+            matrix,
+            v.panels,
+            v.panel_of_row,
+            is_dense=v.is_dense,
+            transform=v.transform,
+            batch=batch,
+            n_batches=n_batches,
+        ),
+        *(v.panels, v.panel_of_row, v.is_dense, v.transform, batch, n_batches),
     )
     x = StoredValues(
         matrix,
@@ -211,7 +218,8 @@ def _keep_stored(v: Values, matrix: StoredMatrix, batch: NDArray[np.int64], n_ba
     )
 
 
-def _check_names(name: str, a: AnnData, cells: pd.Index[str]) -> None:
+def _check_names(name: str, a: AnnData, data: MuData | AnnData) -> None:
+    cells = pd.Index(data.obs_names)
     if a.n_obs == 0:
         raise InputError(
             f"Modality {name!r} has no cells; leave it out, or, to ask a model for some cells of the data "
@@ -220,15 +228,22 @@ def _check_names(name: str, a: AnnData, cells: pd.Index[str]) -> None:
     if a.n_vars == 0:
         raise InputError(f"Modality {name!r} has no features; leave it out.")
     problems = duplicates(f"{name}: var_names", a.var_names, "make them unique with var_names_make_unique()")
-    problems += duplicates(f"{name}: obs_names", a.obs_names, "make them unique with obs_names_make_unique()")
-    if not problems and not a.obs_names.isin(cells).all():
-        strange = a.obs_names[~a.obs_names.isin(cells)]
-        problems.append(
-            f"{name}: {len(strange):,} cells (such as {quoted(strange)}) are not in the obs_names of the "
-            "whole; call mdata.update()."
-        )
+    if noted_rows(data, name, a, cells) is None:  # else no cell is there twice, or strange
+        problems += _strange_cells(name, a.obs_names, cells)
     if problems:
         raise InputError(problems)
+
+
+def _strange_cells(name: str, own: pd.Index[str], cells: pd.Index[str]) -> list[str]:
+    """What is wrong with the names of a modality's cells: one is there twice, or unknown to the whole."""
+    twice = duplicates(f"{name}: obs_names", own, "make them unique with obs_names_make_unique()")
+    strange = own[~own.isin(cells)]
+    if twice or not len(strange):
+        return twice
+    return [
+        f"{name}: {len(strange):,} cells (such as {quoted(strange)}) are not in the obs_names of the "
+        "whole; call mdata.update()."
+    ]
 
 
 def duplicates(what: str, names: pd.Index[str], remedy: str) -> list[str]:

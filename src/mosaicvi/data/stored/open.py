@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.io import read_elem
 from mudata import MuData
+from numpy.typing import NDArray
 
 from mosaicvi.data.layers import RAW, places_in_raw
 from mosaicvi.data.problems import listed, problem
@@ -19,10 +21,12 @@ from mosaicvi.data.read.contained import check_contained
 from mosaicvi.data.read.contained_zarr import check_contained_folder, check_contained_store
 from mosaicvi.data.read.files import ZARR_MARKS
 from mosaicvi.data.read.modalities import PROTEINS, USUAL, certain, feature_types
+from mosaicvi.data.stored.aligned import rows_if_so
 from mosaicvi.data.stored.pieces import Piece, element
 from mosaicvi.data.stored.values import StoredMatrix
 from mosaicvi.errors import InputError
 
+SHUFFLED = "mosaicvi-shuffled"  # attribute of a store whose cells were put in random order
 Opened = tuple[MuData | AnnData, dict[str, StoredMatrix]]
 
 
@@ -61,7 +65,8 @@ def open_stored(path: Path, layers: Mapping[str, str]) -> Opened:
     try:
         group = _opened(path)
         if "mod" not in group:
-            a, matrix = _anndata(str(path), group, next(iter(layers.values()), None), _mark(path))
+            layer, obs = next(iter(layers.values()), None), read_elem(group["obs"])
+            a, matrix = _anndata(str(path), group, layer, _mark(path), obs)
             _check_one_modality(path, group, a)
             return a, {"": matrix}
         return _mudata(path, group, layers)
@@ -116,13 +121,18 @@ def _modalities_of_obsm(group: Any, a: AnnData) -> list[str]:
 def _mudata(path: Path, group: Any, layers: Mapping[str, str]) -> Opened:
     there = list(group["mod"].keys())
     order = [str(name) for name in group["mod"].attrs.get("mod-order", there)]
-    mods, stored = {}, {}
-    for name in order if set(order) == set(there) else there:
-        mods[name], stored[name] = _anndata(
-            f"{path}: {name}", group["mod"][name], layers.get(name), _mark(path)
-        )
+    mods, stored, noted = {}, {}, {}
     obs = read_elem(group["obs"])
     obs.index = obs.index.astype(str)
+    for name in order if set(order) == set(there) else there:
+        about = read_elem(group["mod"][name]["obs"])
+        noted[name] = _noted(group, name, about, obs.index)
+        mods[name], matrix = _anndata(
+            f"{path}: {name}", group["mod"][name], layers.get(name), _mark(path), about
+        )
+        stored[name] = matrix.shuffled() if group.attrs.get(SHUFFLED) is True else matrix
+    if not obs.index.duplicated().any() and all(rows is not None for rows in noted.values()):
+        return _put_together(mods, obs, noted, _notes(group)), stored
     known = pd.Index([]).append([a.obs_names for a in mods.values()])
     lost = obs.index[~obs.index.isin(known)]
     if len(lost):
@@ -134,15 +144,58 @@ def _mudata(path: Path, group: Any, layers: Mapping[str, str]) -> Opened:
     return mdata, stored
 
 
+def _noted(group: Any, name: str, about: pd.DataFrame, cells: pd.Index[str]) -> NDArray[np.int64] | None:
+    """Row of each cell in a modality as the file says it, if it is so; names are then kept once."""
+    if "obsmap" not in group or name not in group["obsmap"]:
+        return None
+    row = rows_if_so(
+        np.asarray(read_elem(group["obsmap"][name])).reshape(-1), np.asarray(about.index), np.asarray(cells)
+    )
+    if row is not None:
+        own = np.empty(len(about), object)
+        there = np.flatnonzero(row >= 0)
+        own[row[there]] = np.asarray(cells, object)[there]
+        about.index = pd.Index(own, dtype=about.index.dtype, name=about.index.name)
+    return row
+
+
+class _AsItIs(MuData):  # type: ignore[misc]
+    """A MuData of which it is known that its parts belong together, which else is found out at length."""
+
+    def update(self) -> None:
+        """Nothing: what `update` finds is there."""
+
+    def _check_duplicated_names(self) -> None: ...
+
+
+def _put_together(
+    mods: dict[str, AnnData],
+    obs: pd.DataFrame,
+    rows: Mapping[str, NDArray[np.int64] | None],
+    notes: dict[str, Any],
+) -> MuData:
+    known = {name: row for name, row in rows.items() if row is not None}
+    with mudata_as_it_is():
+        return _AsItIs(
+            mods,
+            obs=obs,
+            var=pd.concat([a.var[[]] for a in mods.values()]),
+            obsm={name: row >= 0 for name, row in known.items()},
+            obsmap={name: (row + 1).astype(np.uint32) for name, row in known.items()},
+            uns=notes,
+        )
+
+
 def _mark(path: Path) -> Path:
     """The file that changes when data are written again: of a store, what describes it."""
     there = [path / mark for mark in ZARR_MARKS if (path / mark).exists()] if path.is_dir() else []
     return there[0] if there else path
 
 
-def _anndata(name: str, group: Any, layer: str | None, mark: Path) -> tuple[AnnData, StoredMatrix]:
-    obs, var = read_elem(group["obs"]), read_elem(group["var"])
-    a = AnnData(obs=obs, var=var)
+def _anndata(
+    name: str, group: Any, layer: str | None, mark: Path, obs: pd.DataFrame
+) -> tuple[AnnData, StoredMatrix]:
+    a = AnnData(obs=obs, var=read_elem(group["var"]))
     if "varm" in group and "measured" in group["varm"]:
         a.varm["measured"] = read_elem(group["varm"]["measured"])
     a.uns.update(_notes(group))

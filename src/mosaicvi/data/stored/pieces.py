@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from mosaicvi.data.blocks import Block
 from mosaicvi.data.problems import problem
 from mosaicvi.data.sparse import arrays_fault
+from mosaicvi.data.stored.numbers import StoredNumbers, numbers_of
+from mosaicvi.engine.jit import Ints
 from mosaicvi.errors import InputError
 
 GAPS_TOGETHER = 1 << 22  # entries
 NEAR = 64  # rows between two that are wanted which are rather read than skipped
+VALUES_TOGETHER = 1 << 22  # of a sparse matrix, put in order together
 
 
 class Piece:
@@ -49,9 +52,11 @@ class Piece:
         if raw.dtype.kind not in "biuf":
             raise InputError(f"{name}: the values are of type {raw.dtype}, not numbers; store numbers.")
         self.name, self.path = name, path
+        self.is_shuffled = False  # whether rows are known to be in random order
         self.stamp = None if path is None else _stamp(path)
         self.shape: tuple[int, int] = (int(raw.shape[0]), int(raw.shape[1]))
         self.is_dense = not isinstance(raw, CSRDataset)
+        self.where = str(raw.name if self.is_dense else raw.group.name)  # in its file
         self.dtype = raw.dtype
         self.place: NDArray[np.int64] | None = None
         self.n_columns = self.shape[1]
@@ -70,10 +75,21 @@ class Piece:
         if fault is not None:
             raise InputError(problem("sparse", name=name, what="the matrix", fault=fault))
         self.n_bytes = 8 * int(self.indptr[-1])
+        # a matrix of one column has only zeros for indices, which zarr does not write
+        mine = [numbers_of(part) if self.shape[1] > 1 else None for part in (self.values, self.indices)]
+        self.own_values, self.own_indices = mine
+        self.near = NEAR if None in mine else 1
 
     def most_values(self) -> int:
         """As many values as there can be other than 0."""
         return self.shape[0] * self.shape[1] if self.is_dense else int(self.indptr[-1])
+
+    def identity(self) -> tuple[Any, ...] | None:
+        """What is the same only for the same values; None where a change would not be noticed."""
+        if self.stamp is None:
+            return None
+        place = None if self.place is None else self.place.tobytes()
+        return self.stamp, self.where, self.shape, str(self.dtype), place, self.n_columns
 
     def put(self, place: NDArray[np.int64], n_columns: int) -> None:
         """Say where each column of the file goes among `n_columns`, -1 for one that is left out."""
@@ -82,8 +98,16 @@ class Piece:
 
     def take(self, rows: NDArray[np.int64]) -> list[Block]:
         """Ascending rows of the file, as one or several parts that follow one another."""
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) > NEAR) + 1)
-        return [self._some(run) for run in runs if len(run)]
+        if self.is_dense:
+            runs = np.split(rows, np.flatnonzero(np.diff(rows) > NEAR) + 1)
+            return [self._some(run) for run in runs if len(run)]
+        if not len(rows):
+            return []
+        if self.place is None:  # nothing but what is returned needs memory
+            return [self._sparse(rows)]
+        read = self.indptr[rows + 1] - self.indptr[rows]
+        ends = np.flatnonzero(np.diff(np.cumsum(read) // VALUES_TOGETHER)) + 1
+        return [self._sparse(part) for part in np.split(rows, ends)]
 
     def filled(self, part: Block) -> NDArray[np.float32]:
         """Rows as an array, with NaN where the file has no such column."""
@@ -107,7 +131,7 @@ class Piece:
 
     def _some(self, rows: NDArray[np.int64]) -> Block:
         first, last = int(rows[0]), int(rows[-1]) + 1
-        block = self._dense(first, last) if self.is_dense else self._sparse(first, last)
+        block = self._dense(first, last)
         return block if len(rows) == last - first else block[rows - first]
 
     def _dense(self, first: int, last: int) -> NDArray[np.float32]:
@@ -121,14 +145,21 @@ class Piece:
             out[:, target] = np.add.reduceat(x[:, kept], start, axis=1)
         return out
 
-    def _sparse(self, first: int, last: int) -> sp.csr_matrix:
-        low, high = int(self.indptr[first]), int(self.indptr[last])
-        with np.errstate(over="ignore"):
-            data = np.asarray(self._read(lambda: self.values[low:high])).astype(np.float32)
-        indices = np.asarray(self._read(lambda: self.indices[low:high]))
-        indptr = self.indptr[first : last + 1] - low
+    def _sparse(self, rows: NDArray[np.int64]) -> sp.csr_matrix:
+        new = np.concatenate([[True], np.diff(rows) > self.near])
+        firsts, lasts = rows[new], rows[np.append(new[1:], True)] + 1
+        lows, highs = self.indptr[firsts], self.indptr[lasts]
+        data = np.empty(int((highs - lows).sum()), np.float32)
+        indices = np.empty(len(data), np.int32 if self.indices.dtype.itemsize <= 4 else np.int64)
+        with np.errstate(over="ignore"):  # what a float32 cannot hold is found as infinite
+            self._runs(self.own_values, self.values, lows, highs, data)
+        self._runs(self.own_indices, self.indices, lows, highs, indices)
+        lengths = lasts - firsts
+        every = np.arange(int(lengths.sum())) + np.repeat(firsts - (np.cumsum(lengths) - lengths), lengths)
+        indptr = np.zeros(len(every) + 1, np.int64)
+        np.cumsum(self.indptr[every + 1] - self.indptr[every], out=indptr[1:])
         if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= self.shape[1]):
-            fault = f"an index of rows {first:,} to {last:,} is outside of 0 to {self.shape[1] - 1:,}"
+            fault = f"an index of rows {rows[0]:,} to {lasts[-1]:,} is outside of 0 to {self.shape[1] - 1:,}"
             raise InputError(problem("sparse", name=self.name, what="the matrix", fault=fault))
         if self.place is not None:
             indices = self.place[indices]
@@ -136,12 +167,29 @@ class Piece:
             if not kept.all():
                 ends = np.concatenate([[0], np.cumsum(kept)])
                 data, indices, indptr = data[kept], indices[kept], ends[indptr]
-        x = sp.csr_matrix((data, indices.astype(np.int32), indptr), shape=(last - first, self.n_columns))
+        small = indices.astype(np.int32, copy=False)
+        x = sp.csr_matrix((data, small, indptr), shape=(len(every), self.n_columns))
+        x = x if len(every) == len(rows) else x[np.searchsorted(every, rows)]
         if not x.has_canonical_format:
             x.sum_duplicates()
         if not x.data.all():
             x.eliminate_zeros()
         return x
+
+    def _runs(
+        self, own: StoredNumbers | None, stored: Any, lows: Ints, highs: Ints, out: NDArray[Any]
+    ) -> None:
+        """Runs of stored numbers, one after another."""
+
+        def read() -> None:
+            if own is not None:
+                own.read(lows, highs, out)
+                return
+            ends = np.cumsum(highs - lows)
+            for low, high, end in zip(lows.tolist(), highs.tolist(), ends.tolist(), strict=True):
+                out[end - (high - low) : end] = stored[low:high]
+
+        self._read(read)
 
     def _read(self, slice_of: Callable[[], Any]) -> Any:
         if self.path is not None and _stamp(self.path) != self.stamp:

@@ -18,7 +18,7 @@ from mosaicvi.data.stored.pieces import Piece
 from mosaicvi.data.stored.progress import of_rows
 from mosaicvi.data.values import keep_measured
 
-READ_TOGETHER = 1 << 26  # bytes
+READ_TOGETHER = 1 << 24  # bytes
 
 
 class StoredMatrix(RowsOnDemand):
@@ -38,12 +38,20 @@ class StoredMatrix(RowsOnDemand):
         self.shape = (int(self.starts[-1]), pieces[0].n_columns)
         self.is_dense = any(p.is_dense for p in pieces) if is_dense is None else is_dense
         self.n_bytes = sum(p.n_bytes for p in pieces)
+        self.is_shuffled = len(self.pieces) == 1 and self.pieces[0].is_shuffled
 
     def ordered(self, order: NDArray[np.int64]) -> StoredMatrix:
         """The same with columns in another order, or some of them."""
         place = np.full(self.shape[1], -1)
         place[order] = np.arange(len(order))
         return self.placed(place, len(order))
+
+    def shuffled(self) -> StoredMatrix:
+        """The same, of which it is known that rows are in random order."""
+        pieces = [copy.copy(piece) for piece in self.pieces]
+        for piece in pieces:
+            piece.is_shuffled = True
+        return StoredMatrix(pieces, is_dense=self.is_dense)
 
     def placed(self, place: NDArray[np.int64], n_columns: int) -> StoredMatrix:
         """The same with each column at another place among `n_columns`, -1 for one that is left out."""
@@ -52,6 +60,11 @@ class StoredMatrix(RowsOnDemand):
             before = np.arange(piece.shape[1]) if piece.place is None else piece.place
             piece.put(np.where(before >= 0, place[before], -1), n_columns)
         return StoredMatrix(pieces, is_dense=self.is_dense)
+
+    def identity(self) -> tuple[Any, ...] | None:
+        """What is the same only for the same values; None where a change would not be noticed."""
+        every = [piece.identity() for piece in self.pieces]
+        return None if None in every else (self.is_dense, *every)
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
         """All rows in order, several blocks read together."""

@@ -24,7 +24,7 @@ from mosaicvi.infer.differential.moments import Floats, Ints, Moments
 from mosaicvi.infer.differential.shrink import Posterior
 from mosaicvi.infer.differential.unmeasured import ImputedError, imputed_contrast, learn_error
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed
-from mosaicvi.infer.latent import latent
+from mosaicvi.infer.latent import latent, rows_together
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -203,7 +203,7 @@ class Differential:
             second,
             error,
             by_batch=self.question.by_batch,
-            batch_size=self.batch_size,
+            step=rows_together(self.net, self.batch_size),
         )
         if self.kind.counts:
             centre = centre_of(found, is_ratio=self.kind.is_ratio)

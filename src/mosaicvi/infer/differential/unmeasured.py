@@ -129,7 +129,7 @@ def imputed_contrast(
     error: ImputedError,
     *,
     by_batch: bool,
-    batch_size: int,
+    step: int,
 ) -> Contrast:
     """Two groups of cells compared by their imputed values, in batches that have both where there are any.
 
@@ -143,7 +143,7 @@ def imputed_contrast(
         Of such comparisons.
     by_batch
         Whether to compare within batches.
-    batch_size
+    step
         Cells at a time.
     """
     cells = np.concatenate([first, second])
@@ -152,7 +152,7 @@ def imputed_contrast(
     batch = mosaic.batch[cells] if by_batch and len(both) else np.zeros(len(cells), np.int64)
     n_strata = int(batch.max()) + 1
     total: Moments | None = None
-    for at in (slice(i, i + batch_size) for i in range(0, len(cells), batch_size)):
+    for at in (slice(i, i + step) for i in range(0, len(cells), step)):
         value = kind.imputed(impute(cells[at], False))
         part = _sums_of(value, group[at] * n_strata + batch[at], 2 * n_strata)
         total = part if total is None else total + part

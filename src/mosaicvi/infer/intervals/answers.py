@@ -17,7 +17,7 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.covariates import Batches
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed
 from mosaicvi.infer.intervals.likelihood import of_features
-from mosaicvi.infer.intervals.spread import Spread, Spreads
+from mosaicvi.infer.intervals.spread import Floats, Spread, Spreads
 from mosaicvi.infer.latent import encoded
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.infer.readout.table import TableReadOut, Values
@@ -108,6 +108,7 @@ def intervals(
             yield rows, lower, upper
         return
     own, asked = _batches(mosaic, wanted.batches)
+    kept: list[dict[int, tuple[Floats, Floats]]] = [{} for _ in known]
     for part in stream:
         value, of_cell, of_batch = part.values[0], code[cells[part.rows]], own[cells[part.rows]]
         lower, upper = np.empty_like(value), np.empty_like(value)
@@ -116,7 +117,7 @@ def intervals(
             assert spread is not None
             for here in _pieces(np.flatnonzero((of_cell == i) & (of_batch == b)), len(at)):
                 ends = [
-                    (share * e for e in spread.ends(value[here], as_batch, wanted.level))
+                    (share * e for e in spread.ends(value[here], as_batch, wanted.level, kept[i]))
                     for as_batch, share in asked or ((b, 1.0),)
                 ]
                 lower[here], upper[here] = (sum(each) for each in zip(*ends, strict=True))

@@ -15,22 +15,7 @@ from mosaicvi.store.parts import fitting_the_network, need
 
 
 def read_spreads(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> Spreads | None:
-    """Read what `Spreads.to_dict` wrote; None of an earlier kind, which has to be learnt anew.
-
-    Parameters
-    ----------
-    saved
-        The values.
-    config
-        The network that they belong to.
-    folder
-        Of the model, for the message.
-
-    Raises
-    ------
-    ModelFileError
-        They are damaged or of another network.
-    """
+    """Read what `Spreads.to_dict` wrote, as `fitting_the_network`; None of an earlier kind."""
     sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
     with fitting_the_network(folder, "its spreads do not fit"):
         if any("stretch_of_features" not in one for one in saved["parts"]):

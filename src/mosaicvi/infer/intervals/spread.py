@@ -98,14 +98,21 @@ class Table:
         Where the lower one is 0, nothing lies below it: then `whole_d`, the level of both together, is that
         of the upper one, or that at which 0 would just be left out.
         """
-        bins, columns = self.bins(imputed_bd), np.arange(len(self.values))
+        return self.around(imputed_bd, *self.ends_of_bins(low_d, high_d, whole_d))
+
+    def ends_of_bins(self, low_d: Floats, high_d: Floats, whole_d: Floats) -> tuple[Floats, Floats]:
+        """Both ends in each bin, or how far they are from the imputed value, (D, k) each."""
         lower, upper = self.at(low_d), self.at(high_d)
         n_zero = np.maximum((self.values <= 0).sum(2), 1)
         beyond = np.take_along_axis(self.values, len(LEVELS) - n_zero[..., None], 2)[..., 0]
         at_zero = (lower <= 0) & ~self.relative[:, None]
-        upper = np.where(at_zero, np.minimum(upper, np.maximum(self.at(whole_d), beyond)), upper)
+        return lower, np.where(at_zero, np.minimum(upper, np.maximum(self.at(whole_d), beyond)), upper)
+
+    def around(self, imputed_bd: Floats, lower_dk: Floats, upper_dk: Floats) -> tuple[Floats, Floats]:
+        """The ends of the bins of imputed values, (b, D) each."""
+        bins, columns = self.bins(imputed_bd), np.arange(len(self.values))
         base = np.where(self.relative, imputed_bd, 0.0)
-        lower, upper = (np.maximum(base + end[columns, bins], 0.0) for end in (lower, upper))
+        lower, upper = (np.maximum(base + end[columns, bins], 0.0) for end in (lower_dk, upper_dk))
         return lower, upper
 
     def cumulative(self, imputed_bd: Floats, truth_bd: Floats, uniform_bd: Floats) -> Floats:
@@ -158,19 +165,38 @@ class Spread:
     of_likelihood: Floats
     stretch_of_likelihood: Floats
 
-    def ends(self, imputed_bd: Floats, batch: int, level: float) -> tuple[Floats, Floats]:
-        """Both ends of the intervals of cells of one batch for which this was imputed, (b, D) each."""
-        own = self._ends(imputed_bd + self.shift[batch], int(self.table_of[batch]), level)
+    def ends(
+        self,
+        imputed_bd: Floats,
+        batch: int,
+        level: float,
+        kept: dict[int, tuple[Floats, Floats]] | None = None,
+    ) -> tuple[Floats, Floats]:
+        """Both ends of the intervals of cells of one batch for which this was imputed, (b, D) each.
+
+        Parameters
+        ----------
+        imputed_bd, batch, level
+            The imputed values, the cells' batch, and the share that should lie inside.
+        kept
+            Ends in the bins of each table at this level, found once and kept here for many cells.
+        """
+        kept = {} if kept is None else kept
+        own = self._ends(imputed_bd + self.shift[batch], int(self.table_of[batch]), level, kept)
         if self.known[batch].all():
             return own
-        any_other = self._ends(imputed_bd, int(self.table_of[-1]), level)
+        any_other = self._ends(imputed_bd, int(self.table_of[-1]), level, kept)
         lower, upper = (np.where(self.known[batch], *pair) for pair in zip(own, any_other, strict=True))
         return lower, upper
 
-    def _ends(self, imputed_bd: Floats, table: int, level: float) -> tuple[Floats, Floats]:
-        factor = factor_at(level, self.stretch[table]) * self.stretch_of_features[table]
-        low, high, whole = (stretched(np.array(p), factor) for p in ((1 - level) / 2, (1 + level) / 2, level))
-        return self.tables[table].ends(imputed_bd, low, high, whole)
+    def _ends(
+        self, imputed_bd: Floats, table: int, level: float, kept: dict[int, tuple[Floats, Floats]]
+    ) -> tuple[Floats, Floats]:
+        if table not in kept:
+            factor = factor_at(level, self.stretch[table]) * self.stretch_of_features[table]
+            levels = ((1 - level) / 2, (1 + level) / 2, level)
+            kept[table] = self.tables[table].ends_of_bins(*(stretched(np.array(p), factor) for p in levels))
+        return self.tables[table].around(imputed_bd, *kept[table])
 
     def levels_of_likelihood(self, level: float, batches: list[int]) -> tuple[Floats, Floats]:
         """Both levels at which each feature's likelihood is asked as some batches, (D,) each."""

@@ -31,7 +31,7 @@ from mosaicvi.infer.readout.table_fitting import fit_table, is_table
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.nn.vae import MosaicVAE
 
-MOST_REFERENCES, MOST_VALUES = 4000, 20_000_000  # cells, and values of a modality of theirs
+MOST_REFERENCES, MOST_VALUES = 4000, 15_000_000  # cells, and values of a modality of theirs
 MOST_VIEWS = 64
 BATCH_SIZE = 1024
 
@@ -148,6 +148,7 @@ def _levels(
     batch, at_mean = mosaic.batch[references], on_scale(rates.mean, kind)
     truth = truth_of(data, references, measured, rates, kind)
     step = np.where(measured, on_scale(rates.own, kind) - at_mean, 0.0)
+    del rates  # as large as the truth, twice
     unseen = held[references]
     if unseen.sum() < FEWEST_HELD_OUT:
         unseen = np.ones(len(references), bool)
@@ -210,6 +211,7 @@ def _fit_part(
     if is_partial:
         part = _centred(part, net, loader, mosaic, data, shown, references, rates.own, cells, seed)
     known = part.known(mosaic, data.name, references, z, rates)
+    del rates  # as large as the truth, twice
     line = _line_by_feature(known.decoded, truth, measured)
     hidden = np.flatnonzero(~own)
     groups = fit_groups(known, truth, measured, hidden, held[references], seed)

@@ -19,24 +19,7 @@ from mosaicvi.store.parts import fitting_the_network, need
 
 
 def read_readout(saved: Mapping[str, Any], config: NetworkConfig, folder: Path, *, n_batches: int) -> ReadOut:
-    """Read what `ReadOut.to_dict` wrote.
-
-    Parameters
-    ----------
-    saved
-        The values.
-    config
-        The network that it belongs to.
-    folder
-        Of the model, for the message.
-    n_batches
-        How many batches the model knows; 0 where its data have none.
-
-    Raises
-    ------
-    ModelFileError
-        It is damaged or of another network.
-    """
+    """Read what `ReadOut.to_dict` wrote, as `fitting_the_network`; of a model with so many batches, or 0."""
     sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
     with fitting_the_network(folder, "its read-out does not fit"):
         scales: dict[str, Any] = {str(k): str(v) for k, v in saved["scales"].items()}

@@ -68,20 +68,20 @@ def counts_of_ratios(ratios: Floats) -> Floats:
 def on_asked_scale(
     values: Floats, kind: Kind, asked: str, library: float | None, *, most: float = np.inf
 ) -> Floats:
-    """Values on the scale of comparison as counts, or as log(1 + counts per 10,000), (r, d).
+    """Values on the scale of comparison as counts, as log(1 + counts per 10,000), or as they are, (r, d).
 
     Parameters
     ----------
     values, kind
         The values and their scale; of log(1 + counts per 10,000) there are no counts.
     asked
-        ``"counts"`` or ``"log1p_cp10k"``.
+        ``"counts"``, ``"log1p_cp10k"``, or `kind` itself.
     library
         Total of the counts; None for the depth that the ratios imply.
     most
         Total beyond which that depth is not followed: high ratios are those of any great depth.
     """
-    if kind == "log1p_cp10k":
+    if kind in ("log1p_cp10k", asked):
         return np.maximum(values, 0.0)
     counts = counts_of_ratios(values)
     if asked == "log1p_cp10k":
