@@ -10,7 +10,8 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ CAN = {
     "multivi": ("mop", "simulated"),
     "midas": ("reap", "mop", "simulated"),
 }
-NAMES = {"scvaeit": "scVAEIT", "totalvi": "totalVI", "multivi": "MultiVI", "midas": "MIDAS"}
+NAMES = {
+    "scvaeit": "scVAEIT",
+    "totalvi": "totalVI",
+    "multivi": "MultiVI",
+    "midas": "MIDAS",
+    "scarches": "scArches",  # which joins new cells to a model, and no more
+}
 MINIBATCH = {"scvaeit": 512, "totalvi": 256, "multivi": 128, "midas": 256}
 
 
@@ -63,15 +70,15 @@ def can_do(key: str, mosaic: Any, folder: Path, task: str) -> str:
     return ""
 
 
-def add_peers(out: argparse.ArgumentParser, *, epochs: int = 2) -> None:
-    """Options that say which peers to run."""
+def add_peers(out: argparse.ArgumentParser, *, epochs: int = 2, known: Collection[str] = tuple(CAN)) -> None:
+    """Options that say which of the known peers to run."""
     out.add_argument(
         "--peer",
         action="append",
         default=[],
-        type=_peer,
+        type=partial(_peer, known=known),
         metavar="NAME=PYTHON",
-        help=f"run {', '.join(CAN)} with its Python; may be repeated",
+        help=f"run {', '.join(known)} with its Python; may be repeated",
     )
     out.add_argument(
         "--peer-epochs", type=int, default=epochs, help="of each run of a peer [%(default)s]; see the docs"
@@ -79,10 +86,10 @@ def add_peers(out: argparse.ArgumentParser, *, epochs: int = 2) -> None:
     out.add_argument("--tools", type=Path, default=TOOLS, metavar="DIR", help="folder of the peers' scripts")
 
 
-def _peer(said: str) -> Peer:
+def _peer(said: str, known: Collection[str]) -> Peer:
     key, equals, python = said.partition("=")
-    if not equals or key not in CAN:
-        raise argparse.ArgumentTypeError(f"{said!r}; give NAME=PYTHON with NAME one of {', '.join(CAN)}")
+    if not equals or key not in known:
+        raise argparse.ArgumentTypeError(f"{said!r}; give NAME=PYTHON with NAME one of {', '.join(known)}")
     found = shutil.which(python)
     if found is None:
         raise argparse.ArgumentTypeError(f"{said!r}: {python} is no program that can be run")

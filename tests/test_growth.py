@@ -353,6 +353,14 @@ def test_values_of_a_new_modality_are_where_it_is_said(data: MuData, tmp_path: P
     )
 
 
+def test_where_nothing_is_new_that_is_said_and_nothing_changes(data: MuData) -> None:
+    reference = reference_of(of(data, {"A", "B"}))
+    with pytest.warns(MosaicWarning, match="Nothing in these data is new to the model"):
+        grown = MosaicVI.load_query_data(of(data, {"B"}), reference)
+    grown.train(1, **TRAIN)
+    assert weights_digest(grown.net) == weights_digest(reference.net)
+
+
 def test_what_cannot_be_learnt_is_said(data: MuData) -> None:
     reference = reference_of(of(data, {"A", "B"}, adt=slice(4)))
     query = of(data, {"C", "D"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 import warnings
@@ -89,6 +90,7 @@ def test_one_command_from_a_file_to_all_answers_and_a_page(
         warnings.simplefilter("ignore", MosaicWarning)
         latent = model.get_latent_representation(query)
         values = model.get_imputed_values(query, modality="adt")
+        trust = model.imputation_accuracy(query=query)  # which the model remembers
     np.testing.assert_allclose(mapped.obsm["X_mosaicvi"], latent, atol=1e-5)
     np.testing.assert_allclose(mapped["adt"].X, values, rtol=1e-4)
     assert not mapped["adt"].obs["measured"].any()
@@ -99,8 +101,13 @@ def test_one_command_from_a_file_to_all_answers_and_a_page(
     text = page.read_text()
     assert "30 cells on a reference" in text
     assert "No cell measured adt" in text
-    assert "Which imputed features to believe was not asked." in text
-    assert "believe" not in mapped["adt"].var
+    assert (trust["lacking"] == 30).all()
+    assert set(trust["view"]) == {"rna"}
+    of_feature = trust.set_index("feature").loc[mapped["adt"].var_names]
+    np.testing.assert_array_equal(mapped["adt"].var["believe"], of_feature["believe"])
+    np.testing.assert_allclose(mapped["adt"].var["accuracy_from_rna"], of_feature["score"])
+    assert "features of adt that 30 cells lack" in text
+    assert "when the model was saved" in text
     median = mapped.obs["reference_rank"].median()
     assert f"of reference_rank {median:.2f}, farther than {median:.0%}." in text
     assert list(mapped.obs_names) == list(query.obs_names)
@@ -131,6 +138,7 @@ def test_the_references_picture_is_kept_and_its_labels_are_carried_over(folder: 
     np.testing.assert_array_equal(mapped["adt"].var["believe"], of_feature["believe"])
     np.testing.assert_allclose(mapped["adt"].var["accuracy_from_rna"], of_feature["score"])
     text = (tmp_path / "page.html").read_text()
+    assert "when the model was saved" not in text
     assert "features of adt that 30 cells lack" in text
     assert "reference cells within their batches" in text
     best = trust.sort_values("score", ascending=False, kind="stable")
@@ -185,6 +193,32 @@ def test_a_query_that_is_shifted_as_a_whole_is_said_to_be(rank: float, level: st
     assert finding.title.startswith("0.0% of the cells lie farther out than 99%")
     assert f"reference_rank {rank:.2f}, farther than {rank:.0%}" in finding.title
     assert ("all are shifted" in finding.text) is shifted
+
+
+def test_modalities_of_which_nothing_can_be_told_are_named() -> None:
+    features = pd.DataFrame(
+        {"known": [3, 2], "in_the_data": [2, 0], "left_out": [0, 0], "cells": [9, 0]}, ["rna", "adt"]
+    )
+    page = Mapped(
+        model="m",
+        latent=np.zeros((9, 2), np.float32),
+        obs=pd.DataFrame(index=[str(i) for i in range(9)]),
+        places=np.zeros((9, 2), np.float32),
+        background=np.zeros((3, 2), np.float32),
+        features=features,
+        matches=None,
+    )
+    (found,) = [f for f in findings(page) if "is not known" in f.title]
+    assert (found.level, "rna, adt" in found.title) == ("warning", True)
+    table = pd.DataFrame({"modality": ["adt"], "feature": ["p"], "view": ["rna"], "score": [0.9]})
+    told = table.assign(
+        measure="correlation", believe="yes", test_cells=50, held_out=True, lacking=9, panel=False
+    )
+    more = dataclasses.replace(page, trust=told, is_remembered=True)
+    (found,) = [f for f in findings(more) if "is not known" in f.title]
+    assert (found.level, "of rna to" in found.title) == ("note", True)
+    whole = dataclasses.replace(more, features=features.assign(in_the_data=[3, 0]))
+    assert not [f for f in findings(whole) if "is not known" in f.title]
 
 
 def test_what_cannot_be_done_is_said(

@@ -16,6 +16,7 @@ from mudata import MuData
 from tests.builders import mudata_of
 
 from mosaicvi import ModelFileError, MosaicVI, MosaicWarning
+from mosaicvi.data import staining
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.registry import Registry
 from mosaicvi.data.staining import Staining, as_reference, at_level, levels_of_batches, staining_of
@@ -61,38 +62,53 @@ def model() -> MosaicVI:
     return MosaicVI(data, **SMALL).train(12, batch_size=40, progress=False)
 
 
-def test_levels_are_means_of_logarithms_by_batch(model: MosaicVI) -> None:
+def test_levels_are_the_ends_of_logarithms_by_batch(model: MosaicVI) -> None:
     data = model.mosaic.modality("adt")
     assert data.transform == "clr"
     found = staining_of(model.mosaic)["adt"]
     x = np.log1p(data.x.toarray()).astype(float)
     for b in range(3):
         own = x[model.mosaic.batch == b]
-        np.testing.assert_allclose(found.mean[b], own.mean(0), rtol=1e-6)
-        np.testing.assert_allclose(found.variance[b], (own - own.mean(1, keepdims=True)).var(0), atol=1e-6)
+        np.testing.assert_allclose(found.low[b], np.quantile(own, 0.05, 0), rtol=1e-6)
+        np.testing.assert_allclose(found.high[b], np.quantile(own, 0.95, 0), rtol=1e-6)
+
+
+def test_of_many_cells_some_tell(monkeypatch: pytest.MonkeyPatch, model: MosaicVI) -> None:
+    whole = staining_of(model.mosaic)["adt"]
+    monkeypatch.setattr(staining, "MOST_CELLS", 50)
+    some = staining_of(model.mosaic)["adt"]
+    assert not np.array_equal(some.high, whole.high)
+    np.testing.assert_allclose(some.high, whole.high, atol=0.3)
+    np.testing.assert_array_equal(some.high, staining_of(model.mosaic)["adt"].high)
 
 
 def test_what_is_stained_otherwise_is_found_whatever_the_depth(model: MosaicVI) -> None:
     known = staining_of(model.mosaic)["adt"]
+    one = Staining(low=known.low[:1], high=known.high[:1])
+    alone = Staining(low=known.low[:1] * 1, high=known.high[:1] * 1)
     for depth in (0.3, 1.0, 3.0):
-        rest = known.mean[:1] + np.log(STAIN) + np.log(depth)
-        gaps, shares = known.differences(Staining(mean=rest, variance=known.variance[:1]))
-        own, _ = known.differences(Staining(mean=known.mean[:1], variance=known.variance[:1]))
-        np.testing.assert_allclose(gaps - own, [np.log(STAIN) - np.log(STAIN).mean()], atol=1e-9)
-        assert 0.9 < shares[0] <= 1
+        more = np.log(STAIN) + np.log(depth)
+        gaps = alone.differences(Staining(low=one.low + more, high=one.high + more))
+        np.testing.assert_allclose(gaps, [np.log(STAIN) - np.log(STAIN).mean()], atol=1e-9)
+
+
+def test_what_moves_one_end_alone_is_not_staining() -> None:
+    known = Staining(low=np.full((1, 4), -3.0), high=np.full((1, 4), 3.0))
+    low = np.array([[2.0, -1.0, 1.0, -2.0]])  # which add up to 0, as do those below
+    high = np.array([[1.0, -2.0, -1.0, 2.0]])
+    gaps = known.differences(Staining(low=low - 3, high=high + 3))
+    np.testing.assert_allclose(gaps, [[1.0, -1.0, 0.0, 0.0]])  # the smaller one, if both agree
 
 
 def test_features_that_one_of_them_lacks_do_not_count() -> None:
-    mean = np.array([[1.0, 2, 3, np.nan], [1.5, 2.5, np.nan, 4]])
-    variance = np.where(np.isnan(mean), np.nan, 0.5)
-    known = Staining(mean=mean, variance=variance)
-    other = Staining(mean=np.array([[3.0, 2, 3, np.nan]]), variance=np.array([[0.5, 0.5, 0.5, np.nan]]))
-    gaps, shares = known.differences(other)
+    ends = np.array([[1.0, 2, 3, np.nan], [1.5, 2.5, np.nan, 4]])
+    known = Staining(low=ends, high=ends + 4)
+    row = np.array([[3.0, 2, 3, np.nan]])
+    gaps = known.differences(Staining(low=row, high=row + 4))
     # to the first batch (2, 0, 0) less 2/3, to the second (1.5, -.5) less .5
     expected = np.array([(4 / 3 + 1) / 2, (-2 / 3 - 1) / 2, -2 / 3])
-    np.testing.assert_allclose(gaps, [[*(expected - expected.mean()), 0]])
-    assert shares.tolist() == [1]
-    alone = Staining(mean=np.array([[np.nan, np.nan, 3, 1]]), variance=np.full((1, 4), 0.5))
+    np.testing.assert_allclose(gaps, [[*expected, 0]])
+    alone = Staining(low=np.array([[np.nan, np.nan, 3, 1]]), high=np.array([[np.nan, np.nan, 3, 1]]))
     assert not alone.differences(known)[0].any()
 
 
@@ -105,23 +121,22 @@ def test_cells_of_one_type_are_left_nearly_as_they_are(model: MosaicVI) -> None:
         raw = dataclasses.replace(
             mosaic, modalities=(dataclasses.replace(mosaic.modality("adt"), x=query["adt"].X),)
         )
-        level = levels_of_batches(raw, known, [3])["adt"]["new"]
-        return [level.share * gap for gap in level.gaps.values()]
+        return list(levels_of_batches(raw, known, [3])["adt"]["new"].values())
 
-    assert np.abs(levels((0, 1))).max() < 0.1
-    found = levels((1,))
     far = np.log(400 / 60) / 2  # what the mean of one type differs by from that of both
-    assert 0 < np.abs(found).max() < 0.25 * far
+    assert np.abs(levels((0, 1))).max() < 0.1
+    for types in ((1,), (0, 0, 0, 0, 0, 0, 0, 0, 1)):
+        assert np.abs(levels(types)).max(initial=0) < 0.25 * far
 
 
 def test_new_batches_come_to_the_level_of_those_known(model: MosaicVI) -> None:
-    x = counts(100, 4)
+    x = counts(400, 4)
     small, known = counts(20, 5, STAIN), counts(60, 6, STAIN)
     data = mosaic_of({"new": x * STAIN.astype(np.float32) * 4, "few": small, "A": known})
     found = read(data, model)
     values = found.modality("adt").x.toarray()
-    np.testing.assert_array_equal(values[100:], np.concatenate([small, known]))
-    ratio = np.log1p(values[:100]).mean(0) - np.log1p(x).mean(0)
+    np.testing.assert_array_equal(values[400:], np.concatenate([small, known]))
+    ratio = np.log1p(values[:400]).mean(0) - np.log1p(x).mean(0)
     assert np.ptp(ratio) < 0.15 < np.ptp(np.log(STAIN))
     total = found.modality("adt").library
     np.testing.assert_allclose(total, values.sum(1), rtol=1e-5)
@@ -156,12 +171,13 @@ def test_a_model_answers_for_a_new_staining_as_for_its_own(model: MosaicVI) -> N
 
 
 def test_a_grown_model_remembers_the_staining(model: MosaicVI, tmp_path: Path) -> None:
-    query = mosaic_of({"new": counts(100, 8, STAIN)})
+    query = mosaic_of({"new": counts(400, 8, STAIN)})
     grown = MosaicVI.load_query_data(query, model).train(1, batch_size=40, progress=False)
     levels = grown.reference.levels["adt"]
     assert levels.index.tolist() == ["new"]
     expected = STAIN / np.exp(np.log(STAIN).mean())
-    np.testing.assert_allclose(levels.loc["new", [f"p{i}" for i in range(8)]], expected, rtol=0.15)
+    found = levels.loc["new"].reindex([f"p{i}" for i in range(8)]).fillna(1.0)
+    np.testing.assert_allclose(found, expected, rtol=0.15)
     grown.save(tmp_path / "grown")
     opened = MosaicVI.load(tmp_path / "grown")
     some = mosaic_of({"new": counts(10, 9, STAIN)})  # too few to tell
@@ -178,7 +194,7 @@ def test_a_grown_model_remembers_the_staining(model: MosaicVI, tmp_path: Path) -
 def test_levels_that_do_not_fit_are_refused(model: MosaicVI, tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     bundle = load_bundle(tmp_path / "model", kind="model")
-    table = bundle.document["reference"]["staining"]["adt"]["mean"]
+    table = bundle.document["reference"]["staining"]["adt"]["low"]
     table["shape"] = [table["shape"][0] * 2, table["shape"][1] // 2]
     save_bundle(tmp_path / "odd", bundle.tensors, bundle.document, kind="model")
     with pytest.raises(ModelFileError, match="its kept cells do not fit"):
@@ -193,7 +209,7 @@ def test_without_batches_nothing_is_changed() -> None:
     assert at_level(model.mosaic, {}).modality("adt").x is model.mosaic.modality("adt").x
 
 
-def test_a_model_that_grows_again_keeps_the_levels_that_are_left(model: MosaicVI) -> None:
+def test_a_model_that_grows_again_keeps_the_levels(model: MosaicVI) -> None:
     def named(data: MuData, name: str) -> MuData:
         for one in (data, *data.mod.values()):
             one.obs_names = [f"{name}{i}" for i in range(one.n_obs)]
@@ -203,20 +219,21 @@ def test_a_model_that_grows_again_keeps_the_levels_that_are_left(model: MosaicVI
     grown = MosaicVI.load_query_data(first, model).train(1, batch_size=40, progress=False)
     second = named(mosaic_of({"D": counts(60, 10)}), "D")
     again = MosaicVI.load_query_data(second, grown, unfrozen=True).train(1, batch_size=40, progress=False)
-    left = again.mosaic.level_left["adt"]
-    assert left.shape == (5, 8)
-    np.testing.assert_array_equal(left[:4], grown.mosaic.level_left["adt"])
-    assert not np.isnan(left[3:]).any()
+    of_batch = grown.registry.levels["adt"]["new"]
+    assert set(again.registry.levels["adt"]) == {"new", "D"}
+    assert again.registry.levels["adt"]["new"] == of_batch
+    rehearsed = grown.mosaic.cells.get_indexer(again.mosaic.cells[60:])  # at the level that they were
+    values, before = (one.mosaic.modality("adt").x.toarray() for one in (again, grown))
+    np.testing.assert_array_equal(values[60:], before[rehearsed])
     assert again.get_imputed_values(modality="adt").shape == (len(again.mosaic.cells), 8)
 
 
 @pytest.mark.parametrize(
     "level",
     [
-        {"gaps": {"nobody": 0.1}, "share": 0.5},
-        {"gaps": {"p0": float("inf")}, "share": 0.5},
-        {"gaps": {"p0": 0.1}, "share": 1.5},
-        {"gaps": {"p0": 0.1}, "share": float("nan")},
+        {"nobody": 0.1},
+        {"p0": float("inf")},
+        {"p0": float("nan")},
     ],
 )
 def test_levels_of_a_registry_that_do_not_fit_are_refused(
@@ -240,7 +257,8 @@ def test_two_panels_of_a_new_batch_are_of_one_level(model: MosaicVI) -> None:
         adt, x=sp.csr_matrix(x), panels=panels, panel_of_row=np.arange(120) // 60, known_digest=None
     )
     found = as_reference(dataclasses.replace(raw, modalities=(two,)), staining_of(model.mosaic))
-    left = found.level_left["adt"][3]
-    assert found.level_left["adt"].shape == (4, 8)
-    assert (left[:3] != 0).any()
-    assert (left[5:] != 0).any()
+    levels = levels_of_batches(dataclasses.replace(raw, modalities=(two,)), staining_of(model.mosaic), [3])
+    assert {f"p{i}" for i in (0, 2, 5, 7)} <= set(levels["adt"]["new"])
+    ratio = np.log1p(found.modality("adt").x.toarray()) - np.log1p(x)
+    assert (ratio[:60, 0] < -0.5).all()
+    assert (ratio[60:, 7] > 0.2).all()

@@ -49,8 +49,8 @@ def test_what_is_believed() -> None:
     def said(score: float, n: int, measure: str = "correlation") -> str:
         one = np.array([0])
         found = FeatureAccuracy(
-            modality="adt", view="rna", partial=False, lacking=3, features=one, score=np.array([score]),
-            measure=measure, n_cells=np.array([n]), held_out=True,
+            modality="adt", view="rna", shown=None, partial=False, lacking=3, features=one,
+            score=np.array([score]), measure=measure, n_cells=np.array([n]), held_out=True,
         )  # fmt: skip
         return str(found.believe()[0])
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from mudata import MuData
 
-from mosaicvi import InputError, MosaicVI
+from mosaicvi import InputError, MosaicVI, MosaicWarning
 from mosaicvi.datasets import simulated_mosaic
 from mosaicvi.likelihoods import Parameters
 
@@ -64,6 +66,32 @@ def test_features_that_panels_lack_come_first(model: MosaicVI) -> None:
     pd.testing.assert_frame_equal(found, model.imputation_accuracy(modality=["adt", "rna"]))
     with pytest.raises(InputError, match="No modality 'x'"):
         model.imputation_accuracy(modality="x")
+
+
+def test_a_saved_model_remembers_what_it_measured(model: MosaicVI, mdata: MuData, tmp_path: Path) -> None:
+    model.save(tmp_path / "m")
+    alone = MosaicVI.load(tmp_path / "m")
+    pd.testing.assert_frame_equal(alone.imputation_accuracy(), model.imputation_accuracy(), atol=1e-6)
+    query = mdata["rna"][mdata["rna"].obs_names[:30], mdata["rna"].var_names[::-1]].copy()
+    del query.varm["measured"]  # as if it were of a batch of its own
+    query.var_names = [f"{name}-x" if j == 0 else name for j, name in enumerate(query.var_names)]
+    prepared = MosaicVI.prepare_query(query, alone)
+    with pytest.warns(MosaicWarning, match="no obs column 'batch'"):
+        asked = alone.registered(prepared)
+    with pytest.warns(MosaicWarning, match="no obs column 'batch'"):
+        again = model.registered(prepared)
+    remembered = alone.imputation_accuracy(query=asked, modality=["adt", "atac"])
+    fresh = model.imputation_accuracy(query=again, modality=["adt", "atac"])
+    assert set(remembered["modality"]) == {"adt", "atac"}
+    assert (remembered["lacking"] == 30).all()
+    both = remembered.merge(fresh, on=["modality", "feature"])  # from all genes, and from all but one
+    assert len(both) > 50
+    assert np.corrcoef(both["score_x"], both["score_y"])[0, 1] > 0.9
+    with pytest.raises(InputError, match="No modality 'x'"):
+        alone.imputation_accuracy(modality="x")
+    alone._accuracy = None  # as an older version saved it
+    with pytest.raises(InputError, match="opened without data"):
+        alone.imputation_accuracy(query=asked)
 
 
 def test_a_log_likelihood_is_that_of_the_family(model: MosaicVI, mdata: MuData) -> None:

@@ -57,7 +57,7 @@ def command(
         typer.Option(
             metavar="REF.h5mu",
             help="The data that the model was trained on: their picture and labels are kept, and they say "
-            "which imputed values to believe.",
+            "which imputed values to believe, asked for just what the query has.",
         ),
     ] = None,
     label_key: Annotated[
@@ -92,10 +92,11 @@ def command(
 
     Features that the query lacks are not measured, others are left out. Of the file: `X` of each modality the
     expected values, `obsm["X_mosaicvi"]` the latent, `obsm["X_umap"]` places in the reference's picture,
-    `obs["reference_distance"]` and `obs["reference_rank"]` how far from the reference a cell lies; with
-    `--reference` also `var["believe"]` (yes, partly, no) and `var["accuracy_from_..."]`, how well each
-    feature is imputed from what the query measured, by hiding it of the reference's cells; with `--label-key`
-    `obs["predicted_label"]`, its probability and so on; with `--interval` layers `lower` and `upper`.
+    `obs["reference_distance"]` and `obs["reference_rank"]` how far from the reference a cell lies;
+    `var["believe"]` (yes, partly, no) and `var["accuracy_from_..."]` how well each feature that the query
+    lacks is imputed, by hiding it of the reference's cells: as the model remembers it, or with `--reference`
+    from just what the query measured; with `--label-key` `obs["predicted_label"]`, its probability and so on;
+    with `--interval` layers `lower` and `upper`.
     """
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU,))
     if report is not None:
@@ -196,6 +197,7 @@ def _page(
         labels = trained.predict_labels(label_key, mdata=query, unlabeled=unlabeled or UNLABELED)
         for column, values in label_columns(labels):
             obs[column] = values.to_numpy()
+    can_tell = reference is not None or trained.kept_accuracy() is not None
     about = query.uns.get("mosaicvi", {})
     came = loaded.original if loaded.combined else loaded.to_register
     return Mapped(
@@ -206,7 +208,8 @@ def _page(
         background=background,
         features=features_found(came, query, trained.registry),
         matches=about.get("matches"),
-        trust=None if reference is None else trained.imputation_accuracy(query=cells),
+        trust=trained.imputation_accuracy(query=cells) if can_tell else None,
+        is_remembered=reference is None,
     )
 
 

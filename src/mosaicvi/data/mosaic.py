@@ -203,9 +203,6 @@ class Mosaic:
         of each of k columns of conditions, 0 for none, shape (n, k).
     unseen
         By column of obs, categories that the model whose registry this is has not seen.
-    level_left
-        By modality, by how much more batches are stained than those that the model was first trained on, as
-        far as their counts are not divided by it, logarithms (B, D); NaN where nothing was compared.
     """
 
     cells: pd.Index[str]
@@ -216,7 +213,6 @@ class Mosaic:
     group_names: tuple[str, ...]
     registry: Registry
     unseen: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    level_left: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
 
     @property
     def n_cells(self) -> int:

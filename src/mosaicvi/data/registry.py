@@ -98,23 +98,15 @@ class Standard:
         return found
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Level:
-    """How strongly a batch is stained, beside those before.
-
-    Attributes
-    ----------
-    gaps
-        By feature, differences of the mean logarithms of counts.
-    share
-        The share of them by which counts are divided.
-    """
-
-    gaps: Mapping[str, float]
-    share: float
+# by modality, batch and feature, logarithms of how much more strongly it is stained
+Levels: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-Levels: TypeAlias = Mapping[str, Mapping[str, Level]]
+def _level(of: Mapping[str, Any]) -> dict[str, float]:
+    """A level as it was saved; an older version wrote of which share of it counts are divided by."""
+    if set(of) == {"gaps", "share"}:
+        return {str(feature): float(gap) * float(of["share"]) for feature, gap in of["gaps"].items()}
+    return {str(feature): float(gap) for feature, gap in of.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,13 +196,7 @@ class Registry:
             files=files,
             reading=str(d.get("reading", "")),
             levels={
-                str(name): {
-                    str(batch): Level(
-                        gaps={str(feature): float(gap) for feature, gap in of["gaps"].items()},
-                        share=float(of["share"]),
-                    )
-                    for batch, of in batches.items()
-                }
+                str(name): {str(batch): _level(of) for batch, of in batches.items()}
                 for name, batches in d.get("levels", {}).items()
             },
             panels={str(name): np.asarray(table, bool) for name, table in d.get("panels", {}).items()},

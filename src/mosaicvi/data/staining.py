@@ -2,9 +2,11 @@
 
 Antibodies differ by laboratory: the cells of one study may have ten times the counts of a protein that cells
 of their type have elsewhere. A model has learnt the levels of its own batches. Those of a new one are told by
-its cells together: by how much the mean logarithm of each feature differs from that of the reference's
-batches. The mean of cells of one type differs from that of a mixture as well, but they vary less. So a share
-of the difference is taken for staining: the ratio of their spread to that of the reference's batches.
+its cells together. Stronger staining moves all of them: those without the protein, whose counts are the
+lowest, and those that have most of it. Other cell types move the one or the other end: of sorted T cells none
+is without CD3, but the highest counts are as ever. So of each feature both ends are compared with those of
+the reference's batches, and by the smaller difference, where both agree in sign, counts are divided; by less
+where the ends lie much closer to each other than usual, as in cells of one type.
 
 Legend: G groups of cells, of one batch and panel each; D features, U unseen batches.
 """
@@ -20,12 +22,14 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.blocks import Block
 from mosaicvi.data.mosaic import ModalityData, Mosaic
-from mosaicvi.data.registry import Level, Levels
+from mosaicvi.data.registry import Levels
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.data.values import scales
 
 Floats = NDArray[np.floating[Any]]
-FEWEST_CELLS = 50  # of a group, from which its level can be told
+FEWEST_CELLS, MOST_CELLS = 50, 2000  # of a group, from which its level can be told, and is told
+LOW, HIGH = 0.05, 0.95  # quantiles
+NOTHING, ALL = 0.4, 0.6  # of the usual range between them, up to and from which nothing and all is taken
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,14 +38,12 @@ class Staining:
 
     Attributes
     ----------
-    mean
-        Mean of log(1 + count), (G, D), NaN where the group did not measure the feature.
-    variance
-        Of that, less each cell's mean over what it measured, (G, D), likewise.
+    low, high
+        Quantiles of log(1 + count), (G, D), NaN where the group did not measure the feature.
     """
 
-    mean: Floats
-    variance: Floats
+    low: Floats
+    high: Floats
 
     @classmethod
     def of(cls, data: ModalityData, group: NDArray[np.int64], n_groups: int) -> Staining:
@@ -56,66 +58,68 @@ class Staining:
         n_groups
             How many there are, of one panel each.
         """
-        n = np.zeros((n_groups, 1))
-        total, centred, square = np.zeros((3, n_groups, data.n_features))
+        chosen = np.zeros(len(group), bool)
+        rng = np.random.default_rng(0)
+        for g in range(n_groups):
+            chosen[rng.permutation(np.flatnonzero(group == g))[:MOST_CELLS]] = True
+        parts: list[list[Floats]] = [[] for _ in range(n_groups)]
         panel = np.zeros((n_groups, data.n_features), bool)
         for rows, block, _ in data.blocks():
-            log = np.log1p(block if isinstance(block, np.ndarray) else block.toarray()).astype(np.float64)
-            measured = data.panels[data.panel_of_row[rows]]
-            rest = log - (log.sum(1) / np.maximum(measured.sum(1), 1))[:, None]
-            code = group[rows]
-            for g in np.unique(code[code >= 0]):
-                some = code == g
-                panel[g] = measured[some][0]
-                n[g] += some.sum()
-                total[g] += log[some].sum(0)
-                centred[g] += rest[some].sum(0)
-                square[g] += np.square(rest[some]).sum(0)
-        n = np.maximum(n, 1)
-        variance = np.maximum(square / n - (centred / n) ** 2, 0.0)
-        return cls(mean=np.where(panel, total / n, np.nan), variance=np.where(panel, variance, np.nan))
+            here, code = chosen[rows], group[rows]
+            for g in np.unique(code[here]):
+                some = here & (code == g)
+                x = block[some]
+                parts[g].append(np.log1p(x if isinstance(x, np.ndarray) else x.toarray()).astype(np.float64))
+                panel[g] = data.panels[data.panel_of_row[rows][some][0]]
+        ends = np.full((2, n_groups, data.n_features), np.nan)
+        for g, of_group in enumerate(parts):
+            if of_group:
+                ends[:, g] = np.quantile(np.concatenate(of_group), (LOW, HIGH), axis=0)
+        low, high = np.where(panel, ends, np.nan)
+        return cls(low=low, high=high)
 
     def placed(self, at: NDArray[np.int64], n_features: int) -> Staining:
         """The same where there are more features, of which these stand at the positions `at`."""
         parts = []
-        for table in (self.mean, self.variance):
+        for table in (self.low, self.high):
             more = np.full((len(table), n_features), np.nan)
             more[:, at] = table
             parts.append(more)
-        return Staining(mean=parts[0], variance=parts[1])
+        return Staining(low=parts[0], high=parts[1])
 
-    def differences(self, other: Staining) -> tuple[Floats, Floats]:
-        """By how much more other groups are stained, and which share of that may be taken for staining.
+    def differences(self, other: Staining) -> Floats:
+        """By how much more strongly other groups are stained, (G of the other, D), 0 where that is not known.
 
-        Features that both measured are compared with the mean of these, so that depth does not count.
-
-        Returns
-        -------
-        Differences of the mean logarithms, (G of the other, D), 0 where they are not known; shares, (G,).
+        At either end features that both measured are compared with the mean of these, so that depth does not
+        count. Of the two ends, on average over the groups, the difference nearer to 0 is taken, and 0 where
+        they differ in sign. Less of it, or nothing, where the ends of the other group are closer together
+        than 0.6 times as far as usual, as in cells of one type.
         """
-        gaps, shares = np.zeros(other.mean.shape), np.zeros(len(other.mean))
-        for g, (mean, variance) in enumerate(zip(other.mean, other.variance, strict=True)):
-            both = ~np.isnan(self.mean) & ~np.isnan(mean)
-            alike = both.sum(1) >= 2
-            if not alike.any():
-                continue
-            both = both[alike]
-            gap = np.where(both, mean - self.mean[alike], np.nan)
-            gap -= np.nanmean(gap, 1, keepdims=True)
-            there = both.any(0)
-            found = np.nanmean(gap[:, there], 0)
-            gaps[g, there] = found - found.mean()
-            widest = np.nanmean(self.variance[:, there])
-            shares[g] = np.sqrt(min(1.0, float(variance[there].mean() / max(widest, 1e-12))))
-        return gaps, shares
+        known = np.stack([self.low, self.high], 1)
+        out = np.zeros(other.low.shape)
+        for g, ends in enumerate(np.stack([other.low, other.high], 1)):
+            both = ~np.isnan(known) & ~np.isnan(ends)
+            alike = both[:, 0].sum(1) >= 2
+            if alike.any():
+                gap = np.where(both[alike], ends - known[alike], np.nan)
+                gap -= np.nanmean(gap, 2, keepdims=True)
+                there = both[alike].any((0, 1))
+                low, high = np.nanmean(gap[:, :, there], 0)
+                smaller = np.where(np.abs(low) < np.abs(high), low, high)
+                usual = np.where(both[alike], known[alike], np.nan)
+                usual_range = max(float(np.nanmean(usual[:, 1] - usual[:, 0])), 1e-12)
+                narrow = float((ends[1] - ends[0])[there].mean()) / usual_range
+                share = float(np.clip((narrow - NOTHING) / (ALL - NOTHING), 0, 1))
+                out[g, there] = share * np.where(low * high > 0, smaller, 0.0)
+        return out
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any], n_features: int) -> Staining:
         """Read what `dataclasses.asdict` wrote; `ValueError` if it is not of so many features."""
-        found = cls(**{key: np.asarray(saved[key], np.float64) for key in ("mean", "variance")})
-        if found.mean.ndim != 2 or found.mean.shape != found.variance.shape:
+        found = cls(**{key: np.asarray(saved[key], np.float64) for key in ("low", "high")})
+        if found.low.ndim != 2 or found.low.shape != found.high.shape:
             raise ValueError("levels of batches do not fit together")
-        if found.mean.shape[1] != n_features or np.isinf([found.mean, found.variance]).any():
+        if found.low.shape[1] != n_features or np.isinf([found.low, found.high]).any():
             raise ValueError("levels of batches are not of these features")
         return found
 
@@ -152,25 +156,21 @@ def as_reference(mosaic: Mosaic, reference: Mapping[str, Staining]) -> Mosaic:
 
 def levels_of_batches(mosaic: Mosaic, reference: Mapping[str, Staining], batches: Sequence[int]) -> Levels:
     """By how much more strongly some batches are stained than a reference, as a registry remembers it."""
-    found: dict[str, dict[str, Level]] = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for data in mosaic.modalities:
         if data.name in reference and _is_stained(data):
             group, pairs = _groups(mosaic, data, np.isin(mosaic.batch, list(batches)))
-            gaps, shares = reference[data.name].differences(Staining.of(data, group, len(pairs)))
+            gaps = reference[data.name].differences(Staining.of(data, group, len(pairs)))
             found[data.name] = {}
-            for (batch, _), gap, share in zip(pairs, gaps, shares, strict=True):  # a later panel adds to it
-                name = mosaic.batches[batch]
-                known = found[data.name].get(name, Level(gaps={}, share=1.0))
-                of_features = {data.features.names[f]: float(gap[f]) for f in np.flatnonzero(gap)}
-                found[data.name][name] = Level(
-                    gaps={**known.gaps, **of_features}, share=min(known.share, float(share))
-                )
+            for (batch, _), gap in zip(pairs, gaps, strict=True):  # a later panel adds to it
+                of_batch = found[data.name].setdefault(mosaic.batches[batch], {})
+                of_batch |= {data.features.names[f]: float(gap[f]) for f in np.flatnonzero(gap)}
     return found
 
 
 def at_level(mosaic: Mosaic, levels: Levels) -> Mosaic:
     """The cells with the counts of some batches divided by how much more strongly these are stained."""
-    modalities, left = [], {}
+    modalities = []
     for data in mosaic.modalities:
         of_batches = levels.get(data.name, {})
         batches = [b for b, name in enumerate(mosaic.batches) if name in of_batches]
@@ -179,25 +179,15 @@ def at_level(mosaic: Mosaic, levels: Levels) -> Mosaic:
             continue
         gaps, place = np.zeros((len(batches), data.n_features)), np.full(len(mosaic.batches), -1)
         column = {name: f for f, name in enumerate(data.features.names)}
-        shares = np.array([of_batches[mosaic.batches[b]].share for b in batches])
         for i, b in enumerate(batches):
             place[b] = i
-            for feature, gap in of_batches[mosaic.batches[b]].gaps.items():
+            for feature, gap in of_batches[mosaic.batches[b]].items():
                 gaps[i, column[feature]] = gap
         group = np.full(data.n_cells, -1)
         has = data.row_of_cell >= 0
         group[data.row_of_cell[has]] = place[mosaic.batch[has]]
-        modalities.append(_weakened(data, group, gaps * shares[:, None]))
-        left[data.name] = _left(mosaic, data, batches, gaps * (1 - shares[:, None]))
-    return dataclasses.replace(mosaic, modalities=tuple(modalities), level_left={**mosaic.level_left, **left})
-
-
-def _left(mosaic: Mosaic, data: ModalityData, batches: Sequence[int], rest: Floats) -> NDArray[np.float64]:
-    """What is left of the gaps of some batches, (B, D)."""
-    out = mosaic.level_left.get(data.name)
-    out = np.full((len(mosaic.batches), data.n_features), np.nan) if out is None else out.copy()
-    out[list(batches)] = rest
-    return out
+        modalities.append(_weakened(data, group, gaps))
+    return dataclasses.replace(mosaic, modalities=tuple(modalities))
 
 
 def _is_stained(data: ModalityData) -> bool:

@@ -16,28 +16,24 @@ class Frozen:
     Parameters
     ----------
     net
-        The network, whose present weights are kept; its norms keep their statistics.
+        The network, whose present weights are kept; its norms keep their statistics, and of weights that are
+        frozen as a whole no gradient is computed.
     free
         Which entries of each weight may be trained, boolean, by name.
     """
 
     def __init__(self, net: MosaicVAE, free: Mapping[str, Tensor]) -> None:
         net.fixed_statistics = True
-        self._whole: list[Tensor] = []
-        self._parts: list[
-            tuple[Tensor, Tensor, Tensor]
-        ] = []  # a weight, where it is frozen, what it is there
+        # a weight, where it is frozen, what it is there
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for name, weight in net.named_parameters():
             is_free = free[name].to(weight.device)
-            if not is_free.any():
-                self._whole.append(weight)
-            elif not is_free.all():
+            weight.requires_grad_(bool(is_free.any()))
+            if weight.requires_grad and not is_free.all():
                 self._parts.append((weight, ~is_free, weight.detach()[~is_free].clone()))
 
     def hide(self) -> None:
-        """Leave no gradient where nothing is to be trained, so that the optimiser passes it over."""
-        for weight in self._whole:
-            weight.grad = None
+        """Leave no gradient where nothing is to be trained."""
         for weight, frozen, _ in self._parts:
             if weight.grad is not None:
                 weight.grad[frozen] = 0

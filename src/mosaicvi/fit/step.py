@@ -78,7 +78,8 @@ def _gradients(
         _raise_non_finite(of_all, names, cells)
     with record_function("backward"):
         state.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        if losses.total.requires_grad:  # else all weights are frozen
+            losses.total.backward()  # type: ignore[no-untyped-call]
     if share is not None:
         with record_function("exchange"):
             share.group.add_gradients(list(net.parameters()))

@@ -11,7 +11,8 @@ from mosaicvi.fit.state import FitConfig
 
 BLIND_STEPS = 1500  # of a run that has no held-out cells to tell it when to end
 MINIBATCH, LARGE_MINIBATCH = 512, 1280  # cells of a step, the second with few features, as it then is short
-GROWING_STEPS, GROWING_RATE = 150, 3.0  # of what is new in a grown model, the second as a multiple
+# of what is new in a grown model, the last as a multiple
+GROWING_MINIBATCH, GROWING_STEPS, GROWING_RATE = 256, 100, 4.0
 FEWEST_MINIBATCHES = 6  # of an epoch over all cells
 
 
@@ -68,7 +69,7 @@ def usual(
             rate=default_rate(size),
             epochs=epochs_if_blind(n_cells, size, train_size),
         )
-    size = min(size, MINIBATCH) if batch_size is None else size
+    size = min(size, GROWING_MINIBATCH) if batch_size is None else size
     steps_per_epoch = math.ceil(max(1, round(train_size * n_cells)) / size)
     return Usual(
         batch_size=size,

@@ -47,8 +47,8 @@ class FeatureAccuracy:
 
     Attributes
     ----------
-    modality, view
-        Its name; what is shown, in words.
+    modality, view, shown
+        Its name; what is shown, in words, and as such; None of single entries.
     partial
         Whether other features of the modality are shown.
     lacking
@@ -68,6 +68,7 @@ class FeatureAccuracy:
 
     modality: str
     view: str
+    shown: Shown | None
     partial: bool
     lacking: int | Ints
     features: Ints
@@ -115,9 +116,7 @@ def accuracies(
     query
         Cells whose views are asked about; where None those of `mosaic`, and each modality alone.
     """
-    asked = _by_panel(mosaic if query is None else query)
-    code, views = shown_of_cells(asked)
-    lacking = {view: int((code == i).sum()) for i, view in enumerate(views)}
+    lacking = views_of(mosaic if query is None else query)
     for data in mosaic.modalities if query is None else ():
         lacking.setdefault(Shown.make({data.name: np.ones(data.n_features, bool)}), 0)
     for view, n in sorted(lacking.items(), key=lambda pair: -pair[1])[:MOST_VIEWS]:
@@ -133,10 +132,11 @@ def accuracies(
             yield found
 
 
-def _by_panel(mosaic: Mosaic) -> Mosaic:
-    """The mosaic as if every feature of a cell's panel had been measured."""
+def views_of(mosaic: Mosaic) -> dict[Shown, int]:
+    """What cells show, and how many of them, as if every feature of a cell's panel had been measured."""
     parts = tuple(dataclasses.replace(data, entry_measured=None) for data in mosaic.modalities)
-    return dataclasses.replace(mosaic, modalities=parts)
+    code, views = shown_of_cells(dataclasses.replace(mosaic, modalities=parts))
+    return {view: int((code == i).sum()) for i, view in enumerate(views)}
 
 
 def _of_entries(
@@ -167,6 +167,7 @@ def _of_entries(
     return FeatureAccuracy(
         modality=name,
         view=f"other entries of {name}",
+        shown=None,
         partial=True,
         lacking=lacking[at],
         features=at,
@@ -200,6 +201,7 @@ def _accuracy(
     return FeatureAccuracy(
         modality=name,
         view=_words(mosaic, view),
+        shown=view,
         partial=bool(own.any()),
         lacking=lacking,
         features=at,

@@ -57,18 +57,7 @@ def as_before(mosaic: Mosaic, before: Registry, cells: NDArray[np.bool_]) -> Mos
         covariates=np.ascontiguousarray(mosaic.covariates[:, columns]),
         registry=before,
         unseen={},
-        level_left=_levels_before(mosaic, before),
     )
-
-
-def _levels_before(mosaic: Mosaic, before: Registry) -> dict[str, NDArray[np.float64]]:
-    key, found = before.setup.batch_key, {}
-    for name, left in mosaic.level_left.items():
-        if key is not None and name in before.features:
-            names = pd.Index(mosaic.registry.features[name].names)
-            at = names.get_indexer(pd.Index(before.features[name].names))
-            found[name] = left[: len(before.categories[key])][:, at]
-    return found
 
 
 def _as_before(m: ModalityData, before: Registry, cells: NDArray[np.bool_]) -> ModalityData:

@@ -110,6 +110,7 @@ class ReferenceCells:
             staining={
                 str(name): Staining.from_dict(of, sizes[name])
                 for name, of in saved.get("staining", {}).items()
+                if set(of) != {"mean", "variance"}  # by which an older version told it
             },
         )
         if found.latent.shape[1] != config.dim_latent or any(

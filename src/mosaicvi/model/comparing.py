@@ -17,11 +17,9 @@ from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.infer.differential import Comparison, Differential, Question
-from mosaicvi.infer.impute import Scale
 from mosaicvi.infer.labels import UNLABELED, has_label
-from mosaicvi.infer.readout import ReadOut
-from mosaicvi.model.answers import Answers
 from mosaicvi.model.columns import column_of, object_of
+from mosaicvi.model.keeping import Keeping
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import minibatch_size, positions_of
 
@@ -30,7 +28,7 @@ REST = "Rest"
 Cells = Sequence[int] | NDArray[Any]
 
 
-class Comparing(Answers):
+class Comparing(Keeping):
     """What compares groups of cells, feature by feature."""
 
     @names_ours
@@ -179,13 +177,6 @@ class Comparing(Answers):
             }
         )
         return found
-
-    def _imputing(self, modality: str) -> tuple[Scale, ReadOut | None]:
-        """On which scale values are imputed to be compared, counts at one library, and how."""
-        scale = self.imputed_scale(modality)
-        if scale.kind == "counts":
-            scale = self.imputed_scale(modality, library=self.registry.median_library[modality])
-        return scale, self.readout()
 
 
 def _by_column(

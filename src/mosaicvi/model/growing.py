@@ -29,6 +29,11 @@ from mosaicvi.nn.growth import transplant
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import known_of
 
+NOTHING_NEW = (
+    "Nothing in these data is new to the model, so that training would change nothing; ask the model as it "
+    "is, or train all of its weights, load_query_data(..., unfrozen=True)."
+)
+
 
 class Growing(Saving):
     """What makes a larger model of a trained one."""
@@ -123,6 +128,8 @@ class Growing(Saving):
         model._reads_out, model._aligns = old._reads_out, old._aligns
         model._lineage = (*old._lineage, {**old.ancestor(), "frozen": not unfrozen})
         if not unfrozen:
+            if not any(bool(where.any()) for where in free.values()):
+                warnings.warn(NOTHING_NEW, MosaicWarning, stacklevel=2)
             model._base, model._free, model._sees = old.without_data(), free, found.sees
         return model
 

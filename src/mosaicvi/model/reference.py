@@ -120,10 +120,7 @@ class Referring(ModelState):
             lineage=self._lineage,
             levels={
                 name: pd.DataFrame.from_dict(
-                    {
-                        batch: {f: float(np.exp(level.share * gap)) for f, gap in level.gaps.items()}
-                        for batch, level in of.items()
-                    },
+                    {batch: {f: float(np.exp(gap)) for f, gap in gaps.items()} for batch, gaps in of.items()},
                     orient="index",
                 )
                 for name, of in registry.levels.items()

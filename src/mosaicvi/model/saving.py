@@ -18,8 +18,10 @@ from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.fit.ending import Ending
 from mosaicvi.infer.alignment import read_alignment
 from mosaicvi.infer.intervals import read_spreads
+from mosaicvi.infer.kept_accuracy import read_accuracy
 from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_reference
+from mosaicvi.model.keeping import Keeping
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState
@@ -29,7 +31,7 @@ from mosaicvi.store.parts import fitting_the_network
 from mosaicvi.store.saved import Saved, described, known_of, read_model, write_model
 
 
-class Saving(ModelState):
+class Saving(Keeping):
     """What writes and reads a model."""
 
     @names_ours
@@ -63,7 +65,7 @@ class Saving(ModelState):
         reference = self.reference_cells() if self._base is None else None
         base = None if self._base is None else self._base._described()
         alignment = self.alignment() if base is None else None
-        spreads = self._spreads_if_sure()
+        spreads, accuracy = self._spreads_if_sure(), self.kept_accuracy()
         return described(
             net=self.net,
             registry=self.registry,
@@ -81,6 +83,7 @@ class Saving(ModelState):
             lineage=self._lineage,
             grown=None if base is None else {"base": base, "sees": list(self._sees)},
             spreads=None if spreads is None else spreads.to_dict(),
+            accuracy=None if accuracy is None else accuracy.to_dict(),
         )
 
     @classmethod
@@ -136,6 +139,8 @@ class Saving(ModelState):
             model._readout = read_readout(saved.readout, saved.config, folder, n_batches=model._n_batches)
         if saved.spreads is not None:
             model._spreads = read_spreads(saved.spreads, saved.config, folder)
+        if saved.accuracy is not None:
+            model._accuracy = read_accuracy(saved.accuracy, saved.config, folder)
         model._aligns = saved.alignment is not None
         if saved.alignment:
             model._alignment = read_alignment(saved.alignment, saved.config, folder)

@@ -29,6 +29,7 @@ from mosaicvi.fit.ending import Ending, outcome
 from mosaicvi.fit.state import FitState
 from mosaicvi.infer.alignment import Alignment, fit_alignment
 from mosaicvi.infer.intervals import Spreads, fit_spreads
+from mosaicvi.infer.kept_accuracy import KeptAccuracy
 from mosaicvi.infer.known import as_before
 from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout
@@ -59,6 +60,7 @@ class ModelState:
         self._aligns = True  # or the latent is what the encoder says, as in the published method
         self._alignment: Alignment | None = None
         self._spreads: Spreads | None = None
+        self._accuracy: KeptAccuracy | None = None
         self._reference_cells: ReferenceCells | None = None
         self._written_by: Mapping[str, str] = {}  # versions of a model that was opened
         self._lineage: tuple[dict[str, Any], ...] = ()  # the models that it grew from, the first one first
@@ -242,13 +244,14 @@ class ModelState:
             whole, held = joined(earlier, whole), np.concatenate(parts)
         device = next(self.net.parameters()).device
         loader = MinibatchLoader(whole, device=device)
-        found = fit_readout(self.net, loader, whole, held_out=held, views=views)
-        self._views |= set(shown_of_cells(whole)[1])
-        before = None if self._base is None else self._base.readout()
-        if self._base is None or before is None or views is not None:
-            return found
-        known = self._base.registry.features
+        before = None if self._base is None or views is not None else self._base.readout()
+        known = {} if self._base is None else self._base.registry.features
         same = {name for name, of in known.items() if of.names == self.registry.features[name].names}
+        left_out = () if before is None else before.untouched_by(self.mosaic, same=same)
+        found = fit_readout(self.net, loader, whole, held_out=held, views=views, left_out=left_out)
+        self._views |= set(shown_of_cells(whole)[1])
+        if before is None:
+            return found
         taught_by = whole if self._earlier is None else None
         return found.after(before, same=same, n_batches=self._n_batches, taught_by=taught_by)
 

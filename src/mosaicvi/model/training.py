@@ -57,7 +57,7 @@ class Training(ModelState):
             Epochs; where None, training goes on until the loss on held-out cells has stopped falling, or
             12,000 steps are done at one learning rate, lets the rate fall, and keeps the best weights;
             `training_end` says which. A trained model is trained for as many more; of a model that grew, what
-            is new is trained for 150 steps.
+            is new is trained for 100 steps.
         lr, weight_decay
             Of AdamW. The rate where None: 0.004 for minibatches of 512 cells, and in proportion to the root
             of their size for others.
@@ -66,7 +66,7 @@ class Training(ModelState):
             published method, which needs `max_epochs`.
         batch_size
             Cells of a step, of all processes together; where None 512, or 1,280 if there are up to 8,192
-            features, but a sixth of the cells at most.
+            features, but a sixth of the cells at most. Of what is new in a model that grew, 256.
         train_size
             Share of the cells to train on; the rest validate.
         early_stopping
@@ -160,7 +160,7 @@ class Training(ModelState):
             free=self._free,
             buffer=loader.buffer,
         )
-        self._readout = self._alignment = self._reference_cells = self._spreads = None
+        self._readout = self._alignment = self._reference_cells = self._spreads = self._accuracy = None
         self._views = set()
         try:
             run(

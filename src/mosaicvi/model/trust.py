@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.registry import Registry
 from mosaicvi.infer.accuracy import FeatureAccuracy, accuracies
 from mosaicvi.infer.likelihood import depths, log_likelihoods, ranks
 from mosaicvi.model.comparing import Comparing
@@ -42,7 +43,9 @@ class Trusting(Comparing):
         Parameters
         ----------
         mdata
-            Other data with the same features; the model's own where None.
+            Other data with the same features; the model's own where None. A model that was opened without
+            data says what it measured by them when it was saved: of a query, from what is most like that
+            which its cells show.
         modality
             Which modality, or several; all where None.
         query
@@ -66,23 +69,29 @@ class Trusting(Comparing):
           of single entries (``view`` is "other entries of ..."), how many lack it though their panel has it;
         - ``panel``: whether other features of the modality are shown.
         """
-        mosaic, loader = self._data(mdata)
         names = [modality] if isinstance(modality, str) else list(modality or self.config.uni_block_names)
         for name in names:
             self._position(name)
+        asked = None if query is None else self._data(query)[0]
+        found: Iterable[tuple[FeatureAccuracy, Registry]]
+        if mdata is None and not self.mosaic.n_cells and self.kept_accuracy() is not None:
+            found = self._kept_for(asked, names)
+        else:
+            mosaic, loader = self._data(mdata)
+            scored = accuracies(
+                self.net,
+                mosaic,
+                loader,
+                names,
+                imputing=self._imputing,
+                held_out=self.held_out(mosaic),
+                seed=whole("seed", seed),
+                query=asked,
+            )
+            found = ((one, self.registry) for one in scored)
         parts = []
-        found = accuracies(
-            self.net,
-            mosaic,
-            loader,
-            names,
-            imputing=self._imputing,
-            held_out=self.held_out(mosaic),
-            seed=whole("seed", seed),
-            query=None if query is None else self._data(query)[0],
-        )
-        for one in sorted(found, key=_place):
-            features = np.asarray(mosaic.modality(one.modality).features.names, object)[one.features]
+        for one, registry in sorted(found, key=lambda pair: _place(pair[0])):
+            features = np.asarray(registry.features[one.modality].names, object)[one.features]
             part = pd.DataFrame({"modality": one.modality, "feature": features, "view": one.view})
             part["score"], part["measure"] = one.score, one.measure
             part["believe"] = one.believe()

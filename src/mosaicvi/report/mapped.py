@@ -45,7 +45,9 @@ class Mapped:
     matches
         What was matched to what, where that was asked for.
     trust
-        Of `MosaicVI.imputation_accuracy`, for what the cells lack; None without the reference's data.
+        Of `MosaicVI.imputation_accuracy`, for what the cells lack; None where nothing can tell.
+    is_remembered
+        Whether the model remembers it, so that it is of cells which show about what these do.
     """
 
     model: str
@@ -56,6 +58,7 @@ class Mapped:
     features: pd.DataFrame
     matches: pd.DataFrame | None
     trust: pd.DataFrame | None = None
+    is_remembered: bool = False
 
 
 def write_mapped(
@@ -97,6 +100,7 @@ def write_mapped(
             labels=[] if counted is None else list(counted),
             command=command,
             trust=_believed(page),
+            is_remembered=page.is_remembered,
             versions=versions_used(seed=0),
         )
     )
@@ -145,16 +149,18 @@ def findings(page: Mapped) -> list[Finding]:
                 text="All their values are imputed from what the reference learnt.",
             )
         )
-    lacks = bool(absent) or bool((page.features["in_the_data"] < page.features["known"]).any())
     if page.trust is not None:
         out += trust(page.trust, of="reference ")
-    elif lacks:
+    untold = _untold(page)
+    if untold:
         out.append(
             Finding(
-                level="note",
-                title="Which imputed features to believe was not asked.",
-                text="The data that the model was trained on can tell, by hiding what these cells lack: "
-                "mosaicvi map --reference REF.h5mu.",
+                level="warning" if set(untold) & set(absent) else "note",
+                title=f"Which imputed features of {', '.join(untold)} to believe is not known.",
+                text="The model remembers nothing of cells that measured what these did. The data that it "
+                "was trained on can tell, by hiding what these cells lack: mosaicvi map --reference REF.h5mu."
+                if page.is_remembered
+                else "Too few of the reference's cells measured it together with what these have.",
             )
         )
     if "predicted_none_of_these" in page.obs:
@@ -168,6 +174,13 @@ def findings(page: Mapped) -> list[Finding]:
                 )
             )
     return out
+
+
+def _untold(page: Mapped) -> list[str]:
+    """Modalities that cells lack, whole or in part, of which nothing says what to believe."""
+    told = set() if page.trust is None else set(page.trust.loc[page.trust["lacking"] > 0, "modality"])
+    some = (page.features["in_the_data"] < page.features["known"]) | (page.features["cells"] == 0)
+    return [str(name) for name in page.features.index[some] if name not in told]
 
 
 def _believed(page: Mapped) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ def described(
     readout: Mapping[str, Any] | None,
     alignment: Mapping[str, Any] | None,
     spreads: Mapping[str, Any] | None,
+    accuracy: Mapping[str, Any] | None,
     reference: Mapping[str, Any] | None,
     lineage: Sequence[Mapping[str, Any]],
     grown: Mapping[str, Any] | None,
@@ -52,6 +53,8 @@ def described(
         What is kept of the cells in training, likewise; None for nothing.
     spreads
         How far values lie from what is imputed, likewise; None for an untrained model.
+    accuracy
+        How well each feature is imputed, likewise; None where that was not measured.
     lineage
         The models that it grew from, the first one first.
     grown
@@ -67,6 +70,7 @@ def described(
         "readout": readout,
         "alignment": alignment,
         "spreads": spreads,
+        "accuracy": accuracy,
         "reference": reference,
         "lineage": [dict(one) for one in lineage],
         "grown": grown,
@@ -125,6 +129,7 @@ class Saved:
     readout: Mapping[str, Any] | None
     alignment: Mapping[str, Any] | None
     spreads: Mapping[str, Any] | None
+    accuracy: Mapping[str, Any] | None
     reference: Mapping[str, Any] | None
     lineage: tuple[dict[str, Any], ...]
     base: Saved | None
@@ -187,6 +192,7 @@ def _read(state: Mapping[str, Any], written_by: Mapping[str, str]) -> Saved:
         readout=state.get("readout"),
         alignment=state.get("alignment"),
         spreads=state.get("spreads"),
+        accuracy=state.get("accuracy"),
         reference=state.get("reference"),
         lineage=lineage,
         base=base,
@@ -271,11 +277,11 @@ def _check_levels(registry: Registry) -> None:
     for name, batches in registry.levels.items():
         if name not in registry.features or not set(batches) <= set(known):
             raise ValueError("the levels of batches are not of its batches")
-        for level in batches.values():
-            if not set(level.gaps) <= set(registry.features[name].names):
+        for gaps in batches.values():
+            if not set(gaps) <= set(registry.features[name].names):
                 raise ValueError("the levels of batches are not of its features")
-            if not np.isfinite(list(level.gaps.values())).all() or not 0 <= level.share <= 1:
-                raise ValueError("a level of a batch is not finite, or its share is not from 0 to 1")
+            if not np.isfinite(list(gaps.values())).all():
+                raise ValueError("a level of a batch is not finite")
     for name, table in registry.input_levels.items():
         if name not in registry.features or table.shape[1:] != (len(registry.features[name].names),):
             raise ValueError("what the encoder sees values without is not of its features")

@@ -6,7 +6,6 @@ Legend: n cells, n_m rows of a modality, D features, P panels.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -53,22 +52,7 @@ def lifted(mosaic: Mosaic, registry: Registry) -> Mosaic:
         ),
         covariates=covariates,
         registry=registry,
-        level_left={
-            name: _levels_lifted(left, mosaic.registry.features[name].names, name, registry)
-            for name, left in mosaic.level_left.items()
-        },
     )
-
-
-def _levels_lifted(
-    left: NDArray[np.float64], features: Sequence[str], name: str, registry: Registry
-) -> NDArray[np.float64]:
-    """Levels (B, D) where there are more batches, the new ones last, and more features; NaN for these."""
-    known, key = registry.features[name].names, registry.setup.batch_key
-    n_batches = max(len(left), 0 if key is None else len(registry.categories[key]))
-    out = np.full((n_batches, len(known)), np.nan)
-    out[: len(left), pd.Index(known).get_indexer(pd.Index(features))] = left
-    return out
 
 
 def _lifted(m: ModalityData, registry: Registry) -> ModalityData:
@@ -110,19 +94,7 @@ def joined(first: Mosaic, second: Mosaic) -> Mosaic:
         batch=np.concatenate([first.batch, second.batch]),
         group=np.concatenate([first.group, np.where(second.group > 0, second.group + offset, 0)]),
         group_names=first.group_names + second.group_names,
-        level_left={
-            name: _levels_joined([m.level_left[name] for m in (first, second) if name in m.level_left])
-            for name in {**first.level_left, **second.level_left}
-        },
     )
-
-
-def _levels_joined(levels: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """What one or the other knows of each batch, (B, D) of the one with more batches; NaN for neither."""
-    out = np.full((max(map(len, levels)), levels[0].shape[1]), np.nan)
-    for left in levels:
-        out[: len(left)] = np.where(np.isnan(left), out[: len(left)], left)
-    return out
 
 
 def _stacked(a: ModalityData, b: ModalityData) -> ModalityData:

@@ -30,11 +30,11 @@ from mosaicvi.infer.intervals.spread import (
     stretches,
 )
 from mosaicvi.infer.readout import ReadOut
-from mosaicvi.infer.readout.fitting import able_to_teach, seen, truth_of, views_to_teach
+from mosaicvi.infer.readout.fitting import able_to_teach, seen, truth_of
 from mosaicvi.infer.readout.groups import FEWEST_HELD_OUT, FEWEST_REFERENCES, HELD_OUT_SHARE, left_out
 from mosaicvi.infer.readout.levels import known_by_batch, offsets
 from mosaicvi.infer.readout.scales import completed, dense_counts, on_asked_scale, on_scale
-from mosaicvi.infer.readout.views import Shown
+from mosaicvi.infer.readout.views import Shown, views_to_teach
 from mosaicvi.nn.vae import MosaicVAE
 
 MOST_TAUGHT, MOST_UNSEEN, MOST_VALUES = 4000, 1000, 10_000_000  # cells, and values of a modality of theirs

@@ -9,7 +9,7 @@ Legend: n reference cells, D features of a modality.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -21,18 +21,17 @@ from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.infer.covariates import batches_of
 from mosaicvi.infer.decode import decoded
 from mosaicvi.infer.latent import encoded
-from mosaicvi.infer.readout.groups import FEWEST_HELD_OUT, FEWEST_REFERENCES, fit_groups
+from mosaicvi.infer.readout.groups import FEWEST_HELD_OUT, FEWEST_REFERENCES, by_pattern, fit_groups
 from mosaicvi.infer.readout.levels import Levels, Rates, known_by_batch, offsets, trust
 from mosaicvi.infer.readout.predictors import Floats, Projection
 from mosaicvi.infer.readout.readout import Part, ReadOut
 from mosaicvi.infer.readout.regression import Linear
 from mosaicvi.infer.readout.scales import Kind, completed, dense_counts, on_scale, scale_of_counts
 from mosaicvi.infer.readout.table_fitting import fit_table, is_table
-from mosaicvi.infer.readout.views import Shown, shown_of_cells
+from mosaicvi.infer.readout.views import Shown, views_to_teach
 from mosaicvi.nn.vae import MosaicVAE
 
 MOST_REFERENCES, MOST_VALUES = 4000, 15_000_000  # cells, and values of a modality of theirs
-MOST_VIEWS = 64
 BATCH_SIZE = 1024
 
 
@@ -43,6 +42,7 @@ def fit_readout(
     *,
     held_out: NDArray[np.bool_] | None,
     views: Sequence[Shown] | None = None,
+    left_out: Collection[tuple[Shown, str]] = (),
     seed: int = 0,
 ) -> ReadOut:
     """The read-out of a model.
@@ -55,6 +55,8 @@ def fit_readout(
         Cells that no training saw, (n,), which decide on the weights; None where that is not known.
     views
         What may be shown of cells; None for all that is shown of those of the mosaic.
+    left_out
+        Views, each with a modality, of which it is not learnt how that is read out of them.
     seed
         Decides which cells are references.
     """
@@ -62,6 +64,12 @@ def fit_readout(
     cells_of = views_to_teach(mosaic)
     if views is not None:
         cells_of = {view: cells_of.get(view, np.zeros(0, np.int64)) for view in views}
+    wanted = {
+        (view, name): cells
+        for view, cells in cells_of.items()
+        for name in kinds
+        if (view, name) not in left_out
+    }
     held = np.zeros(mosaic.n_cells, bool) if held_out is None else held_out
 
     @cache
@@ -75,9 +83,9 @@ def fit_readout(
         if views is None and is_table(data)  # they are the same for all views
         if (table := fit_table(net, loader, mosaic, data, held, seed)) is not None
     }
-    found = _of_kinds(net, loader, mosaic, kinds, project, cells_of, held, seed)
+    found = _of_kinds(net, loader, mosaic, kinds, project, wanted, held, seed)
     logs: dict[str, Kind] = {name: "log1p_cp10k" for name, kind in kinds.items() if kind == "clr"}
-    of_logs = _of_kinds(net, loader, mosaic, logs, project, cells_of, held, seed) if logs else None
+    of_logs = _of_kinds(net, loader, mosaic, logs, project, wanted, held, seed) if logs else None
     return dataclasses.replace(found, tables=tables, logs=of_logs)
 
 
@@ -87,24 +95,27 @@ def _of_kinds(
     mosaic: Mosaic,
     kinds: Mapping[str, Kind],
     project: Callable[[str, bytes], Projection],
-    cells_of: Mapping[Shown, NDArray[np.int64]],
+    wanted: Mapping[tuple[Shown, str], NDArray[np.int64]],
     held: NDArray[np.bool_],
     seed: int,
 ) -> ReadOut:
-    """How counts are read out, each modality on its scale."""
-    of = [(data, kinds[data.name]) for data in mosaic.modalities if data.name in kinds]
+    """How counts are read out, each modality on its scale: of views, and cells that show them."""
+    asked = {name for _, name in wanted}
     levels = {
         data.name: found
-        for data, kind in of
-        if (found := _levels(net, loader, mosaic, data, kind, held, seed)) is not None
+        for data in mosaic.modalities
+        if data.name in kinds and data.name in asked
+        if (found := _levels(net, loader, mosaic, data, kinds[data.name], held, seed)) is not None
     }
     parts: dict[tuple[Shown, str], Part] = {}
-    for view, cells in cells_of.items():
-        for data, kind in of:
-            of_batches = levels.get(data.name)
-            part = _fit_part(net, loader, mosaic, data, kind, of_batches, project, view, cells, held, seed)
+    for (view, name), cells in wanted.items():
+        if name in kinds:
+            data, of_batches = mosaic.modality(name), levels.get(name)
+            part = _fit_part(
+                net, loader, mosaic, data, kinds[name], of_batches, project, view, cells, held, seed
+            )
             if part is not None:
-                parts[view, data.name] = part
+                parts[view, name] = part
     taught = {name for _, name in parts}
     return ReadOut(
         parts=parts,
@@ -112,21 +123,6 @@ def _of_kinds(
         levels={name: found for name, found in levels.items() if name in taught},
         tables={},
     )
-
-
-def views_to_teach(mosaic: Mosaic) -> dict[Shown, NDArray[np.int64]]:
-    """What may be shown of a cell, and the cells of which just that is shown.
-
-    What remains of them when a modality is hidden, to see how well it is imputed, is among it.
-    """
-    code, views = shown_of_cells(mosaic)
-    cells_of = {view: np.flatnonzero(code == i) for i, view in enumerate(views)}
-    for view in views:
-        for name in view.features:
-            less = view.only([other for other in view.features if other != name])
-            if less.of:
-                cells_of.setdefault(less, np.zeros(0, np.int64))
-    return dict(list(cells_of.items())[:MOST_VIEWS])
 
 
 def _levels(
@@ -318,8 +314,7 @@ def _line_by_feature(decoded_nd: Floats, truth_nd: Floats, measured_nd: NDArray[
     """A line from the decoder's values to the true ones, for each feature over those who measured it."""
     d = decoded_nd.shape[1]
     line = Linear(weight=np.ones(d), intercept=np.zeros(d))
-    for pattern in np.unique(measured_nd.T, axis=0):
-        which = np.flatnonzero((pattern == measured_nd.T).all(1))
+    for pattern, which in by_pattern(measured_nd):
         if pattern.sum() >= FEWEST_REFERENCES:
             found = Linear.by_feature(decoded_nd[pattern][:, which], truth_nd[pattern][:, which])
             line.weight[which], line.intercept[which] = found.weight, found.intercept

@@ -6,6 +6,7 @@ Legend: n reference cells, D features of a modality, g of a group.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,8 @@ def fit_groups(
 ) -> tuple[Group, ...]:
     """The hidden features by who measured them."""
     out = []
-    for pattern in np.unique(measured[:, hidden].T, axis=0):
-        features = hidden[(pattern == measured[:, hidden].T).all(1)]
+    for pattern, at in by_pattern(measured[:, hidden]):
+        features = hidden[at]
         if pattern.sum() < FEWEST_REFERENCES:
             continue
         rest = pattern & held
@@ -43,6 +44,15 @@ def fit_groups(
             rest[order[: max(1, len(order) // HELD_OUT_SHARE)]] = True
         out.append(_group(known, truth, features, pattern & ~rest, rest))
     return tuple(out)
+
+
+def by_pattern(measured: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.int64]]]:
+    """Which cells measured features, (n,), and the positions of the features that just they did."""
+    of: dict[bytes, list[int]] = {}
+    for feature, bits in enumerate(np.packbits(measured.T, axis=1)):
+        of.setdefault(bits.tobytes(), []).append(feature)
+    for _, features in sorted(of.items()):
+        yield measured[:, features[0]], np.array(features)
 
 
 def _group(

@@ -19,7 +19,7 @@ from mosaicvi.infer.readout.predictors import Projection
 from mosaicvi.infer.readout.regression import Linear, Nearest
 from mosaicvi.infer.readout.scales import Kind, completed, dense_counts, on_scale
 from mosaicvi.infer.readout.table import TableReadOut
-from mosaicvi.infer.readout.views import Shown
+from mosaicvi.infer.readout.views import Shown, views_to_teach
 
 Floats = NDArray[np.floating[Any]]
 
@@ -142,11 +142,6 @@ class Part:
             batch = np.minimum(mosaic.batch[cells], len(self.batch_centres) - 1)
             centre = self.batch_centres[batch]
             centre = np.where(np.isnan(centre), self.batch_centres[-1], centre)
-            if name in mosaic.level_left:  # of batches that were not there when the centres were learnt
-                left = mosaic.level_left[name][mosaic.batch[cells]][:, self.own] / self.own_spread
-                there = ~np.isnan(left).any(1)
-                centre[there] = self.batch_centres[-1]
-                centre[there, -left.shape[1] :] += left[there]
             measured = measured - centre
         return Known(z=z / self.latent_spread, decoded=on_scale(rates.mean, self.kind), measured=measured)
 
@@ -257,6 +252,25 @@ class ReadOut:
                 continue
             out[of_view] = part(part.known(mosaic, name, cells[of_view], z[of_view], rates.of(of_view)))
         return out
+
+    def untouched_by(self, mosaic: Mosaic, *, same: Collection[str]) -> set[tuple[Shown, str]]:
+        """Views and modalities of which cells have nothing to teach that this read-out does not know.
+
+        Parameters
+        ----------
+        mosaic
+            New cells, as a grown network reads them.
+        same
+            Modalities of which that knows the same features.
+        """
+        shown = views_to_teach(mosaic)
+        measured = {data.name for data in mosaic.modalities if data.n_cells}
+        return {
+            (view, name)
+            for view, name in self.parts
+            if name in same and set(view.features) <= set(same)
+            if view not in shown or name not in measured
+        }
 
     def after(
         self, before: ReadOut, *, same: Collection[str], n_batches: int, taught_by: Mosaic | None = None

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.store.parts import need
 
+MOST_VIEWS = 64
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shown:
@@ -68,3 +70,18 @@ def shown_of_cells(mosaic: Mosaic) -> tuple[NDArray[np.int64], list[Shown]]:
                 masks[data.name] = whole if data.entry_measured is not None else data.panels[panel]
         views.append(Shown.make(masks))
     return code.reshape(-1), views
+
+
+def views_to_teach(mosaic: Mosaic) -> dict[Shown, NDArray[np.int64]]:
+    """What may be shown of a cell, and the cells of which just that is shown.
+
+    What remains of them when a modality is hidden, to see how well it is imputed, is among it.
+    """
+    code, views = shown_of_cells(mosaic)
+    cells_of = {view: np.flatnonzero(code == i) for i, view in enumerate(views)}
+    for view in views:
+        for name in view.features:
+            less = view.only([other for other in view.features if other != name])
+            if less.of:
+                cells_of.setdefault(less, np.zeros(0, np.int64))
+    return dict(list(cells_of.items())[:MOST_VIEWS])
