@@ -17,9 +17,9 @@ from mosaicvi.data.register.source import Paths
 from mosaicvi.errors import InputError, memory_for
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import latent_noise
+from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.routing import Routing, Stream
-from mosaicvi.model.state import minibatch_size, positions_of
 
 
 class Answers(Routing):

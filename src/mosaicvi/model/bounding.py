@@ -20,8 +20,8 @@ from mosaicvi.infer.impute import Scale
 from mosaicvi.infer.intervals.answers import Bounds, IntervalRequest, intervals
 from mosaicvi.infer.intervals.spread import WIDEST
 from mosaicvi.model.answers import Answers
+from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.names import names_ours
-from mosaicvi.model.state import minibatch_size, positions_of
 
 
 class Intervals(NamedTuple):

@@ -18,10 +18,10 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.infer.differential import Comparison, Differential, Question
 from mosaicvi.infer.labels import UNLABELED, has_label
+from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.columns import column_of, object_of
 from mosaicvi.model.keeping import Keeping
 from mosaicvi.model.names import names_ours
-from mosaicvi.model.state import minibatch_size, positions_of
 
 DELTA = 0.25
 REST = "Rest"

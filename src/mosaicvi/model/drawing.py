@@ -14,8 +14,9 @@ from mosaicvi.config.arguments import whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import DrawRequest, drawn
+from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.names import names_ours
-from mosaicvi.model.state import ModelState, minibatch_size, positions_of
+from mosaicvi.model.state import ModelState
 
 
 class Drawing(ModelState):

@@ -115,7 +115,7 @@ class Growing(Saving):
         held = old.held_out()
         if held is None:
             model._take(mosaic, config, net)
-        else:  # its data are at hand: they teach the read-out together
+        else:  # its data are there: they teach the read-out together
             earlier = lifted(old.mosaic, mosaic.registry)
             if unfrozen:
                 rehearsed, others = _parted(earlier, mosaic, seed)

@@ -17,9 +17,9 @@ from mosaicvi.errors import InputError
 from mosaicvi.infer.labels import UNLABELED, has_label, predict_labels
 from mosaicvi.infer.latent import latent
 from mosaicvi.model.answers import Answers
+from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.columns import column_of, object_of
 from mosaicvi.model.names import names_ours
-from mosaicvi.model.state import minibatch_size, positions_of
 
 FEWEST_LABELLED = 20
 

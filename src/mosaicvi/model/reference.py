@@ -1,4 +1,4 @@
-"""What a model knows, whether its data are at hand or not."""
+"""What a model knows, with its data or without them."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Referring(ModelState):
         Raises
         ------
         InputError
-            If the model is not trained, or an older version saved it and its data are not at hand.
+            If the model is not trained, or an older version saved it and its data are not there.
         """
         kept = self.reference_cells()
         if kept is None:

@@ -15,7 +15,6 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from mosaicvi.config import NetworkConfig
-from mosaicvi.config.arguments import whole
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import without_cells
@@ -209,7 +208,7 @@ class ModelState:
         ----------
         mosaic
             Cells that are to be answered for: where they show what no cell in training did, and the data in
-            training are at hand, it is fitted for that as well.
+            training are there, it is fitted for that as well.
         """
         if not (self._reads_out and self.is_trained):
             return None
@@ -373,32 +372,3 @@ class ModelState:
         for name in names:
             self._position(name)
         return names
-
-
-def positions_of(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -> NDArray[np.int64]:
-    """Positions of the cells that a user named by position, boolean or name."""
-    if indices is None:
-        return np.arange(mosaic.n_cells)
-    chosen = np.atleast_1d(np.asarray(indices))
-    if chosen.dtype == bool:
-        if len(chosen) != mosaic.n_cells:
-            raise InputError(f"indices: {len(chosen):,} booleans for {mosaic.n_cells:,} cells.")
-        return np.flatnonzero(chosen)
-    if np.issubdtype(chosen.dtype, np.floating) and (chosen == np.rint(chosen)).all():
-        chosen = chosen.astype(np.int64)  # numbers that come from R are of this kind
-    if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
-        named = mosaic.cells.get_indexer(pd.Index(chosen))
-        if (named < 0).any():
-            raise InputError(
-                f"indices: no cell {str(chosen[named < 0][0])!r}; give positions, booleans or obs_names."
-            )
-        return np.asarray(named, np.int64)
-    chosen = chosen.astype(np.int64)
-    if chosen.size and (chosen.min() < -mosaic.n_cells or chosen.max() >= mosaic.n_cells):
-        raise InputError(f"indices: positions must be below {mosaic.n_cells:,}.")
-    return chosen % max(mosaic.n_cells, 1)
-
-
-def minibatch_size(batch_size: int) -> int:
-    """The number of cells at a time, checked."""
-    return whole("batch_size", batch_size, least=1)

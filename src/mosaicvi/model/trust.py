@@ -16,9 +16,9 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.registry import Registry
 from mosaicvi.infer.accuracy import FeatureAccuracy, accuracies
 from mosaicvi.infer.likelihood import depths, log_likelihoods, ranks
+from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.comparing import Comparing
 from mosaicvi.model.names import names_ours
-from mosaicvi.model.state import minibatch_size, positions_of
 
 
 class Trusting(Comparing):

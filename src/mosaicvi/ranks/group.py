@@ -150,11 +150,11 @@ class Share:
     n_all: int
 
     def summed(self, sums: Tensor) -> Tensor:
-        """Sums over the cells at hand -> over those of the whole minibatch."""
+        """Sums over this process's cells -> over those of the whole minibatch."""
         return self.group.summed(sums if self.n else sums * 0)
 
     def gathered(self, rows: Tensor) -> Tensor:
-        """A row for each cell at hand -> of the whole minibatch, (n_all, ...)."""
+        """A row for each of this process's cells -> of the whole minibatch, (n_all, ...)."""
         own = rows[: self.n]
         before = own.new_zeros(self.first, *own.shape[1:])
         after = own.new_zeros(self.n_all - self.first - self.n, *own.shape[1:])

@@ -111,7 +111,7 @@ def find_values(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Kept:
+class MeasuredValues:
     """Values without what was not measured.
 
     Attributes
@@ -142,7 +142,7 @@ class Kept:
     digest: str | None = None
 
 
-def keep(v: Values, batch: NDArray[np.int64], n_batches: int) -> Kept:
+def keep(v: Values, batch: NDArray[np.int64], n_batches: int) -> MeasuredValues:
     """Leave out what was not measured; `batch` is that of each row, (n_m,), of so many, 0 not to count."""
     if isinstance(v.x, StoredMatrix):
         return _keep_stored(v, v.x, batch, n_batches)
@@ -152,7 +152,7 @@ def keep(v: Values, batch: NDArray[np.int64], n_batches: int) -> Kept:
     if v.features.scaled is not None:
         scale = _scale_by_some(v, x, entry, scale, v.features.scaled)
     says_it_all = entry is None and bool(v.panels.all())
-    return Kept(
+    return MeasuredValues(
         x=x,
         entry=entry,
         library=library,
@@ -177,7 +177,7 @@ def _scale_by_some(
     return np.where(n_some > 0, scale, of_all)
 
 
-def _keep_stored(v: Values, matrix: StoredMatrix, batch: NDArray[np.int64], n_batches: int) -> Kept:
+def _keep_stored(v: Values, matrix: StoredMatrix, batch: NDArray[np.int64], n_batches: int) -> MeasuredValues:
     if v.features.scaled is not None:
         raise InputError(
             "A model that learnt new features reads values in memory; open them with in_memory=True."
@@ -204,7 +204,7 @@ def _keep_stored(v: Values, matrix: StoredMatrix, batch: NDArray[np.int64], n_ba
         is_dense=v.is_dense,
         has_gaps=found.has_gaps,
     )
-    return Kept(
+    return MeasuredValues(
         x=x,
         entry=StoredMeasured(x) if found.has_gaps else None,
         library=found.library,

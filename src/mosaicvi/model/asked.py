@@ -1,0 +1,43 @@
+"""Which cells a question is about, and how many are answered at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mosaicvi.config.arguments import whole
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.errors import InputError
+
+
+def positions_of(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -> NDArray[np.int64]:
+    """Positions of the cells that a user named by position, boolean or name."""
+    if indices is None:
+        return np.arange(mosaic.n_cells)
+    chosen = np.atleast_1d(np.asarray(indices))
+    if chosen.dtype == bool:
+        if len(chosen) != mosaic.n_cells:
+            raise InputError(f"indices: {len(chosen):,} booleans for {mosaic.n_cells:,} cells.")
+        return np.flatnonzero(chosen)
+    if np.issubdtype(chosen.dtype, np.floating) and (chosen == np.rint(chosen)).all():
+        chosen = chosen.astype(np.int64)  # numbers that come from R are of this kind
+    if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
+        named = mosaic.cells.get_indexer(pd.Index(chosen))
+        if (named < 0).any():
+            raise InputError(
+                f"indices: no cell {str(chosen[named < 0][0])!r}; give positions, booleans or obs_names."
+            )
+        return np.asarray(named, np.int64)
+    chosen = chosen.astype(np.int64)
+    if chosen.size and (chosen.min() < -mosaic.n_cells or chosen.max() >= mosaic.n_cells):
+        raise InputError(f"indices: positions must be below {mosaic.n_cells:,}.")
+    return chosen % max(mosaic.n_cells, 1)
+
+
+def minibatch_size(batch_size: int) -> int:
+    """The number of cells at a time, checked."""
+    return whole("batch_size", batch_size, least=1)
