@@ -204,8 +204,9 @@ def _finish_epoch(
     group: Group | None,
 ) -> dict[str, float]:
     add_pending_terms(state)
-    n = state.sums.pop("cells", 1.0)
-    row = {f"train_{k}" if k not in ("clipped", "grad_norm") else k: v / n for k, v in state.sums.items()}
+    sums = dict(state.sums)  # the state's own stay until the row is there: validating may fail
+    n = sums.pop("cells", 1.0)
+    row = {f"train_{k}" if k not in ("clipped", "grad_norm") else k: v / n for k, v in sums.items()}
     row |= {f"beta_{name}": b for name, b in zip(names, state.net.beta_modal.tolist(), strict=True)}
     row["balanced"] = float(state.net.config.beta_modal == "auto" and state.epoch == BALANCE_EPOCHS - 1)
     row["keeps_best"] = float(config.keeps_best)
