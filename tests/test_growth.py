@@ -167,6 +167,24 @@ def test_cells_with_nothing_else_are_seen_by_their_new_features(data: MuData) ->
         assert torch.equal(before, grown.net.state_dict()[value]) == (not sees)
 
 
+@pytest.mark.parametrize("from_folder", [True, False])
+@pytest.mark.parametrize("lacks", [("adt",), ("atac",), ("adt", "atac"), ("rna", "atac")])
+def test_new_cells_that_lack_a_modality(
+    data: MuData, tmp_path: Path, lacks: tuple[str, ...], from_folder: bool
+) -> None:
+    reference = reference_of(of(data, {"A", "B", "C"}))
+    reference.save(tmp_path / "reference")
+    query = of(data, {"D"}, **dict.fromkeys(lacks, slice(0)))
+    grown = MosaicVI.load_query_data(query, tmp_path / "reference" if from_folder else reference)
+    grown.train(1, batch_size=10, progress=False)
+    imputed = [grown.get_imputed_values(modality=name).to_numpy() for name in ("rna", "adt", "atac")]
+    assert all(len(values) == query.n_obs and np.isfinite(values).all() for values in imputed)
+    grown.save(tmp_path / "grown")
+    opened = MosaicVI.load(tmp_path / "grown")
+    again = opened.get_imputed_values(MosaicVI.prepare_query(query, opened), modality="adt")
+    np.testing.assert_allclose(again, imputed[1], rtol=1e-4, atol=1e-5)
+
+
 def test_a_model_grows_again_and_trains_on(data: MuData, tmp_path: Path) -> None:
     reference = reference_of(of(data, {"A", "B"}))
     old = of(data, {"A", "B"})

@@ -196,7 +196,8 @@ def _by_column(
         )
     column = column_of(source, groupby, "groupby", mosaic.cells)
     asked = {group1, group2} if isinstance(group1, str) else {*(group1 or ()), group2}
-    known = has_label(column, set(no_group) - asked).to_numpy()
+    meant = {name.casefold() for name in asked if name is not None}
+    known = has_label(column, [name for name in no_group if name.casefold() not in meant]).to_numpy()
     names, found = np.unique(column[known].astype(str).to_numpy(dtype=object), return_inverse=True)
     code = np.full(mosaic.n_cells, -1)
     code[known] = found

@@ -47,7 +47,8 @@ class Labelling(Answers):
         mdata
             Other data whose cells are to be labelled, with the same features; the model's own where None.
         unlabeled
-            Value, or values, of the column that are no labels; missing ones are none either.
+            Value, or values, of the column that are no labels, whatever their case; missing ones are none
+            either.
         indices
             Positions of the cells to label, or a boolean per cell; all where None. A cell that has a label is
             labelled by the others.
@@ -84,6 +85,11 @@ class Labelling(Answers):
         only where the batch in question has no labels. The distance is that of Lee et al. (NeurIPS 2018).
         """
         source = object_of(self.mosaic)
+        if source is None and not self.mosaic.n_cells:
+            raise InputError(
+                "predict_labels: the model was opened without data, and keeps no labels; open it with the "
+                "data that have them, MosaicVI.load(folder, reference), and give the others as mdata."
+            )
         if source is None:
             raise InputError(
                 "predict_labels: the data that the model was given are gone, and the labels with them; "

@@ -11,6 +11,13 @@ from mosaicvi.infer.labels import has_label
 def test_missing_values_and_those_named_are_no_labels(kind: str) -> None:
     column = pd.Series(["B", "unknown", None, np.nan, "Unassigned"], dtype=kind)
     assert list(has_label(column)) == [True, False, False, False, True]
+    assert list(has_label(column.replace("unknown", "Unknown").astype(kind))) == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
     assert list(has_label(column, "Unassigned")) == [True, True, False, False, False]
     assert list(has_label(column, ["Unassigned", "unknown"])) == [True, False, False, False, False]
 

@@ -12,6 +12,6 @@ UNLABELED = "unknown"
 
 
 def has_label(column: pd.Series[Any], unlabeled: str | Collection[str] = UNLABELED) -> pd.Series[bool]:
-    """Whether the value of each cell is a label: neither missing nor one of `unlabeled`."""
-    none = {unlabeled} if isinstance(unlabeled, str) else set(unlabeled)
-    return column.notna() & ~column.astype(str).isin(none)
+    """Whether each cell's value is a label: neither missing nor, in whatever case, one of `unlabeled`."""
+    none = {name.casefold() for name in ([unlabeled] if isinstance(unlabeled, str) else unlabeled)}
+    return column.notna() & ~column.astype(str).str.casefold().isin(none)

@@ -229,7 +229,7 @@ def able_to_teach(
 ) -> NDArray[np.int64]:
     """Cells that measured what is hidden and have all that is shown, or where they are few some of it."""
     has = data.row_of_cell >= 0
-    if data.entry_measured is not None:
+    if data.entry_measured is not None or not has.any():
         return np.zeros(0, np.int64)
     if not own.all():
         teaches: NDArray[np.bool_] = np.any(data.panels & ~own, axis=1)
