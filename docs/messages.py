@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "mosaicvi"
-ERRORS = ("InputError", "ModelFileError")
+ERRORS = ("InputError", "ModelFileError", "NothingYet")
 HEADINGS = {
     "config": "Parameters and arguments",
     "data": "Data, when they are read or registered",

@@ -9,6 +9,7 @@ import pandas as pd
 
 from mosaicvi.config import Schedule
 from mosaicvi.config.arguments import number
+from mosaicvi.errors import InputError
 
 Hist = dict[str, dict[str, list[float]]]
 
@@ -34,3 +35,17 @@ def histories(rows: pd.DataFrame, modalities: Sequence[str], repeat: int) -> His
         for part, ours in (("train", "train"), ("val", "validation"))
         if f"{ours}_loss" in means
     }
+
+
+def check_next(first: int, *, rows: int, repeat: int) -> None:
+    """Refuse a first epoch that is neither 1 nor the one after `rows` passes, `repeat` to an epoch."""
+    after = rows // repeat + 1
+    if first in (1, after):
+        return
+    if not rows:
+        raise InputError(f"init_epoch: there is no trained model for {first} to go on from; use 1.")
+    passes = f" of num_repeat={repeat} passes" if repeat > 1 else ""
+    raise InputError(
+        f"init_epoch: {first}, but the model was trained for {after - 1} epochs{passes}; use {after} to go "
+        "on, with num_epoch counted from the first."
+    )

@@ -1,0 +1,312 @@
+"""The class of scVAEIT, in a module of the name that it has there.
+
+Arrays and masks become a mosaic, and `MosaicVI` with ``preset="published"`` does the rest.
+Legend: n cells, D features, K latent, L draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from mosaicvi.config import Schedule
+from mosaicvi.config.arguments import number, whole
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.register import register
+from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.fit.statistics import settle
+from mosaicvi.model import MosaicVI
+from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.scvaeit.arrays import covariates, read_arrays
+from mosaicvi.scvaeit.history import Hist, check_next, histories, tabulated
+from mosaicvi.scvaeit.loading import loaded
+from mosaicvi.scvaeit.pictures import draw
+from mosaicvi.scvaeit.seeds import next_seed
+from mosaicvi.scvaeit.settings import read_config
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["VAEIT"]
+
+
+class NothingYet(InputError, AttributeError):
+    """What an attribute holds was not computed yet, so that `hasattr` says no."""
+
+
+class VAEIT:
+    """The model of scVAEIT (Du, Cai & Roeder, PNAS 2022) under its own names.
+
+    Parameters
+    ----------
+    config
+        The published parameters: dict or namespace. `gamma` (or a function of the epoch) needs `conditions`.
+    data
+        Values (n, D), dense or sparse, in the order of modalities and blocks; NaN is missing.
+    masks
+        -1 missing, 0 seen: (n, D), or a row for each dataset. Nothing is missing where None.
+    id_dataset
+        Row of `masks` of each cell, counted from 0.
+    batches_cate, batches_cont
+        Categorical and continuous covariates, (n,) or (n, k) each.
+    conditions
+        Groups of cells to align, (n,) or (n, k), each column alone; a cell with NaN is in none.
+
+    Raises
+    ------
+    InputError
+        For an unknown parameter, or arrays that do not fit one another.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        data: Any,
+        masks: Any = None,
+        id_dataset: Any = None,
+        batches_cate: Any = None,
+        batches_cont: Any = None,
+        conditions: Any = None,
+    ) -> None:
+        self._arrays = read_arrays(data, masks, id_dataset)
+        self._published = read_config(config, n_features=self._arrays.x.shape[1])
+        self.config = self._published.config
+        if conditions is None:
+            self.config.gamma = 0.0
+        self._measured = np.any(self._arrays.table, axis=0)
+        if not self._measured.all():
+            warnings.warn(
+                f"No cell has a value of {(~self._measured).sum():,} features (such as column "
+                f"{int(np.argmin(self._measured))}); nothing is learned of them, and their answers are NaN.",
+                MosaicWarning,
+                stacklevel=2,
+            )
+        self._columns = self._published.columns(self._measured)
+        found = covariates(batches_cate, batches_cont, conditions, len(self._arrays.code))
+        cells = pd.DataFrame(index=[str(i) for i in range(len(self._arrays.code))])
+        self._obs = pd.concat([cells, *found.values()], axis=1)
+        self._mdata = self._arrays.mudata(self._columns, self._published.block, self._obs)
+        names = list(self._published.likelihoods)
+        with warnings.catch_warnings():  # masks say which zeros are none
+            warnings.filterwarnings("ignore", ".*zeros_missing", MosaicWarning)
+            self._mosaic = MosaicVI.setup_mudata(
+                self._mdata,
+                likelihoods=self._published.likelihoods,
+                transforms=dict.fromkeys(names, "none"),
+                block_keys=dict.fromkeys(names, "block"),
+                categorical_covariate_keys=found["batches_cate"].columns.tolist(),
+                continuous_covariate_keys=found["batches_cont"].columns.tolist(),
+                condition_keys=found["conditions"].columns.tolist(),
+                panel_key="pattern",
+                modalities=names,
+            )
+        self._adata: AnnData | None = None  # until `update_z`
+        self.reset()
+
+    @property
+    def vae(self) -> MosaicVAE:
+        """The network."""
+        return self.model.net
+
+    @property
+    def adata(self) -> AnnData:
+        """What `update_z` found."""
+        if self._adata is None:
+            raise NothingYet("adata: there is nothing yet; call update_z() first.")
+        return self._adata
+
+    def reset(self) -> None:
+        """Fresh weights, and no history."""
+        self.hist: Hist = {}
+        gamma, self._seed = self.config.gamma, next_seed()
+        self.model = MosaicVI(
+            self._mosaic,
+            preset="published",
+            seed=self._seed,
+            gamma=0.0 if callable(gamma) and not isinstance(gamma, Schedule) else gamma,
+            **self._published.parameters(self._measured),
+        )
+        self._given = self.model.config
+        self._published.fill_in(self._given)
+
+    # --- training -------------------------------------------------------------------------------
+
+    def train(
+        self,
+        valid: bool = False,
+        stratify: Any = False,
+        test_size: float = 0.1,
+        random_state: int = 0,
+        learning_rate: float = 3e-4,
+        num_repeat: int = 1,
+        batch_size: int | None = None,
+        batch_size_inference: int | None = None,
+        L: int = 1,
+        num_epoch: int = 200,
+        num_step_per_epoch: int | None = None,
+        save_every_epoch: int | None = 25,
+        init_epoch: int = 1,
+        early_stopping_patience: int = 10,
+        early_stopping_tolerance: float = 1e-4,
+        early_stopping_relative: bool = True,
+        verbose: bool = False,
+        checkpoint_dir: str | Path | None = None,
+        delete_existing: bool = True,
+        eval_func: Callable[[MosaicVAE], Any] | None = None,
+    ) -> Hist:
+        """Train at a constant rate from `init_epoch` to `num_epoch`; the arguments of the original.
+
+        With `valid` some cells are held out, and the best weights are kept once they have got no better for
+        `early_stopping_patience` epochs. `checkpoint_dir` holds the newest model, from which training goes on
+        unless it begins with epoch 1 (and `delete_existing`); any other `init_epoch` is the next epoch.
+        `stratify`, `L`, `batch_size_inference`, `num_step_per_epoch` and the tolerance of early stopping have
+        no effect.
+
+        Returns
+        -------
+        `hist`: of ``"train"`` and, with `valid`, ``"val"`` the lists ``total``, ``obs_0``, ...,
+        ``unobs_0``, ..., ``kl`` and ``mmd``, an epoch a number, also of earlier ones if `init_epoch` > 1.
+        """
+        first, last = whole("init_epoch", init_epoch, least=1), whole("num_epoch", num_epoch, least=1)
+        if first > last:
+            raise InputError(f"init_epoch: {first} is beyond num_epoch={last}; both count from the first.")
+        model, folder = self.model, None if checkpoint_dir is None else Path(checkpoint_dir)
+        if folder is not None and (folder / "model.json").exists() and not (first == 1 and delete_existing):
+            model = loaded(folder, self._mdata, self._given, self._mosaic.registry)
+        n, repeat = self._arrays.x.shape[0], whole("num_repeat", num_repeat, least=1)
+        check_next(first, rows=len(model.history), repeat=repeat)
+        size = (256 if self._arrays.is_full else 64) if batch_size is None else batch_size
+        share = number("test_size", test_size)
+        settings: dict[str, Any] = {
+            "lr": number("learning_rate", learning_rate),
+            "lr_schedule": "constant",
+            "batch_size": min(whole("batch_size", size, least=1), n),
+            "train_size": 1.0 if not valid else 1 - (share if share < 1 else share / n),
+            "early_stopping": bool(valid),
+            "patience": whole("early_stopping_patience", early_stopping_patience, least=1),
+            "seed": self._seed + whole("random_state", random_state),
+            "progress": bool(verbose),
+        }
+        self.model, every = model, last
+        if save_every_epoch is not None and not valid and (folder is not None or eval_func is not None):
+            every = whole("save_every_epoch", save_every_epoch, least=1)
+        before = len(self.model.history)
+        begins = before if first == 1 else 0
+        if callable(self.config.gamma) and not isinstance(self.config.gamma, Schedule):
+            gamma = tabulated(self.config.gamma, done=before, first=first, last=last, repeat=repeat)
+            self.model.config = self.model.net.config = dataclasses.replace(self.model.config, gamma=gamma)
+        while first <= last:
+            end = min(last, first + every - 1 - (first - 1) % every)
+            self.model.train((end - first + 1) * repeat, **settings)
+            settle(self.vae, self.model.mosaic, batch_size=settings["batch_size"], seed=self._seed)
+            first = end + 1
+            if folder is not None:
+                self.save_model(folder)
+            if eval_func is not None:
+                eval_func(self.vae)
+        self.hist = histories(self.model.history.iloc[begins:], list(self._published.likelihoods), repeat)
+        return self.hist
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def _query(self, masks: Any, zero_out: bool) -> Mosaic | None:
+        """The cells with less of them to see; None for all that was measured."""
+        if masks is None or not zero_out:
+            return None
+        mdata = self._arrays.only(masks).mudata(self._columns, self._published.block, self._obs)
+        return register(mdata, self.model.registry.setup, registry=self.model.registry)
+
+    def get_latent_z(
+        self, masks: Any = None, zero_out: bool = True, batch_size_inference: int = 512
+    ) -> NDArray[np.float64]:
+        """Latent means (n, K).
+
+        Parameters
+        ----------
+        masks
+            What is hidden besides what was not measured: entries other than 0; shaped as the constructor's.
+        zero_out
+            With False, `masks` hide nothing.
+        batch_size_inference
+            Cells at a time; it does not change the answers.
+        """
+        size = whole("batch_size_inference", batch_size_inference, least=1)
+        z = self.model.get_latent_representation(self._query(masks, zero_out), batch_size=size)
+        return np.asarray(z, np.float64)
+
+    def get_denoised_data(
+        self,
+        masks: Any = None,
+        zero_out: bool = True,
+        batch_size_inference: int = 256,
+        return_mean: bool = True,
+        L: int = 50,
+    ) -> NDArray[np.float64]:
+        """Expected values of all entries, averaged over `L` draws of the latent, (n, D).
+
+        With ``return_mean=False`` those of each draw, (n, L, D). Features that nobody measured are NaN.
+        """
+        query, n_draws = self._query(masks, zero_out), whole("L", L, least=1)
+        size = whole("batch_size_inference", batch_size_inference, least=1)
+        together, apart = (n_draws, 1) if return_mean else (1, n_draws)
+        out = np.full((self._arrays.x.shape[0], apart, self._arrays.x.shape[1]), np.nan)
+        for name, at in self._columns:
+            for i in range(apart):
+                for rows, values in self.model.iter_imputed_values(
+                    query, modality=name, n_samples=together, batch_size=size, seed=i
+                ):
+                    out[rows, i, at] = values
+        return out[:, 0] if return_mean else out
+
+    def update_z(
+        self, masks: Any = None, zero_out: bool = True, batch_size_inference: int = 512, n_neighbors: int = 15
+    ) -> None:
+        """Latent means in `z`, ``adata.X`` and ``adata.obsm["X_VAE"]``, anew."""
+        self.z = self.get_latent_z(masks, zero_out, batch_size_inference)
+        self._adata = AnnData(self.z, obsm={"X_VAE": self.z})
+        self._n_neighbors = whole("n_neighbors", n_neighbors, least=2)
+
+    def visualize_latent(
+        self, method: str = "UMAP", color: str | Sequence[str] | None = None, show: bool = False, **how: Any
+    ) -> Axes | list[Axes]:
+        """Draw what `update_z` found.
+
+        Parameters
+        ----------
+        method
+            UMAP or PCA. For others, give ``adata`` to scanpy.
+        color
+            Columns of ``adata.obs``, a picture each.
+        show
+            Whether to open a window.
+        **how
+            Of scanpy's arguments `palette`, `size` or `s`, `title`, `ncols`, `ax` and `frameon`; of those of
+            `mosaicvi.pl.embedding` also `components`, `colors` and `seed`.
+        """
+        return draw(self.adata, method, color, n_neighbors=self._n_neighbors, show=show, **how)
+
+    def save_model(self, path_to_weights: str | Path) -> None:
+        """Write the model to a folder, which is made, in place of a model that is there."""
+        Path(path_to_weights).parent.mkdir(parents=True, exist_ok=True)
+        self.model.save(path_to_weights, overwrite=True)
+
+    def load_model(self, path_to_weights: str | Path) -> None:
+        """Read what `save_model` or `train` wrote, with its history; the present `config` rules.
+
+        `hist` then has a number for each pass over the data.
+
+        Raises
+        ------
+        InputError
+            For a `config` or data with which its weights have another shape or meaning.
+        """
+        self.model = loaded(Path(path_to_weights), self._mdata, self._given, self._mosaic.registry)
+        self.hist = histories(self.model.history, list(self._published.likelihoods), 1)
