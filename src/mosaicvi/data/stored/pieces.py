@@ -78,8 +78,7 @@ class Piece:
         if fault is not None:
             raise InputError(problem("sparse", name=name, what="the matrix", fault=fault))
         self.n_bytes = 8 * int(self.indptr[-1])
-        # a matrix of one column has only zeros for indices, which zarr does not write
-        mine = [numbers_of(part) if self.shape[1] > 1 else None for part in (self.values, self.indices)]
+        mine = [numbers_of(part) for part in (self.values, self.indices)]
         self.own_values, self.own_indices = mine
         self.near = NEAR if None in mine else 1
 
@@ -169,6 +168,11 @@ class Piece:
         if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= self.shape[1]):
             fault = f"an index of rows {rows[0]:,} to {lasts[-1]:,} is outside of 0 to {self.shape[1] - 1:,}"
             raise InputError(problem("sparse", name=self.name, what="the matrix", fault=fault))
+        if self.own_indices is not None and self.own_indices.lacking:
+            row_of_zero = np.repeat(np.arange(len(every)), np.diff(indptr))[indices == 0]
+            if (np.diff(row_of_zero) == 0).any():  # not zeros that were left out, but a file that was lost
+                reason = f"indices lacks {', '.join(self.own_indices.lacking[:3])}"
+                raise InputError(problem("damaged", name=self.name, reason=reason))
         if self.place is not None:
             indices = self.place[indices]
             kept = indices >= 0
