@@ -226,6 +226,23 @@ def test_a_store_that_changed_in_its_place_is_another(tmp_path: Path, is_dense: 
     assert identity() != before
 
 
+@pytest.mark.parametrize("nan", [False, True])
+def test_one_factor_after_another_multiplies(tmp_path: Path, nan: bool) -> None:
+    on_disk = registered(written(random_mudata(1, nan=nan), tmp_path / "m.h5mu"))
+    for data in on_disk.modalities:
+        assert isinstance(data.x, StoredValues)
+        rng = np.random.default_rng(0)
+        factors = rng.uniform(0.5, 2, (2, 3, data.n_features)).astype(np.float32)
+        groups = rng.integers(-1, 3, (2, data.n_cells))
+        every = np.arange(data.n_cells)
+        expected = data.x[every]
+        expected = expected if isinstance(expected, np.ndarray) else expected.toarray()
+        expected = expected * factors[0][groups[0]] * factors[1][groups[1]]
+        found = data.x.times(factors[0], groups[0]).times(factors[1], groups[1])[every]
+        found = found if isinstance(found, np.ndarray) else found.toarray()
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_an_index_outside_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.h5ad"
     AnnData(sp.csr_matrix(np.eye(3, dtype=np.float32))).write_h5ad(path)
