@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mudata import MuData
 from tests.builders import mudata_of
 
-from mosaicvi import Mosaic, MosaicVI, MosaicWarning
+from mosaicvi import InputError, Mosaic, MosaicVI, MosaicWarning
 from mosaicvi.data.input_levels import levels_of
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import seen, transformed
@@ -131,6 +131,44 @@ def test_the_encoder_sees_batches_at_one_level_and_the_likelihood_what_was_measu
     np.testing.assert_allclose(with_levels, np.log1p(x * factor * data.scale[cells, None]), rtol=1e-5)
     np.testing.assert_allclose(without, np.log1p(x * data.scale[cells, None]), rtol=1e-5)
     np.testing.assert_array_equal(data.x.toarray()[cells], x)
+
+
+def test_sums_in_another_order_give_the_same_levels(stained: MuData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another machine, or by another number of threads."""
+    levels = registered(stained).registry.input_levels["adt"]
+    np.testing.assert_array_equal(levels, np.round(levels.astype(float), 4).astype(np.float32))
+    assert not np.signbit(levels[levels == 0]).any()
+    rng = np.random.default_rng(0)
+
+    def otherwise(values: np.ndarray, code: np.ndarray, n_batches: int) -> np.ndarray:
+        return levels_of(values, code, n_batches) * (1 + 1e-12 * rng.normal(size=(n_batches, N_PROTEINS)))
+
+    monkeypatch.setattr("mosaicvi.data.input_levels.levels_of", otherwise)
+    again = registered(stained).registry.input_levels["adt"]
+    assert again.tobytes() == levels.tobytes()
+
+
+def test_a_checkpoint_goes_on_only_with_the_levels_that_it_was_made_with(
+    stained: MuData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOSAICVI_ENGINE", "torch")
+    mosaic = registered(stained)
+    older = dataclasses.replace(mosaic, registry=dataclasses.replace(mosaic.registry, input_levels={}))
+    moved = {"adt": mosaic.registry.input_levels["adt"] + np.float32(1e-4)}
+    other = dataclasses.replace(mosaic, registry=dataclasses.replace(mosaic.registry, input_levels=moved))
+
+    def trained(of: Mosaic, name: str, n_epochs: int, **how: bool) -> MosaicVI:
+        return MosaicVI(of, **SMALL).train(n_epochs, checkpoint_dir=tmp_path / name, progress=False, **how)
+
+    trained(older, "older", 1)
+    trained(mosaic, "now", 1)
+    assert len(trained(older, "older", 2, resume=True).history) == 2
+    assert len(trained(mosaic, "now", 2, resume=True).history) == 2
+    with pytest.raises(InputError, match=r"older: the checkpoint says nothing of the levels of batches"):
+        trained(mosaic, "older", 2, resume=True)
+    for of in (older, other):
+        with pytest.raises(InputError, match=r"now: the checkpoint was made with other levels of batches"):
+            trained(of, "now", 2, resume=True)
 
 
 def test_both_engines_see_the_same(stained: MuData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,15 @@ def test_ranks_with_other_data_or_settings_are_refused() -> None:
         by_ranks(2, work)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_of_which_one_alone_has_levels_are_refused(rank: int) -> None:
+    def work(group: Group) -> None:
+        agree(group, {"cells": "digest"} | ({"levels": "digest"} if group.rank == rank else {}))
+
+    with pytest.raises(InputError, match="Process 1 of 2 was given other levels of batches"):
+        by_ranks(2, work)
+
+
 def test_what_the_first_rank_refuses_all_refuse(mosaic: Mosaic, tmp_path: Path) -> None:
     folder = tmp_path / "ckpt"
     by_ranks(2, lambda group: trained(mosaic, group, folder))

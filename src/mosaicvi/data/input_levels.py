@@ -28,6 +28,7 @@ MOST_CELLS = 20_000  # from which levels are found
 KINDS = 5, 20  # one after the other
 ROUNDS, CLOSE = 40, 1e-3
 SPREAD_OF_LEVELS = 0.5  # before any cell is seen, in logarithms
+DECIMALS = 4  # so that the same data have the same levels whatever the threads and the machine
 CELLS_THAT_COUNT = 200  # of a batch against that
 FIRST_VARIANCE, NARROWEST = 0.3, 0.05  # of a kind, where that of all cells is 1
 
@@ -37,6 +38,8 @@ def input_levels(
 ) -> dict[str, NDArray[np.float32]]:
     """Levels (B, D) of each modality whose counts are seen as centred log ratios, in logarithms.
 
+    They are rounded to four decimals: sums differ in the last digit between machines and numbers of threads,
+    and training goes on to the bit, and by several processes alike, only where the levels are the same.
     Batches with fewer than fifty cells of a modality have none (0), as have features that a batch did not
     measure. Modalities of fewer than two such batches are left out.
 
@@ -59,7 +62,7 @@ def input_levels(
             continue
         values, code = _some_of_each(data, batch, large)
         levels = np.zeros((n_batches, data.n_features), np.float32)
-        levels[large] = levels_of(values, code, len(large))
+        levels[large] = np.round(levels_of(values, code, len(large)), DECIMALS) + 0.0  # no -0
         found[data.name] = levels
     return found
 

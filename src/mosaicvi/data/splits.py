@@ -91,6 +91,15 @@ def values_digest(mosaic: Mosaic) -> str:
     return digest.hexdigest()
 
 
+def levels_digest(levels: Mapping[str, NDArray[np.float32]]) -> str:
+    """SHA-256 of the levels of batches that the encoder sees values without."""
+    digest = hashlib.sha256()
+    for name in sorted(levels):
+        digest.update(f"{name}\n".encode())
+        _add(digest, levels[name])
+    return digest.hexdigest()
+
+
 def _add(digest: Any, array: NDArray[Any]) -> None:
     """Add an array in pieces; whole numbers count alike, however many bytes each has."""
     digest.update(str(array.shape).encode())

@@ -15,7 +15,7 @@ import torch
 
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.data.splits import names_digest, values_digest
+from mosaicvi.data.splits import levels_digest, names_digest, values_digest
 from mosaicvi.errors import InputError, LostRankError, ModelFileError, NonFiniteLossError, memory_for
 from mosaicvi.fit.ending import Ending, outcome
 from mosaicvi.fit.frozen import Frozen
@@ -237,13 +237,19 @@ def _fingerprint(state: FitState, mosaic: Mosaic, config: FitConfig) -> dict[str
         del fit_config["lr_schedule"]  # which checkpoints of older versions do not name
     # nothing where all is trained, as in checkpoints of older versions
     frozen = {} if state.frozen is None else {"frozen": True}
-    return frozen | {
-        "network": state.net.config.to_dict(),
-        "fit": fit_config,
-        "features": {m.name: list(m.features.names) for m in mosaic.modalities},
-        "cells": names_digest(mosaic),
-        "values": values_digest(mosaic),
-    }
+    found = mosaic.registry.input_levels
+    levels = {"levels": levels_digest(found)} if found else {}  # nothing, likewise
+    return (
+        frozen
+        | levels
+        | {
+            "network": state.net.config.to_dict(),
+            "fit": fit_config,
+            "features": {m.name: list(m.features.names) for m in mosaic.modalities},
+            "cells": names_digest(mosaic),
+            "values": values_digest(mosaic),
+        }
+    )
 
 
 def _open(
@@ -273,6 +279,11 @@ def _open(
         )
     for key in WHAT:
         if made_with.get(key) != fingerprint.get(key):
+            if key == "levels" and key not in made_with:
+                raise InputError(
+                    f"{store.folder}: the checkpoint says nothing of the levels of batches that the encoder "
+                    "now sees values without, as those of older versions; name another folder."
+                )
             raise InputError(
                 f"{store.folder}: the checkpoint was made with other {WHAT[key]}; "
                 "resume with the same data and settings, or name another folder."

@@ -20,6 +20,7 @@ WHAT = {
     "features": "features",
     "cells": "cells",
     "values": "values, batches or panels of the same cells and features",
+    "levels": "levels of batches that the encoder sees values without",
 }
 
 
@@ -40,8 +41,8 @@ def agree(group: Group, said: Mapping[str, Any]) -> None:
     """
     own = {key: sha256(json.dumps(value, sort_keys=True).encode()).hexdigest() for key, value in said.items()}
     of_first = json.loads(group.from_first(lambda: json.dumps(own).encode()))
-    for key, digest in own.items():
-        if digest != of_first.get(key):
+    for key in WHAT:  # also what only one of them was given
+        if own.get(key) != of_first.get(key):
             raise InputError(
                 f"Process {group.rank} of {group.size} was given other {WHAT[key]} than process 0; "
                 "give all the same files and settings."
