@@ -17,6 +17,7 @@ from mudata import MuData
 from tests.builders import mudata_of
 
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning
+from mosaicvi.infer import latent as latent_module
 from mosaicvi.nn.growth import cut, places
 from mosaicvi.store.format import load_bundle, save_bundle
 from mosaicvi.store.saved import known_of, weights_digest
@@ -138,6 +139,27 @@ def test_what_it_knew_stays_to_the_bit_and_what_is_new_is_learnt(
     both = [m.get_latent_representation(MosaicVI.prepare_query(query, m)) for m in (grown, opened)]
     assert np.array_equal(*both)
     assert opened.reference.lineage[0]["weights"] == weights_digest(reference.net)
+
+
+def test_what_it_grew_from_is_asked_for_as_many_cells_as_it_computes_together(
+    data: MuData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = of(data, {"A", "B", "C", "D"}, rna=slice(10), atac=slice(0))
+    reference = reference_of(old)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        grown = MosaicVI.load_query_data(of(data, {"E"}, atac=slice(0)), reference, new_features=["rna"])
+    monkeypatch.setattr(latent_module, "MOST_VALUES", 320)  # 32 cells of 10 genes, 16 of 20
+    assert grown._base is not None
+    stream, asked = grown._base._imputed_stream, []
+
+    def noted(mosaic: Any, cells: np.ndarray, **how: Any) -> Any:
+        asked.append(len(cells))
+        return stream(mosaic, cells, **how)
+
+    monkeypatch.setattr(grown._base, "_imputed_stream", noted)
+    answers(grown, old, ("rna",))
+    assert asked == [32] * 5
 
 
 def test_a_grown_network_answers_alike_before_it_is_trained(data: MuData) -> None:
