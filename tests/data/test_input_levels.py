@@ -17,6 +17,7 @@ from mudata import MuData
 from tests.builders import mudata_of
 
 from mosaicvi import InputError, Mosaic, MosaicVI, MosaicWarning
+from mosaicvi.data.blocks import is_dense
 from mosaicvi.data.input_levels import levels_of
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import seen, transformed
@@ -229,6 +230,15 @@ def test_the_published_preset_and_one_batch_have_no_levels(stained: MuData) -> N
     published = MosaicVI(registered(stained), preset="published", **SMALL)
     assert published.registry.input_levels == {}
     assert registered(mosaic_of({"A": counts(200, 0)})).registry.input_levels == {}
+
+
+def test_dense_values_have_no_levels(stained: MuData) -> None:
+    mosaic = MosaicVI.setup_mudata(
+        stained, batch_key="batch", likelihoods={"adt": "Gaussian"}, transforms={"adt": "clr"}
+    )
+    assert is_dense(mosaic.modality("adt").x)
+    assert mosaic.modality("adt").transform == "clr"
+    assert mosaic.registry.input_levels == {}
 
 
 def test_a_grown_model_keeps_the_levels_of_its_batches(stained: MuData) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
+from mosaicvi.data.blocks import is_dense
 from mosaicvi.data.mosaic import ModalityData
 
 Floats = NDArray[np.floating[Any]]
@@ -41,7 +42,7 @@ def input_levels(
     They are rounded to four decimals: sums differ in the last digit between machines and numbers of threads,
     and training goes on to the bit, and by several processes alike, only where the levels are the same.
     Batches with fewer than fifty cells of a modality have none (0), as have features that a batch did not
-    measure. Modalities of fewer than two such batches are left out.
+    measure. Modalities of fewer than two such batches are left out, as are dense values, which are no counts.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def input_levels(
     """
     found = {}
     for data in modalities:
-        if data.transform != "clr" or data.entry_measured is not None:
+        if data.transform != "clr" or data.entry_measured is not None or is_dense(data.x):
             continue
         has = np.flatnonzero(data.row_of_cell >= 0)
         large = np.flatnonzero(np.bincount(batch[has], minlength=n_batches) >= FEWEST_CELLS)
@@ -76,7 +77,7 @@ def _some_of_each(
     chosen = [np.sort(rng.permutation(has[batch[has] == b])[:most]) for b in large]
     rows = data.row_of_cell[np.concatenate(chosen)]
     x: Any = data.x[rows]
-    log = np.log1p(x if isinstance(x, np.ndarray) else x.toarray()).astype(np.float64)
+    log = np.log1p(x.toarray()).astype(np.float64)
     measured = data.panels[data.panel_of_row[rows]]
     log -= (log.sum(1) / np.maximum(measured.sum(1), 1))[:, None]
     return np.where(measured, log, np.nan), np.repeat(np.arange(len(large)), [len(c) for c in chosen])
