@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -83,6 +84,18 @@ def test_features_that_a_batch_lacks_have_no_level(seed: int, scale: float) -> N
     assert np.sqrt(np.nanmean(np.square(found - wanted))) < 0.2
     np.testing.assert_allclose(found.sum(0), 0, atol=1e-9)
     np.testing.assert_allclose(levels_of(values + scale, code, 3), found, atol=1e-6)
+
+
+def test_many_batches_take_little_memory() -> None:
+    values, code, levels = simulated([ALL] * 800, 0.5, 3, n=10, n_features=4)
+    tracemalloc.start()
+    try:
+        found = levels_of(values, code, 800)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(code) * 800  # a table of batches by cells alone would have 8 bytes an entry
+    assert np.square(found - levels).mean() < np.square(levels).mean()
 
 
 STAIN = np.exp(np.random.default_rng(5).normal(0, 0.8, N_PROTEINS))

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
@@ -74,7 +75,9 @@ def _some_of_each(
     """Centred logarithms of some cells of each batch (n, D), NaN for what was not measured; their batch."""
     rng = np.random.default_rng(0)
     most, has = max(FEWEST_CELLS, MOST_CELLS // len(large)), np.flatnonzero(data.row_of_cell >= 0)
-    chosen = [np.sort(rng.permutation(has[batch[has] == b])[:most]) for b in large]
+    by_batch = has[np.argsort(batch[has], kind="stable")]
+    first, end = (np.searchsorted(batch[by_batch], large, side=side) for side in ("left", "right"))
+    chosen = [np.sort(rng.permutation(by_batch[a:b])[:most]) for a, b in zip(first, end, strict=True)]
     rows = data.row_of_cell[np.concatenate(chosen)]
     x: Any = data.x[rows]
     log = np.log1p(x.toarray()).astype(np.float64)
@@ -142,8 +145,8 @@ def _settled(
     x: Floats, measured: Floats, code: NDArray[np.int64], levels: Floats, n_kinds: int, spread: Floats
 ) -> Floats:
     """Levels (B, D) of standardised values after rounds that begin at some, with so many kinds."""
-    of_batch = np.arange(len(levels))[:, None] == code  # (B, n)
-    size = of_batch.sum(1)
+    size, n = np.bincount(code), len(code)
+    of_batch = sp.csr_matrix((np.ones(n), (code, np.arange(n))), (len(levels), n))
     even = (1 / np.sqrt(size))[code][:, None]  # so that a large batch does not decide alone what a kind is
     trusted = np.minimum(1.0, CELLS_THAT_COUNT / size)[:, None]
     measured_by = of_batch @ measured > 0
