@@ -12,6 +12,8 @@ from mudata import MuData
 
 from mosaicvi import InputError, MosaicVI, MosaicWarning
 from mosaicvi.datasets import simulated_mosaic
+from mosaicvi.infer.kept_accuracy import KeptAccuracy
+from mosaicvi.infer.output import ImputedModality, with_accuracy
 from mosaicvi.likelihoods import Parameters
 
 
@@ -92,6 +94,47 @@ def test_a_saved_model_remembers_what_it_measured(model: MosaicVI, mdata: MuData
     alone._accuracy = None  # as an older version saved it
     with pytest.raises(InputError, match="opened without data"):
         alone.imputation_accuracy(query=asked)
+
+
+def test_what_speaks_for_several_views_is_told_once(model: MosaicVI, mdata: MuData) -> None:
+    alone = model.without_data()
+    query = mdata["rna"][mdata["rna"].obs_names[:60]].copy()
+    panels = np.ones((query.n_vars, 2), bool)
+    panels[:3, 0] = panels[5:9, 1] = False
+    query.varm["measured"] = pd.DataFrame(panels, index=query.var_names, columns=["u", "v"])
+    query.obs["batch"] = np.repeat(["u", "v"], 30)
+    x = query.X.toarray()
+    x[:30, :3] = x[30:, 5:9] = 0
+    query.X = x
+    prepared = MosaicVI.prepare_query(query, alone)
+    with pytest.warns(MosaicWarning, match="'u', 'v', which the model has not seen"):
+        asked = alone.registered(prepared)
+    table = alone.imputation_accuracy(query=asked)
+    assert not table.duplicated(["modality", "feature", "view"]).any()
+    adt = table[table["modality"] == "adt"]
+    assert len(adt)
+    assert (adt.groupby("feature")["lacking"].sum() == 60).all()
+    genes = table[table["modality"] == "rna"]
+    assert (genes["lacking"] == 30).all()
+    assert set(genes["feature"]) <= set(query.var_names[~panels.all(1)])
+    part = ImputedModality(
+        name="adt",
+        cells=query.obs_names,
+        measured=np.zeros(60, bool),
+        var=pd.DataFrame(index=adt["feature"].unique()),
+        scale=alone.imputed_scale("adt"),
+        batch="u",
+        values=(),
+    )
+    assert (with_accuracy(part, table).var["believe"] != "unknown").all()
+
+
+def test_without_its_data_a_model_says_what_it_grew_from_told(model: MosaicVI) -> None:
+    base, grown = model.without_data(), model.without_data()
+    grown._base = base
+    pd.testing.assert_frame_equal(grown.imputation_accuracy(), base.imputation_accuracy())
+    grown._accuracy = KeptAccuracy(parts=())
+    pd.testing.assert_frame_equal(grown.imputation_accuracy(), base.imputation_accuracy())
 
 
 def test_a_log_likelihood_is_that_of_the_family(model: MosaicVI, mdata: MuData) -> None:

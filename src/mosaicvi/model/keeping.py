@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.registry import Registry
@@ -56,12 +57,29 @@ class Keeping(Answers):
 
         A model that grew says first what its own cells told, then what those told that it grew from.
         """
-        kept = self.kept_accuracy()
         if query is None:
-            for part in () if kept is None else kept.parts:
-                if part.modality in names:
-                    yield part, self.registry
+            source: Keeping | None = self
+            while source is not None:
+                kept = source.kept_accuracy()
+                for part in () if kept is None else kept.parts:
+                    if part.modality in names:
+                        yield part, source.registry
+                source = source._base
             return
+        yield from self._told_by_views(query, names)
+        kept = self.kept_accuracy()
+        for name in names:
+            missing = missing_entries(query.modality(name))
+            entries = None if kept is None else kept.of_entries(name)
+            if entries is not None and missing.any():
+                here = missing[entries.features] > 0
+                yield _some(entries, here, missing[entries.features][here]), self.registry
+
+    def _told_by_views(
+        self, query: Mosaic, names: Collection[str]
+    ) -> Iterator[tuple[FeatureAccuracy, Registry]]:
+        """What speaks for the views of a query, each part once, with how many cells lack each feature."""
+        told: dict[int, tuple[FeatureAccuracy, Registry, NDArray[np.int64]]] = {}
         for view, n in views_of(query).items():
             for name in names:
                 own = view.features.get(name)
@@ -70,13 +88,9 @@ class Keeping(Answers):
                     part, registry = found
                     there = _translated(view, self.registry, registry).features.get(name)
                     lacks = np.ones(len(part.features), bool) if there is None else ~there[part.features]
-                    yield _some(part, lacks, n), registry
-        for name in names:
-            missing = missing_entries(query.modality(name))
-            entries = None if kept is None else kept.of_entries(name)
-            if entries is not None and missing.any():
-                here = missing[entries.features] > 0
-                yield _some(entries, here, missing[entries.features][here]), self.registry
+                    told.setdefault(id(part), (part, registry, np.zeros(len(lacks), np.int64)))[2][lacks] += n
+        for part, registry, lacking in told.values():
+            yield _some(part, lacking > 0, lacking[lacking > 0]), registry
 
     def _nearest(self, view: Shown, name: str) -> tuple[FeatureAccuracy, Registry] | None:
         source: Keeping | None = self

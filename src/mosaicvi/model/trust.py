@@ -68,6 +68,9 @@ class Trusting(Comparing):
         - ``lacking``: how many cells of the data, or of the query, have this view, and so lack the feature;
           of single entries (``view`` is "other entries of ..."), how many lack it though their panel has it;
         - ``panel``: whether other features of the modality are shown.
+
+        Of views in the same words, such as two panels of as many features, a feature has the row of that
+        which most cells have.
         """
         names = [modality] if isinstance(modality, str) else list(modality or self.config.uni_block_names)
         for name in names:
@@ -98,7 +101,8 @@ class Trusting(Comparing):
             part["test_cells"], part["held_out"] = one.n_cells, one.held_out
             part["lacking"], part["panel"] = one.lacking, one.partial
             parts.append(part)
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+        return table.drop_duplicates(["modality", "feature", "view"], ignore_index=True)
 
     @names_ours
     def cell_fit(
