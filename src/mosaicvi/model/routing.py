@@ -120,7 +120,7 @@ class Routing(ModelState):
         some = None if features is None and len(before_names) == is_theirs.sum() else list(names[is_theirs])
         columns = names.get_indexer(before_names if some is None else pd.Index(some))
         more, others = list(names[~is_theirs]), np.flatnonzero(~is_theirs)
-        step = rows_together(self.net, batch_size)
+        step = self._together(batch_size)
         for start in range(0, len(cells), step):
             chunk = cells[start : start + step]
             out = np.empty((n_tables, len(chunk), len(names)), np.float32)
@@ -137,6 +137,11 @@ class Routing(ModelState):
                         for i, values in enumerate(tables):
                             out[i][np.ix_(rows[part], at)] = values
             yield slice(start, start + len(chunk)), out
+
+    def _together(self, batch_size: int) -> int:
+        """Cells at a time that are as many as any of the models it grew from computes together."""
+        own = rows_together(self.net, batch_size)
+        return own if self._base is None else max(own, self._base._together(batch_size))
 
     def _own_values(
         self,

@@ -28,6 +28,7 @@ from mosaicvi.data.registry import Setup
 from mosaicvi.data.sampling import RUN, buffered, shuffled, split
 from mosaicvi.data.splits import values_digest
 from mosaicvi.data.stored import pieces
+from mosaicvi.data.stored.open import open_stored
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.errors import InputError, MosaicWarning
 
@@ -206,6 +207,40 @@ def test_a_damaged_chunk_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"m\.zarr: rna.*damaged") as caught:
         registered(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("is_dense", [False, True])
+def test_a_store_that_changed_in_its_place_is_another(tmp_path: Path, is_dense: bool) -> None:
+    zarr = pytest.importorskip("zarr", reason="zarr is an optional extra")
+    x = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
+    path = tmp_path / "a.zarr"
+    AnnData(x if is_dense else sp.csr_matrix(x)).write_zarr(path)
+
+    def identity() -> Any:
+        return open_stored(path, {})[1][""].identity()
+
+    before, marks = identity(), {p: p.stat() for p in path.iterdir() if p.is_file()}
+    assert identity() == before
+    zarr.open(str(path), mode="r+")["X" if is_dense else "X/data"][0] = 7
+    assert marks == {p: p.stat() for p in marks}  # what describes the store did not change
+    assert identity() != before
+
+
+@pytest.mark.parametrize("nan", [False, True])
+def test_one_factor_after_another_multiplies(tmp_path: Path, nan: bool) -> None:
+    on_disk = registered(written(random_mudata(1, nan=nan), tmp_path / "m.h5mu"))
+    for data in on_disk.modalities:
+        assert isinstance(data.x, StoredValues)
+        rng = np.random.default_rng(0)
+        factors = rng.uniform(0.5, 2, (2, 3, data.n_features)).astype(np.float32)
+        groups = rng.integers(-1, 3, (2, data.n_cells))
+        every = np.arange(data.n_cells)
+        expected = data.x[every]
+        expected = expected if isinstance(expected, np.ndarray) else expected.toarray()
+        expected = expected * factors[0][groups[0]] * factors[1][groups[1]]
+        found = data.x.times(factors[0], groups[0]).times(factors[1], groups[1])[every]
+        found = found if isinstance(found, np.ndarray) else found.toarray()
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_an_index_outside_is_noticed(tmp_path: Path) -> None:

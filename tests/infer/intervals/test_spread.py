@@ -33,6 +33,10 @@ def levels(level: float, d: int = 3) -> list[np.ndarray]:
     return [np.full(d, p) for p in ((1 - level) / 2, (1 + level) / 2, level)]
 
 
+def ends_of(table: Table, imputed: np.ndarray, asked: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return table.around(imputed, *table.ends_of_bins(*asked))
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.025, 0.05, 0.25, 0.5, 0.75, 0.95]))
 def test_quantiles_by_a_loop(seed: int, level: float) -> None:
@@ -55,7 +59,7 @@ def test_intervals_cover_and_follow_the_spread(zeros: float) -> None:
     x, y = made(4000, 1, zeros=zeros)
     assert table.relative.all() == (zeros == 0)
     for level in (0.5, 0.8, 0.9, 0.95):
-        lower, upper = table.ends(x, *levels(level))
+        lower, upper = ends_of(table, x, levels(level))
         assert level - 0.02 < ((y >= lower) & (y <= upper)).mean() < level + 0.02 + zeros / 2
         assert (upper - lower)[x > 4].mean() > 1.5 * (upper - lower)[x < 2].mean()
 
@@ -151,7 +155,7 @@ def test_features_that_a_batch_did_not_measure_have_the_ends_of_any_other() -> N
         stretch_of_likelihood=np.array([[1.0, 1.0, 2.0], [1.0, 3.0, 1.0]]),
     )
     first, second, other = (spread.ends(imputed, batch, 0.8) for batch in (0, 1, 2))
-    shifted = narrow.ends(imputed + 0.5, *levels(0.8))
+    shifted = ends_of(narrow, imputed + 0.5, levels(0.8))
     for i in (0, 1):
         np.testing.assert_array_equal(second[i][:, 1], other[i][:, 1])
         np.testing.assert_allclose(second[i][:, [0, 2]], shifted[i][:, [0, 2]], rtol=1e-12)
@@ -169,7 +173,7 @@ def test_a_feature_that_none_measured_is_as_uncertain_as_the_others(zeros: float
     imputed, truth = made(200, zeros=zeros)
     measured = np.ones(imputed.shape, bool)
     measured[:, 1] = False
-    lower, upper = Table.fit(imputed, truth, measured).ends(imputed, *levels(0.8))
+    lower, upper = ends_of(Table.fit(imputed, truth, measured), imputed, levels(0.8))
     widths = (upper - lower).mean(0)
     np.testing.assert_allclose(widths[1], widths[[0, 2]].mean(), rtol=0.15)
     if not zeros:
@@ -182,7 +186,7 @@ def test_where_most_are_0_the_interval_is_the_smallest_that_begins_there() -> No
     table = Table(edges=np.zeros((1, 0)), values=values, relative=np.zeros(1, bool))
     x = np.zeros((1, 1))
     for level, wanted in ((0.5, 0.0), (0.8, 0.0), (0.9, 0.9), (0.95, 0.95)):
-        lower, upper = table.ends(x, *levels(level, 1))
+        lower, upper = ends_of(table, x, levels(level, 1))
         assert lower == 0
         np.testing.assert_allclose(upper, wanted, rtol=1e-6)
 
@@ -192,7 +196,7 @@ def test_ends_are_nested() -> None:
     table = Table.fit(imputed, truth, np.ones(imputed.shape, bool))
     before = None
     for level in np.arange(0.02, 0.99, 0.02):
-        lower, upper = table.ends(imputed, *levels(level))
+        lower, upper = ends_of(table, imputed, levels(level))
         assert (lower <= upper).all()
         if before is not None:
             assert (lower <= before[0]).all()

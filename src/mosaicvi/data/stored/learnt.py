@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mosaicvi.data.stored.values import StoredMatrix
 from mosaicvi.data.sums import Columns
 
+FORMAT = 1  # of what is kept; another one as soon as the same question has another answer
 Found = TypeVar("Found")
 Arrays = dict[str, NDArray[Any]]
 
@@ -58,7 +59,7 @@ def once(kind: type[Found], matrix: StoredMatrix, read: Callable[[], Found], *as
     learnt, of_values = _LEARNT.get(), matrix.identity()
     if learnt is None or of_values is None:
         return read()
-    key = _key(kind.__name__, of_values, *asked)
+    key = _key(FORMAT, kind.__name__, of_values, *asked)
     before = {name[len(key) + 1 :]: a for name, a in learnt.known.items() if name.startswith(key)}
     found = _unpacked(kind, before) if before else None
     if found is None:

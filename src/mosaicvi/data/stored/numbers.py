@@ -88,6 +88,11 @@ class StoredNumbers:
         """Where each chunk of a file begins, and its bytes, of the files that were read already."""
         return {}
 
+    @cached_property
+    def lacking(self) -> list[str]:
+        """Files that were asked for and are not there, as zarr writes none of zeros alone."""
+        return []
+
     def read(self, lows: Ints, highs: Ints, out: NDArray[Any]) -> None:
         """Put runs of numbers, ascending, one after another into `out`.
 
@@ -141,7 +146,15 @@ class _File:
     def _open(self, number: int) -> None:
         self.close()
         of = self.numbers
-        self.descriptor = os.open(of.folder / of.key(number), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            self.descriptor = os.open(of.folder / of.key(number), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError:
+            if not of.folder.is_dir():
+                raise
+            if of.key(number) not in of.lacking:
+                of.lacking.append(of.key(number))
+            self.number, self.size, self.places = number, 0, [(NOTHING, 0)] * of.chunks
+            return
         self.number, self.size = number, os.fstat(self.descriptor).st_size
         known = of._places.get(number)
         if known is None:
@@ -158,14 +171,18 @@ class _File:
 
 
 def _read(descriptor: int, start: int, length: int) -> bytes:
-    if hasattr(os, "pread"):
-        found = os.pread(descriptor, length, start)
-    else:
-        os.lseek(descriptor, start, os.SEEK_SET)
-        found = os.read(descriptor, length)
-    if len(found) != length:
-        raise ValueError("the file ends within a chunk")
-    return found
+    parts, end = [], start + length
+    while start < end:  # Linux gives at most 2 GiB at once
+        if hasattr(os, "pread"):
+            found = os.pread(descriptor, end - start, start)
+        else:
+            os.lseek(descriptor, start, os.SEEK_SET)
+            found = os.read(descriptor, end - start)
+        if not found:
+            raise ValueError("the file ends within a chunk")
+        parts.append(found)
+        start += len(found)
+    return b"".join(parts)
 
 
 def _check_sum(said: bytes) -> bytes:

@@ -5,7 +5,9 @@ Shapes: n rows, d columns of the file, D columns as they are wanted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,7 @@ class Piece:
         self.stamp = None if path is None else _stamp(path)
         self.shape: tuple[int, int] = (int(raw.shape[0]), int(raw.shape[1]))
         self.is_dense = not isinstance(raw, CSRDataset)
+        self.folder = _folder(raw if self.is_dense else raw.group)
         self.where = str(raw.name if self.is_dense else raw.group.name)  # in its file
         self.dtype = raw.dtype
         self.place: NDArray[np.int64] | None = None
@@ -75,8 +78,7 @@ class Piece:
         if fault is not None:
             raise InputError(problem("sparse", name=name, what="the matrix", fault=fault))
         self.n_bytes = 8 * int(self.indptr[-1])
-        # a matrix of one column has only zeros for indices, which zarr does not write
-        mine = [numbers_of(part) if self.shape[1] > 1 else None for part in (self.values, self.indices)]
+        mine = [numbers_of(part) for part in (self.values, self.indices)]
         self.own_values, self.own_indices = mine
         self.near = NEAR if None in mine else 1
 
@@ -89,7 +91,12 @@ class Piece:
         if self.stamp is None:
             return None
         place = None if self.place is None else self.place.tobytes()
-        return self.stamp, self.where, self.shape, str(self.dtype), place, self.n_columns
+        return self.stamp, self._written, self.where, self.shape, str(self.dtype), place, self.n_columns
+
+    @cached_property
+    def _written(self) -> tuple[int, int, int] | None:
+        """What tells that an array of a zarr store was written again in its place; None of other files."""
+        return None if self.folder is None else _stamp_of_folder(self.folder)
 
     def put(self, place: NDArray[np.int64], n_columns: int) -> None:
         """Say where each column of the file goes among `n_columns`, -1 for one that is left out."""
@@ -161,6 +168,11 @@ class Piece:
         if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= self.shape[1]):
             fault = f"an index of rows {rows[0]:,} to {lasts[-1]:,} is outside of 0 to {self.shape[1] - 1:,}"
             raise InputError(problem("sparse", name=self.name, what="the matrix", fault=fault))
+        if self.own_indices is not None and self.own_indices.lacking:
+            row_of_zero = np.repeat(np.arange(len(every)), np.diff(indptr))[indices == 0]
+            if (np.diff(row_of_zero) == 0).any():  # not zeros that were left out, but a file that was lost
+                reason = f"indices lacks {', '.join(self.own_indices.lacking[:3])}"
+                raise InputError(problem("damaged", name=self.name, reason=reason))
         if self.place is not None:
             indices = self.place[indices]
             kept = indices >= 0
@@ -208,6 +220,22 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _folder(stored: Any) -> Path | None:
+    """Where a zarr store of this machine keeps an array or a group; None of other files."""
+    root = getattr(getattr(stored, "store", None), "root", None)
+    return None if root is None else Path(root) / stored.path
+
+
+def _stamp_of_folder(folder: Path) -> tuple[int, int, int]:
+    """When a file in a folder was last written, the size of all together, and how many there are."""
+    newest = size = n = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            found = os.stat(os.path.join(where, name))
+            newest, size, n = max(newest, found.st_mtime_ns), size + found.st_size, n + 1
+    return newest, size, n
 
 
 def is_stored(values: Any) -> bool:

@@ -121,13 +121,12 @@ class StoredValues(RowsOnDemand):
         self.is_dense, self.has_gaps = is_dense, has_gaps
         self.shape = (len(panel_of_row), matrix.shape[1])
         self.n_bytes = matrix.n_bytes
-        self.factor: NDArray[np.float32] | None = None
-        self.factor_of_row = panel_of_row
+        self.factors: tuple[tuple[NDArray[np.float32], NDArray[np.int64]], ...] = ()
 
     def times(self, factor: NDArray[np.float32], of_row: NDArray[np.int64]) -> StoredValues:
         """The same with the values of each feature times a factor (G, D), of which each row has its own."""
         found = copy.copy(self)
-        found.factor, found.factor_of_row = factor, of_row
+        found.factors = (*self.factors, (factor, of_row))
         return found
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
@@ -154,24 +153,21 @@ class StoredValues(RowsOnDemand):
     def without(self, empty: NDArray[np.bool_]) -> StoredValues:
         """The same without some rows, boolean (n,)."""
         rows = np.arange(len(empty)) if self.rows is None else self.rows
-        return StoredValues(
-            self.matrix,
-            rows=rows[~empty],
-            panels=self.panels,
-            panel_of_row=self.panel_of_row[~empty],
-            is_dense=self.is_dense,
-            has_gaps=self.has_gaps,
-        )
+        found = copy.copy(self)
+        found.rows, found.panel_of_row = rows[~empty], self.panel_of_row[~empty]
+        found.shape = (len(found.rows), self.shape[1])
+        found.factors = tuple((factor, of_row[~empty]) for factor, of_row in self.factors)
+        return found
 
     def _kept(self, raw: Block, rows: NDArray[np.int64]) -> tuple[Block, NDArray[np.bool_] | None]:
         panel = self.panel_of_row[rows]
         x, entry, _ = keep_measured(raw, self.panels, panel, dense=self.is_dense)
-        if self.factor is not None:
-            group = self.factor_of_row[rows]
+        for factor, of_row in self.factors:
+            group = of_row[rows]
             if isinstance(x, np.ndarray):
-                x = x * self.factor[group]
+                x = x * factor[group]
             else:
-                x.data = x.data * self.factor[np.repeat(group, np.diff(x.indptr)), x.indices]
+                x.data = x.data * factor[np.repeat(group, np.diff(x.indptr)), x.indices]
         if self.has_gaps and entry is None:
             entry = self.panels[panel]
         return x, entry if self.has_gaps else None

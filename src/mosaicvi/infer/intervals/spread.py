@@ -90,18 +90,12 @@ class Table:
         is_atom = (low <= 0) & ~self.relative[:, None]
         return np.where(is_atom, np.where(share > 0.5, high, low), low + share * (high - low))
 
-    def ends(
-        self, imputed_bd: Floats, low_d: Floats, high_d: Floats, whole_d: Floats
-    ) -> tuple[Floats, Floats]:
-        """Both ends, at two levels of each feature, of cells for which this was imputed, (b, D) each.
+    def ends_of_bins(self, low_d: Floats, high_d: Floats, whole_d: Floats) -> tuple[Floats, Floats]:
+        """Both ends in each bin, or how far they are from the imputed value, (D, k) each.
 
         Where the lower one is 0, nothing lies below it: then `whole_d`, the level of both together, is that
         of the upper one, or that at which 0 would just be left out.
         """
-        return self.around(imputed_bd, *self.ends_of_bins(low_d, high_d, whole_d))
-
-    def ends_of_bins(self, low_d: Floats, high_d: Floats, whole_d: Floats) -> tuple[Floats, Floats]:
-        """Both ends in each bin, or how far they are from the imputed value, (D, k) each."""
         lower, upper = self.at(low_d), self.at(high_d)
         n_zero = np.maximum((self.values <= 0).sum(2), 1)
         beyond = np.take_along_axis(self.values, len(LEVELS) - n_zero[..., None], 2)[..., 0]
