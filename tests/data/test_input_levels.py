@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mudata import MuData
 from tests.builders import mudata_of
 
 from mosaicvi import InputError, Mosaic, MosaicVI, MosaicWarning
+from mosaicvi.data.blocks import is_dense
 from mosaicvi.data.input_levels import levels_of
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import seen, transformed
@@ -82,6 +84,18 @@ def test_features_that_a_batch_lacks_have_no_level(seed: int, scale: float) -> N
     assert np.sqrt(np.nanmean(np.square(found - wanted))) < 0.2
     np.testing.assert_allclose(found.sum(0), 0, atol=1e-9)
     np.testing.assert_allclose(levels_of(values + scale, code, 3), found, atol=1e-6)
+
+
+def test_many_batches_take_little_memory() -> None:
+    values, code, levels = simulated([ALL] * 800, 0.5, 3, n=10, n_features=4)
+    tracemalloc.start()
+    try:
+        found = levels_of(values, code, 800)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(code) * 800  # a table of batches by cells alone would have 8 bytes an entry
+    assert np.square(found - levels).mean() < np.square(levels).mean()
 
 
 STAIN = np.exp(np.random.default_rng(5).normal(0, 0.8, N_PROTEINS))
@@ -229,6 +243,15 @@ def test_the_published_preset_and_one_batch_have_no_levels(stained: MuData) -> N
     published = MosaicVI(registered(stained), preset="published", **SMALL)
     assert published.registry.input_levels == {}
     assert registered(mosaic_of({"A": counts(200, 0)})).registry.input_levels == {}
+
+
+def test_dense_values_have_no_levels(stained: MuData) -> None:
+    mosaic = MosaicVI.setup_mudata(
+        stained, batch_key="batch", likelihoods={"adt": "Gaussian"}, transforms={"adt": "clr"}
+    )
+    assert is_dense(mosaic.modality("adt").x)
+    assert mosaic.modality("adt").transform == "clr"
+    assert mosaic.registry.input_levels == {}
 
 
 def test_a_grown_model_keeps_the_levels_of_its_batches(stained: MuData) -> None:

@@ -219,8 +219,9 @@ TakeAs = Annotated[
     list[str] | None,
     typer.Option(
         metavar="COLUMN=CATEGORY",
-        help="What cells of a category that the model has not seen, or of none, are decoded as. "
-        "[default: the mean of all that it knows]",
+        help="What cells of a category that the model has not seen, or of none, are taken as: decoded as of "
+        "it, and encoded without the protein levels of that batch. [default: decoded with the mean of all "
+        "that the model knows, proteins brought to the level of the reference]",
     ),
 ]
 Unlabeled = Annotated[

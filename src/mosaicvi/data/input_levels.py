@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
+from mosaicvi.data.blocks import is_dense
 from mosaicvi.data.mosaic import ModalityData
 
 Floats = NDArray[np.floating[Any]]
@@ -41,7 +43,7 @@ def input_levels(
     They are rounded to four decimals: sums differ in the last digit between machines and numbers of threads,
     and training goes on to the bit, and by several processes alike, only where the levels are the same.
     Batches with fewer than fifty cells of a modality have none (0), as have features that a batch did not
-    measure. Modalities of fewer than two such batches are left out.
+    measure. Modalities of fewer than two such batches are left out, as are dense values, which are no counts.
 
     Parameters
     ----------
@@ -54,7 +56,7 @@ def input_levels(
     """
     found = {}
     for data in modalities:
-        if data.transform != "clr" or data.entry_measured is not None:
+        if data.transform != "clr" or data.entry_measured is not None or is_dense(data.x):
             continue
         has = np.flatnonzero(data.row_of_cell >= 0)
         large = np.flatnonzero(np.bincount(batch[has], minlength=n_batches) >= FEWEST_CELLS)
@@ -73,10 +75,12 @@ def _some_of_each(
     """Centred logarithms of some cells of each batch (n, D), NaN for what was not measured; their batch."""
     rng = np.random.default_rng(0)
     most, has = max(FEWEST_CELLS, MOST_CELLS // len(large)), np.flatnonzero(data.row_of_cell >= 0)
-    chosen = [np.sort(rng.permutation(has[batch[has] == b])[:most]) for b in large]
+    by_batch = has[np.argsort(batch[has], kind="stable")]
+    first, end = (np.searchsorted(batch[by_batch], large, side=side) for side in ("left", "right"))
+    chosen = [np.sort(rng.permutation(by_batch[a:b])[:most]) for a, b in zip(first, end, strict=True)]
     rows = data.row_of_cell[np.concatenate(chosen)]
     x: Any = data.x[rows]
-    log = np.log1p(x if isinstance(x, np.ndarray) else x.toarray()).astype(np.float64)
+    log = np.log1p(x.toarray()).astype(np.float64)
     measured = data.panels[data.panel_of_row[rows]]
     log -= (log.sum(1) / np.maximum(measured.sum(1), 1))[:, None]
     return np.where(measured, log, np.nan), np.repeat(np.arange(len(large)), [len(c) for c in chosen])
@@ -141,8 +145,8 @@ def _settled(
     x: Floats, measured: Floats, code: NDArray[np.int64], levels: Floats, n_kinds: int, spread: Floats
 ) -> Floats:
     """Levels (B, D) of standardised values after rounds that begin at some, with so many kinds."""
-    of_batch = np.arange(len(levels))[:, None] == code  # (B, n)
-    size = of_batch.sum(1)
+    size, n = np.bincount(code), len(code)
+    of_batch = sp.csr_matrix((np.ones(n), (code, np.arange(n))), (len(levels), n))
     even = (1 / np.sqrt(size))[code][:, None]  # so that a large batch does not decide alone what a kind is
     trusted = np.minimum(1.0, CELLS_THAT_COUNT / size)[:, None]
     measured_by = of_batch @ measured > 0

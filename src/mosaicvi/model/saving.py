@@ -178,8 +178,10 @@ class Saving(Keeping):
         layers
             By modality, where its values are: a layer, ``"raw"``, or ``"X"``.
         take_as
-            By column of obs, such as the batch's, the category as which cells are decoded whose own the model
-            has not seen, or that have none. Where none is named, the mean of all that it knows.
+            By column of obs, such as the batch's, the category as which cells are taken whose own the model
+            has not seen, or that have none: they are decoded as of it, and the encoder sees counts of
+            proteins without the level of that batch. Where none is named, they are decoded with the mean of
+            all that it knows, and such counts of a new batch are brought to the level of the reference.
         match
             By modality, one or several rules for features that are written otherwise than the model's, as in
             `combine`; ``"overlap"`` takes a peak for that of the model which it overlaps most.
