@@ -137,6 +137,15 @@ def transformed_of(minibatch: Minibatch, m: int, x: Tensor) -> Tensor:
     return torch.log1p(x * scale)
 
 
+def seen_of(minibatch: Minibatch, m: int, x: Tensor) -> Tensor:
+    """What the encoder sees of raw values x (B, D): as above, with all batches at one level."""
+    rows = minibatch.rows[m]
+    if rows.factors is None or rows.factor is None:
+        return transformed_of(minibatch, m, x)
+    factor = spread(rows.factors.double()[rows.factor], rows, minibatch.n_cells)
+    return transformed_of(minibatch, m, x * factor)
+
+
 # --- the network --------------------------------------------------------------------------------
 
 
@@ -193,7 +202,7 @@ class DenseVAE:
         kernel = torch.cat([w[f"encoder.embedding.weight.{m}"] for m in range(len(seen))])
         e = torch.tanh(blind.double() @ kernel + w["encoder.embedding.bias"])
         raw = [values_of(minibatch, m, d) for m, d in enumerate(c.dim_input_arr)]
-        shown = [transformed_of(minibatch, m, x) for m, x in enumerate(raw)]
+        shown = [seen_of(minibatch, m, x) for m, x in enumerate(raw)]
         blocks = list(self.blocks())
         h_enc = []
         for b in blocks:
@@ -234,7 +243,7 @@ class DenseVAE:
         log_probs, means = [], []
         for m, o in enumerate(torch.cat(parts, 1) for parts in outputs):
             mean_m = self.mean_of(minibatch, m, o)
-            x = raw[m] if c.library_aware[m] else shown[m]
+            x = raw[m] if c.library_aware[m] else transformed_of(minibatch, m, raw[m])
             means.append(mean_m)
             at, alpha, pi = wanted[m] & chosen_of(minibatch, m), self.alpha(m, covariates), self.pi(m)
             entries = log_prob(
