@@ -25,7 +25,7 @@ SOURCE = Path(mosaicvi.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 STATIONS = ("config", "data", "inspect", "nn", "store", "fit", "infer", "view", "report")
 ROOMS_OF_DATA = ("read", "stored", "combine", "register", "minibatch", "loader")
-MUTABLE = {"Ending", "FitState", "Part", "Parts", "Tile"}
+MUTABLE = {"Learnt", "Ending", "FitState", "Part", "Parts", "Tile"}
 
 
 def modules() -> list[str]:

@@ -226,9 +226,13 @@ class Answers(Routing):
             batch_size=minibatch_size(batch_size),
             seed=whole("seed", seed),
         )
-        return _within_memory(stream, minibatch_size(batch_size))
+        return _in_parts(stream, minibatch_size(batch_size))
 
 
-def _within_memory(stream: Stream, size: int) -> Stream:
+def _in_parts(stream: Stream, size: int) -> Stream:
+    """Rows by at most so many, of however many were computed together."""
     with memory_for("imputing", f"set batch_size={max(1, size // 4)}"):
-        yield from stream
+        for rows, values in stream:
+            for start in range(rows.start, rows.stop, size):
+                part = slice(start, min(start + size, rows.stop))
+                yield part, values[part.start - rows.start : part.stop - rows.start]

@@ -31,7 +31,7 @@ def kept_in(folder: Path | None, *, writes: bool = True) -> Iterator[None]:
     if folder is None:
         yield
         return
-    learnt = Learnt(_known(folder / NAME))
+    learnt = Learnt(known=_known(folder / NAME))
     with remembering(learnt):
         yield
     if learnt.is_new and writes:

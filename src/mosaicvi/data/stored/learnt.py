@@ -20,7 +20,7 @@ Found = TypeVar("Found")
 Arrays = dict[str, NDArray[Any]]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Learnt:
     """Arrays by the question and the field of its answer, of earlier and of now."""
 
