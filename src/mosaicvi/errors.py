@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,3 +108,10 @@ def quoted(names: Iterable[object], *, most: int = 4) -> str:
     every = [str(name) for name in names]
     rest = f" and {len(every) - most:,} more" if len(every) > most else ""
     return ", ".join(map(repr, every[:most])) + rest
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is not known: the nearest that is, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}."

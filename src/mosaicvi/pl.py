@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mosaicvi.view.curves import history
 from mosaicvi.view.differential import dotplot, volcano
-from mosaicvi.view.embedding import embedding, modality_mixing
+from mosaicvi.view.embedding import embedding, modality_mixing, umap
 from mosaicvi.view.imputation import calibration, imputation
 from mosaicvi.view.mosaic_plot import mosaic
 
@@ -16,5 +16,6 @@ __all__ = [
     "imputation",
     "modality_mixing",
     "mosaic",
+    "umap",
     "volcano",
 ]

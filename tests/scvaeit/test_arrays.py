@@ -67,7 +67,11 @@ def test_the_mosaic_holds_what_masks_and_nan_leave(data: st.DataObject) -> None:
         ((np.ones((4, 2)), np.zeros((2, 2)), None), r"masks: the shape \(2, 2\) fits neither data"),
         ((np.ones((4, 2)), np.zeros((4, 3)), None), r"masks: the shape \(4, 3\) fits neither data"),
         ((np.ones((4, 2)), np.zeros((2, 2)), [0, 1]), "id_dataset: 2 numbers for 4 cells"),
-        ((np.ones((4, 2)), np.zeros((2, 2)), [0, 1, 0.5, 0]), "id_dataset: whole numbers"),
+        (
+            (np.ones((4, 2)), np.zeros((2, 2)), [0, 1, 0.5, 0]),
+            "id_dataset: a whole number is needed, not 0.5",
+        ),
+        ((np.ones((4, 2)), np.zeros((2, 2)), [0, 1, -1, 0]), "id_dataset: at least 0, not -1"),
         (
             (np.ones((4, 2)), np.zeros((2, 2)), [1, 2, 1, 2]),
             "id_dataset: 1 to 2, but masks has the rows 0 to 1",

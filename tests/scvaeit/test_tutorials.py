@@ -217,7 +217,7 @@ def test_latent_and_pictures(three: SimpleNamespace, monkeypatch: pytest.MonkeyP
     import matplotlib.pyplot as plt
 
     monkeypatch.setattr(
-        "mosaicvi.scvaeit.pictures.layout", lambda z, *, n_neighbors: (z[:, :2] + n_neighbors, "UMAP")
+        "mosaicvi.view.umap.layout", lambda z, *, n_neighbors, **_: (z[:, :2] + n_neighbors, "UMAP")
     )
     model, f = three.model, three.t.f
     model.update_z(n_neighbors=7)
@@ -235,8 +235,14 @@ def test_latent_and_pictures(three: SimpleNamespace, monkeypatch: pytest.MonkeyP
     variance = np.sort(np.linalg.eigvalsh(centred.T @ centred))[::-1][:2]
     np.testing.assert_allclose((model.adata.obsm["X_pca"] ** 2).sum(0), variance, rtol=1e-4)
     assert model.vae.config.dim_input_arr[0] == 14
+    how = {"palette": {"B": "red", "T": "blue"}, "size": 7, "title": "kinds", "frameon": False}
+    drawn = model.visualize_latent(color=["Cell Types"], **how)
+    assert (drawn.get_title("left"), drawn.axison, drawn.collections[0].get_sizes()[0]) == ("kinds", False, 7)
+    assert [h.get_color() for h in drawn.get_legend().legend_handles] == ["#ff0000", "#0000ff"]
     with pytest.raises(InputError, match=r"method: 'UMAP' or 'PCA', not 'TSNE'.*scanpy"):
         model.visualize_latent(method="TSNE")
+    with pytest.raises(InputError, match="'palete'; did you mean 'palette'"):
+        model.visualize_latent(palete="tab10")
     plt.close("all")
 
 

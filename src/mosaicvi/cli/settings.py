@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, nearest
 from mosaicvi.store.files import shown
 
 NUMBER = (int, float)
@@ -90,13 +89,7 @@ def _is_table(content: Mapping[str, Any], name: str) -> bool:
 
 
 def _unknown(given: Collection[str], known: Collection[str], what: str) -> list[str]:
-    problems = []
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
-            problems.append(f"Unknown {what} {name!r}; {hint}")
-    return problems
+    return [f"Unknown {what} {name!r}; {nearest(name, known)}" for name in given if name not in known]
 
 
 def _network_problems(section: Mapping[str, Any]) -> list[str]:

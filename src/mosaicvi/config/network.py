@@ -7,7 +7,6 @@ what a registered mosaic already says.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from mosaicvi import likelihoods
 from mosaicvi.config.defaults import usual_parameters
 from mosaicvi.config.schedule import Schedule
 from mosaicvi.config.sizes import Distribution, MosaicSizes
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, nearest
 
 PRESETS = ("default", "published")
 
@@ -144,7 +143,7 @@ class NetworkConfig:
         ]:
             value = getattr(self, name)
             if not isinstance(value, tuple) or len(value) != size:
-                raise InputError(f"{name}: {size} values are needed, one per {per}; got {_short(value)}.")
+                raise InputError(f"{name}: {size} values are needed, one per {per}; got {short(value)}.")
         self._check_blocks()
         self._check_numbers()
 
@@ -188,7 +187,7 @@ class NetworkConfig:
             value = getattr(self, name)
             values = value if isinstance(value, tuple) else (value,)
             if not all(_is_number(v) and v == int(v) and v >= low for v in values):
-                raise InputError(f"{name}: whole numbers >= {low} are needed; got {_short(value)}.")
+                raise InputError(f"{name}: whole numbers >= {low} are needed; got {short(value)}.")
         for name in ("beta_unobs", "beta_reverse", "p_feat"):
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value <= 1):
@@ -219,7 +218,7 @@ class NetworkConfig:
                     f"{name}: give 1 value, {b} (one per block) or {n} (one per feature); got {len(value)}."
                 )
             if not all(_is_number(v) for v in value):
-                raise InputError(f"{name}: finite numbers are needed; got {_short(value)}.")
+                raise InputError(f"{name}: finite numbers are needed; got {short(value)}.")
 
     def _check_beta_modal(self) -> None:
         beta, n = self.beta_modal, len(self.uni_block_names)
@@ -293,8 +292,8 @@ class NetworkConfig:
         for key, truth in said.items():
             if key in given and given[key] != truth:
                 raise InputError(
-                    f"{key}: {_short(given[key])} does not fit the registered mosaic, which has "
-                    f"{_short(truth)}; {_SAID_BY_DATA.get(key, 'leave it out')}."
+                    f"{key}: {short(given[key])} does not fit the registered mosaic, which has "
+                    f"{short(truth)}; {_SAID_BY_DATA.get(key, 'leave it out')}."
                 )
         defaults = usual_parameters(mods, preset, equal=bool(given.get("skip_conn")))
         return cls(**(defaults | given | said))
@@ -305,9 +304,7 @@ def check_names(parameters: Mapping[str, Any]) -> None:
     known = [f.name for f in dataclasses.fields(NetworkConfig)]
     for name in parameters:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
-            raise InputError(f"Unknown parameter {name!r}; {hint}")
+            raise InputError(f"Unknown parameter {name!r}; {nearest(name, known)}")
 
 
 _SAID_BY_DATA = {
@@ -371,6 +368,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _short(values: Any) -> str:
+def short(values: Any) -> str:
+    """Values as they are written, cut where they are long."""
     text = repr(values)
     return text if len(text) <= 80 else text[:77] + "..."

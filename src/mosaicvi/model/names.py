@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from mosaicvi.config.arguments import whole
-from mosaicvi.errors import InputError, quoted
+from mosaicvi.errors import InputError, nearest, quoted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -165,12 +164,8 @@ def names_ours(function: Callable[P, R]) -> Callable[P, R]:
 
 def _unknown(function: str, name: str, known: Iterable[str]) -> str:
     ours = [key for key in known if key not in ("self", "cls")]
-    near = difflib.get_close_matches(name, ours, n=1)
     found = ARGUMENTS.get(function, {}).get(name) or ARGUMENTS[""].get(name)
-    if found:
-        use = f"use {found}."
-    else:
-        use = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(ours)}."
+    use = f"use {found}." if found else nearest(name, ours)
     return f"{function}: unknown argument {name!r}; {use}"
 
 

@@ -17,7 +17,6 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from mosaicvi.config import Schedule
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
@@ -25,12 +24,12 @@ from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.statistics import settle
 from mosaicvi.model import MosaicVI
 from mosaicvi.nn.vae import MosaicVAE
-from mosaicvi.scvaeit.arrays import covariates, read_arrays
-from mosaicvi.scvaeit.history import Hist, check_next, histories, tabulated
+from mosaicvi.scvaeit.arrays import covariates, read_arrays, registered
+from mosaicvi.scvaeit.history import Hist, check_range, histories, is_function, tabulated
 from mosaicvi.scvaeit.loading import loaded
-from mosaicvi.scvaeit.pictures import draw
-from mosaicvi.scvaeit.seeds import next_seed
 from mosaicvi.scvaeit.settings import read_config
+from mosaicvi.view.embedding import embedding
+from mosaicvi.view.umap import principal_components, umap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,6 +65,8 @@ class VAEIT:
         For an unknown parameter, or arrays that do not fit one another.
     """
 
+    next_seed = 0  # of models that are made from now on
+
     def __init__(
         self,
         config: Any,
@@ -91,23 +92,9 @@ class VAEIT:
             )
         self._columns = self._published.columns(self._measured)
         found = covariates(batches_cate, batches_cont, conditions, len(self._arrays.code))
-        cells = pd.DataFrame(index=[str(i) for i in range(len(self._arrays.code))])
-        self._obs = pd.concat([cells, *found.values()], axis=1)
+        self._obs = pd.concat(found.values(), axis=1)
         self._mdata = self._arrays.mudata(self._columns, self._published.block, self._obs)
-        names = list(self._published.likelihoods)
-        with warnings.catch_warnings():  # masks say which zeros are none
-            warnings.filterwarnings("ignore", ".*zeros_missing", MosaicWarning)
-            self._mosaic = MosaicVI.setup_mudata(
-                self._mdata,
-                likelihoods=self._published.likelihoods,
-                transforms=dict.fromkeys(names, "none"),
-                block_keys=dict.fromkeys(names, "block"),
-                categorical_covariate_keys=found["batches_cate"].columns.tolist(),
-                continuous_covariate_keys=found["batches_cont"].columns.tolist(),
-                condition_keys=found["conditions"].columns.tolist(),
-                panel_key="pattern",
-                modalities=names,
-            )
+        self._mosaic = registered(self._mdata, self._published.likelihoods, found)
         self._adata: AnnData | None = None  # until `update_z`
         self.reset()
 
@@ -126,18 +113,16 @@ class VAEIT:
     def reset(self) -> None:
         """Fresh weights, and no history."""
         self.hist: Hist = {}
-        gamma, self._seed = self.config.gamma, next_seed()
+        self._seed = VAEIT.next_seed
         self.model = MosaicVI(
             self._mosaic,
             preset="published",
             seed=self._seed,
-            gamma=0.0 if callable(gamma) and not isinstance(gamma, Schedule) else gamma,
+            gamma=0.0 if is_function(self.config.gamma) else self.config.gamma,
             **self._published.parameters(self._measured),
         )
         self._given = self.model.config
         self._published.fill_in(self._given)
-
-    # --- training -------------------------------------------------------------------------------
 
     def train(
         self,
@@ -176,46 +161,42 @@ class VAEIT:
         ``unobs_0``, ..., ``kl`` and ``mmd``, an epoch a number, also of earlier ones if `init_epoch` > 1.
         """
         first, last = whole("init_epoch", init_epoch, least=1), whole("num_epoch", num_epoch, least=1)
-        if first > last:
-            raise InputError(f"init_epoch: {first} is beyond num_epoch={last}; both count from the first.")
         model, folder = self.model, None if checkpoint_dir is None else Path(checkpoint_dir)
         if folder is not None and (folder / "model.json").exists() and not (first == 1 and delete_existing):
             model = loaded(folder, self._mdata, self._given, self._mosaic.registry)
-        n, repeat = self._arrays.x.shape[0], whole("num_repeat", num_repeat, least=1)
-        check_next(first, rows=len(model.history), repeat=repeat)
-        size = (256 if self._arrays.is_full else 64) if batch_size is None else batch_size
-        share = number("test_size", test_size)
+        before, repeat = len(model.history), whole("num_repeat", num_repeat, least=1)
+        check_range(first, last, passes=before, repeat=repeat)
+        n, share = self._mosaic.n_cells, number("test_size", test_size)
+        if batch_size is None:
+            batch_size = 256 if self._arrays.is_full else 64
         settings: dict[str, Any] = {
             "lr": number("learning_rate", learning_rate),
             "lr_schedule": "constant",
-            "batch_size": min(whole("batch_size", size, least=1), n),
+            "batch_size": min(whole("batch_size", batch_size, least=1), n),
             "train_size": 1.0 if not valid else 1 - (share if share < 1 else share / n),
             "early_stopping": bool(valid),
             "patience": whole("early_stopping_patience", early_stopping_patience, least=1),
             "seed": self._seed + whole("random_state", random_state),
             "progress": bool(verbose),
         }
-        self.model, every = model, last
+        every = last
         if save_every_epoch is not None and not valid and (folder is not None or eval_func is not None):
             every = whole("save_every_epoch", save_every_epoch, least=1)
-        before = len(self.model.history)
-        begins = before if first == 1 else 0
-        if callable(self.config.gamma) and not isinstance(self.config.gamma, Schedule):
+        if is_function(self.config.gamma):
             gamma = tabulated(self.config.gamma, done=before, first=first, last=last, repeat=repeat)
-            self.model.config = self.model.net.config = dataclasses.replace(self.model.config, gamma=gamma)
-        while first <= last:
-            end = min(last, first + every - 1 - (first - 1) % every)
-            self.model.train((end - first + 1) * repeat, **settings)
-            settle(self.vae, self.model.mosaic, batch_size=settings["batch_size"], seed=self._seed)
+            model.config = model.net.config = dataclasses.replace(model.config, gamma=gamma)
+        self.model = model
+        for end in [*(epoch for epoch in range(first, last) if epoch % every == 0), last]:
+            model.train((end - first + 1) * repeat, **settings)
+            settle(model.net, model.mosaic, batch_size=settings["batch_size"], seed=self._seed)
             first = end + 1
             if folder is not None:
                 self.save_model(folder)
             if eval_func is not None:
-                eval_func(self.vae)
-        self.hist = histories(self.model.history.iloc[begins:], list(self._published.likelihoods), repeat)
+                eval_func(model.net)
+        rows = model.history.iloc[before if init_epoch == 1 else 0 :]
+        self.hist = histories(rows, self._published.likelihoods, repeat)
         return self.hist
-
-    # --- answers --------------------------------------------------------------------------------
 
     def _query(self, masks: Any, zero_out: bool) -> Mosaic | None:
         """The cells with less of them to see; None for all that was measured."""
@@ -288,10 +269,16 @@ class VAEIT:
         show
             Whether to open a window.
         **how
-            Of scanpy's arguments `palette`, `size` or `s`, `title`, `ncols`, `ax` and `frameon`; of those of
-            `mosaicvi.pl.embedding` also `components`, `colors` and `seed`.
+            Of `mosaicvi.pl.embedding`, such as `palette`, `size`, `title`, `ncols`, `ax` and `frameon`.
         """
-        return draw(self.adata, method, color, n_neighbors=self._n_neighbors, show=show, **how)
+        adata, key = self.adata, f"X_{method.lower()}"
+        if method not in ("UMAP", "PCA"):
+            raise InputError(f"method: 'UMAP' or 'PCA', not {method!r}; scanpy draws others of model.adata.")
+        if key not in adata.obsm and method == "UMAP":
+            umap(adata, key="X_VAE", n_neighbors=self._n_neighbors)
+        elif key not in adata.obsm:
+            adata.obsm[key] = principal_components(adata.obsm["X_VAE"])
+        return embedding(adata, color=color, basis=key, show=show, **how)
 
     def save_model(self, path_to_weights: str | Path) -> None:
         """Write the model to a folder, which is made, in place of a model that is there."""
@@ -309,4 +296,4 @@ class VAEIT:
             For a `config` or data with which its weights have another shape or meaning.
         """
         self.model = loaded(Path(path_to_weights), self._mdata, self._given, self._mosaic.registry)
-        self.hist = histories(self.model.history, list(self._published.likelihoods), 1)
+        self.hist = histories(self.model.history, self._published.likelihoods, 1)

@@ -6,6 +6,8 @@ Legend: n cells, D features, P patterns of what is seen.
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,12 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
+from mosaicvi.config import Distribution
+from mosaicvi.config.arguments import whole
+from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.read import mudata_as_it_is
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.model import MosaicVI
 
 MOST_PANELS = 64  # patterns up to which they are panels, and values stay sparse
 
@@ -63,21 +69,18 @@ class Arrays:
         obs
             Further columns of ``obs``.
         """
-        mods = {}
+        mods, are_panels = {}, len(self.table) <= MOST_PANELS
         for name, at in columns:
-            x = self.x[:, at]
+            x, seen = self.x[:, at], self.table[:, at]
+            if sp.issparse(x) and are_panels:
+                x = x.multiply(seen[self.code]).tocsr()
+            else:
+                x = np.where(seen[self.code], x.toarray() if sp.issparse(x) else x, np.nan)
             var = pd.DataFrame({"block": block[at].astype(str)}, index=[f"{name}:{j}" for j in at])
-            seen = self.table[:, at]
-            if len(self.table) > MOST_PANELS:
-                dense = x.toarray() if sp.issparse(x) else x
-                mods[name] = AnnData(
-                    np.where(seen[self.code], dense, np.float32(np.nan)), obs=obs[[]], var=var
-                )
-                continue
-            kept = x.multiply(seen[self.code]).tocsr() if sp.issparse(x) else np.where(seen[self.code], x, 0)
-            mods[name] = AnnData(kept.astype(np.float32), obs=obs[[]], var=var)
-            panels = pd.DataFrame(seen.T, index=var.index, columns=[str(p) for p in range(len(seen))])
-            mods[name].varm["measured"] = panels
+            mods[name] = AnnData(x.astype(np.float32), obs=obs[[]], var=var)
+            if are_panels:
+                patterns = [str(p) for p in range(len(seen))]
+                mods[name].varm["measured"] = pd.DataFrame(seen.T, index=var.index, columns=patterns)
         with mudata_as_it_is():
             mdata = MuData(mods)
             mdata.obs = obs.assign(pattern=self.code.astype(str))
@@ -97,14 +100,11 @@ def read_arrays(data: Any, masks: Any, id_dataset: Any) -> Arrays:
         raise InputError(f"data: a table of cells x features is needed, not the shape {x.shape}.")
     dataset = None
     if id_dataset is not None:
-        given = np.asarray(id_dataset, np.float64).ravel()
-        if len(given) != x.shape[0]:
+        dataset = np.array([whole("id_dataset", i) for i in np.ravel(id_dataset).tolist()], np.int64)
+        if len(dataset) != x.shape[0]:
             raise InputError(
-                f"id_dataset: {len(given):,} numbers for {x.shape[0]:,} cells; give one per cell."
+                f"id_dataset: {len(dataset):,} numbers for {x.shape[0]:,} cells; give one per cell."
             )
-        if (given != np.rint(given)).any():
-            raise InputError("id_dataset: whole numbers are needed, rows of masks counted from 0.")
-        dataset = given.astype(np.int64)
     shown = _shown(masks, dataset, x.shape, allowed=(-1, 0))
     table, code = _patterns(shown if sp.issparse(x) else shown & ~np.isnan(x))
     is_full = masks is None or np.shape(masks) == x.shape
@@ -118,18 +118,18 @@ def _shown(
     if masks is None:
         return np.ones(shape, bool)
     m = np.asarray(masks, np.float32)
-    strange = ~np.isin(m, allowed)
-    if strange.any():
-        raise InputError(f"masks: -1 is missing and 0 is seen; {m[strange][0]:g} is neither.")
+    strange = m[~np.isin(m, allowed)]
+    if len(strange):
+        raise InputError(f"masks: -1 is missing and 0 is seen; {strange[0]:g} is neither.")
     seen: NDArray[np.bool_] = m == 0
     if m.shape == shape:
         return seen
-    if m.ndim != 2 or m.shape[1] != shape[1] or dataset is None:
+    if dataset is None or m.shape[1:] != shape[1:]:
         raise InputError(
             f"masks: the shape {m.shape} fits neither data, {shape}, nor id_dataset; give a row for each "
             f"cell, or a row of {shape[1]} for each dataset and the row of each cell in id_dataset."
         )
-    if dataset.min() < 0 or dataset.max() >= len(m):
+    if dataset.max() >= len(m):
         raise InputError(
             f"id_dataset: {dataset.min()} to {dataset.max()}, but masks has the rows 0 to {len(m) - 1}; "
             "count datasets from 0."
@@ -142,14 +142,13 @@ def _patterns(shown: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.i
     packed = np.ascontiguousarray(np.packbits(shown, axis=1))  # which arrays of R are not
     rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
     _, first, code = np.unique(rows, return_index=True, return_inverse=True)
-    table: NDArray[np.bool_] = shown[first]
-    blind = np.flatnonzero(~np.any(table, axis=1)[code])
+    blind = np.flatnonzero(~shown.any(1))
     if len(blind):
         raise InputError(
             f"masks: nothing is left to see of {len(blind):,} cells (such as {blind[0]}, counted from 0); "
             "leave these cells out, or leave them a value."
         )
-    return table, code.astype(np.int64)
+    return shown[first], code.astype(np.int64)
 
 
 def covariates(batches_cate: Any, batches_cont: Any, conditions: Any, n: int) -> dict[str, pd.DataFrame]:
@@ -160,16 +159,33 @@ def covariates(batches_cate: Any, batches_cont: Any, conditions: Any, n: int) ->
     InputError
         If there are not n rows.
     """
-    given = {"batches_cate": batches_cate, "batches_cont": batches_cont, "conditions": conditions}
-    found = {}
-    for name, value in given.items():
-        frame = pd.DataFrame() if value is None else pd.DataFrame(value if np.ndim(value) else [value])
-        if value is not None and len(frame) != n:
+    found = {"batches_cate": batches_cate, "batches_cont": batches_cont, "conditions": conditions}
+    for name, value in found.items():
+        frame = pd.DataFrame(index=range(n)) if value is None else pd.DataFrame(np.atleast_1d(value))
+        if len(frame) != n:
             raise InputError(f"{name}: {len(frame):,} rows for {n:,} cells; give one per cell.")
-        frame = frame.set_axis([f"{name}[:, {j}]" for j in range(frame.shape[1])], axis=1)
-        frame.index = pd.Index([str(i) for i in range(n)]) if len(frame) else pd.Index([], dtype=str)
         if name == "batches_cont":
-            numbers = frame.apply(pd.to_numeric, errors="coerce")
-            frame = numbers.fillna(numbers.mean())
-        found[name] = frame
+            frame = frame.apply(pd.to_numeric, errors="coerce")
+            frame = frame.fillna(frame.mean())
+        frame.columns = [f"{name}[:, {j}]" for j in range(frame.shape[1])]
+        found[name] = frame.set_index(frame.index.astype(str))
     return found
+
+
+def registered(
+    mdata: MuData, likelihoods: Mapping[str, Distribution], found: Mapping[str, pd.DataFrame]
+) -> Mosaic:
+    """The mosaic of what `Arrays.mudata` made, with the `covariates` that were found."""
+    with warnings.catch_warnings():  # masks say which zeros are none
+        warnings.filterwarnings("ignore", ".*zeros_missing", MosaicWarning)
+        return MosaicVI.setup_mudata(
+            mdata,
+            likelihoods=likelihoods,
+            transforms=dict.fromkeys(likelihoods, "none"),
+            block_keys=dict.fromkeys(likelihoods, "block"),
+            categorical_covariate_keys=[*found["batches_cate"]],
+            continuous_covariate_keys=[*found["batches_cont"]],
+            condition_keys=[*found["conditions"]],
+            panel_key="pattern",
+            modalities=[*likelihoods],
+        )

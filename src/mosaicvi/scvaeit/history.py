@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,11 @@ from mosaicvi.errors import InputError
 Hist = dict[str, dict[str, list[float]]]
 
 
+def is_function(gamma: object) -> bool:
+    """Whether it is a function of epochs counted from 1, as a `Schedule` is not."""
+    return callable(gamma) and not isinstance(gamma, Schedule)
+
+
 def tabulated(gamma: Callable[[int], float], *, done: int, first: int, last: int, repeat: int) -> Schedule:
     """Values of gamma from epoch `first`, counted from 1, to `last`, each for `repeat` passes.
 
@@ -23,7 +28,7 @@ def tabulated(gamma: Callable[[int], float], *, done: int, first: int, last: int
     return Schedule(start=values[-1], end=values[-1], first=(0.0,) * done + tuple(values))
 
 
-def histories(rows: pd.DataFrame, modalities: Sequence[str], repeat: int) -> Hist:
+def histories(rows: pd.DataFrame, modalities: Iterable[str], repeat: int) -> Hist:
     """Terms of the loss by the original's names, of rows of `MosaicVI.history`: means of `repeat` each."""
     names = {"total": "loss"}
     for short, term in (("obs", "observed"), ("unobs", "masked")):
@@ -37,15 +42,17 @@ def histories(rows: pd.DataFrame, modalities: Sequence[str], repeat: int) -> His
     }
 
 
-def check_next(first: int, *, rows: int, repeat: int) -> None:
-    """Refuse a first epoch that is neither 1 nor the one after `rows` passes, `repeat` to an epoch."""
-    after = rows // repeat + 1
+def check_range(first: int, last: int, *, passes: int, repeat: int) -> None:
+    """Refuse a first epoch beyond the last, or neither 1 nor the one after `passes`, `repeat` to each."""
+    after = passes // repeat + 1
+    if first > last:
+        raise InputError(f"init_epoch: {first} is beyond num_epoch={last}; both count from the first.")
     if first in (1, after):
         return
-    if not rows:
+    if not passes:
         raise InputError(f"init_epoch: there is no trained model for {first} to go on from; use 1.")
-    passes = f" of num_repeat={repeat} passes" if repeat > 1 else ""
+    each = f" of num_repeat={repeat} passes" if repeat > 1 else ""
     raise InputError(
-        f"init_epoch: {first}, but the model was trained for {after - 1} epochs{passes}; use {after} to go "
-        "on, with num_epoch counted from the first."
+        f"init_epoch: {first}, but the model was trained for {after - 1} epochs{each}; use {after} to go on, "
+        "with num_epoch counted from the first."
     )

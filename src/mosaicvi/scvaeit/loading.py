@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
-from typing import Any
 
-import torch
 from mudata import MuData
 
 from mosaicvi.config import NetworkConfig
+from mosaicvi.config.network import short
 from mosaicvi.data.register import without_cells
 from mosaicvi.data.registry import Registry
 from mosaicvi.errors import InputError
 from mosaicvi.fit.build import NAMES, build_network
-from mosaicvi.likelihoods.base import Bounds
 from mosaicvi.model import MosaicVI
-from mosaicvi.nn.vae import MosaicVAE
+from mosaicvi.store.saved import network_of
 
-FREE = (
+FREE = {
     "beta_unobs", "beta_reverse", "beta_kl", "beta_modal", "p_feat", "p_modal", "mean_vals", "min_vals",
     "max_vals", "max_disp", "gamma",
-)  # fmt: skip
+}  # fmt: skip
 COVARIATES = {"batches_cate": "categorical_covariate_keys", "batches_cont": "continuous_covariate_keys"}
 
 
@@ -45,77 +44,51 @@ def loaded(folder: Path, mdata: MuData, config: NetworkConfig, registry: Registr
         The folder is damaged, foreign or too new.
     """
     model = MosaicVI.load(folder)
-    _check_data(model, config, registry)
-    _check_config(model.config, config)
+    _check(model, config, registry)
     setup = dataclasses.replace(model.registry.setup, condition_keys=registry.setup.condition_keys)
     model.mosaic = without_cells(dataclasses.replace(model.registry, setup=setup))
     model.mosaic = model.registered(mdata)
-    model.net, model.config = _rebuilt(model, config), config
+    weights, beta = model.net.state_dict(), config.beta_modal
+    new_bounds = [f for f, name in NAMES.items() if getattr(config, name) != getattr(model.config, name)]
+    if new_bounds:
+        fresh = build_network(model.mosaic, config, seed=0, guess=False).state_dict()
+        weights |= {name: fresh[name] for name in fresh if name.rpartition("_")[0] in new_bounds}
+    said = {"net": weights, "beta_modal": model.net.beta_modal.tolist() if beta == "auto" else beta}
+    model.net, model.config = network_of(config, model.registry, said), config
     return model
 
 
-def _check_config(saved: NetworkConfig, given: NetworkConfig) -> None:
-    for field in dataclasses.fields(NetworkConfig):
-        old, new = getattr(saved, field.name), getattr(given, field.name)
-        if field.name in FREE or old == new:
-            continue
+def _check(model: MosaicVI, config: NetworkConfig, registry: Registry) -> None:
+    """Refuse other columns of data, another number of covariates, and other shapes."""
+    old, new = model.config.to_dict(), config.to_dict()
+    for column in sorted(_columns(model.registry) ^ _columns(registry))[:1]:
+        where = "the saved model" if column in _columns(model.registry) else "these data"
         raise InputError(
-            f"{field.name}: the saved model has {_plain(old)}, but config says {_plain(new)}; give the saved "
-            "model's, or train a new model."
-        )
-
-
-def _check_data(model: MosaicVI, config: NetworkConfig, registry: Registry) -> None:
-    """Whether both know the same columns of data, and as many columns of covariates."""
-    old, new = _columns(model.registry), _columns(registry)
-    if old != new:
-        column = min(old ^ new)
-        where = "the saved model" if column in old else "these data"
-        raise InputError(
-            f"dim_input_arr, masks: the saved model has {_plain(model.config.dim_input_arr)} features with "
-            f"values, these data {_plain(config.dim_input_arr)}, and column {column} is one in {where} "
-            "alone; give data of the same columns, or train a new model."
+            f"dim_input_arr, masks: the saved model has {short(old['dim_input_arr'])} features with values, "
+            f"these data {short(new['dim_input_arr'])}, and column {column} is one in {where} alone; give "
+            "data of the same columns, or train a new model."
         )
     for argument, keys in COVARIATES.items():
-        n_old, n_new = (len(getattr(r.setup, keys)) for r in (model.registry, registry))
+        n_old, n_new = (len(getattr(known.setup, keys)) for known in (model.registry, registry))
         if n_old != n_new:
             raise InputError(
                 f"{argument}: the saved model has {n_old} columns, and {n_new} are given; give the same ones."
+            )
+    for name in new:
+        if name not in FREE and old.get(name) != new[name]:
+            raise InputError(
+                f"{name}: the saved model has {short(old[name])}, but config says {short(new[name])}; give "
+                "the saved model's, or train a new model."
             )
 
 
 def _columns(registry: Registry) -> set[int]:
     """Columns of data that have values; names of features are of the form ``modality:column``."""
-    found = set()
-    for modality, features in registry.features.items():
-        for name in features.names:
-            column = name.removeprefix(f"{modality}:")
-            if column == name or not column.isdecimal():
-                raise InputError(
-                    f"path_to_weights: {name!r} is no feature of VAEIT, which did not save that model; open "
-                    "it with mosaicvi.MosaicVI.load."
-                )
-            found.add(int(column))
-    return found
-
-
-def _rebuilt(model: MosaicVI, config: NetworkConfig) -> MosaicVAE:
-    """The network with its weights and other parameters; bounds stay unless they were given otherwise."""
-    old, weights = model.net, model.net.state_dict()
-    changed = [f for f, name in NAMES.items() if getattr(config, name) != getattr(model.config, name)]
-    places = range(len(config.dim_input_arr))
-    if changed:
-        fresh = build_network(model.mosaic, config, seed=0, guess=False)
-        weights |= {f"{field}_{m}": fresh.get_buffer(f"{field}_{m}") for field in changed for m in places}
-    bounds = [Bounds(**{field: weights[f"{field}_{m}"] for field in NAMES}) for m in places]
-    net = MosaicVAE(config, old.n_covariates, bounds, torch.Generator())
-    net.load_state_dict(weights)
-    if config.beta_modal == "auto":
-        net.set_beta_modal(old.beta_modal.tolist())
-    return net
-
-
-def _plain(value: Any) -> str:
-    """A parameter as users write it, cut where it is long."""
-    text = repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    names = [name for features in registry.features.values() for name in features.names]
+    for name in names:
+        if not re.fullmatch(r".*:\d+", name):
+            raise InputError(
+                f"path_to_weights: {name!r} is no feature of VAEIT, which did not save that model; open it "
+                "with mosaicvi.MosaicVI.load."
+            )
+    return {int(name.rpartition(":")[2]) for name in names}

@@ -169,7 +169,7 @@ def _read(state: Mapping[str, Any], written_by: Mapping[str, str]) -> Saved:
     config = NetworkConfig.from_dict(state["config"])
     registry = Registry.from_dict(state["registry"])
     _check_fits(config, registry)
-    net = _network(config, registry, state)
+    net = network_of(config, registry, state)
     lineage = tuple(_ancestor(one) for one in state.get("lineage", ()))
     if lineage and lineage[-1].get("frozen") and state.get("grown") is None:
         raise ValueError("what it was before it grew is missing")
@@ -289,7 +289,7 @@ def _check_levels(registry: Registry) -> None:
             raise ValueError("what the encoder sees values without is not finite, or of more batches")
 
 
-def _network(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]) -> MosaicVAE:
+def network_of(config: NetworkConfig, registry: Registry, state: Mapping[str, Any]) -> MosaicVAE:
     """The network with its weights; sizes are compared before anything large is made."""
     weights = state["net"]
     n_covariates = len(registry.covariate_names)

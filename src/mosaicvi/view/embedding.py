@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
-from mosaicvi.errors import InputError
+from mosaicvi.config.arguments import number, whole
+from mosaicvi.errors import InputError, nearest
 from mosaicvi.metrics import neighbors
 from mosaicvi.view.cells import PATTERN, column, representation
 from mosaicvi.view.palette import (
@@ -19,6 +22,9 @@ from mosaicvi.view.palette import (
     INK,
     MISSING,
     SEQUENTIAL,
+    UNKNOWN,
+    Palette,
+    chosen_colors,
     column_colors,
     is_categorical,
     short,
@@ -34,25 +40,36 @@ IMAGE_FROM = 500_000
 MOST_IN_LEGEND = 60
 PIXELS = 1200
 
+INSTEAD = {
+    "save": "write ax.figure.savefig('picture.png') with the Axes that come back.",
+    "return_fig": "take ax.figure of the Axes that come back.",
+    "colors": "use palette=....",
+}
 _NAMES = {"X_umap": "UMAP ", "X_pca": "PC ", "X_tsne": "t-SNE ", "X_mosaicvi": "latent "}
 
 
 def embedding(
     data: MuData | AnnData,
     *,
-    color: str | None = None,
+    color: str | Sequence[str] | None = None,
     values: ArrayLike | None = None,
     basis: str = "X_umap",
     components: tuple[int, int] = (0, 1),
-    colors: Mapping[str, str] | None = None,
+    palette: Palette | None = None,
     size: float | None = None,
+    title: str | Sequence[str] | None = None,
+    ncols: int = 4,
+    frameon: bool = True,
     seed: int = 0,
     ax: Axes | None = None,
-) -> Axes:
-    """Draw cells in two dimensions.
+    show: bool = False,
+    **others: Any,
+) -> Axes | list[Axes]:
+    """Draw cells in two dimensions, once for each column to colour by.
 
     Cells are drawn in random order, so that none of the groups lies on top. Names are told apart by colour,
     numbers by a blind-safe colour map from their 1 % to their 99 % quantile; missing and unknown are grey.
+    Arguments that scanpy has as well mean the same.
 
     Parameters
     ----------
@@ -60,47 +77,96 @@ def embedding(
         With the coordinates in ``obsm``.
     color
         Column of ``obs``, of the whole or of a modality; ``"modalities"`` for what each cell measured.
+        Several are drawn side by side.
     values
         One value per cell to colour by instead, such as a column of `get_imputed_values`; `color` then is
         its title.
     basis
-        Which ``obsm``; see `mosaicvi.tl.umap`.
+        Which ``obsm``, ``"X_umap"`` or short ``"umap"``; see `mosaicvi.tl.umap`.
     components
         Which two of its columns.
-    colors
-        Colours by name, in place of the usual ones.
+    palette
+        Colours of names, in place of the usual ones: by name, in the order of the names (from the first again
+        where they are fewer), or the name of a colour map of matplotlib.
     size
-        Area of a point, in square points; to suit the number of cells where None.
+        Area of a point, in square points; to suit the number of cells where None. ``s`` is the same.
+    title
+        A title for each picture, in place of what it is coloured by.
+    ncols
+        Pictures in a row.
+    frameon
+        Whether there are axes and their labels.
     seed
         Decides the order of drawing.
     ax
-        Where to draw; a new figure where None.
+        Where to draw one picture; a new figure where None.
+    show
+        Whether to open a window.
+    **others
+        None: they are refused with what to use in their place.
+
+    Returns
+    -------
+    The Axes, or a list of them where there are several colours.
 
     Raises
     ------
     InputError
-        There is no such column or ``obsm``, or as many values as cells are not given.
+        There is no such column, ``obsm``, colour or argument, or as many values as cells, or titles as
+        colours, are not given.
     """
+    size = others.pop("s", size)
+    for name in others:
+        use = INSTEAD.get(name) or nearest(name, inspect.signature(embedding).parameters)
+        raise InputError(
+            f"embedding: unknown argument {name!r}; {use} "
+            f"For all that scanpy has: scanpy.pl.embedding(adata, basis={basis!r})."
+        )
+    size = None if size is None else number("size", size)
+    basis = f"X_{basis}" if basis not in data.obsm and f"X_{basis}" in data.obsm else basis
     xy = _coordinates(data, basis, components)
-    shade = None if color is None and values is None else _values(data, color, values)
-    if ax is None:
-        ax = _canvas()
+    colors: list[str | None] = [color] if color is None or isinstance(color, str) else [*color] or [None]
+    said = [title] if isinstance(title, str) else list(colors if title is None else title)
+    for what, n in (("title", len(said)), ("values", len(colors) if values is None else 1)):
+        if n != len(colors):
+            raise InputError(f"{what}: {n} for {len(colors)} pictures; give one for each color.")
+    if ax is not None and len(colors) > 1:
+        raise InputError(
+            f"ax: one colour can be drawn there, not {len(colors)}; leave it out, or give one color."
+        )
+    shades = [None if one is None and values is None else _values(data, one, values) for one in colors]
+    chosen = [_chosen(shade, one, palette) for shade, one in zip(shades, colors, strict=True)]
     order = np.random.default_rng(seed).permutation(len(xy))
-    if shade is None:
-        _draw(ax, xy[order], np.full(len(xy), INK, object), size)
-    elif is_categorical(shade):
-        chosen = dict(colors) if colors is not None else column_colors(shade, pattern=color == PATTERN)
-        names = shade.astype(object).where(shade.notna(), "").astype(str)
-        _draw(ax, xy[order], names.map(chosen).fillna(MISSING).to_numpy()[order], size)
-        _legend(ax, names, chosen)
-    else:
-        _draw_numbers(ax, xy[order], shade.to_numpy(np.float64, na_value=np.nan)[order], size)
-    stem = _NAMES.get(basis, f"{basis} ")
-    ax.set_xlabel(f"{stem}{components[0] + 1}", loc="left", fontsize="small")
-    ax.set_ylabel(f"{stem}{components[1] + 1}", loc="bottom", fontsize="small")
-    ax.set_title(color or "", fontsize="medium", loc="left")
-    _bare(ax)
-    return ax
+    axes = [ax] if ax is not None else _canvas(len(colors), across=whole("ncols", ncols, least=1))
+    for at, shade, colors_of, text in zip(axes, shades, chosen, said, strict=True):
+        _draw_shades(at, xy, order, shade, colors_of, size)
+        stem = _NAMES.get(basis, f"{basis} ")
+        at.set_xlabel(f"{stem}{components[0] + 1}", loc="left", fontsize="small")
+        at.set_ylabel(f"{stem}{components[1] + 1}", loc="bottom", fontsize="small")
+        at.set_title(text or "", fontsize="medium", loc="left")
+        _bare(at)
+        if not frameon:
+            at.set_axis_off()
+    if show:
+        import matplotlib.pyplot as plt
+
+        plt.show()
+    return axes if len(axes) > 1 else axes[0]
+
+
+def umap(
+    data: MuData | AnnData, *, color: str | Sequence[str] | None = None, **how: Any
+) -> Axes | list[Axes]:
+    """Draw what `mosaicvi.tl.umap`, or scanpy's, laid out.
+
+    Parameters
+    ----------
+    data, color
+        As of `mosaicvi.pl.embedding`.
+    **how
+        Its other arguments.
+    """
+    return embedding(data, color=color, basis="X_umap", **how)
 
 
 def modality_mixing(
@@ -137,7 +203,7 @@ def modality_mixing(
     z = representation(data, use_rep, remedy="store model.get_latent_representation() there first")
     ratio = mixing_ratios(z, column(data, groups), k=k)
     if ax is None:
-        ax = _canvas(side=1.6 + 0.75 * max(3, len(ratio)))
+        ax = _canvas(side=1.6 + 0.75 * max(3, len(ratio)))[0]
     number = ratio.to_numpy(np.float64)
     shade = np.clip(np.log2(np.maximum(number, 1 / 64)), -3, 3)
     image = ax.imshow(shade, cmap=f"{DIVERGING}_r", vmin=-3, vmax=3)
@@ -204,11 +270,44 @@ def _values(data: MuData | AnnData, color: str | None, values: ArrayLike | None)
     return series
 
 
-def _canvas(side: float = 4.4) -> Axes:
+def _canvas(n: int = 1, *, across: int = 1, side: float = 4.4) -> list[Axes]:
+    """Axes for n pictures, up to so many in a row."""
     import matplotlib.pyplot as plt
 
-    _, ax = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
-    return ax
+    across = min(n, across)
+    down = math.ceil(n / across)
+    size = ((side + 1.2) * across, side * down)
+    _, axes = plt.subplots(down, across, figsize=size, layout="constrained", squeeze=False)
+    for spare in axes.flat[n:]:
+        spare.remove()
+    return list(axes.flat[:n])
+
+
+def _chosen(shade: pd.Series | None, color: str | None, palette: Palette | None) -> dict[str, str] | None:
+    """Colours of the names in a column; None of numbers."""
+    if shade is None or not is_categorical(shade):
+        return None
+    usual = column_colors(shade, pattern=color == PATTERN)
+    return usual if palette is None else chosen_colors(list(usual), palette)
+
+
+def _draw_shades(
+    ax: Axes,
+    xy: NDArray[np.float64],
+    order: NDArray[np.int64],
+    shade: pd.Series | None,
+    colors: Mapping[str, str] | None,
+    size: float | None,
+) -> None:
+    """Draw cells in this order: all alike, by the colours of their names, or by numbers."""
+    if shade is None:
+        _draw(ax, xy[order], np.full(len(xy), INK, object), size)
+    elif colors is None:
+        _draw_numbers(ax, xy[order], shade.to_numpy(np.float64, na_value=np.nan)[order], size)
+    else:
+        names = shade.astype(object).where(shade.notna(), "").astype(str)
+        _draw(ax, xy[order], names.map(colors).fillna(MISSING).to_numpy()[order], size)
+        _legend(ax, names, colors)
 
 
 def _draw(ax: Axes, xy: NDArray[np.float64], color: NDArray[Any], size: float | None) -> None:
@@ -257,26 +356,14 @@ def _legend(ax: Axes, names: pd.Series, colors: Mapping[str, str]) -> None:
 
     present = set(names.unique())
     shown = [n for n in colors if n in present]
-    rest = len(present - set(colors))
+    rest = present - set(colors)
+    others = "unknown" if {n.lower() for n in rest} <= UNKNOWN else "others"
+    named = [(colors[n], short(n)) for n in shown[:MOST_IN_LEGEND]]
+    point: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 6, "markeredgewidth": 0}
     handles = [
-        Line2D(
-            [], [], marker="o", linestyle="", markersize=6, markeredgewidth=0, color=colors[n], label=short(n)
-        )
-        for n in shown[:MOST_IN_LEGEND]
+        Line2D([], [], color=color, label=label, **point)
+        for color, label in (*named, *([(MISSING, others)] if rest else []))
     ]
-    if rest:
-        handles.append(
-            Line2D(
-                [],
-                [],
-                marker="o",
-                linestyle="",
-                markersize=6,
-                markeredgewidth=0,
-                color=MISSING,
-                label="unknown",
-            )
-        )
     more = len(shown) - MOST_IN_LEGEND
     ax.legend(
         handles=handles,

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+from typing import Any
 
 import pandas as pd
+
+from mosaicvi.errors import InputError
+
+Palette = str | Mapping[Any, Any] | Sequence[Any]  # a colour map, colours by name, or colours in order
 
 # Okabe & Ito (2008), without black and with the yellow last: it is weak on white.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -28,7 +34,7 @@ _MODALITIES = {
     "atac": "#009E73",
     "peaks": "#009E73",
 }
-_UNKNOWN = frozenset({"unknown", "nan", "none", "na", ""})
+UNKNOWN = frozenset({"unknown", "nan", "none", "na", ""})
 
 
 def categories(values: pd.Series) -> list[str]:
@@ -38,7 +44,7 @@ def categories(values: pd.Series) -> list[str]:
         names = [str(c) for c in values.cat.categories if str(c) in present]
     else:
         names = sorted(values.dropna().astype(str).unique(), key=_natural)
-    return [n for n in names if n.lower() not in _UNKNOWN]
+    return [n for n in names if n.lower() not in UNKNOWN]
 
 
 def category_colors(names: Sequence[str]) -> dict[str, str]:
@@ -80,6 +86,38 @@ def column_colors(values: pd.Series, *, pattern: bool = False) -> dict[str, str]
     """Colours of the categories in a column of ``obs``, or with `pattern` of sets of modalities."""
     names = categories(values)
     return pattern_colors(names) if pattern else category_colors(names)
+
+
+def chosen_colors(names: Sequence[str], palette: Palette) -> dict[str, str]:
+    """Colours of categories that a user chose.
+
+    Parameters
+    ----------
+    names
+        All categories of a column, in the order of `categories`.
+    palette
+        Colours by name or in their order, or the name of a colour map: the first colours of one that is a
+        list, and else from its one end to the other.
+
+    Raises
+    ------
+    InputError
+        There is no such colour or colour map.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import is_color_like, to_hex
+
+    if isinstance(palette, str):
+        if palette not in colormaps:
+            raise InputError(f"palette: matplotlib has no colour map {palette!r}; take one such as 'tab20'.")
+        steps = colormaps[palette]
+        ends = max(1, len(names) - 1)
+        palette = [steps(i % steps.N if steps.N < 256 else i / ends) for i in range(len(names))]
+    by_name = palette if isinstance(palette, Mapping) else dict(zip(names, cycle(palette), strict=False))
+    for name, color in by_name.items():
+        if not is_color_like(color):
+            raise InputError(f"palette: {color!r}, for {name!r}, is no colour; take one such as '#0072B2'.")
+    return {str(name): to_hex(color) for name, color in by_name.items()}
 
 
 def is_categorical(values: pd.Series) -> bool:

@@ -1,0 +1,147 @@
+"""mosaicvi.pl.embedding: the arguments that users of scanpy type, and what it says of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from matplotlib.colors import to_hex
+
+from mosaicvi import InputError, pl
+from mosaicvi.view.palette import MISSING
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def adata() -> AnnData:
+    """Twelve cells of three types, laid out."""
+    obs = pd.DataFrame({"type": list("abc") * 4, "depth": np.arange(12.0)}, index=[str(i) for i in range(12)])
+    xy = np.random.default_rng(0).normal(size=(12, 2))
+    return AnnData(np.zeros((12, 1)), obs=obs, obsm={"X_umap": xy, "X_pca": xy[:, ::-1].copy()})
+
+
+def legend(ax: Any) -> dict[str, str]:
+    return {h.get_label(): to_hex(h.get_color()) for h in ax.get_legend().legend_handles}
+
+
+@pytest.mark.parametrize(
+    ("palette", "colors"),
+    [
+        ({"a": "red", "b": "#00ff00", "c": (0, 0, 1)}, ["#ff0000", "#00ff00", "#0000ff"]),
+        (["red", "blue"], ["#ff0000", "#0000ff", "#ff0000"]),
+        ("tab10", [to_hex(c) for c in mpl.colormaps["tab10"].colors[:3]]),
+        ("viridis", [to_hex(mpl.colormaps["viridis"](v)) for v in (0.0, 0.5, 1.0)]),
+    ],
+)
+def test_a_palette_gives_names_their_colours(adata: AnnData, palette: Any, colors: list[str]) -> None:
+    ax = pl.embedding(adata, color="type", palette=palette)
+    assert legend(ax) == dict(zip("abc", colors, strict=True))
+    points = ax.collections[0]
+    drawn = {
+        tuple(np.round(xy, 9)): to_hex(c)
+        for xy, c in zip(points.get_offsets(), points.get_facecolor(), strict=True)
+    }
+    for xy, kind in zip(adata.obsm["X_umap"], adata.obs["type"], strict=True):
+        assert drawn[tuple(np.round(xy, 9))] == colors["abc".index(kind)]
+
+
+def test_names_that_a_palette_leaves_out_are_grey(adata: AnnData) -> None:
+    ax = pl.embedding(adata, color="type", palette={"b": "red"})
+    assert legend(ax) == {"b": "#ff0000", "others": MISSING.lower()}
+
+
+def test_a_palette_leaves_numbers_as_they_are(adata: AnnData) -> None:
+    _, numbers = pl.embedding(adata, color=["type", "depth"], palette=["red", "blue", "black"])
+    usual = pl.embedding(adata, color="depth")
+    np.testing.assert_array_equal(
+        numbers.collections[0].get_facecolor(), usual.collections[0].get_facecolor()
+    )
+
+
+def test_sizes_titles_and_columns(adata: AnnData) -> None:
+    axes = pl.embedding(
+        adata, color=["type", "depth", "type"], ncols=2, size=7, title=["x", "y", "z"], palette="tab10"
+    )
+    assert [ax.get_title(loc="left") for ax in axes] == ["x", "y", "z"]
+    rows = [ax.get_subplotspec().rowspan.start for ax in axes]
+    assert rows == [0, 0, 1]
+    assert len(axes[0].figure.axes) == 4  # three, and the bar of the numbers
+    assert axes[0].collections[0].get_sizes()[0] == 7
+    assert pl.embedding(adata, color="type", s=9).collections[0].get_sizes()[0] == 9
+    assert not pl.embedding(adata, color="type", frameon=False).axison
+    assert pl.embedding(adata, color="type").axison
+    rows = [ax.get_subplotspec().rowspan.start for ax in pl.embedding(adata, color=["type"] * 5)]
+    assert rows == [0, 0, 0, 0, 1]
+
+
+def test_one_colour_gives_axes_and_several_a_list(adata: AnnData) -> None:
+    assert isinstance(pl.embedding(adata, color=["type"]), plt.Axes)
+    assert isinstance(pl.embedding(adata), plt.Axes)
+    assert isinstance(pl.embedding(adata, color=[]), plt.Axes)
+    assert [ax.get_title("left") for ax in pl.embedding(adata, color=("type", "depth"))] == ["type", "depth"]
+
+
+def test_umap_draws_its_layout_and_a_short_basis_is_found(adata: AnnData) -> None:
+    for ax, key, label in (
+        (pl.umap(adata, color="type", size=3), "X_umap", "UMAP 1"),
+        (pl.embedding(adata, basis="pca", color="type"), "X_pca", "PC 1"),
+    ):
+        order = np.random.default_rng(0).permutation(12)
+        np.testing.assert_array_equal(ax.collections[0].get_offsets(), adata.obsm[key][order])
+        assert ax.get_xlabel() == label
+    del adata.obsm["X_umap"]
+    with pytest.raises(InputError, match=r"no obsm 'X_umap'; make it with mosaicvi\.tl\.umap\(data\)"):
+        pl.umap(adata, color="type")
+
+
+def test_a_picture_in_axes_that_are_there(adata: AnnData) -> None:
+    _, ax = plt.subplots()
+    assert pl.embedding(adata, color="type", ax=ax) is ax
+    with pytest.raises(InputError, match="ax: one colour can be drawn there, not 2"):
+        pl.embedding(adata, color=["type", "depth"], ax=ax)
+
+
+def test_a_window_opens_where_it_is_asked_for(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    monkeypatch.setattr(plt, "show", lambda: opened.append(1))
+    pl.embedding(adata, color="type")
+    assert not opened
+    pl.embedding(adata, color="type", show=True)
+    assert opened == [1]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"palete": "tab10"}, "unknown argument 'palete'; did you mean 'palette'"),
+        ({"colors": {"a": "red"}}, "unknown argument 'colors'; use palette="),
+        ({"save": ".png"}, "unknown argument 'save'; .*savefig"),
+        ({"legend_loc": "on data"}, r"'legend_loc'; .*scanpy\.pl\.embedding\(adata, basis='X_umap'\)"),
+        ({"palette": "no such map"}, "palette: matplotlib has no colour map 'no such map'"),
+        ({"palette": {"a": "no colour"}}, "palette: 'no colour', for 'a', is no colour"),
+        ({"title": ["one", "two"]}, "title: 2 for 1 pictures; give one for each color"),
+        ({"color": ["type", "depth"], "values": np.zeros(12)}, "values: 1 for 2 pictures"),
+        ({"ncols": 0}, "ncols: at least 1"),
+        ({"size": "large"}, "size: a number is needed"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_drawing(
+    adata: AnnData, how: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        pl.embedding(adata, **({"color": "type"} | how))
+    assert not plt.get_fignums()
