@@ -25,8 +25,13 @@ def test_hidden_entries_are_compared_with_what_was_there(
 
     monkeypatch.setattr(denoising, "denoised", found)
     out = tmp_path / "out.csv"
-    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "x.csv"), "--seeds", "2", "--csv", str(out)])
+    page = tmp_path / "from-scvaeit.md"
+    page.write_text((Path(__file__).parents[1] / "docs" / page.name).read_text())
+    asks = [str(tmp_path / "x.csv"), "--seeds", "2", "--csv", str(out), "--fill", str(page)]
+    monkeypatch.setattr(sys, "argv", ["x", *asks])
     denoising.main()
+    assert "| 1 | 4 |" in page.read_text()
+    assert "| 0 | 0.798 | 0.879 | 0.807 |" not in page.read_text()  # which stood there
     assert asked == [((30, 8), 1000, 0), ((30, 8), 1000, 1)]
     table = pd.read_csv(out, comment="#")
     assert table["mosaicvi"].tolist() == [1, 4]

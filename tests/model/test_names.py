@@ -166,8 +166,11 @@ def test_methods_of_others_name_ours(model: MosaicVI) -> None:
     for name, ours in METHODS.items():
         with pytest.raises(AttributeError, match=rf"no attribute '{name}'; use {re.escape(ours)}"):
             getattr(model, name)
-    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
-        _ = model.nothing
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}'; use {re.escape(ours)}"):
+            getattr(MosaicVI, name)
+    for owner in (model, MosaicVI):
+        with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+            _ = owner.nothing
     assert not hasattr(model, "predict")
 
 

@@ -31,7 +31,8 @@ def adata() -> AnnData:
     """Twelve cells of three types, laid out."""
     obs = pd.DataFrame({"type": list("abc") * 4, "depth": np.arange(12.0)}, index=[str(i) for i in range(12)])
     xy = np.random.default_rng(0).normal(size=(12, 2))
-    return AnnData(np.zeros((12, 1)), obs=obs, obsm={"X_umap": xy, "X_pca": xy[:, ::-1].copy()})
+    var = pd.DataFrame(index=["gene 0"])
+    return AnnData(np.zeros((12, 1)), obs=obs, var=var, obsm={"X_umap": xy, "X_pca": xy[:, ::-1].copy()})
 
 
 def legend(ax: Any) -> dict[str, str]:
@@ -135,6 +136,7 @@ def test_a_window_opens_where_it_is_asked_for(adata: AnnData, monkeypatch: pytes
         ({"palette": {"a": "no colour"}}, "palette: 'no colour', for 'a', is no colour"),
         ({"title": ["one", "two"]}, "title: 2 for 1 pictures; give one for each color"),
         ({"color": ["type", "depth"], "values": np.zeros(12)}, "values: 1 for 2 pictures"),
+        ({"color": ["type", "gene 0"]}, "color: 'gene 0' is a feature.*values=model.get_imputed_values"),
         ({"ncols": 0}, "ncols: at least 1"),
         ({"size": "large"}, "size: a number is needed"),
     ],

@@ -15,15 +15,24 @@ from mosaicvi.model.answers import Answers
 from mosaicvi.model.names import METHODS, names_ours
 
 
-class Habits(Answers):
-    """Methods of other packages."""
+class _NamesOurs(type):
+    """Of a class on which methods of other packages are looked for."""
 
     if not TYPE_CHECKING:  # what a checker knows is all there is
 
+        def __getattr__(cls, name: str) -> Any:
+            """Name ours where the method is one of another package."""
+            raise AttributeError(_no_attribute(f"type object {cls.__name__!r}", name))
+
+
+class Habits(Answers, metaclass=_NamesOurs):
+    """Methods of other packages."""
+
+    if not TYPE_CHECKING:
+
         def __getattr__(self, name: str) -> Any:
             """Name ours where the method is one of another package."""
-            here = f"; use {METHODS[name]}" if name in METHODS else ""
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{here}")
+            raise AttributeError(_no_attribute(f"{type(self).__name__!r} object", name))
 
     @names_ours
     def get_normalized_expression(
@@ -81,3 +90,8 @@ class Habits(Answers):
             library=library_size,
             batch_size=batch_size,
         )
+
+
+def _no_attribute(owner: str, name: str) -> str:
+    here = f"; use {METHODS[name]}" if name in METHODS else ""
+    return f"{owner} has no attribute {name!r}{here}"

@@ -48,6 +48,7 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     },
     "get_normalized_expression": {
         "return_mean": "nothing: means are returned; posterior_predictive_sample(...) draws",
+        "return_numpy": "nothing: the answer is a DataFrame, which has to_numpy()",
         "n_samples_overall": "n_samples=...",
         "protein_list": "get_imputed_values(modality='adt', features=[...])",
     },

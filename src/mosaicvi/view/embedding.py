@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.errors import InputError, nearest
 from mosaicvi.metrics import neighbors
-from mosaicvi.view.cells import PATTERN, column, representation
+from mosaicvi.view.cells import PATTERN, column, column_names, representation
 from mosaicvi.view.palette import (
     DIVERGING,
     INK,
@@ -117,7 +117,7 @@ def embedding(
     """
     size = others.pop("s", size)
     for name in others:
-        use = INSTEAD.get(name) or nearest(name, inspect.signature(embedding).parameters)
+        use = INSTEAD.get(name) or nearest(name, [*inspect.signature(embedding).parameters][1:-1])
         raise InputError(
             f"embedding: unknown argument {name!r}; {use} "
             f"For all that scanpy has: scanpy.pl.embedding(adata, basis={basis!r})."
@@ -261,6 +261,11 @@ def _coordinates(data: MuData | AnnData, basis: str, components: tuple[int, int]
 def _values(data: MuData | AnnData, color: str | None, values: ArrayLike | None) -> pd.Series:
     if values is None:
         assert color is not None
+        if color not in column_names(data) and color in data.var_names:
+            raise InputError(
+                f"color: {color!r} is a feature, no column of obs; give its values, such as imputed ones: "
+                f"values=model.get_imputed_values(modality=..., features=[{color!r}]), color={color!r}."
+            )
         return column(data, color)
     series: pd.Series[Any] = pd.Series(np.asarray(values).ravel())
     if len(series) != data.n_obs:
