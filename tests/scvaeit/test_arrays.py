@@ -84,6 +84,14 @@ def test_what_does_not_fit_is_refused(arguments: tuple[Any, ...], message: str) 
         read_arrays(*arguments)
 
 
+@pytest.mark.parametrize(
+    "ids", [[False, True, True], ["0", "1", "1"], [[0.0], [1.0], [1.0]], pd.Series([0, 1, 1])]
+)
+def test_rows_of_masks_may_be_said_in_any_numbers(ids: Any) -> None:
+    arrays = read_arrays(np.ones((3, 2)), [[0, -1], [-1, 0]], ids)
+    assert arrays.table[arrays.code].tolist() == [[True, False], [False, True], [False, True]]
+
+
 def test_covariates_become_columns() -> None:
     found = covariates(["x", "y", "x"], np.array([[1.0, 2], [np.nan, 4], [3, 6]]), [0, np.nan, 1], 3)
     assert found["batches_cate"].columns.tolist() == ["batches_cate[:, 0]"]
@@ -91,5 +99,11 @@ def test_covariates_become_columns() -> None:
     assert found["batches_cont"].to_numpy().tolist() == [[1, 2], [2, 4], [3, 6]]
     assert found["conditions"].isna().iloc[:, 0].tolist() == [False, True, False]
     assert covariates(None, None, None, 3)["batches_cate"].shape[1] == 0
+    table = pd.DataFrame({"a": ["x", "y"], "b": [1, 2]}, index=["cell 7", "cell 9"])
+    found = covariates(table, None, ["s", np.nan], 2)
+    assert found["batches_cate"].to_numpy().tolist() == [["x", 1], ["y", 2]]
+    assert found["conditions"].isna().iloc[:, 0].tolist() == [False, True]
+    assert all(list(frame.index) == ["0", "1"] for frame in found.values())
+    assert list(table) == ["a", "b"]
     with pytest.raises(InputError, match="batches_cont: 2 rows for 3 cells"):
         covariates(None, [1.0, 2.0], None, 3)

@@ -75,7 +75,7 @@ class Arrays:
             if sp.issparse(x) and are_panels:
                 x = x.multiply(seen[self.code]).tocsr()
             else:
-                x = np.where(seen[self.code], x.toarray() if sp.issparse(x) else x, np.nan)
+                x = np.where(seen[self.code], x.toarray() if sp.issparse(x) else x, np.float32(np.nan))
             var = pd.DataFrame({"block": block[at].astype(str)}, index=[f"{name}:{j}" for j in at])
             mods[name] = AnnData(x.astype(np.float32), obs=obs[[]], var=var)
             if are_panels:
@@ -100,7 +100,8 @@ def read_arrays(data: Any, masks: Any, id_dataset: Any) -> Arrays:
         raise InputError(f"data: a table of cells x features is needed, not the shape {x.shape}.")
     dataset = None
     if id_dataset is not None:
-        dataset = np.array([whole("id_dataset", i) for i in np.ravel(id_dataset).tolist()], np.int64)
+        given = np.asarray(id_dataset, np.float64).ravel().tolist()
+        dataset = np.array([whole("id_dataset", one) for one in given], np.int64)
         if len(dataset) != x.shape[0]:
             raise InputError(
                 f"id_dataset: {len(dataset):,} numbers for {x.shape[0]:,} cells; give one per cell."
@@ -161,14 +162,15 @@ def covariates(batches_cate: Any, batches_cont: Any, conditions: Any, n: int) ->
     """
     found = {"batches_cate": batches_cate, "batches_cont": batches_cont, "conditions": conditions}
     for name, value in found.items():
-        frame = pd.DataFrame(index=range(n)) if value is None else pd.DataFrame(np.atleast_1d(value))
+        rows = value if np.ndim(value) else [value]
+        frame = pd.DataFrame(index=range(n)) if value is None else pd.DataFrame(rows)
         if len(frame) != n:
             raise InputError(f"{name}: {len(frame):,} rows for {n:,} cells; give one per cell.")
         if name == "batches_cont":
             frame = frame.apply(pd.to_numeric, errors="coerce")
             frame = frame.fillna(frame.mean())
-        frame.columns = [f"{name}[:, {j}]" for j in range(frame.shape[1])]
-        found[name] = frame.set_index(frame.index.astype(str))
+        columns = [f"{name}[:, {j}]" for j in range(frame.shape[1])]
+        found[name] = frame.set_axis(columns, axis=1).set_axis([str(i) for i in range(n)], axis=0)
     return found
 
 
