@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mudata import MuData
+from tests.builders import mudata_of
 
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning, datasets
 from mosaicvi.cli import run
@@ -139,15 +140,63 @@ def test_a_model_says_what_it_knows(model: MosaicVI, folder: Path, data: MuData)
         assert json.loads(json.dumps(reference.to_dict()))["modalities"]["adt"]["features"] == 5
 
 
-def test_how_far_cells_lie_from_the_reference(model: MosaicVI, folder: Path) -> None:
+def test_how_far_cells_lie_from_the_reference(model: MosaicVI, folder: Path, data: MuData) -> None:
     z = model.get_latent_representation()
-    far = MosaicVI.load(folder).distance_to_reference(np.r_[z, z[:1] + 50])
+    opened = MosaicVI.load(folder)
+    far = opened.distance_to_reference(data)
     by_hand = np.sort(np.linalg.norm(z[:, None] - z[None], axis=2), axis=1)
-    np.testing.assert_allclose(far["distance"][:240], by_hand[:, :15].mean(1), rtol=1e-4)
-    own = np.sort(by_hand[:, 1:16].mean(1))
-    expected = np.searchsorted(own.astype(np.float32), far["distance"].to_numpy()) / 240
-    np.testing.assert_allclose(far["rank"], expected, atol=1e-6)
-    assert far["rank"].iloc[-1] == 1
+    np.testing.assert_allclose(far["distance"], by_hand[:, :15].mean(1), rtol=1e-4)
+    assert list(far.index) == list(data.obs_names)
+    pd.testing.assert_frame_equal(model.distance_to_reference(batch_size=37), far)
+    # of each set of modalities, cells of which just that is seen are compared with one another
+    kept = opened.reference_cells()
+    assert kept is not None
+    own = np.sort(by_hand[:, 1:16].mean(1)).astype(np.float32)
+    np.testing.assert_allclose(kept.distance, own, rtol=1e-4)
+    is_rna = np.isin(data.obs_names, data["rna"].obs_names)
+    rna = model.get_latent_representation(modalities=["rna"], indices=np.flatnonzero(is_rna))
+    apart = np.linalg.norm(rna[:, None] - z[None], axis=2)
+    apart[np.arange(len(rna)), np.flatnonzero(is_rna)] = np.inf  # itself
+    (whole,) = [u for u in kept.usual if u.modalities == ("rna",) and u.depth == pytest.approx(np.log(20))]
+    np.testing.assert_allclose(whole.distance, np.sort(np.sort(apart, 1)[:, :15].mean(1)), rtol=1e-3)
+    shown = {tuple(u.modalities) for u in kept.usual}
+    assert ("adt",) in shown
+    assert ("rna", "adt") in shown or ("adt", "rna") in shown
+    with pytest.raises(InputError, match="opened without data; give the data"):
+        opened.distance_to_reference()
+
+
+@pytest.mark.parametrize("which", ["half of the features", "rna alone", "all"])
+def test_cells_of_which_less_is_seen_are_no_strangers(which: str) -> None:
+    """They lie farther out, but are compared with the reference's own cells of which as little is seen."""
+    data = datasets.simulated_mosaic(1200, n_genes=60, n_proteins=8, n_peaks=30, n_types=3, seed=2).mdata
+    names = data["rna"].obs_names.intersection(data["adt"].obs_names)
+    rest, query = (
+        mudata_of({m: data[m][some].copy() for m in ("rna", "adt")}, data.obs.loc[some, ["batch"]])
+        for some in (names[np.arange(len(names)) % 3 > 0], names[::3])
+    )
+    for a in (*rest.mod.values(), *query.mod.values()):
+        del a.varm["measured"]
+    MosaicVI.setup_mudata(rest, batch_key="batch")
+    model = MosaicVI(rest, **SMALL).train(30, batch_size=64, progress=False)
+    if which == "rna alone":
+        alone = query["rna"].copy()
+        alone.obs["batch"] = query.obs["batch"]
+        query = alone
+    elif which == "half of the features":
+        half = {}
+        for name, a in query.mod.items():
+            columns = np.sort(np.random.default_rng(1).permutation(a.n_vars)[: a.n_vars // 2])
+            half[name] = a[:, columns].copy()
+        query = mudata_of(half, query.obs[["batch"]])
+    far = model.distance_to_reference(MosaicVI.prepare_query(query, model))
+    assert far["rank"].median() == pytest.approx(0.5, abs=0.15)
+    assert (far["rank"] > 0.95).mean() == pytest.approx(0.05, abs=0.07)
+    kept = model.reference_cells()
+    assert kept is not None
+    if which != "all":  # who is compared with cells of which all is seen lies farther out
+        plain = np.searchsorted(kept.distance, far["distance"].to_numpy(np.float32)) / len(kept.distance)
+        assert np.median(plain) > far["rank"].median() + 0.1
 
 
 def test_a_reference_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:

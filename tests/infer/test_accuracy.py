@@ -11,7 +11,8 @@ from mosaicvi import MosaicVI, combine
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.datasets import simulated_mosaic
 from mosaicvi.infer import accuracy
-from mosaicvi.infer.accuracy import FeatureAccuracy, _within_batches, showing
+from mosaicvi.infer.accuracy import FeatureAccuracy, _within_batches
+from mosaicvi.infer.hidden import showing
 
 
 def test_a_mosaic_of_what_is_shown_has_the_values_shown_and_nothing_else() -> None:

@@ -191,7 +191,7 @@ def _page(
             "name the data that it was trained on, --reference REF.h5mu"
         )
     if kept is not None:
-        far = trained.distance_to_reference(z)
+        far = trained.distance_to_reference(cells)
         obs["reference_distance"], obs["reference_rank"] = far["distance"].to_numpy(), far["rank"].to_numpy()
     if label_key is not None:
         labels = trained.predict_labels(label_key, mdata=query, unlabeled=unlabeled or UNLABELED)

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from mosaicvi import likelihoods
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import ModalityData, Mosaic
-from mosaicvi.data.values import scales
-from mosaicvi.infer.hidden import missing_entries, without_entries
+from mosaicvi.infer.hidden import covers, missing_entries, showing, without_entries
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed
 from mosaicvi.infer.readout import ReadOut
-from mosaicvi.infer.readout.views import Shown, shown_of_cells
+from mosaicvi.infer.readout.views import Shown, panels_of_cells
 from mosaicvi.metrics import auroc_per_feature
 from mosaicvi.nn.vae import MosaicVAE
 
@@ -134,8 +133,7 @@ def accuracies(
 
 def views_of(mosaic: Mosaic) -> dict[Shown, int]:
     """What cells show, and how many of them, as if every feature of a cell's panel had been measured."""
-    parts = tuple(dataclasses.replace(data, entry_measured=None) for data in mosaic.modalities)
-    code, views = shown_of_cells(dataclasses.replace(mosaic, modalities=parts))
+    code, views = panels_of_cells(mosaic)
     return {view: int((code == i).sum()) for i, view in enumerate(views)}
 
 
@@ -286,54 +284,14 @@ def _able(
     hiding[there] = hides[data.panel_of_row[data.row_of_cell[there]]]
     found = np.zeros(0, np.int64)
     for share in (1.0, 0.5):
-        able = hiding & _covers(data, own, mosaic.n_cells, share)
+        able = hiding & covers(data, own, mosaic.n_cells, share)
         for name, mask in shown.items():
             if name != data.name:
-                able &= _covers(mosaic.modality(name), mask, mosaic.n_cells, share)
+                able &= covers(mosaic.modality(name), mask, mosaic.n_cells, share)
         found = np.flatnonzero(able)
         if len(found) >= FEWEST_CELLS:
             break
     return found
-
-
-def _covers(data: ModalityData, mask: NDArray[np.bool_], n_cells: int, share: float) -> NDArray[np.bool_]:
-    """Which cells measured at least this share of the features of the mask, (n,)."""
-    if not mask.any():
-        return np.ones(n_cells, bool)
-    out = np.zeros(n_cells, bool)
-    there = data.row_of_cell >= 0
-    enough: NDArray[np.bool_] = (data.panels & mask).sum(1) >= share * mask.sum()
-    out[there] = enough[data.panel_of_row[data.row_of_cell[there]]]
-    return out
-
-
-def showing(mosaic: Mosaic, cells: Ints, shown: dict[str, NDArray[np.bool_]]) -> Mosaic:
-    """A mosaic of some cells that measured, of what they did, these features alone."""
-    parts = []
-    for data in mosaic.modalities:
-        mask = shown.get(data.name, np.zeros(data.n_features, bool))
-        rows = data.row_of_cell[cells] if mask.any() else np.zeros(0, np.int64)
-        entry = None if data.entry_measured is None else data.entry_measured[rows] & mask
-        x: Any = data.x[rows]
-        x = sp.csr_matrix(x @ sp.diags(mask.astype(np.float32))) if sp.issparse(x) else x * mask
-        if sp.issparse(x):
-            x.eliminate_zeros()
-        panels, panel_of_row = data.panels & mask, data.panel_of_row[rows]
-        count = panels.sum(1)[panel_of_row] if entry is None else entry.sum(1)
-        library, scale = scales(x, count, data.transform)
-        parts.append(
-            dataclasses.replace(
-                data,
-                x=x.astype(np.float32),
-                entry_measured=entry,
-                row_of_cell=np.arange(len(cells)) if mask.any() else np.full(len(cells), -1),
-                panels=panels,
-                panel_of_row=panel_of_row,
-                library=library,
-                scale=scale,
-            )
-        )
-    return mosaic.some(cells, tuple(parts))
 
 
 def _within_batches(guess: Floats, truth: Floats, batch: Ints) -> Floats:

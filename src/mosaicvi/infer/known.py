@@ -15,6 +15,7 @@ from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.register.join import in_memory
 from mosaicvi.data.registry import Registry
 from mosaicvi.data.values import scales
+from mosaicvi.infer.readout.views import Shown
 
 
 def known_cells(mosaic: Mosaic, before: Registry) -> NDArray[np.bool_]:
@@ -44,6 +45,18 @@ def known_cells(mosaic: Mosaic, before: Registry) -> NDArray[np.bool_]:
         of_row = more[m.panel_of_row] if entry is None else more
         found &= ~np.append(of_row, False)[m.row_of_cell]
     return found
+
+
+def translated(view: Shown, here: Registry, there: Registry) -> Shown:
+    """What is seen of cells, as a model of fewer features knows it."""
+    if here is there:
+        return view
+    masks = {}
+    for name, mask in view.features.items():
+        if name in there.features:
+            shown = np.asarray(here.features[name].names, object)[mask]
+            masks[name] = np.asarray(pd.Index(there.features[name].names).isin(shown))
+    return Shown.make(masks)
 
 
 def as_before(mosaic: Mosaic, before: Registry, cells: NDArray[np.bool_]) -> Mosaic:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator
 from typing import Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from mosaicvi.data.mosaic import Mosaic
@@ -16,6 +15,7 @@ from mosaicvi.infer.accuracy import FeatureAccuracy, accuracies, views_of
 from mosaicvi.infer.hidden import missing_entries
 from mosaicvi.infer.impute import Scale
 from mosaicvi.infer.kept_accuracy import KeptAccuracy
+from mosaicvi.infer.known import translated
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.infer.readout.views import Shown
 from mosaicvi.model.answers import Answers
@@ -86,7 +86,7 @@ class Keeping(Answers):
                 found = self._nearest(view, name)
                 if found is not None and (own is None or not own.all()):
                     part, registry = found
-                    there = _translated(view, self.registry, registry).features.get(name)
+                    there = translated(view, self.registry, registry).features.get(name)
                     lacks = np.ones(len(part.features), bool) if there is None else ~there[part.features]
                     told.setdefault(id(part), (part, registry, np.zeros(len(lacks), np.int64)))[2][lacks] += n
         for part, registry, lacking in told.values():
@@ -95,7 +95,7 @@ class Keeping(Answers):
     def _nearest(self, view: Shown, name: str) -> tuple[FeatureAccuracy, Registry] | None:
         source: Keeping | None = self
         while source is not None and name in source.registry.features:
-            kept, there = source.kept_accuracy(), _translated(view, self.registry, source.registry)
+            kept, there = source.kept_accuracy(), translated(view, self.registry, source.registry)
             found = None if kept is None else kept.nearest(there, name)
             if found is not None:
                 return found, source.registry
@@ -119,15 +119,3 @@ def _some(part: FeatureAccuracy, which: np.ndarray, lacking: int | np.ndarray) -
         n_cells=part.n_cells[which],
         lacking=lacking,
     )
-
-
-def _translated(view: Shown, here: Registry, there: Registry) -> Shown:
-    """The same view as a model of fewer features knows it."""
-    if here is there:
-        return view
-    masks = {}
-    for name, mask in view.features.items():
-        if name in there.features:
-            shown = np.asarray(here.features[name].names, object)[mask]
-            masks[name] = np.asarray(pd.Index(there.features[name].names).isin(shown))
-    return Shown.make(masks)

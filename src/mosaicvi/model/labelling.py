@@ -12,10 +12,13 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import whole
+from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
+from mosaicvi.infer.hidden import showing
 from mosaicvi.infer.labels import UNLABELED, has_label, predict_labels
 from mosaicvi.infer.latent import latent
+from mosaicvi.infer.readout.views import Shown
 from mosaicvi.model.answers import Answers
 from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.columns import column_of, object_of
@@ -64,7 +67,8 @@ class Labelling(Answers):
         - ``label``, ``probability``: the most probable label;
         - ``second_label``, ``second_probability``: the next;
         - ``distance``: to the nearest label's centre, in standard deviations within labels;
-        - ``typicality``: share of labelled cells of which as much was measured that lie as far or farther;
+        - ``typicality``: share of labelled cells that lie as far or farther, if of them too only the
+          features that this one has are seen;
         - ``none_of_these``: whether that is less than 1 %: then doubt the label, whatever its probability;
         - ``given``: the label that the cell has in the model's data, or None.
 
@@ -80,9 +84,10 @@ class Labelling(Answers):
         -----
         The nearest labelled cells vote, weighted by their distance in units of both posteriors' widths. The
         votes and the normal densities around the labels' centres are combined (logarithmic pooling; Genest &
-        Zidek, Statistical Science 1986) such that labelled cells get probabilities that hold, when these
-        are shown to the encoder as little as the cells in question, and find neighbours in other batches
-        only where the batch in question has no labels. The distance is that of Lee et al. (NeurIPS 2018).
+        Zidek, Statistical Science 1986) such that labelled cells get probabilities that hold, when the
+        encoder sees no more features of these than the cells in question have, and they find neighbours in
+        other batches only where the batch in question has no labels. The distance is that of Lee et al.
+        (NeurIPS 2018).
         """
         source = object_of(self.mosaic)
         if source is None and not self.mosaic.n_cells:
@@ -111,12 +116,15 @@ class Labelling(Answers):
         size = minibatch_size(batch_size)
 
         def place(
-            mosaic: Mosaic, of: NDArray[np.int64], modalities: list[str] | None
+            mosaic: Mosaic, of: NDArray[np.int64], view: Shown | None
         ) -> tuple[NDArray[Any], NDArray[Any]]:
             """Latent of cells as `get_latent_representation` gives it, in float64."""
             known = loader if mosaic is own else its_loader
-            mean, var = latent(self.net, known, of, modalities=modalities, batch_size=size)
-            mean, var = self.align(mosaic, of, mean, var, modalities=modalities)
+            if view is not None:
+                mosaic, of = showing(mosaic, of, view.features), np.arange(len(of))
+                known = MinibatchLoader(mosaic, device=loader.device)
+            mean, var = latent(self.net, known, of, batch_size=size)
+            mean, var = self.align(mosaic, of, mean, var)
             return mean.astype(np.float64), var.astype(np.float64)
 
         labels = predict_labels(place, own, code, asked, cells, seed=whole("seed", seed))

@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+from mudata import MuData
 
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.register.source import Paths
 from mosaicvi.errors import InputError
+from mosaicvi.infer.known import translated
+from mosaicvi.infer.latent import latent
+from mosaicvi.infer.readout.views import panels_of_cells
 from mosaicvi.infer.reference import ReferenceCells
+from mosaicvi.model.asked import minibatch_size
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 from mosaicvi.store.format import versions
@@ -130,18 +138,23 @@ class Referring(ModelState):
         )
 
     @names_ours
-    def distance_to_reference(self, z: Any) -> pd.DataFrame:
+    def distance_to_reference(
+        self, mdata: MuData | AnnData | Paths | Mosaic | None = None, *, batch_size: int = 1024
+    ) -> pd.DataFrame:
         """How far cells lie from those that the model was trained on, in the latent space.
 
         Parameters
         ----------
-        z
-            Latent of the cells, (n, K), from `get_latent_representation`.
+        mdata
+            The cells; the model's own where None.
+        batch_size
+            Cells at a time; it does not change the answers.
 
         Returns
         -------
         One row a cell: ``distance``, the mean over its 15 nearest reference cells, and ``rank``, the share of
-        the reference's own cells that lie nearer to theirs. A rank of 1 is a cell unlike all of them.
+        the reference's own cells that lie nearer to theirs when no more is seen of them: the same modalities,
+        and about as many features. A rank of 1 is a cell unlike all of them.
 
         Raises
         ------
@@ -154,14 +167,17 @@ class Referring(ModelState):
                 "The model keeps no cells to compare with; train it, or open it with the data that it was "
                 "trained on, MosaicVI.load(dir_path, data), and save it again."
             )
-        far, rank = kept.distances(np.asarray(z, np.float32))
-        return pd.DataFrame({"distance": far, "rank": rank})
+        mosaic, loader = self._data(mdata)
+        cells = np.arange(mosaic.n_cells)
+        z, var = latent(self.net, loader, cells, batch_size=minibatch_size(batch_size))
+        code, views = panels_of_cells(mosaic)
+        source = self._source()  # of which the cells were kept
+        known = [translated(view, self.registry, source.registry) for view in views]
+        far, rank = kept.distances(self.align(mosaic, cells, z, var)[0], code, known)
+        return pd.DataFrame({"distance": far, "rank": rank}, index=mosaic.cells)
 
     def _panel_table(self, name: str, kept: ReferenceCells) -> pd.DataFrame:
-        source: ModelState = self
-        while source._base is not None:  # of which the cells were kept
-            source = source._base
-        return pd.DataFrame(kept.panels[name].T, index=list(source.registry.features[name].names))
+        return pd.DataFrame(kept.panels[name].T, index=list(self._source().registry.features[name].names))
 
     def _how_trained(self) -> dict[str, float | int | None]:
         last = self._rows[-1] if self._rows else {}

@@ -178,16 +178,20 @@ class ModelState:
 
     def staining_of(self, kept: ReferenceCells, registry: Registry) -> dict[str, Staining]:
         """How strongly the batches of the reference are stained, with the features of a larger registry."""
-        source: ModelState = self
-        while source._base is not None:  # of which the cells were kept
-            source = source._base
-        out = {}
+        source, out = self._source(), {}
         for name, of in kept.staining.items():
             names = pd.Index(registry.features[name].names)
             out[name] = of.placed(
                 names.get_indexer(pd.Index(source.registry.features[name].names)), len(names)
             )
         return out
+
+    def _source(self) -> ModelState:
+        """The model of which the cells were kept: the first of those that this one grew from, frozen."""
+        source: ModelState = self
+        while source._base is not None:
+            source = source._base
+        return source
 
     def _check_has_cells(self) -> None:
         if not self.mosaic.n_cells:
@@ -261,10 +265,19 @@ class ModelState:
         if self._reference_cells is None and self.is_trained and self.held_out() is not None:
             mosaic, loader = self._data(None)
             some = ReferenceCells.choose(mosaic.n_cells)
-            z, var = latent(self.net, loader, some)
-            z, _ = self.align(mosaic, some, z, var)
-            self._reference_cells = ReferenceCells.of(mosaic, z)
+            z = self._place(mosaic, loader, some)
+
+            def place(less: Mosaic) -> NDArray[np.float32]:
+                return self._place(less, MinibatchLoader(less, device=loader.device), np.arange(less.n_cells))
+
+            self._reference_cells = ReferenceCells.of(mosaic, z, place)
         return self._reference_cells
+
+    def _place(
+        self, mosaic: Mosaic, loader: MinibatchLoader, cells: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Latent of some cells, aligned, (n, ``dim_latent``)."""
+        return self.align(mosaic, cells, *latent(self.net, loader, cells))[0]
 
     def align(
         self,

@@ -72,6 +72,12 @@ def shown_of_cells(mosaic: Mosaic) -> tuple[NDArray[np.int64], list[Shown]]:
     return code.reshape(-1), views
 
 
+def panels_of_cells(mosaic: Mosaic) -> tuple[NDArray[np.int64], list[Shown]]:
+    """The same, as if every feature of a cell's panel had been measured."""
+    parts = tuple(dataclasses.replace(data, entry_measured=None) for data in mosaic.modalities)
+    return shown_of_cells(dataclasses.replace(mosaic, modalities=parts))
+
+
 def views_to_teach(mosaic: Mosaic) -> dict[Shown, NDArray[np.int64]]:
     """What may be shown of a cell, and the cells of which just that is shown.
 
