@@ -17,6 +17,7 @@ from mudata import MuData
 from tests.builders import mudata_of
 
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning
+from mosaicvi.cli import run
 from mosaicvi.infer import latent as latent_module
 from mosaicvi.nn.growth import cut, places
 from mosaicvi.store.format import load_bundle, save_bundle
@@ -417,3 +418,62 @@ def test_what_cannot_be_learnt_is_said(data: MuData) -> None:
     MosaicVI.setup_mudata(query, batch_key="batch")
     with pytest.raises(InputError, match="The model is not trained"):
         MosaicVI.load_query_data(query, MosaicVI(query, **SMALL))
+
+
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_the_cells_of_all_growth_are_counted(
+    data: MuData, tmp_path: Path, unfrozen: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = of(data, {"A", "B", "C"}, adt=slice(0), rna=slice(15))
+    reference = reference_of(first)
+    once = MosaicVI.load_query_data(
+        of(data, {"D"}), reference, unfrozen=unfrozen, new_features=["rna"]
+    ).train(1, **TRAIN)
+    once.save(tmp_path / "once")
+    second = of(data, {"C", "E"}, adt=slice(0))
+    grown = MosaicVI.load_query_data(second, once, unfrozen=unfrozen).train(1, **TRAIN)
+    grown.save(tmp_path / "twice")
+    opened = MosaicVI.load(tmp_path / "twice")
+    expected = {"A": (40, 40, 14, 0), "B": (40, 40, 13, 0), "C": (40, 40, 13, 0)}  # which comes twice
+    expected |= {"D": (40, 40, 14, 20), "E": (40, 40, 13, 0)}
+    for model in (grown, opened):
+        cells = model.reference.cells
+        assert {str(b): tuple(row) for b, row in cells.iterrows()} == expected
+        assert list(cells.columns) == ["cells", "rna", "atac", "adt"]
+        assert model.reference.panels["adt"].shape == (6, 1)
+        # genes that only some cells measured
+        panels = model.reference.panels["rna"].sum().tolist()
+        assert sorted(panels) == [15, 20]
+        lineage = model.reference.lineage
+        assert [one["cells"] for one in lineage] == [120, 160]
+        assert lineage[0]["new"] == {
+            "categories": {"batch": ["D"]},
+            "modalities": ["adt"],
+            "features": {"rna": 5, "adt": 6},
+        }
+        assert lineage[1]["new"]["categories"] == {"batch": ["E"]}
+        json.dumps(model.reference.to_dict())
+    assert run(["describe", str(tmp_path / "twice")]) == 0
+    said = capsys.readouterr().out
+    how = "all weights trained" if unfrozen else "its weights frozen"
+    assert "Reference of 200 cells" in said
+    assert f"which learnt batch 'D', modality adt (6 features), 5 features of rna, {how}" in said
+    assert f"a model of 160 cells, 1 epochs, weights {lineage[1]['weights'][:12]}" in said
+
+
+def test_cells_that_the_reference_had_are_counted_once(data: MuData) -> None:
+    reference = reference_of(of(data, {"A", "B"}))
+    grown = MosaicVI.load_query_data(of(data, {"B", "C"}), reference)
+    assert grown.reference.cells["cells"].to_dict() == {"A": 40, "B": 40, "C": 40}
+    assert [one["new"]["categories"]["batch"] for one in grown.reference.lineage] == [["C"]]
+
+
+def test_numbers_of_cells_that_do_not_fit_are_refused(data: MuData, tmp_path: Path) -> None:
+    reference = reference_of(of(data, {"A", "B"}))
+    MosaicVI.load_query_data(of(data, {"C"}), reference).train(1, **TRAIN).save(tmp_path / "grown")
+    bundle = load_bundle(tmp_path / "grown", kind="model")
+    document = json.loads(json.dumps(bundle.document))
+    document["met"]["cells"]["C"][""] = -1
+    save_bundle(tmp_path / "less", bundle.tensors, document, kind="model")
+    with pytest.raises(ModelFileError, match="the numbers of its cells do not fit"):
+        MosaicVI.load(tmp_path / "less")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import re
 import sys
 import warnings
@@ -22,6 +23,7 @@ from mosaicvi.cli import run
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.infer.mapped import placed
 from mosaicvi.report.mapped import Mapped, findings
+from mosaicvi.store.format import load_bundle, save_bundle
 
 SMALL = {"dim_latent": 4, "dimensions": [8], "dim_block_enc": 6, "dim_block_dec": 6, "dim_block_embed": 2}
 TYPES = {"a": 0, "b": 1}
@@ -235,3 +237,142 @@ def test_what_cannot_be_done_is_said(
         said = capsys.readouterr().err
         assert words in said
         assert "Traceback" not in said
+
+
+# --- what the file and the page say of the values ------------------------------------------------------
+
+
+def mapped_of(
+    folder: Path, query: MuData | AnnData, tmp_path: Path, *options: str, name: str | None = None
+) -> MuData:
+    """What the command makes of cells, in a file that may be given a name."""
+    path = tmp_path / ("query.h5mu" if isinstance(query, MuData) else "query.h5ad")
+    with mudata_as_it_is(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        query.write(path)
+    given, out = str(path) if name is None else f"{name}={path}", tmp_path / "mapped.h5mu"
+    assert run(["map", str(folder / "model"), given, *options, "-q", "--overwrite", "-o", str(out)]) == 0
+    return read(out)
+
+
+def test_what_the_query_measured_is_said_to_be_measured(folder: Path, tmp_path: Path) -> None:
+    query = cells(60, "new", 2)
+    half = mudata_of({"rna": query["rna"].copy(), "adt": query["adt"][:, :3].copy()}, query.obs)
+    found = mapped_of(folder, half, tmp_path)
+    assert (found["rna"].var["believe"] == "measured").all()
+    believed = found["adt"].var["believe"]
+    assert (believed.iloc[:3] == "measured").all()
+    assert set(believed.iloc[3:]) <= {"yes", "partly", "no"}
+    # where some cells lack it, that is no measured feature
+    some = mudata_of({"rna": query["rna"].copy(), "adt": query["adt"][:20].copy()}, query.obs)
+    assert set(mapped_of(folder, some, tmp_path)["adt"].var["believe"]) <= {"yes", "partly", "no"}
+
+
+def test_as_which_batch_and_on_which_level_values_are_is_said_once(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = cells(60, "new", 2)
+    page = tmp_path / "page.html"
+    found = mapped_of(folder, query, tmp_path, "--report", str(page))
+    assert "cells are decoded with the mean of these" in capsys.readouterr().err
+    mean = "mean of the batches that measured it"
+    assert found.uns["mosaicvi"]["batch"] == {"rna": mean, "adt": mean}
+    level = "the mean of the reference's batches 'one', 'two'"
+    staining = found.uns["mosaicvi"]["staining"]["adt"]
+    assert staining.startswith(level)
+    assert "counts of 'new'" in staining
+    assert found["adt"].uns["mosaicvi"]["staining"] == staining
+    text = html.unescape(page.read_text())
+    assert f"<td>{mean}</td><td>{staining}</td>" in text
+    model = MosaicVI.load(folder / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        values = model.get_imputed_values(query, modality="adt")
+        ends = model.get_imputed_intervals(query, modality="adt")
+    assert values.attrs["batch"] == ends.lower.attrs["batch"] == mean
+    query.obs["batch"] = np.where(np.arange(60) < 30, "one", "new")
+    found = mapped_of(folder, query, tmp_path)
+    expected = f"each cell's own batch, or {mean} where the model has not seen that"
+    assert found.uns["mosaicvi"]["batch"]["adt"] == expected
+    staining = found.uns["mosaicvi"]["staining"]["adt"]
+    assert "for others that of their own batch" in staining
+    assert "counts of 'new' are taken as they are, with 30 cells too few to compare" in staining
+    query.obs["batch"] = "one"
+    found = mapped_of(folder, query, tmp_path)
+    assert found.uns["mosaicvi"]["batch"]["adt"] == "each cell's own batch"
+
+
+def test_how_much_more_strongly_a_new_batch_is_stained_is_said(folder: Path, tmp_path: Path) -> None:
+    query = cells(80, "new", 2)
+    x = query["adt"].X.toarray()
+    x[:, 0] *= 8
+    query["adt"].X = sp.csr_matrix(x)
+    said = mapped_of(folder, query, tmp_path).uns["mosaicvi"]["staining"]["adt"]
+    high = float(re.search(r"counts of 'new' were divided by \S+ to (\S+), as it is stained", said)[1])
+    model = MosaicVI.load(folder / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MosaicWarning)
+        levels = model.registered(query).levels["adt"]["new"]
+    assert high == pytest.approx(np.exp(max(levels.values())), rel=0.05)
+    assert high > 3
+
+
+@pytest.mark.parametrize("name", ["one", "other"])
+def test_the_name_of_a_file_is_its_batch(
+    folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = cells(60, "new", 2)
+    del query.obs["batch"]
+    found = mapped_of(folder, query, tmp_path, name=name)
+    assert set(found.obs["batch"]) == {name}
+    said = capsys.readouterr().err
+    assert "there is no obs column" not in said
+    assert ("has 'other', which the model has not seen" in said) == (name == "other")
+    adata = query["rna"].copy()
+    assert set(mapped_of(folder, adata, tmp_path, name=name).obs["batch"]) == {name}
+
+
+def test_several_named_files_are_batches(folder: Path, tmp_path: Path) -> None:
+    paths = []
+    for name, seed in (("one", 2), ("other", 3)):
+        adata = cells(30, name, seed)["rna"].copy()
+        adata.obs = pd.DataFrame(index=adata.obs_names)
+        paths.append(f"{name}={tmp_path / name}.h5ad")
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+    out = tmp_path / "mapped.h5mu"
+    assert run(["map", str(folder / "model"), *paths, "-q", "-o", str(out)]) == 0
+    assert read(out).obs["batch"].value_counts().to_dict() == {"one": 30, "other": 30}
+
+
+def test_a_model_without_what_intervals_need_names_the_option(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = load_bundle(folder / "model", kind="model")
+    old = {**bundle.document, "spreads": None}
+    tensors = {k: v for k, v in bundle.tensors.items() if not k.startswith("spreads.")}
+    save_bundle(tmp_path / "model", tensors, old, kind="model")
+    ask = ["map", str(tmp_path / "model"), str(folder / "query.h5ad"), "--match", "rna=case"]
+    ask += ["--interval", "0.9", "-o", str(tmp_path / "out.h5mu")]
+    assert run([*ask, "-q"]) == 2
+    said = capsys.readouterr().err
+    assert "--reference REF.h5mu" in said
+    assert run([*ask, "-q", "--reference", str(folder / "reference.h5mu")]) == 0
+
+
+def test_what_is_learnt_is_said_but_quietly(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["map", str(folder / "model"), str(folder / "query.h5ad"), "--match", "rna=case"]
+    ask += ["--reference", str(folder / "reference.h5mu"), "--overwrite", "-o", str(tmp_path / "out.h5mu")]
+    assert run(ask) == 0
+    assert "learning how well each feature is imputed" in capsys.readouterr().err
+    assert run([*ask, "-q"]) == 0
+    assert "learning" not in capsys.readouterr().err
+    reference = cells(60, "ref", 0)
+    MosaicVI.setup_mudata(reference, batch_key="batch")
+    for progress, says in ((True, True), (None, False), (False, False)):
+        model = MosaicVI(reference, **SMALL).train(1, batch_size=40, progress=False)
+        model.save(tmp_path / "saved", overwrite=True, progress=progress)
+        said = capsys.readouterr().err
+        assert ("learning how counts are read out" in said) is says
+        assert ("learning how wide intervals are" in said) is says

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mudata import MuData
+from sklearn.covariance import ledoit_wolf
 from sklearn.neighbors import KNeighborsClassifier
 
 from mosaicvi import InputError, MosaicVI
@@ -97,3 +98,45 @@ def test_what_cannot_be_labelled_is_said(model: MosaicVI, mdata: MuData, tmp_pat
     gc.collect()
     with pytest.raises(InputError, match="the data that the model was given are gone"):
         alone.predict_labels("label")
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_cell_is_no_stranger_because_less_of_it_was_measured(
+    model: MosaicVI, mdata: MuData, share: float
+) -> None:
+    """It is compared with labelled cells of which no more is seen, RNA or half of it; by hand here."""
+    rna = mdata["rna"].copy()
+    rna.obs["batch"] = mdata.obs["batch"]
+    panels = rna.varm["measured"].to_numpy(bool)
+    genes = np.flatnonzero(panels[:, panels.any(0)].all(1))  # that whoever has RNA measured
+    rng = np.random.default_rng(3)
+    genes = np.sort(rng.permutation(genes)[: int(share * len(genes))])
+    label = mdata.obs["label"].astype(str)
+    able = rna[label[rna.obs_names] != "unknown", genes].copy()
+    query = able[rng.permutation(able.n_obs)[:150]].copy()
+    query.obs_names = [f"new {name}" for name in query.obs_names]
+    found = model.predict_labels("label", mdata=MosaicVI.prepare_query(query, model))
+    every = np.asarray(model.get_latent_representation(), float)
+    labelled = (label != "unknown").to_numpy()
+    distances = [
+        _distance(np.asarray(z, float), every[labelled], label[labelled].to_numpy(str))
+        for z in (
+            model.get_latent_representation(MosaicVI.prepare_query(able, model)),
+            model.get_latent_representation(indices=np.flatnonzero(labelled)),
+        )
+    ]
+    expected, of_whole = (np.array([(d >= one).mean() for one in found["distance"]]) for d in distances)
+    np.testing.assert_allclose(found["typicality"], expected, atol=0.01)
+    assert found["typicality"].mean() == pytest.approx(0.5, abs=0.06)
+    if share < 1:  # who compares with whole cells is misled
+        assert of_whole.mean() < found["typicality"].mean() - 0.05
+    assert found["none_of_these"].mean() < 0.03
+
+
+def _distance(z: np.ndarray, places: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Mahalanobis distance to the nearest label's centre."""
+    names = np.unique(label)
+    centres = np.stack([places[label == name].mean(0) for name in names])
+    covariance = ledoit_wolf(places - centres[np.searchsorted(names, label)], assume_centered=True)[0]
+    apart = z[:, None] - centres
+    return np.sqrt(np.einsum("nlk,kj,nlj->nl", apart, np.linalg.inv(covariance), apart).min(1))

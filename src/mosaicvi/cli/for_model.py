@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mosaicvi.cli.data import DATASET_KEY, Loaded, combine_files, read_all, without_unmeasured
 from mosaicvi.cli.naming import (
+    is_named,
     name_datasets,
     name_of,
     named_as_in_training,
@@ -100,6 +101,7 @@ def _load_as(
         there = {m: k for m, k in reading.obsm_if_there.items() if m in loaded.as_mudata().mod}
         mdata = combine_files(paths, replace(reading, obsm_if_there=there), quiet=quiet)
         loaded = Loaded(original=mdata, to_register=mdata, combined=True)
+    loaded = _with_names_as_batches(loaded, paths, key)
     if not is_as_it_is:
         loaded = _as_remembered(known(), loaded)
     loaded = without_unmeasured(
@@ -114,6 +116,24 @@ def _load_as(
         asked = told(loaded.to_register, known(), layers=layers, take_as=take_as)
         return replace(loaded, to_register=asked)
     return loaded
+
+
+def _with_names_as_batches(loaded: Loaded, paths: Sequence[Path], key: str | None) -> Loaded:
+    """The data with the names that the user gave the files as batches, where they say nothing of these."""
+    from mudata import MuData
+
+    from mosaicvi.data.read import mudata_as_it_is
+
+    if key in (None, DATASET_KEY) or not any(map(is_named, paths)) or _has(loaded.to_register, str(key)):
+        return loaded
+    data = loaded.to_register
+    names = data.obs[DATASET_KEY] if loaded.combined else name_of(paths[0])
+    with mudata_as_it_is():
+        made = MuData(dict(data.mod)) if isinstance(data, MuData) else data.copy()
+        made.obs = data.obs.assign(**{str(key): names})
+    made.uns.update(data.uns)
+    is_same = loaded.original is loaded.to_register
+    return replace(loaded, original=made if is_same else loaded.original, to_register=made)
 
 
 def _needs_memory(registry: Registry, loaded: Loaded, reading: Reading) -> bool:

@@ -186,9 +186,10 @@ def command(
         )
     if accuracy_table is not None or (accuracy and not as_table):
         table = trained.imputation_accuracy(modality=[part.name for part in parts])
-        parts = [with_accuracy(part, table) for part in parts] if accuracy else parts
+        if accuracy:
+            parts = [with_accuracy(part, table, trained.mosaic.modality(part.name)) for part in parts]
         for part in parts if accuracy else ():
-            if "believe" not in part.var:
+            if part.name not in set(table["modality"]):
                 note(
                     f"{part.name}: no accuracy of features: nothing is missing, or too few cells measured it",
                     quiet=quiet,
@@ -196,7 +197,7 @@ def command(
         if accuracy_table is not None and place().is_first:
             with atomic_path(accuracy_table, overwrite=overwrite) as temporary:
                 table.to_csv(temporary, index=False)
-    total = -(-sum(len(part.cells) for part in parts) // place().size)
+    total = -(-sum(part.n_rows for part in parts) // place().size)
     written = [output]
     with progress("imputing", total, quiet=quiet) as (bar, task):
         if as_table:
@@ -256,7 +257,7 @@ def _part(
     import numpy as np
     import pandas as pd
 
-    from mosaicvi.infer.covariates import batches_of
+    from mosaicvi.infer.covariates import batches_of, level_in_words
     from mosaicvi.infer.intervals import not_promised
     from mosaicvi.infer.output import ImputedModality
 
@@ -288,7 +289,8 @@ def _part(
         var=var,
         varm={"measured": panels.loc[features]} if isinstance(panels, pd.DataFrame) else {},
         scale=model.imputed_scale(name, scale=scale, library=asked["library"]),
-        batch=str(batches_of(model.registry, name, asked["transform_batch"])),
+        batch=batches_of(model.registry, name, asked["transform_batch"]).said_of(model.mosaic, name),
+        staining=level_in_words(model.mosaic, name),
         values=placed(model.iter_imputed_values(**choice, **asked)),
         interval=None
         if level is None

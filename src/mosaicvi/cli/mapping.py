@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,10 +94,11 @@ def command(
     Features that the query lacks are not measured, others are left out. Of the file: `X` of each modality the
     expected values, `obsm["X_mosaicvi"]` the latent, `obsm["X_umap"]` places in the reference's picture,
     `obs["reference_distance"]` and `obs["reference_rank"]` how far from the reference a cell lies;
-    `var["believe"]` (yes, partly, no) and `var["accuracy_from_..."]` how well each feature that the query
-    lacks is imputed, by hiding it of the reference's cells: as the model remembers it, or with `--reference`
-    from just what the query measured; with `--label-key` `obs["predicted_label"]`, its probability and so on;
-    with `--interval` layers `lower` and `upper`.
+    `var["believe"]` (yes, partly, no; measured by all cells; unknown) and `var["accuracy_from_..."]` how well
+    each feature that the query lacks is imputed, by hiding it of the reference's cells: as the model
+    remembers it, or with `--reference` from just what the query measured; with `--label-key`
+    `obs["predicted_label"]`, its probability and so on; with `--interval` layers `lower` and `upper`. What
+    the values mean, as which batch they are given, and on which level of staining, is in `uns["mosaicvi"]`.
     """
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU,))
     if report is not None:
@@ -105,6 +107,7 @@ def command(
         raise InputError("--label-key: name the data that have the labels, --reference REF.h5mu")
     rules = {name: text.split(",") for name, text in mapping(match, "--match").items()}
     from mosaicvi.infer.output import interval_notes, with_accuracy, write_imputed
+    from mosaicvi.model.learning import shown_learning
     from mosaicvi.report.mapped import write_mapped
 
     with warnings.catch_warnings(record=True) as said:
@@ -113,15 +116,18 @@ def command(
         loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
         query = prepared(model, loaded, match=rules).to_register
         cells = trained.registered(query)
-        parts = [_part(trained, cells, name, interval, batch_size) for name in trained.config.uni_block_names]
-        page = _page(trained, loaded, query, cells, known, label_key, unlabeled)
-        if page.trust is not None:
-            parts = [with_accuracy(part, page.trust) for part in parts]
+        with shown_learning(not quiet):
+            names = trained.config.uni_block_names
+            parts = [_part(trained, cells, name, interval, batch_size) for name in names]
+            page = _page(trained, loaded, query, cells, known, label_key, unlabeled)
+            page = replace(page, values=[(p.name, str(p.scale), p.batch, p.staining or "") for p in parts])
+            trained.readout(cells)
+        parts = [with_accuracy(part, page.trust, cells.modality(part.name)) for part in parts]
     words = list(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, MosaicWarning)))
     words += interval_notes(parts)
     for word in words:
         warnings.warn(word, MosaicWarning, stacklevel=1)
-    with progress("imputing", sum(len(p.cells) for p in parts), quiet=quiet) as (bar, task):
+    with progress("imputing", sum(p.n_rows for p in parts), quiet=quiet) as (bar, task):
         write_imputed(
             output,
             parts,
@@ -220,7 +226,7 @@ def _part(
     import numpy as np
     import pandas as pd
 
-    from mosaicvi.infer.covariates import batches_of
+    from mosaicvi.infer.covariates import batches_of, level_in_words
     from mosaicvi.infer.intervals import not_promised
     from mosaicvi.infer.output import ImputedModality
 
@@ -240,7 +246,8 @@ def _part(
         measured=cells.modality(name).row_of_cell >= 0,
         var=pd.DataFrame(index=trained.imputed_features(name)),
         scale=trained.imputed_scale(name, scale=scale, library=library),
-        batch=str(batches_of(trained.registry, name)),
+        batch=batches_of(trained.registry, name).said_of(cells, name),
+        staining=level_in_words(cells, name),
         values=trained.iter_imputed_values(cells, **asked),
         interval=None if level is None else trained.iter_imputed_intervals(cells, level=level, **asked),
         level=level,

@@ -33,7 +33,7 @@ _OPTION_OF = {
 }
 _ARGUMENT = re.compile(
     r"(?<![\w(])(accelerator|batch_key|batch_size|block_keys|checkpoint_dir|columns|duplicates|from_obsm|genome|"
-    r"join|layers|likelihoods|log2|min_counts|modalities|modality|names_from|orientation|pair|panel_key|resume|"
+    r"join|layers|likelihoods|log2|match|min_counts|modalities|modality|names_from|orientation|pair|panel_key|resume|"
     r"rounded|scale|transforms|zeros_missing)="
     r"(\{'[^']+': (?:'[^']+'|\d+|\.\.\.)\}|\{\.\.\.\}|\[(?:'[^']+'(?:, )?)+\]|r?'[^']*'|\.{3,4}|\w+)"
 )
@@ -65,7 +65,12 @@ _IN_TERMINAL = (
         re.compile(r"MosaicVI\.prepare_query\(data, model, take_as=\{'([^']+)': \.\.\.\}\)"),
         r"--take-as \1=...",
     ),
+    (
+        re.compile(r"open it with the data that it was trained with, and save it again"),
+        "name the data that it was trained with, mosaicvi map ... --reference REF.h5mu",
+    ),
     (re.compile(r"transform_batch:"), "--as-batch:"),
+    (re.compile(r"take_as:"), "--take-as:"),
     (re.compile(r"\blevel: above"), "--interval: above"),
     (re.compile(r"use mode='change', or no delta"), "use --mode change, or no --delta"),
     (re.compile(r"(--nproc-per-node \d+) your_script\.py"), r"\1 -m mosaicvi train ..."),

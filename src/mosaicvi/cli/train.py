@@ -271,7 +271,7 @@ def _end(
     number = model.stopped_by
     files = " ".join([*(shown(path) for path in data), *(f"--obs {shown(path)}" for path in obs)])
     if number is None:
-        model.save(output, overwrite=overwrite)
+        model.save(output, overwrite=overwrite, progress=not quiet)
         note(f"Saved {shown(output)}", quiet=quiet)
         next_steps(
             [
@@ -286,7 +286,7 @@ def _end(
         note(f"No model was written yet; {shown(Path(checkpoint))} holds what was trained.")
         note(f"Go on with: {command_again('--resume')}")
     elif model.is_trained:
-        model.save(output, overwrite=overwrite)
+        model.save(output, overwrite=overwrite, progress=not quiet)
         note(f"Saved the model as it is in {shown(output)}")
     else:
         note("Stopped within the first epoch; nothing was saved")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mosaicvi import likelihoods
 from mosaicvi.config import Distribution
 from mosaicvi.data.blocks import Block, blocks, is_dense, row_slices
-from mosaicvi.data.registry import ModalityFeatures, Registry, Standard
+from mosaicvi.data.registry import Levels, ModalityFeatures, Registry, Standard
 from mosaicvi.data.stored.values import StoredMeasured, StoredValues
 from mosaicvi.data.sums import Columns, ColumnSums, by_panel
 from mosaicvi.data.transforms import Transform, cell_scale
@@ -203,6 +203,9 @@ class Mosaic:
         of each of k columns of conditions, 0 for none, shape (n, k).
     unseen
         By column of obs, categories that the model whose registry this is has not seen.
+    levels
+        Of modalities and batches that it has not seen, the logarithm of what counts of each feature were
+        divided by, to be at the level of those that it has.
     """
 
     cells: pd.Index[str]
@@ -213,6 +216,7 @@ class Mosaic:
     group_names: tuple[str, ...]
     registry: Registry
     unseen: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    levels: Levels = dataclasses.field(default_factory=dict)
 
     @property
     def n_cells(self) -> int:

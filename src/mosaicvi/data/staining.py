@@ -128,7 +128,7 @@ def staining_of(mosaic: Mosaic) -> dict[str, Staining]:
     """Levels of a reference's batches, of each modality whose counts are seen as centred log ratios."""
     found = {}
     for data in mosaic.modalities:
-        if _is_stained(data) and data.n_cells:
+        if is_stained(data) and data.n_cells:
             group, pairs = _groups(mosaic, data, np.ones(mosaic.n_cells, bool))
             found[data.name] = Staining.of(data, group, len(pairs))
     return found
@@ -151,14 +151,15 @@ def as_reference(mosaic: Mosaic, reference: Mapping[str, Staining]) -> Mosaic:
     if key is None or key not in mosaic.unseen:
         return mosaic
     new = range(len(mosaic.registry.categories[key]), len(mosaic.batches))
-    return at_level(mosaic, levels_of_batches(mosaic, reference, new))
+    found = levels_of_batches(mosaic, reference, new)
+    return dataclasses.replace(at_level(mosaic, found), levels=found)
 
 
 def levels_of_batches(mosaic: Mosaic, reference: Mapping[str, Staining], batches: Sequence[int]) -> Levels:
     """By how much more strongly some batches are stained than a reference, as a registry remembers it."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for data in mosaic.modalities:
-        if data.name in reference and _is_stained(data):
+        if data.name in reference and is_stained(data):
             group, pairs = _groups(mosaic, data, np.isin(mosaic.batch, list(batches)))
             gaps = reference[data.name].differences(Staining.of(data, group, len(pairs)))
             found[data.name] = {}
@@ -190,7 +191,8 @@ def at_level(mosaic: Mosaic, levels: Levels) -> Mosaic:
     return dataclasses.replace(mosaic, modalities=tuple(modalities))
 
 
-def _is_stained(data: ModalityData) -> bool:
+def is_stained(data: ModalityData) -> bool:
+    """Whether it is of counts that are compared by the level of their batch."""
     return data.transform == "clr" and data.entry_measured is None
 
 

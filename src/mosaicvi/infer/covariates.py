@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mosaicvi.data.minibatch import Minibatch
+from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.register.unseen import NOT_SAID
 from mosaicvi.data.registry import Registry
+from mosaicvi.data.staining import FEWEST_CELLS, is_stained
 from mosaicvi.errors import InputError, quoted
 
 MEAN = "mean of the batches that measured it"
@@ -39,6 +42,16 @@ class Batches:
 
     def __str__(self) -> str:
         return self.said
+
+    def said_of(self, mosaic: Mosaic, modality: str) -> str:
+        """The same of the cells of a mosaic, some of which may be of batches that the model has not seen."""
+        is_new = mosaic.batch >= len(self.measuring)
+        if self.shares is not None or not len(self.measuring) or not is_new.any():
+            return self.said
+        if is_new.all():
+            return MEAN
+        lacking = "" if self.measuring.all() else f"that measured none of {modality} or "
+        return f"each cell's own batch, or {MEAN} where {lacking}the model has not seen that"
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -115,3 +128,39 @@ def batches_of(registry: Registry, modality: str, transform_batch: TransformBatc
         shares=tuple((np.asarray(names) == name).astype(np.float64) for name in chosen),
         said=f"as batch {chosen[0]}" if len(chosen) == 1 else f"average as batches {', '.join(chosen)}",
     )
+
+
+def level_in_words(mosaic: Mosaic, modality: str) -> str | None:
+    """On which staining imputed values of a modality are; None of values that have no such level.
+
+    Parameters
+    ----------
+    mosaic
+        The cells, brought to the level of a reference where they are of batches that it has not seen.
+    modality
+        Its name.
+    """
+    data, key = mosaic.modality(modality), mosaic.registry.setup.batch_key
+    if not is_stained(data) or key is None:
+        return None
+    known = len(mosaic.registry.categories[key])
+    is_new = mosaic.batch >= known
+    if not is_new.any():
+        return "that of each cell's own batch, or the mean of those that measured it"
+    of = quoted(mosaic.registry.measured_in[modality])
+    mean = f"the mean of the reference's batches {of}"
+    said = [mean if is_new.all() else f"{mean} for cells of new batches, for others that of their own batch"]
+    for b, name in enumerate(mosaic.batches[known:], known):
+        n = int(((mosaic.batch == b) & (data.row_of_cell >= 0)).sum())
+        named = "cells without a batch" if name == NOT_SAID else repr(name)
+        factors = np.exp(list(mosaic.levels.get(modality, {}).get(name, {}).values()))
+        if len(factors):
+            said.append(
+                f"counts of {named} were divided by {factors.min():.2g} to {factors.max():.2g}, as it is "
+                f"stained otherwise in {len(factors)} features"
+            )
+        elif 0 < n < FEWEST_CELLS:
+            said.append(f"counts of {named} are taken as they are, with {n} cells too few to compare")
+        elif n:
+            said.append(f"counts of {named} are taken as they are, not stained otherwise")
+    return "; ".join(said)

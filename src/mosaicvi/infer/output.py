@@ -22,6 +22,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
+from mosaicvi.data.mosaic import ModalityData
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.errors import InputError
 from mosaicvi.infer.impute import Scale
@@ -57,6 +58,8 @@ class ImputedModality:
         What the values mean.
     batch
         As which batch.
+    staining
+        On which level of staining; None for values that have none.
     values
         Pairs of rows and values, float32 (b, d), in any order, each row once; of several processes each has
         its own.
@@ -69,6 +72,7 @@ class ImputedModality:
     scale: Scale
     batch: str
     values: Chunks
+    staining: str | None = None
     interval: Iterable[tuple[slice, NDArray[np.float32], NDArray[np.float32]]] | None = None
     level: float | None = None
     interval_note: str | None = None
@@ -78,6 +82,11 @@ class ImputedModality:
     def shape(self) -> tuple[int, int]:
         """Cells and features."""
         return len(self.cells), len(self.var)
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows are computed, those of intervals apart."""
+        return len(self.cells) * (1 if self.interval is None else 2)
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -94,23 +103,31 @@ def interval_notes(parts: Sequence[ImputedModality]) -> list[str]:
     return [f"{', '.join(names)}: {note}." for note, names in notes.items()]
 
 
-def with_accuracy(part: ImputedModality, table: pd.DataFrame) -> ImputedModality:
+def with_accuracy(part: ImputedModality, table: pd.DataFrame | None, data: ModalityData) -> ImputedModality:
     """The part whose features say how well they are imputed, by what is measured of a cell.
+
+    ``believe`` is ``"measured"`` of features that all cells have measured, if nothing tells how well they are
+    imputed, and ``"unknown"`` of others of which nothing does.
 
     Parameters
     ----------
     part
         A modality still to be imputed.
     table
-        Of `MosaicVI.imputation_accuracy`; rows of other modalities do not count.
+        Of `MosaicVI.imputation_accuracy`; rows of other modalities do not count. None where nothing can tell.
+    data
+        What the cells measured of the modality.
     """
-    table = table[table["modality"] == part.name]
-    if not len(table):
-        return part
     var = part.var.copy()
+    measured = data.panels[np.unique(data.panel_of_row)].all(0) & bool((data.row_of_cell >= 0).all())
+    otherwise = pd.Series(np.where(measured, "measured", "unknown"), list(data.features.names))
+    otherwise = otherwise.reindex(var.index)
+    if table is None:
+        return dataclasses.replace(part, var=var.assign(believe=otherwise))
+    table = table[table["modality"] == part.name]
     # of the view that most cells have which lack the feature
     usual = table.sort_values("lacking", ascending=False, kind="stable").drop_duplicates("feature")
-    var["believe"] = usual.set_index("feature")["believe"].reindex(var.index).fillna("unknown")
+    var["believe"] = usual.set_index("feature")["believe"].reindex(var.index).fillna(otherwise)
     for view, rows in table.groupby("view", sort=False):
         var[f"accuracy_from_{view}"] = rows.set_index("feature")["score"].reindex(var.index)
     return dataclasses.replace(part, var=var)
@@ -220,6 +237,8 @@ def _write_skeleton(
         mdata.obsm[key] = places[there]
     mdata.uns["mosaicvi"] = {**uns, "scale": {part.name: str(part.scale) for part in parts}}
     mdata.uns["mosaicvi"]["batch"] = {part.name: part.batch for part in parts}
+    stained = {part.name: part.staining for part in parts if part.staining is not None}
+    mdata.uns["mosaicvi"] |= {"staining": stained} if stained else {}
     mdata.write_h5mu(path)
 
 
@@ -231,6 +250,7 @@ def _shell(part: ImputedModality, uns: Mapping[str, Any]) -> AnnData:
     scale = {k: v for k, v in dataclasses.asdict(part.scale).items() if v is not None}
     about = {**uns, "scale": str(part.scale), "batch": part.batch}
     about |= {} if part.level is None else {"interval": part.level}
+    about |= {} if part.staining is None else {"staining": part.staining}
     about |= {} if part.interval_note is None else {"interval_note": part.interval_note}
     shell.uns["mosaicvi"] = {**about, **{f"scale_{k}": v for k, v in scale.items()}}
     return shell
@@ -272,3 +292,5 @@ def _fill(
     for rows, *ends in part.interval or ():
         for offset, end in zip(offsets[1:], ends, strict=True):
             write(offset, rows, end)
+        if advance is not None:
+            advance(len(ends[0]))

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.registry import Registry
 from mosaicvi.data.staining import Staining, staining_of
 from mosaicvi.infer.hidden import showing
 from mosaicvi.infer.readout.views import Shown
@@ -32,6 +34,7 @@ MOST_SEEN, FEWEST_SEEN = 1000, 50  # cells of which less is seen
 CHOICES = 5  # of features that are seen, each of other cells
 MOST_TOGETHER = 2  # modalities whose every combination is tried
 
+Counts = Mapping[str, Mapping[str, int]]  # batch -> modality, or "" for all -> number of cells
 Place = Callable[[Mosaic], NDArray[np.float32]]  # all cells of a mosaic -> their latent
 
 
@@ -86,7 +89,7 @@ class ReferenceCells:
     """
 
     n_cells: int
-    cells: Mapping[str, Mapping[str, int]]
+    cells: Counts
     panels: Mapping[str, NDArray[np.bool_]]
     latent: NDArray[np.float32]
     distance: NDArray[np.float32]
@@ -120,14 +123,9 @@ class ReferenceCells:
         place
             Where cells lie of which less is seen.
         """
-        counts: dict[str, dict[str, int]] = {}
-        for b, name in enumerate(mosaic.batches):
-            here = mosaic.batch == b
-            counts[name] = {"": int(here.sum())}
-            counts[name] |= {m.name: int((here & (m.row_of_cell >= 0)).sum()) for m in mosaic.modalities}
         return cls(
             n_cells=mosaic.n_cells,
-            cells=counts,
+            cells=counts_of(mosaic),
             panels={m.name: m.panels.copy() for m in mosaic.modalities},
             latent=z,
             distance=np.sort(_from_neighbours(z, z, own=np.arange(len(z)))),
@@ -208,6 +206,84 @@ class ReferenceCells:
         at = np.interp(depth, [one.depth for one in alike], np.arange(len(alike)))
         low, high = int(np.floor(at)), int(np.ceil(at))
         return np.asarray(ranks[low] + (at - low) * (ranks[high] - ranks[low]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Met:
+    """The cells that a model has met, in its own training and in that of all that it grew from.
+
+    Attributes
+    ----------
+    cells
+        Of each batch, how many, as `ReferenceCells` has it.
+    panels
+        What each panel of a modality measured, boolean (P, D), in the network's order.
+    """
+
+    cells: Counts
+    panels: Mapping[str, NDArray[np.bool_]]
+
+    @property
+    def n_cells(self) -> int:
+        """How many cells."""
+        return sum(of[""] for of in self.cells.values())
+
+    def and_those_of(self, mosaic: Mosaic, before: Registry, which: NDArray[np.bool_]) -> Met:
+        """These and some cells of a mosaic, (n,), which a model reads that knew less before."""
+        panels = {}
+        for m in mosaic.modalities:
+            tables = [m.panels[np.unique(m.panel_of_row[m.row_of_cell[which & (m.row_of_cell >= 0)]])]]
+            if m.name in self.panels:
+                at = pd.Index(m.features.names).get_indexer(pd.Index(before.features[m.name].names))
+                old = np.zeros((len(self.panels[m.name]), m.n_features), bool)
+                old[:, at] = self.panels[m.name]
+                tables.insert(0, old)
+            every = np.concatenate(tables)
+            _, first = np.unique(every, axis=0, return_index=True)
+            panels[m.name] = every[np.sort(first)]
+        return Met(cells=_together([self.cells, counts_of(mosaic, which)]), panels=panels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values and arrays; `from_dict` reads it back."""
+        return {"cells": {name: dict(of) for name, of in self.cells.items()}, "panels": dict(self.panels)}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any], config: NetworkConfig) -> Met:
+        """Read what `to_dict` wrote; `ValueError` and its like if it is not of this network."""
+        sizes = dict(zip(config.uni_block_names, config.dim_input_arr, strict=True))
+        panels = {str(name): np.asarray(p, bool) for name, p in saved["panels"].items()}
+        need(all(p.ndim == 2 and p.shape[1] == sizes[name] for name, p in panels.items()))
+        cells = {str(name): {str(k): int(v) for k, v in of.items()} for name, of in saved["cells"].items()}
+        need(all("" in of and min(of.values()) >= 0 for of in cells.values()))
+        return cls(cells=cells, panels=panels)
+
+
+def counts_of(mosaic: Mosaic, which: NDArray[np.bool_] | None = None) -> Counts:
+    """Of each batch how many of some cells, (n,), there are, and how many with each modality."""
+    counts = {}
+    for b, name in enumerate(mosaic.batches):
+        here = (mosaic.batch == b) if which is None else which & (mosaic.batch == b)
+        if here.any():
+            with_each = {m.name: int((here & (m.row_of_cell >= 0)).sum()) for m in mosaic.modalities}
+            counts[name] = {"": int(here.sum()), **with_each}
+    return counts
+
+
+def _together(parts: Sequence[Counts]) -> Counts:
+    """Sums of numbers of cells."""
+    counts: dict[str, dict[str, int]] = {}
+    for part in parts:
+        for name, of in part.items():
+            found = counts.setdefault(name, {})
+            for modality, n in of.items():
+                found[modality] = found.get(modality, 0) + n
+    return counts
+
+
+def read_met(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> Met:
+    """Read what `Met.to_dict` wrote, as `fitting_the_network`."""
+    with fitting_the_network(folder, "the numbers of its cells do not fit"):
+        return Met.from_dict(saved, config)
 
 
 def read_reference(saved: Mapping[str, Any], config: NetworkConfig, folder: Path) -> ReferenceCells:

@@ -59,6 +59,8 @@ def write_tables(
         for rows, *ends in part.interval or ():
             for file, end in zip(files[1:], ends, strict=True):
                 _append(file, part.cells[rows], end, separator)
+            if advance is not None:
+                advance(len(ends[0]))
     return paths
 
 

@@ -183,7 +183,7 @@ class Answers(Routing):
             out[at] = values
         frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=names, copy=False)
         frame.attrs["scale"] = str(self.imputed_scale(modality, scale=scale, library=library))
-        frame.attrs["batch"] = str(batches_of(self.registry, modality, transform_batch))
+        frame.attrs["batch"] = batches_of(self.registry, modality, transform_batch).said_of(mosaic, modality)
         return frame
 
     @names_ours

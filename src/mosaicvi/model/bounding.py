@@ -115,11 +115,12 @@ class Bounding(Answers):
         for rows, lower, upper in stream:
             ends[:, rows] = lower, upper
         tables = Intervals(*(pd.DataFrame(end, index=mosaic.cells[cells], columns=names) for end in ends))
+        batches = batches_of(self.registry, modality, transform_batch)
         for table in tables:
             table.attrs["level"] = level
             of = self.interval_scale(modality, scale=scale, library=library)
             table.attrs["scale"] = self._said(modality, of, library)
-            table.attrs["batch"] = str(batches_of(self.registry, modality, transform_batch))
+            table.attrs["batch"] = batches.said_of(mosaic, modality)
         return tables
 
     @names_ours

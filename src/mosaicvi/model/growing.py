@@ -19,6 +19,7 @@ from mosaicvi.config.arguments import pairs
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.grow import grow
 from mosaicvi.data.register.join import joined, lifted
+from mosaicvi.data.registry import Registry
 from mosaicvi.data.staining import at_level, levels_of_batches
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.build import build_grown
@@ -109,6 +110,12 @@ class Growing(Saving):
         for note in found.notes:
             warnings.warn(note, MosaicWarning, stacklevel=2)
         mosaic = _at_level(old, found.mosaic)
+        met = old.met()
+        if met is not None:
+            is_known = mosaic.cells.isin(old.mosaic.cells)
+            if old._earlier is not None:
+                is_known |= mosaic.cells.isin(old._earlier[0].cells)
+            met = met.and_those_of(mosaic, old.registry, ~is_known)
         config = _grown_config(old.config, mosaic)
         net, free = _grown_network(old, mosaic, config, found.sees, seed)
         model = cls.__new__(cls)
@@ -126,12 +133,28 @@ class Growing(Saving):
         if mosaic.n_cells == query.n_obs:  # none of the reference's are among them
             remember_source(mosaic, query)
         model._reads_out, model._aligns = old._reads_out, old._aligns
-        model._lineage = (*old._lineage, {**old.ancestor(), "frozen": not unfrozen})
+        new = _new(old.registry, mosaic.registry)
+        model._lineage = (*old._lineage, {**old.ancestor(), "frozen": not unfrozen, "new": new})
+        model._met = met
         if not unfrozen:
             if not any(bool(where.any()) for where in free.values()):
                 warnings.warn(NOTHING_NEW, MosaicWarning, stacklevel=2)
             model._base, model._free, model._sees = old.without_data(), free, found.sees
         return model
+
+
+def _new(before: Registry, after: Registry) -> dict[str, Any]:
+    """What a registry has that another has not, in words and numbers."""
+    known = {name: of.names for name, of in before.features.items()}
+    n_new = {name: len(set(of.names) - set(known.get(name, ()))) for name, of in after.features.items()}
+    return {
+        "categories": {
+            key: [name for name in names if name not in before.categories.get(key, ())]
+            for key, names in after.categories.items()
+        },
+        "modalities": [name for name in after.features if name not in known],
+        "features": {name: n for name, n in n_new.items() if n},
+    }
 
 
 def _parted(earlier: Mosaic, query: Mosaic, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -19,6 +19,7 @@ from mosaicvi.infer.known import translated
 from mosaicvi.infer.readout import ReadOut
 from mosaicvi.infer.readout.views import Shown
 from mosaicvi.model.answers import Answers
+from mosaicvi.model.learning import learning
 
 
 class Keeping(Answers):
@@ -31,6 +32,7 @@ class Keeping(Answers):
         and an older version saved the model.
         """
         if self._accuracy is None and self.is_trained and self.held_out() is not None:
+            learning("how well each feature is imputed")
             mosaic, loader = self._data(None)
             found = accuracies(
                 self.net,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,10 @@ from mudata import MuData
 
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.source import Paths
-from mosaicvi.errors import InputError
+from mosaicvi.errors import InputError, quoted
 from mosaicvi.infer.known import translated
 from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout.views import panels_of_cells
-from mosaicvi.infer.reference import ReferenceCells
 from mosaicvi.model.asked import minibatch_size
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
@@ -37,7 +36,8 @@ class Reference:
     numbers
         Columns of obs with numbers that are corrected for.
     cells
-        Cells of each batch, in all and with each modality; empty where an older version saved the model.
+        Cells of each batch, in all and with each modality, of the training and of all growth; empty where an
+        older version saved the model.
     panels
         By modality, features × panels, boolean.
     training
@@ -45,8 +45,8 @@ class Reference:
     versions
         Of the libraries that wrote the model, or that run now.
     lineage
-        The models that it grew from, the first one first: a digest of their weights, cells and epochs, and
-        whether their weights stayed as they were.
+        The models that it grew from, the first one first: a digest of their weights, cells and epochs; and of
+        each whether its weights stayed as they were when it grew, and what was new then.
     levels
         By modality, of batches learnt by growth × features, by what their counts are divided, as they are
         stained more strongly by so much; NaN where that is not known.
@@ -88,15 +88,30 @@ class Reference:
             f"Corrected for: {', '.join(corrected) or 'nothing'}",
             "" if self.cells.empty else self.cells.to_string(),
             "Training: " + ", ".join(f"{k} {v:.6g}" for k, v in self.training.items() if v is not None),
-            "" if not self.lineage else "Grew from: " + "; ".join(map(_named, self.lineage)),
+            "" if not self.lineage else "\n".join(["Grew from", *_told(self.lineage)]),
             "Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
         ]
         return "\n\n".join(part for part in parts if part)
 
 
-def _named(ancestor: Mapping[str, Any]) -> str:
-    n = "" if ancestor["cells"] is None else f" of {ancestor['cells']:,} cells"
-    return f"{ancestor['weights'][:12]}{n}, {ancestor['epochs']} epochs"
+def _told(lineage: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each model and one for what it learnt next."""
+    said = []
+    for one in lineage:
+        n = "a model" if one["cells"] is None else f"a model of {one['cells']:,} cells"
+        said.append(f"  {n}, {one['epochs']} epochs, weights {one['weights'][:12]},")
+        new, frozen = one.get("new"), one.get("frozen")
+        parts = [] if new is None else _words_of(new)
+        how = {None: "", True: ", its weights frozen", False: ", all weights trained"}[frozen]
+        said.append(f"  which learnt {', '.join(parts) or ('nothing new' if new else 'more')}{how}")
+    return said
+
+
+def _words_of(new: Mapping[str, Any]) -> list[str]:
+    said = [f"{key} {quoted(names)}" for key, names in new["categories"].items() if names]
+    said += [f"modality {name} ({new['features'][name]:,} features)" for name in new["modalities"]]
+    known = {name: n for name, n in new["features"].items() if name not in new["modalities"]}
+    return said + [f"{n:,} features of {name}" for name, n in known.items()]
 
 
 class Referring(ModelState):
@@ -105,7 +120,7 @@ class Referring(ModelState):
     @property
     def reference(self) -> Reference:
         """What the model knows: modalities, panels, batches, how it was trained, and with which versions."""
-        registry, kept = self.registry, self.reference_cells()
+        registry, met = self.registry, self.met()
         rows = {
             name: {
                 "likelihood": registry.likelihoods[name],
@@ -113,18 +128,25 @@ class Referring(ModelState):
                 "layer": registry.setup.layers.get(name, ""),
                 "features": len(features.names),
                 "blocks": len(features.blocks),
-                "panels": len(kept.panels[name]) if kept is not None and name in kept.panels else None,
+                "panels": len(met.panels[name]) if met is not None and name in met.panels else None,
             }
             for name, features in registry.features.items()
         }
         modalities = pd.DataFrame.from_dict(rows, orient="index").convert_dtypes()
-        cells = pd.DataFrame() if kept is None else pd.DataFrame.from_dict(dict(kept.cells), orient="index")
+        cells = pd.DataFrame() if met is None else pd.DataFrame.from_dict(dict(met.cells), orient="index")
+        if met is not None:
+            cells = cells[["", *registry.features]].fillna(0).astype(int)
         return Reference(
             modalities=modalities.rename_axis("modality"),
             categories=registry.categories,
             numbers=tuple(registry.centre),
             cells=cells.rename(columns={"": "cells"}),
-            panels={} if kept is None else {name: self._panel_table(name, kept) for name in kept.panels},
+            panels={}
+            if met is None
+            else {
+                name: pd.DataFrame(table.T, index=list(registry.features[name].names))
+                for name, table in met.panels.items()
+            },
             lineage=self._lineage,
             levels={
                 name: pd.DataFrame.from_dict(
@@ -175,9 +197,6 @@ class Referring(ModelState):
         known = [translated(view, self.registry, source.registry) for view in views]
         far, rank = kept.distances(self.align(mosaic, cells, z, var)[0], code, known)
         return pd.DataFrame({"distance": far, "rank": rank}, index=mosaic.cells)
-
-    def _panel_table(self, name: str, kept: ReferenceCells) -> pd.DataFrame:
-        return pd.DataFrame(kept.panels[name].T, index=list(self._source().registry.features[name].names))
 
     def _how_trained(self) -> dict[str, float | int | None]:
         last = self._rows[-1] if self._rows else {}

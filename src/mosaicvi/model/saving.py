@@ -20,8 +20,9 @@ from mosaicvi.infer.alignment import read_alignment
 from mosaicvi.infer.intervals import read_spreads
 from mosaicvi.infer.kept_accuracy import read_accuracy
 from mosaicvi.infer.readout import read_readout
-from mosaicvi.infer.reference import read_reference
+from mosaicvi.infer.reference import read_met, read_reference
 from mosaicvi.model.keeping import Keeping
+from mosaicvi.model.learning import shown_learning
 from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState
@@ -35,7 +36,7 @@ class Saving(Keeping):
     """What writes and reads a model."""
 
     @names_ours
-    def save(self, dir_path: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, dir_path: str | Path, *, overwrite: bool = False, progress: bool | None = None) -> None:
         """Write the model to a folder: ``weights.safetensors`` and ``model.json``, nothing pickled.
 
         Parameters
@@ -44,6 +45,8 @@ class Saving(Keeping):
             The folder, which is written whole or not at all.
         overwrite
             Replace a model that is there.
+        progress
+            Say what is learnt from the data for answers without them; None does so on a terminal.
 
         Notes
         -----
@@ -51,9 +54,11 @@ class Saving(Keeping):
         """
         if not place().is_first:
             return
+        with shown_learning(progress):
+            said = self._described()
         write_model(
             Path(dir_path),
-            self._described(),
+            said,
             net=self.net,
             fit=self._saved_fit if self._state is None else self._state.to_dict(),
             overwrite=overwrite,
@@ -81,6 +86,7 @@ class Saving(Keeping):
                 else None
             ),
             lineage=self._lineage,
+            met=None if self._met is None else self._met.to_dict(),
             grown=None if base is None else {"base": base, "sees": list(self._sees)},
             spreads=None if spreads is None else spreads.to_dict(),
             accuracy=None if accuracy is None else accuracy.to_dict(),
@@ -133,6 +139,8 @@ class Saving(Keeping):
         model._reads_out = saved.readout is not None
         model._written_by = saved.written_by
         model._lineage = saved.lineage
+        if saved.met is not None:
+            model._met = read_met(saved.met, saved.config, folder)
         if saved.reference is not None:
             model._reference_cells = read_reference(saved.reference, saved.config, folder)
         if saved.readout:

@@ -33,9 +33,10 @@ from mosaicvi.infer.known import as_before
 from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
-from mosaicvi.infer.reference import ReferenceCells
+from mosaicvi.infer.reference import Met, ReferenceCells
 from mosaicvi.model.columns import same_source
 from mosaicvi.model.history import History
+from mosaicvi.model.learning import learning
 from mosaicvi.model.registering import read_as
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import weights_digest
@@ -61,6 +62,7 @@ class ModelState:
         self._spreads: Spreads | None = None
         self._accuracy: KeptAccuracy | None = None
         self._reference_cells: ReferenceCells | None = None
+        self._met: Met | None = None  # of a model that grew: all cells that it learnt from
         self._written_by: Mapping[str, str] = {}  # versions of a model that was opened
         self._lineage: tuple[dict[str, Any], ...] = ()  # the models that it grew from, the first one first
         self._base: Self | None = None  # what a model was before it grew with frozen weights
@@ -99,12 +101,17 @@ class ModelState:
 
     def ancestor(self) -> dict[str, Any]:
         """What a model that grows from this one remembers of it."""
-        kept = self.reference_cells()
+        met = self.met()
         return {
             "weights": weights_digest(self.net),
-            "cells": None if kept is None else kept.n_cells,
+            "cells": None if met is None else met.n_cells,
             "epochs": len(self._rows),
         }
+
+    def met(self) -> Met | None:
+        """The cells that this model and those that it grew from learnt from; None where that is not known."""
+        kept = self.reference_cells() if self._met is None and not self._lineage else None
+        return self._met if kept is None else Met(cells=kept.cells, panels=kept.panels)
 
     def _spreads_if_sure(self) -> Spreads | None:
         """How far values lie from what is imputed; None where no cells in training can tell."""
@@ -115,6 +122,7 @@ class ModelState:
         twin = type(self).__new__(type(self))
         twin._take(without_cells(self.registry), self.config, copy.deepcopy(self.net))
         twin._reads_out, twin._readout = self._reads_out, self.readout()
+        twin._met = self._met
         twin._reference_cells, twin._written_by = self.reference_cells(), self._written_by
         twin._aligns, twin._spreads = self._aligns, self._spreads_if_sure()
         twin._alignment = self.alignment() if self._base is None else None
@@ -218,11 +226,13 @@ class ModelState:
             return None
         if self._readout is None:
             self._check_has_cells()
+            learning("how counts are read out")
             self._readout = self._fit_readout()
         if mosaic is not None and mosaic is not self.mosaic and self.held_out() is not None:
             new = [v for v in shown_of_cells(mosaic)[1] if v not in self._views]
             self._views |= set(new)
             if new:
+                learning("how counts are read out of what these cells show")
                 more = self._fit_readout(new)
                 self._readout = more.after(
                     self._readout, same=self.registry.features, n_batches=self._n_batches
@@ -263,6 +273,7 @@ class ModelState:
         if self._base is not None:
             return self._base.reference_cells()
         if self._reference_cells is None and self.is_trained and self.held_out() is not None:
+            learning("how far from one another cells lie")
             mosaic, loader = self._data(None)
             some = ReferenceCells.choose(mosaic.n_cells)
             z = self._place(mosaic, loader, some)
@@ -315,6 +326,7 @@ class ModelState:
     def alignment(self) -> Alignment | None:
         """How batches are aligned in the latent, learnt when it is first needed; None where they are not."""
         if self._alignment is None and self._aligns and self.is_trained:
+            learning("how batches are aligned")
             _, loader = self._data(None)
             self._alignment = fit_alignment(self.net, loader, self.mosaic)
         return self._alignment
@@ -333,6 +345,7 @@ class ModelState:
                     "The model was saved without what its intervals need; open it with the data that it was "
                     "trained with, and save it again."
                 )
+            learning("how wide intervals are")
             _, loader = self._data(None)
             self._spreads = fit_spreads(
                 self.net, loader, self.mosaic, self.readout(), held_out=self.held_out()

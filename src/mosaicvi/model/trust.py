@@ -18,6 +18,7 @@ from mosaicvi.infer.accuracy import FeatureAccuracy, accuracies
 from mosaicvi.infer.likelihood import depths, log_likelihoods, ranks
 from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.comparing import Comparing
+from mosaicvi.model.learning import learning
 from mosaicvi.model.names import names_ours
 
 
@@ -80,6 +81,7 @@ class Trusting(Comparing):
         if mdata is None and not self.mosaic.n_cells and self.kept_accuracy() is not None:
             found = self._kept_for(asked, names)
         else:
+            learning("how well each feature is imputed")
             mosaic, loader = self._data(mdata)
             scored = accuracies(
                 self.net,

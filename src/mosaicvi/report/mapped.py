@@ -44,6 +44,9 @@ class Mapped:
         By modality: ``known``, ``in_the_data``, ``left_out``, and ``cells`` that measured it.
     matches
         What was matched to what, where that was asked for.
+    values
+        Of each modality its name, what its values mean, as which batch they are given, and on which level of
+        staining, or "".
     trust
         Of `MosaicVI.imputation_accuracy`, for what the cells lack; None where nothing can tell.
     is_remembered
@@ -57,6 +60,7 @@ class Mapped:
     background: NDArray[np.float32]
     features: pd.DataFrame
     matches: pd.DataFrame | None
+    values: Sequence[tuple[str, str, str, str]] = ()
     trust: pd.DataFrame | None = None
     is_remembered: bool = False
 
@@ -100,6 +104,7 @@ def write_mapped(
             labels=[] if counted is None else list(counted),
             command=command,
             trust=_believed(page),
+            values=page.values,
             is_remembered=page.is_remembered,
             versions=versions_used(seed=0),
         )

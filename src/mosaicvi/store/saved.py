@@ -35,6 +35,7 @@ def described(
     accuracy: Mapping[str, Any] | None,
     reference: Mapping[str, Any] | None,
     lineage: Sequence[Mapping[str, Any]],
+    met: Mapping[str, Any] | None,
     grown: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """All that is written of a model but its weights and the state of its training.
@@ -57,6 +58,8 @@ def described(
         How well each feature is imputed, likewise; None where that was not measured.
     lineage
         The models that it grew from, the first one first.
+    met
+        How many cells it and these learnt from, and what they measured; None of a model that did not grow.
     grown
         Of a model that grew with frozen weights: ``base``, what this function says of the one that it grew
         from, and ``sees``; None for others.
@@ -73,6 +76,7 @@ def described(
         "accuracy": accuracy,
         "reference": reference,
         "lineage": [dict(one) for one in lineage],
+        "met": met,
         "grown": grown,
     }
 
@@ -132,6 +136,7 @@ class Saved:
     accuracy: Mapping[str, Any] | None
     reference: Mapping[str, Any] | None
     lineage: tuple[dict[str, Any], ...]
+    met: Mapping[str, Any] | None
     base: Saved | None
     sees: tuple[str, ...]
     written_by: Mapping[str, str]
@@ -195,6 +200,7 @@ def _read(state: Mapping[str, Any], written_by: Mapping[str, str]) -> Saved:
         accuracy=state.get("accuracy"),
         reference=state.get("reference"),
         lineage=lineage,
+        met=state.get("met"),
         base=base,
         sees=sees,
         written_by=written_by,
@@ -217,11 +223,21 @@ def _base(
 
 def _ancestor(said: Mapping[str, Any]) -> dict[str, Any]:
     frozen = {"frozen": bool(said["frozen"])} if "frozen" in said else {}  # older models do not say
+    new = {"new": _new(said["new"])} if "new" in said else {}
     return {
         "weights": str(said["weights"]),
         "cells": None if said["cells"] is None else int(said["cells"]),
         "epochs": int(said["epochs"]),
         **frozen,
+        **new,
+    }
+
+
+def _new(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "categories": {str(key): [str(name) for name in names] for key, names in said["categories"].items()},
+        "modalities": [str(name) for name in said["modalities"]],
+        "features": {str(name): int(n) for name, n in said["features"].items()},
     }
 
 
