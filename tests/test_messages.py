@@ -14,7 +14,7 @@ from typer.main import get_command
 import mosaicvi
 from mosaicvi import MosaicVI
 from mosaicvi.cli.app import app
-from mosaicvi.cli.run import _options
+from mosaicvi.cli.run import _options, run
 from mosaicvi.cli.say import OPTIONS, for_terminal
 from mosaicvi.data.problems import PROBLEMS
 
@@ -177,3 +177,9 @@ def test_names_of_python_are_arguments() -> None:
         for p in inspect.signature(f).parameters
     }
     assert set(ARGUMENTS) <= known
+
+
+def test_a_command_leaves_how_messages_are_said_as_it_was(tmp_path: Path) -> None:
+    before = OPTIONS.get()
+    assert run(["describe", str(tmp_path / "nowhere")]) == 2
+    assert OPTIONS.get() is before

@@ -64,6 +64,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     from mosaicvi.cli.app import app
 
+    before = OPTIONS.set(OPTIONS.get())
     with _plain_warnings(), _silent_hdf5(), _signals_interrupt():
         try:
             given = sys.argv[1:] if arguments is None else arguments
@@ -91,6 +92,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             if not _is_one_of_several() or _is_to_tell():
                 error("interrupted; outputs are as they were before")
             return 128 + stop.number
+        finally:
+            OPTIONS.reset(before)
     return 0
 
 
