@@ -97,17 +97,19 @@ def hidings(group: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> Iterator[t
 
 
 def remembered(model: Any) -> Place:
-    """Where cells lie in the latent, each encoded once for each set of modalities."""
+    """Where cells lie in the latent, each encoded once for each set of features that may be seen."""
+    from mosaicvi.infer.hidden import showing
+
     known: dict[Any, Any] = {}
 
-    def place(mosaic: Any, cells: Any, modalities: Any) -> tuple[Any, Any]:
-        key = None if modalities is None else tuple(modalities)
+    def place(mosaic: Any, cells: Any, view: Any) -> tuple[Any, Any]:
         there, *parts = known.setdefault(
-            key, (np.zeros(mosaic.n_cells, bool), *np.zeros((2, mosaic.n_cells, model.config.dim_latent)))
+            view, (np.zeros(mosaic.n_cells, bool), *np.zeros((2, mosaic.n_cells, model.config.dim_latent)))
         )
         missing = np.unique(cells[~there[cells]])
         if len(missing):
-            found = model.get_latent_representation(indices=missing, modalities=modalities, return_dist=True)
+            less = mosaic.some(missing) if view is None else showing(mosaic, missing, view.features)
+            found = model.get_latent_representation(less, return_dist=True)
             for part, new in zip(parts, found, strict=True):
                 part[missing] = new
             there[missing] = True
