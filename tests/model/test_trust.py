@@ -126,7 +126,7 @@ def test_what_speaks_for_several_views_is_told_once(model: MosaicVI, mdata: MuDa
         batch="u",
         values=(),
     )
-    assert (with_accuracy(part, table).var["believe"] != "unknown").all()
+    assert (with_accuracy(part, table, asked.modality("adt")).var["believe"] != "unknown").all()
 
 
 def test_without_its_data_a_model_says_what_it_grew_from_told(model: MosaicVI) -> None:
