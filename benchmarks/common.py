@@ -91,13 +91,17 @@ def n_cores() -> int:
 
 @dataclasses.dataclass(kw_only=True)
 class Table:
-    """Rows of named values under a title; `note` explains what needs it."""
+    """Rows of named values under a title; `note` explains what needs it.
+
+    One that is not printed is written as CSV alone, where that is asked for.
+    """
 
     name: str
     title: str
     columns: Sequence[str]
     rows: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
     note: str = ""
+    is_printed: bool = True
 
     def add(self, **values: Any) -> None:
         """One more row; column names have _ for a blank and per for a slash."""
@@ -161,14 +165,15 @@ def show(module: str, tables: Sequence[Table], options: argparse.Namespace) -> N
         print(*_said(head), sep="\n\n", end="\n\n")
     else:
         console.print(*head, sep="\n", markup=False, highlight=False)
-    for table in tables:
+    printed = [table for table in tables if table.is_printed]
+    for table in printed:
         if options.markdown:
             print(markdown(table), end="\n\n")
         else:
             console.print(_rich(table))
             console.print(table.note, markup=False, highlight=False)
     if options.fill is not None:
-        fill(options.fill, module, "\n\n".join([*_said(head), *map(markdown, tables)]))
+        fill(options.fill, module, "\n\n".join([*_said(head), *map(markdown, printed)]))
     if options.csv is not None:
         for i, table in enumerate(tables):
             path = options.csv if i == 0 else options.csv.with_stem(f"{options.csv.stem}-{table.name}")

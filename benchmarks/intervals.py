@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,19 @@ COLUMNS = (
     "task", "modality", "batch", "level", "inside", "least", "near", "if_exact", "width",
     "model_inside", "model_width", "feature_inside", "feature_width",
 )  # fmt: skip
-NOTE = (
-    "batch: whether the cell's measured the feature. inside: share of hidden values in their interval, mean "
-    "over features; least: what it would be if each held what is asked, or, where it begins at 0, what the "
-    "smallest such interval with at least that share holds; near: share of features at most .05 from the "
-    "level, or above it and at most .03 above that; if exact: as many would be, by chance, if each interval "
-    "held just what is asked; width: mean over hidden values. model: the likelihood's quantiles at the true "
-    "library; feature: those of its measured values."
-)
+BRIEF = (
+    "task", "modality", *map(str, LEVELS), "features_within_.05", "by_chance_alone", "likelihood_as_it_is"
+)  # fmt: skip
+NOTES = {
+    "measured": "Share of hidden values inside, mean over features with 15 of them. In brackets the mean "
+    "width beside that of one interval for each feature from all its measured values; then, where an "
+    "interval that begins at 0 has to hold more than is asked, what the smallest such would hold. Within "
+    ".05: share of features at each level that hold between .05 less and .05 more than is asked, or .03 more "
+    "than they have to. By chance: as many would be if each interval held just what is asked. The likelihood "
+    "as it is: what its quantiles hold as the network gives them, told the cell's true library.",
+    "never": "The same of features that the cell's batch never measured.",
+}
+TITLES = {"measured": "Features that the batch measured", "never": "Features that it never measured"}
 Floats = npt.NDArray[np.float64]
 
 
@@ -49,11 +54,32 @@ def main() -> None:
     options = parser.parse_args()
     common.begin(options)
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in measured(options)]
-    common.show(
-        "intervals",
-        [Table(name="intervals", title="Intervals", columns=COLUMNS, rows=rows, note=NOTE)],
-        options,
-    )
+    full = Table(name="intervals", title="Intervals", columns=COLUMNS, rows=rows, is_printed=False)
+    common.show("intervals", [full, *(brief(rows, batch) for batch in TITLES)], options)
+
+
+def brief(rows: list[dict[str, Any]], batch: str) -> Table:
+    """The table of the docs, a row for each modality: of features that the batch measured, or never did."""
+    out = Table(name=batch, title=TITLES[batch], columns=BRIEF, note=NOTES[batch])
+    for key in dict.fromkeys((row["task"], row["modality"]) for row in rows if row["batch"] == batch):
+        levels = [row for row in rows if (row["task"], row["modality"], row["batch"]) == (*key, batch)]
+        each = {str(row["level"]): _share(row) for row in levels}
+        others = [
+            ", ".join(_short(row[name]) for row in levels) for name in ("near", "if_exact", "model_inside")
+        ]
+        out.add(**dict(zip(BRIEF, (*key, *each.values(), *others), strict=True)))
+    return out
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    """Share inside, and in brackets the width beside the features' own and what has to be held, if more."""
+    width = row["width"] / row["feature_width"] if row["feature_width"] else float("nan")
+    more = f", {_short(row['least'], 3)}" if row["least"] > row["level"] + 0.0005 else ""
+    return f"{_short(row['inside'], 3)} ({_short(width)}{more})"
+
+
+def _short(share: float, digits: int = 2) -> str:
+    return "–" if np.isnan(share) else f"{share:.{digits}f}".removeprefix("0")
 
 
 def measured(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:

@@ -77,6 +77,7 @@ def test_labels(tmp_path: Path) -> None:
 def test_intervals(tmp_path: Path) -> None:
     out = run("intervals", "--csv", tmp_path / "intervals.csv")
     assert "benchmarks.intervals --quick" in out
+    assert "Features that it never measured" in out
     found = rows(tmp_path / "intervals.csv")
     assert {row["modality"] for row in found} == {"rna", "adt", "atac"}
     assert {row["batch"] for row in found} == {"measured", "never"}
