@@ -36,6 +36,7 @@ def at_defaults(name: str, mosaic: Any, seed: int, folder: Path | None) -> tuple
     model.train(seed=seed, accelerator="cpu", progress=False)
     seconds = time.perf_counter() - began
     if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
         place.with_name(f"{place.name}.json").write_text(json.dumps({"seconds": seconds}))
         model.save(place)
     return model, seconds
