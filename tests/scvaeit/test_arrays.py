@@ -107,3 +107,25 @@ def test_covariates_become_columns() -> None:
     assert list(table) == ["a", "b"]
     with pytest.raises(InputError, match="batches_cont: 2 rows for 3 cells"):
         covariates(None, [1.0, 2.0], None, 3)
+
+
+def test_a_row_of_masks_stands_for_all_cells() -> None:
+    x, row = np.ones((3, 4), np.float32), np.array([0, -1, 0, 0])
+    arrays = read_arrays(x, row, None)
+    np.testing.assert_array_equal(arrays.table[arrays.code], np.tile(row == 0, (3, 1)))
+    assert not arrays.is_full
+
+
+def test_masks_of_true_and_false_are_refused_with_what_to_give() -> None:
+    x, masks = np.ones((3, 2), np.float32), np.array([[True, False]] * 3)
+    with pytest.raises(InputError, match=r"-1\.0 \* masks has True missing"):
+        read_arrays(x, masks, None)
+    arrays = read_arrays(x, -1.0 * masks, None)
+    np.testing.assert_array_equal(arrays.table[arrays.code], ~masks)
+
+
+def test_names_of_datasets_are_refused_with_what_counts_them() -> None:
+    x, names = np.ones((3, 2), np.float32), np.array(["b", "a", "b"])
+    with pytest.raises(InputError, match=r"id_dataset: .* not 'b'; pandas\.factorize"):
+        read_arrays(x, np.zeros((2, 2)), names)
+    assert read_arrays(x, np.zeros((2, 2)), pd.factorize(names)[0]).dataset.tolist() == [0, 1, 0]  # type: ignore[union-attr]

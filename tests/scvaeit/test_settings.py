@@ -59,6 +59,7 @@ def test_features_that_nobody_measured_leave_their_values_and_empty_blocks_behin
         ({"dim_input_arr": [4, 4]}, "dim_input_arr: sums to 8, but data has 9 columns"),
         ({"dim_block": [4, 4]}, "dim_block: sums to 8, but data has 9 columns"),
         ({"dim_input_arr": [4.5, 4.5]}, "dim_input_arr: a whole number is needed, not 4.5"),
+        ({"dist_block": "nb"}, "dist_block: unknown 'nb'; use one of NB"),
         ({"dist_block": ["NB", "NB"]}, r"dist_block: 1 values are needed; got the shape \(2,\)"),
         (
             {"dim_input_arr": [4, 5], "dim_block": [5, 4]},

@@ -1,7 +1,6 @@
 """The class of scVAEIT, in a module of the name that it has there.
 
-Arrays and masks become a mosaic, and `MosaicVI` with ``preset="published"`` does the rest.
-Legend: n cells, D features, K latent, L draws.
+Arrays and masks become a mosaic, and `MosaicVI` does the rest. Legend: n cells, D features, K latent, L draws.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.scvaeit.arrays import covariates, read_arrays, registered
 from mosaicvi.scvaeit.history import Hist, check_range, histories, is_function, tabulated
 from mosaicvi.scvaeit.loading import loaded
+from mosaicvi.scvaeit.pictures import drawable
 from mosaicvi.scvaeit.settings import read_config
 from mosaicvi.view.embedding import embedding
 from mosaicvi.view.umap import principal_components, umap
@@ -269,7 +269,7 @@ class VAEIT:
         show
             Whether to open a window.
         **how
-            Of `mosaicvi.pl.embedding`, such as `palette`, `size`, `title`, `ncols`, `ax` and `frameon`.
+            Of `mosaicvi.pl.embedding`; what scanpy has for the looks alone is left aside, with a warning.
         """
         adata, key = self.adata, f"X_{method.lower()}"
         if method not in ("UMAP", "PCA"):
@@ -278,7 +278,7 @@ class VAEIT:
             umap(adata, key="X_VAE", n_neighbors=self._n_neighbors)
         elif key not in adata.obsm:
             adata.obsm[key] = principal_components(adata.obsm["X_VAE"])
-        return embedding(adata, color=color, basis=key, show=show, **how)
+        return embedding(adata, color=color, basis=key, show=show, **drawable(how))
 
     def save_model(self, path_to_weights: str | Path) -> None:
         """Write the model to a folder, which is made, in place of a model that is there."""

@@ -100,7 +100,14 @@ def read_arrays(data: Any, masks: Any, id_dataset: Any) -> Arrays:
         raise InputError(f"data: a table of cells x features is needed, not the shape {x.shape}.")
     dataset = None
     if id_dataset is not None:
-        given = np.asarray(id_dataset, np.float64).ravel().tolist()
+        try:
+            given = np.asarray(id_dataset, np.float64).ravel().tolist()
+        except (TypeError, ValueError) as error:
+            some = np.asarray(id_dataset, object).ravel()[0]
+            raise InputError(
+                f"id_dataset: the row of masks of each cell is needed, counted from 0, not {some!r}; "
+                "pandas.factorize(id_dataset)[0] counts names in the order in which they come."
+            ) from error
         dataset = np.array([whole("id_dataset", one) for one in given], np.int64)
         if len(dataset) != x.shape[0]:
             raise InputError(
@@ -118,13 +125,17 @@ def _shown(
     """What masks leave visible, (n, D)."""
     if masks is None:
         return np.ones(shape, bool)
+    if np.asarray(masks).dtype == bool:
+        raise InputError(
+            "masks: -1 is missing and 0 is seen, not True and False; -1.0 * masks has True missing."
+        )
     m = np.asarray(masks, np.float32)
     strange = m[~np.isin(m, allowed)]
     if len(strange):
         raise InputError(f"masks: -1 is missing and 0 is seen; {strange[0]:g} is neither.")
     seen: NDArray[np.bool_] = m == 0
-    if m.shape == shape:
-        return seen
+    if m.shape in (shape, shape[1:]):
+        return np.broadcast_to(seen, shape)
     if dataset is None or m.shape[1:] != shape[1:]:
         raise InputError(
             f"masks: the shape {m.shape} fits neither data, {shape}, nor id_dataset; give a row for each "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaicvi import likelihoods as families
 from mosaicvi.config import Distribution, NetworkConfig
 from mosaicvi.config.arguments import whole
 from mosaicvi.config.network import VALUES
@@ -108,6 +109,8 @@ def read_config(config: Any, *, n_features: int) -> Published:
         )
     likelihoods: dict[str, Distribution] = {}
     for name, dist in zip(c.block_names.tolist(), c.dist_block.tolist(), strict=True):
+        if dist not in families.names():
+            raise InputError(f"dist_block: unknown {dist!r}; use one of {', '.join(families.names())}.")
         if likelihoods.setdefault(name, dist) != dist:
             raise InputError(f"dist_block: the blocks of {name!r} differ; give each modality one.")
     return Published(config=c, likelihoods=likelihoods, modality=modality, block=block)
