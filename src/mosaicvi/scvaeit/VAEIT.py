@@ -1,6 +1,6 @@
 """The class of scVAEIT, in a module of the name that it has there.
 
-Arrays and masks become a mosaic, and `MosaicVI` does the rest. Legend: n cells, D features, K latent, L draws.
+Arrays and masks become a mosaic. Legend: n cells, D features, K latent, L draws.
 """
 
 from __future__ import annotations
