@@ -185,11 +185,13 @@ WARM_UP = 10
 
 def _reading(loader: MinibatchLoader) -> float:
     """Cells a second of processor time, read into buffers and gathered as minibatches."""
+    from itertools import islice
+
     import numpy as np
 
     from mosaicvi.data.sampling import buffered
 
-    buffers = buffered(np.arange(loader.n_cells), 512, 1, 0, loader.buffer)[:3]
+    buffers = islice(buffered(np.arange(loader.n_cells), 512, 1, 0, loader.buffer), 3)
     began, n = time.process_time(), 0
     for cells in loader.ahead(buffers):
         n += loader.take(cells).n_cells

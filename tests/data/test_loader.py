@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.builders import fingerprint, random_mudata, truth
 
 from mosaicvi.data import loader as loader_module
+from mosaicvi.data.blocks import distinct_rows
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import transformed
 from mosaicvi.data.mosaic import Mosaic
@@ -236,3 +237,23 @@ def test_a_minibatch_is_moved_whole_and_what_is_shared_once() -> None:
     assert there.rows[0] is not there.targets[0]
     assert there.rows[1] is there.targets[1]
     assert there.targets[0].features is batch.targets[0].features
+
+
+@pytest.mark.parametrize("together", [7, 1000])
+def test_distinct_rows_are_those_of_numpy(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mosaicvi.data.blocks.COMPARED", together)
+    rng = np.random.default_rng(0)
+    for table in (
+        rng.integers(0, 3, (100, 4)).astype(np.float32),
+        rng.integers(-1, 2, (100, 2)),
+        np.array([[0.0, -0.0], [-0.0, 0.0], [1.5, 0.0]], np.float32),
+        np.zeros((0, 2), np.float32),
+    ):
+        found, code = distinct_rows(table)
+        wanted, of = np.unique(table, axis=0, return_inverse=True)
+        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(code, of.ravel())
+    many = rng.normal(size=(50, 2))
+    found, code = distinct_rows(many, 49)
+    assert found is many
+    np.testing.assert_array_equal(code, np.arange(50))

@@ -92,7 +92,7 @@ def simple_imputation(
     frames = {}
     for method, values in out.items():
         _fill_with_means(values, complete[method].scaled)
-        frame = pd.DataFrame(values, index=mosaic.cells[chosen], columns=list(target.names), copy=False)
+        frame = pd.DataFrame(values, index=mosaic.names(chosen), columns=list(target.names), copy=False)
         frame.attrs["scale"] = target.transform
         frames[method] = frame
     return frames

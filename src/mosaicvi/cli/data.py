@@ -63,6 +63,23 @@ class Loaded:
 
         return Source(data=self.to_register, stored=self.stored) if self.stored else self.to_register
 
+    @property
+    def names_on_disk(self) -> bool:
+        """Whether the names of the cells are out of memory."""
+        from mosaicvi.data.stored.names import StoredNames
+
+        return isinstance(self.to_register.obs_names.array, StoredNames)
+
+    def with_names(self) -> Loaded:
+        """The same with the names of the cells as strings."""
+        if self.names_on_disk:
+            from mosaicvi.data.stored.names import plain
+
+            mdata = self.as_mudata()
+            for table in (mdata.obs, *(a.obs for a in mdata.mod.values())):
+                table.index = plain(table.index)
+        return self
+
     def as_mudata(self) -> MuData:
         """The data as a MuData."""
         from mosaicvi.data.read import to_mudata

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mosaicvi.model import MosaicVI
 
 KEY = "X_mosaicvi"
+PIECE = 1 << 16  # cells that are written together
 
 
 @reads_data
@@ -84,9 +85,18 @@ def command(
     import numpy as np
     import pandas as pd
 
+    from mosaicvi.data.stored.names import plain
+
     check_data_output(output, overwrite=overwrite, suffixes=(H5MU, H5AD, ".csv"))
     reading = replace(reading, on_disk=on_disk)
-    loaded = load_for(model, data, reading, take_as=mapping(take_as, "--take-as"), quiet=quiet)
+    loaded = load_for(
+        model,
+        data,
+        reading,
+        take_as=mapping(take_as, "--take-as"),
+        quiet=quiet,
+        names_on_disk=not umap,
+    )
     check_h5ad_fits(output, loaded)
     trained = load_model(model, prepared(model, loaded) if allow_missing else loaded, quiet=quiet)
     chosen = cells_of(cells, trained.mosaic.n_cells)
@@ -95,9 +105,12 @@ def command(
         return
     if output.suffix.lower() == ".csv":
         names = [f"z{i + 1}" for i in range(latent.shape[1])]
-        table = pd.DataFrame(latent, index=trained.mosaic.cells[chosen], columns=names).rename_axis("cell")
-        with atomic_path(output, overwrite=overwrite) as temporary:
-            table.to_csv(temporary)
+        of_cells = trained.mosaic.cells[chosen]
+        with atomic_path(output, overwrite=overwrite) as temporary, temporary.open("w") as file:
+            for first in range(0, len(latent), PIECE):
+                some = slice(first, first + PIECE)
+                table = pd.DataFrame(latent[some], index=plain(of_cells[some]), columns=names)
+                table.rename_axis("cell").to_csv(file, header=not first)
     else:
         is_aligned = trained.alignment() is not None
         _write(
@@ -131,11 +144,21 @@ def _write(
     umap: bool,
     overwrite: bool,
 ) -> None:
+    said = {"model": str(model), "latent": "aligned" if aligned else "as encoded"}
+    if loaded.names_on_disk and output.suffix.lower() == H5MU:
+        from mosaicvi.infer.embedded import write_embedded
+
+        mdata = loaded.as_mudata()
+        add_note(mdata, said)
+        with atomic_path(output, overwrite=overwrite) as temporary:
+            write_embedded(temporary, mdata, cells, latent, KEY)
+        return
+    loaded = loaded.with_names()
     out = as_anndata(loaded.original) if output.suffix.lower() == H5AD else loaded.as_mudata()
     if len(latent) < out.n_obs:
         out = out[cells].copy()
     out.obsm[KEY] = latent
-    add_note(out, {"model": str(model), "latent": "aligned" if aligned else "as encoded"})
+    add_note(out, said)
     if umap:
         from mosaicvi.view.umap import umap as lay_out
 

@@ -39,6 +39,7 @@ def load_for(
     *,
     take_as: Mapping[str, str] | None = None,
     quiet: bool = False,
+    names_on_disk: bool = False,
 ) -> Loaded:
     """Read files as those that a model was trained on: by its batches, and with its names of datasets.
 
@@ -52,6 +53,8 @@ def load_for(
         By column of obs, the category of cells of which the model has not seen theirs.
     quiet
         Show no progress.
+    names_on_disk
+        Whether the names of many cells may stay out of memory.
     """
     from mosaicvi.data.read.remembered import checked
     from mosaicvi.store.format import load_document
@@ -61,7 +64,8 @@ def load_for(
     with warnings.catch_warnings():
         if isinstance(registry, Mapping) and checked(registry.get("reading")).get("log2"):
             warnings.filterwarnings("ignore", message=".*look like raw intensities", category=MosaicWarning)
-        return _load_as(document, model, paths, reading, take_as=take_as, quiet=quiet)
+        loaded = _load_as(document, model, paths, reading, take_as=take_as, quiet=quiet)
+    return loaded if names_on_disk else loaded.with_names()
 
 
 def _load_as(

@@ -261,7 +261,7 @@ def _part(
     from mosaicvi.infer.intervals import not_promised
     from mosaicvi.infer.output import ImputedModality
 
-    names = model.mosaic.cells
+    names = model.mosaic.names()
     source = _source(loaded, name, first=model.config.uni_block_names[0])
     measured = model.mosaic.modality(name).has_any()
     chosen = np.arange(len(names))[cells.part]

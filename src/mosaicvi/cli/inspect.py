@@ -48,7 +48,7 @@ def command(
 
     if plot is not None:
         check_data_output(plot, overwrite=overwrite, suffixes=PICTURES)
-    loaded = read_all(data, reading, batch_key=batch_key, quiet=as_json)
+    loaded = read_all(data, reading, batch_key=batch_key, quiet=as_json).with_names()
     key = DATASET_KEY if loaded.combined and batch_key is None else batch_key
     layers = {} if loaded.combined else reading.layers
     summary = describe(loaded.as_mudata(), batch_key=key, layers=layers)

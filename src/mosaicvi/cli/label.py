@@ -122,7 +122,7 @@ def _labels(trained: MosaicVI, label_key: str, **how: Any) -> pd.DataFrame:
         c: of_code[rows[:, i].astype(int)] if is_label[c] else rows[:, i].astype(found[c].to_numpy().dtype)
         for i, c in enumerate(found)
     }
-    whole = pd.DataFrame(columns, index=trained.mosaic.cells)
+    whole = pd.DataFrame(columns, index=trained.mosaic.names())
     whole.attrs.update(found.attrs)
     return whole
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 Block: TypeAlias = sp.csr_matrix | NDArray[np.float32]
 
 ROWS = 1024  # of a block
+COMPARED = 1 << 20  # rows of a table
 
 
 class RowsOnDemand(ABC):
@@ -56,6 +58,38 @@ def blocks(x: Matrix) -> Iterator[tuple[slice, Block]]:
         return
     for rows in row_slices(x.shape[0]):
         yield rows, x[rows]
+
+
+def distinct_rows(table: NDArray[Any], most: int | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The different rows of a table, in order, and which of them each row is, (n,).
+
+    Parameters
+    ----------
+    table
+        Numbers, none missing, (n, c).
+    most
+        If they are more, the table itself is returned.
+    """
+    parts = []
+    for first in range(0, len(table), COMPARED):
+        some = table[first : first + COMPARED]
+        code = np.zeros(len(some), np.int64)
+        for column in some.T:
+            of_column, values = pd.factorize(column)
+            code = pd.factorize(code * len(values) + of_column)[0]
+        _, at = np.unique(code, return_index=True)
+        if most is not None and len(at) > most:
+            return table, np.arange(len(table))
+        parts.append((some[at] + 0, code))  # no -0
+    found = np.unique(np.concatenate([rows for rows, _ in parts]), axis=0) if parts else table
+    if most is not None and len(found) > most:
+        return table, np.arange(len(table))
+    place = {row.tobytes(): i for i, row in enumerate(found)}
+    out, start = np.empty(len(table), np.int64), 0
+    for rows, code in parts:
+        out[start : start + len(code)] = np.array([place[row.tobytes()] for row in rows], np.int64)[code]
+        start += len(code)
+    return found, out
 
 
 def row_slices(n: int) -> Iterator[slice]:

@@ -6,9 +6,10 @@ Shapes: B cells of the minibatch, n_m of them with modality m, D_m features in G
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from mosaicvi import device
 from mosaicvi.data import runs
+from mosaicvi.data.blocks import distinct_rows
 from mosaicvi.data.minibatch import Minibatch, ModalityRows, SparseRows, runs_at, sparse_rows
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.registry import Standard
+from mosaicvi.data.stored.parked import let_go, parked, picked
 from mosaicvi.data.stored.values import StoredValues
 from mosaicvi.data.transforms import Transform
 from mosaicvi.device import on_device, room_on
@@ -154,10 +157,21 @@ def _block_indptr(x: sp.csr_matrix, ends: NDArray[np.int64], chunk: int = 65536)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Held:
-    """Cells in memory: their positions in the mosaic, ascending, all for None, and their values."""
+    """Cells in memory: their positions in the mosaic, ascending, all for None, and what is known of them.
+
+    Attributes
+    ----------
+    batch
+        On the host.
+    code, group
+        Rows of covariates, and condition groups.
+    """
 
     cells: Ints | None
     stores: list[_ModalityStore]
+    batch: Ints
+    code: Tensor
+    group: Tensor
 
     def find(self, index: Ints) -> Ints | None:
         """Where cells are among those in memory; None if some are not."""
@@ -195,14 +209,11 @@ class MinibatchLoader:
         self.in_order = bool(stored) and all(matrix.is_shuffled for matrix in stored)
         has_room = not self.buffer and bytes_of(mosaic) <= room_on(self.device) / 2
         self.home = self.device if has_room else torch.device("cpu")
-        self.held: _Held | None = None if self.buffer else self._read(None)
-        table, code = np.unique(mosaic.covariates, axis=0, return_inverse=True)
-        if len(table) > MAX_DISTINCT:  # continuous covariates: each cell has its own
-            table, code = mosaic.covariates, np.arange(self.n_cells)
-        self.distinct = len(table) <= MAX_DISTINCT
+        table, code = distinct_rows(mosaic.covariates, MAX_DISTINCT)
+        self.distinct = len(table) <= MAX_DISTINCT  # with continuous covariates each cell has its own
         self.covariate_table = on_device(table, self.home)
-        self.covariate_code = on_device(code.ravel().astype(np.int64), self.home)
-        self.group = on_device(mosaic.group, self.home)
+        self.code = parked(code) if stored else code
+        self.held: _Held | None = None if self.buffer else self._read(None)
 
     @cached_property
     def by_total(self) -> list[Ints]:
@@ -214,7 +225,7 @@ class MinibatchLoader:
 
     def ahead(
         self,
-        buffers: Sequence[Sequence[Ints]],
+        buffers: Iterable[Sequence[Ints]],
         *,
         skip: int = 0,
         own: Callable[[Ints], Ints] = lambda minibatch: minibatch,
@@ -230,26 +241,29 @@ class MinibatchLoader:
         own
             What of a minibatch is taken, where other processes take the rest.
         """
-        left = []
-        for buffer in buffers:
-            left.append(list(buffer[skip:]))
-            skip = max(0, skip - len(buffer))
-        left = [buffer for buffer in left if buffer]
+        left = _after(buffers, skip)
         if not self.buffer:
             for buffer in left:
                 yield from buffer
             return
         with ThreadPoolExecutor(1, thread_name_prefix="mosaicvi-reader") as reader:
 
-            def read(which: Sequence[Sequence[Ints]]) -> list[Future[_Held]]:
-                needed = [np.unique(np.concatenate([own(part) for part in buffer])) for buffer in which]
-                return [reader.submit(self._read, cells) for cells in needed]
+            def read_next() -> list[tuple[Sequence[Ints], Future[_Held]]]:
+                return [
+                    (
+                        part,
+                        reader.submit(self._read, np.unique(np.concatenate([own(cells) for cells in part]))),
+                    )
+                    for part in islice(left, 1)
+                ]
 
-            coming = read(left[:1])
-            for i, buffer in enumerate(left):
+            coming = read_next()
+            while coming:
+                buffer, found = coming.pop()
                 self.held = None  # its memory is for the one after the next
-                self.held = coming.pop().result()
-                coming = read(left[i + 1 : i + 2])
+                self.held = found.result()
+                let_go()
+                coming = read_next()
                 yield from buffer
 
     def _read(self, cells: Ints | None) -> _Held:
@@ -260,7 +274,15 @@ class MinibatchLoader:
         elif cells is not None:
             mods = tuple(m.some(cells) for m in mods)
         levels = self.mosaic.registry.input_levels
-        return _Held(cells=cells, stores=[_ModalityStore(m, self.home, levels.get(m.name)) for m in mods])
+        known = self.mosaic.batch, self.code, self.mosaic.group
+        batch, code, group = known if cells is None else (picked(one, cells) for one in known)
+        return _Held(
+            cells=cells,
+            stores=[_ModalityStore(m, self.home, levels.get(m.name)) for m in mods],
+            batch=batch,
+            code=on_device(code, self.home),
+            group=on_device(group, self.home),
+        )
 
     def take(
         self, index: NDArray[np.int64], features: Sequence[NDArray[np.int64] | None] | None = None
@@ -274,14 +296,13 @@ class MinibatchLoader:
         features
             The features of each modality that the likelihood is computed of, ascending; None for all.
         """
-        at = on_device(index, self.home)
         held = self.held
         place = None if held is None else held.find(index)
         if held is None or place is None:
             held = self._read(np.unique(index))
             place = held.find(index)
             assert place is not None
-        batch = self.mosaic.batch[index]
+        batch, at = held.batch[place], on_device(place, self.home)
         gathered = [s.gather(place, batch) for s in held.stores]
         fills = [fill for _, fill in gathered if fill is not None]
 
@@ -297,16 +318,22 @@ class MinibatchLoader:
             share(0, 1)
         some = features or (None,) * len(rows)
         minibatch = Minibatch(
-            index=at,
+            index=on_device(index, self.home),
             rows=rows,
             targets=tuple(r if f is None else r.only(f) for r, f in zip(rows, some, strict=True)),
-            covariate_table=self.covariate_table if self.distinct else self.covariate_table[at],
-            covariate_code=self.covariate_code[at]
-            if self.distinct
-            else torch.arange(len(at), device=self.home),
-            group=self.group[at],
+            covariate_table=self.covariate_table if self.distinct else self.covariate_table[held.code[at]],
+            covariate_code=held.code[at] if self.distinct else torch.arange(len(at), device=self.home),
+            group=held.group[at],
         )
         return minibatch if self.home == self.device else minibatch.to(self.device)
+
+
+def _after(buffers: Iterable[Sequence[Ints]], skip: int) -> Iterator[Sequence[Ints]]:
+    """What is left of buffers after some minibatches."""
+    for buffer in buffers:
+        if skip < len(buffer):
+            yield buffer[skip:]
+        skip = max(0, skip - len(buffer))
 
 
 def bytes_of(mosaic: Mosaic) -> int:

@@ -13,7 +13,8 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from mosaicvi.data.blocks import Block, Matrix, blocks, is_dense
+from mosaicvi.data.blocks import Block, Matrix, RowsOnDemand, blocks, is_dense
+from mosaicvi.data.stored.parked import room
 from mosaicvi.errors import InputError
 
 LOOK_AT = 1 << 22  # values that are kept, to tell the kind of scale
@@ -75,7 +76,8 @@ def look(x: Matrix) -> Looks:
     least, most = np.inf, -np.inf
     some: list[NDArray[np.float32]] = []
     n_some = 0
-    row_sum, row_filled = np.zeros(n), np.zeros(n, bool)
+    make = room if isinstance(x, RowsOnDemand) else np.zeros
+    row_sum, row_filled = make(n, np.float64), make(n, np.bool_)
     for rows, block in blocks(x):
         values = stored(block)
         nan = np.isnan(values)

@@ -18,6 +18,8 @@ from mosaicvi import likelihoods
 from mosaicvi.config import Distribution
 from mosaicvi.data.blocks import Block, blocks, is_dense, row_slices
 from mosaicvi.data.registry import Levels, ModalityFeatures, Registry, Standard
+from mosaicvi.data.stored.names import plain
+from mosaicvi.data.stored.parked import picked
 from mosaicvi.data.stored.values import StoredMeasured, StoredValues
 from mosaicvi.data.sums import Columns, ColumnSums, by_panel
 from mosaicvi.data.transforms import Transform, cell_scale
@@ -160,7 +162,7 @@ class ModalityData:
         cells
             Positions in the mosaic, each once.
         """
-        of_cell = self.row_of_cell[cells]
+        of_cell = picked(self.row_of_cell, cells)
         has = of_cell >= 0
         rows = of_cell[has]
         entry: NDArray[np.bool_] | None
@@ -173,9 +175,9 @@ class ModalityData:
             x=x,
             entry_measured=entry,
             row_of_cell=np.where(has, np.cumsum(has) - 1, -1),
-            panel_of_row=self.panel_of_row[rows],
-            library=self.library[rows],
-            scale=self.scale[rows],
+            panel_of_row=picked(self.panel_of_row, rows),
+            library=picked(self.library, rows),
+            scale=picked(self.scale, rows),
             known_columns={},
             known_digest=None,
         )
@@ -194,6 +196,8 @@ class Mosaic:
 
     Attributes
     ----------
+    cells
+        Names of the cells; of many on disk as `StoredNames`, which answers give as strings, by `names`.
     covariates
         One-hot batches and other categories, then standardised numbers, float32 (n, C).
     batch
@@ -229,6 +233,10 @@ class Mosaic:
         key = self.registry.setup.batch_key
         return ("all",) if key is None else (*self.registry.categories[key], *self.unseen.get(key, ()))
 
+    def names(self, cells: slice | NDArray[Any] = slice(None)) -> pd.Index[str]:
+        """Names of some cells as strings, which `cells` need not hold."""
+        return plain(self.cells[cells])
+
     def modality(self, name: str) -> ModalityData:
         """One modality by name; `InputError` names those that exist."""
         for m in self.modalities:
@@ -242,9 +250,9 @@ class Mosaic:
             self,
             cells=self.cells[cells],
             modalities=tuple(m.some(cells) for m in self.modalities) if modalities is None else modalities,
-            covariates=self.covariates[cells],
-            batch=self.batch[cells],
-            group=self.group[cells],
+            covariates=picked(self.covariates, cells),
+            batch=picked(self.batch, cells),
+            group=picked(self.group, cells),
         )
 
     def as_published(self) -> Mosaic:

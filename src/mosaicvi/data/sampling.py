@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicvi.data import runs
+from mosaicvi.data.stored.parked import room
 from mosaicvi.engine.jit import Ints
 
 RUN = 256  # neighbouring cells that are read from a file together
+TOGETHER = 1 << 10  # runs
 ALIKE = 64  # features with similar totals, of which equal shares are drawn
 
 
@@ -47,8 +49,15 @@ def split(
 def _cells_of(runs_: NDArray[np.int64], run: int, n_cells: int) -> NDArray[np.int64]:
     if run == 1:
         return runs_
-    cells = (runs_[:, None] * run + np.arange(run)).ravel()
-    return cells[cells < n_cells]
+    length = np.minimum(run, n_cells - runs_ * run)
+    cells: NDArray[np.int64] = room(int(length.sum()), np.int64)
+    at = 0
+    for first in range(0, len(runs_), TOGETHER):
+        some = (runs_[first : first + TOGETHER, None] * run + np.arange(run)).ravel()
+        some = some[some < n_cells]
+        cells[at : at + len(some)] = some
+        at += len(some)
+    return cells
 
 
 def shuffled(cells: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
@@ -65,7 +74,7 @@ def buffered(
     buffer: int,
     *,
     in_order: bool = False,
-) -> list[list[NDArray[np.int64]]]:
+) -> Iterator[list[NDArray[np.int64]]]:
     """Minibatches of an epoch by the buffer that they are drawn from; a function of these numbers alone.
 
     Runs of neighbouring cells in random order fill a buffer, and its minibatches are drawn from all of it.
@@ -88,19 +97,22 @@ def buffered(
     n_minibatches = max(1, -(-len(cells) // batch_size))
     n_buffers = -(-n_minibatches // max(1, buffer // batch_size)) if buffer else 1
     if n_buffers == 1:
-        return [shuffled(cells, batch_size, seed, epoch)]
+        yield shuffled(cells, batch_size, seed, epoch)
+        return
     rng = np.random.default_rng([seed, 1, epoch])
     n_runs = -(-len(cells) // RUN)
     first = (np.roll(np.arange(n_runs), rng.integers(n_runs)) if in_order else rng.permutation(n_runs)) * RUN
-    at = (first[:, None] + np.arange(RUN)).ravel()
-    order = cells[at[at < len(cells)]]
-    ends = np.cumsum([len(part) for part in np.array_split(order, n_minibatches)])
-    out, start = [], 0
+    begin = np.cumsum([0, *np.minimum(RUN, len(cells) - first)])  # where each run begins in this order
+    size, n_larger = divmod(len(cells), n_minibatches)
+    numbers = np.arange(n_minibatches) + 1
+    ends = numbers * size + np.minimum(numbers, n_larger)  # of minibatches
+    start = 0
     for of_buffer in np.array_split(ends, n_buffers):
-        mixed = rng.permutation(order[start : of_buffer[-1]])
-        out.append(np.split(mixed, of_buffer[:-1] - start))
-        start = int(of_buffer[-1])
-    return out
+        i, end = int(np.searchsorted(begin, start, side="right")) - 1, int(of_buffer[-1])
+        at = (first[i : np.searchsorted(begin, end), None] + np.arange(RUN)).ravel()
+        some = cells[at[at < len(cells)][start - begin[i] : end - begin[i]]]
+        yield np.split(rng.permutation(some), of_buffer[:-1] - start)
+        start = end
 
 
 def share_of_rank(

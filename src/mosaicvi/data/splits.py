@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mosaicvi.data.digest import ValuesDigest
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.sampling import split
+from mosaicvi.data.stored.parked import let_go
 
 PIECE = 1 << 20  # entries that go into a digest together
 NAMES = 1 << 16
@@ -67,7 +68,8 @@ def names_digest(mosaic: Mosaic) -> str:
     digest = hashlib.sha256()
     for first in range(0, mosaic.n_cells, NAMES):
         before = "\n" if first else ""
-        digest.update((before + "\n".join(map(str, mosaic.cells[first : first + NAMES]))).encode())
+        digest.update((before + "\n".join(map(str, mosaic.names(slice(first, first + NAMES))))).encode())
+    let_go()
     return digest.hexdigest()
 
 
@@ -107,6 +109,7 @@ def _add(digest: Any, array: NDArray[Any]) -> None:
     for start in range(0, len(array), rows):
         part = array[start : start + rows]
         digest.update(np.ascontiguousarray(part, np.int64 if part.dtype.kind in "iu" else None).data)
+    let_go()
 
 
 def held_out(splits: Sequence[Split], mosaic: Mosaic) -> NDArray[np.bool_] | None:

@@ -118,7 +118,6 @@ def _fit(
         buffers = buffered(
             train, config.batch_size, config.seed, state.epoch, state.buffer, in_order=loader.in_order
         )
-        n_steps = sum(map(len, buffers))
         net.train()
         for cells in loader.ahead(buffers, skip=state.step, own=lambda part: shared(part, group, run)[0]):
             losses, norm = update(state, loader, sampler, cells, gamma, config, steps_per_epoch, names, group)
@@ -129,7 +128,7 @@ def _fit(
                 Report(
                     epoch=state.epoch,
                     step=state.step,
-                    n_steps=n_steps,
+                    n_steps=steps_per_epoch,
                     n_cells=len(cells),
                     log_prob=state.log_prob,
                     last_epoch=last_epoch,
@@ -150,7 +149,7 @@ def _fit(
             Report(
                 epoch=state.epoch,
                 step=0,
-                n_steps=n_steps,
+                n_steps=steps_per_epoch,
                 n_cells=0,
                 log_prob=[],
                 last_epoch=last_epoch,

@@ -38,7 +38,7 @@ def validate(
     net.eval()
     with torch.no_grad():
         size = config.batch_size
-        if not would_wait(loader.group):  # it goes tile by tile: parts may be larger than minibatches
+        if not would_wait(loader.covariate_table):  # it goes tile by tile: parts may be larger
             size = 5 * config.batch_size // 2
         parts = [[part] for part in np.array_split(cells, max(1, -(-len(cells) // size)))]
         for k, part in enumerate(loader.ahead(parts, own=lambda part: shared(part, group, run)[0])):

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from mosaicvi.config import NetworkConfig
+from mosaicvi.data.blocks import distinct_rows
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.latent import latent
@@ -104,8 +105,9 @@ class Alignment:
             What is shown of each cell, as a position (n,) among the views.
         """
         mean, spread = z.copy(), var.copy()
-        for b, v in np.unique(np.stack([batch, code], 1), axis=0).tolist():
-            some = np.flatnonzero((batch == b) & (code == v))
+        pairs, pair = distinct_rows(np.stack([batch, code], 1))
+        for i, (b, v) in enumerate(pairs.tolist()):
+            some = np.flatnonzero(pair == i)
             known = [g for g, (_, shown) in enumerate(self.groups) if shown == views[v]]
             own = [g for g in known if self.groups[g][0] == b]
             found = [self._of_group(z[some], var[some], g) for g in own or known]
@@ -172,8 +174,7 @@ def fit_alignment(net: MosaicVAE, loader: MinibatchLoader, mosaic: Mosaic, *, se
         Decides which cells are looked at, and where clusters begin.
     """
     code, views = shown_of_cells(mosaic)
-    pairs, group = np.unique(np.stack([mosaic.batch, code], 1), axis=0, return_inverse=True)
-    group = group.reshape(-1)
+    pairs, group = distinct_rows(np.stack([mosaic.batch, code], 1))
     large = np.flatnonzero(np.bincount(group) >= FEWEST_OF_GROUP)
     if len(large) < 2:
         return Alignment(groups=(), steps=())

@@ -92,7 +92,7 @@ def drawn(
     at = back if wanted.features is None else back[wanted.features]
     places = torch.from_numpy(at).to(loader.device)
     for rows, minibatch, q in encoded(net, loader, cells, modalities=modalities, batch_size=batch_size):
-        names = mosaic.cells[cells[rows]]
+        names = mosaic.names(cells[rows])
         noise = torch.from_numpy(latent_noise(seed, names, wanted.n_samples, net.config.dim_latent))
         uniform = [generator_of(seed, name, data.name) for name in names]
         as_batches = wanted.batches.asked(minibatch)

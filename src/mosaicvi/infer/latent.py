@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.minibatch import Minibatch
+from mosaicvi.data.stored.parked import room
 from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.masks import View, blind_view, observed_view
 from mosaicvi.nn.vae import MosaicVAE
@@ -92,8 +93,8 @@ def latent(
     batch_size: int = 1024,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and variance of each cell's latent, float32 (n, `dim_latent`) each; arguments as `encoded`."""
-    shape = (len(cells), net.config.dim_latent)
-    mean, var = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    make = room if loader.buffer else np.empty  # of values on disk the answers too may be many
+    mean, var = (make((len(cells), net.config.dim_latent), np.float32) for _ in range(2))
     for at, _, q in encoded(net, loader, cells, modalities=modalities, batch_size=batch_size):
         mean[at], var[at] = q.mean.cpu().numpy(), q.log_var.exp().cpu().numpy()
     return mean, var

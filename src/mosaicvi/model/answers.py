@@ -85,7 +85,7 @@ class Answers(Routing):
         found = [mean]
         if n_samples is not None or not (give_mean or return_dist):
             n = 1 if n_samples is None else whole("n_samples", n_samples, least=1)
-            noise = latent_noise(whole("seed", seed), mosaic.cells[cells], n, mean.shape[1])
+            noise = latent_noise(whole("seed", seed), mosaic.names(cells), n, mean.shape[1])
             found = list(mean + np.sqrt(var) * noise)
         if aligned:
             both = [self.align(mosaic, cells, one, var, modalities=seen) for one in found]
@@ -181,7 +181,7 @@ class Answers(Routing):
         )
         for at, values in stream:
             out[at] = values
-        frame = pd.DataFrame(out, index=mosaic.cells[cells], columns=names, copy=False)
+        frame = pd.DataFrame(out, index=mosaic.names(cells), columns=names, copy=False)
         frame.attrs["scale"] = str(self.imputed_scale(modality, scale=scale, library=library))
         frame.attrs["batch"] = batches_of(self.registry, modality, transform_batch).said_of(mosaic, modality)
         return frame

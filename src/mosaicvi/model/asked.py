@@ -26,7 +26,7 @@ def positions_of(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -
     if np.issubdtype(chosen.dtype, np.floating) and (chosen == np.rint(chosen)).all():
         chosen = chosen.astype(np.int64)  # numbers that come from R are of this kind
     if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
-        named = mosaic.cells.get_indexer(pd.Index(chosen))
+        named = mosaic.names().get_indexer(pd.Index(chosen))
         if (named < 0).any():
             raise InputError(
                 f"indices: no cell {str(chosen[named < 0][0])!r}; give positions, booleans or obs_names."

@@ -114,7 +114,7 @@ class Bounding(Answers):
         )
         for rows, lower, upper in stream:
             ends[:, rows] = lower, upper
-        tables = Intervals(*(pd.DataFrame(end, index=mosaic.cells[cells], columns=names) for end in ends))
+        tables = Intervals(*(pd.DataFrame(end, index=mosaic.names(cells), columns=names) for end in ends))
         batches = batches_of(self.registry, modality, transform_batch)
         for table in tables:
             table.attrs["level"] = level

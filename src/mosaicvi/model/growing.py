@@ -159,7 +159,7 @@ def _new(before: Registry, after: Registry) -> dict[str, Any]:
 
 def _parted(earlier: Mosaic, query: Mosaic, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the reference's cells that are trained on with a query, and of the others."""
-    apart = np.flatnonzero(~earlier.cells.isin(query.cells))
+    apart = np.flatnonzero(~earlier.names().isin(query.names()))
     order = np.random.default_rng(seed).permutation(apart)
     return np.sort(order[: query.n_cells]), np.sort(order[query.n_cells :])
 

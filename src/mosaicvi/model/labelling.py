@@ -132,7 +132,7 @@ class Labelling(Answers):
         rows = np.arange(len(cells))
         first, second = order[:, 0], order[:, 1]
         of_code: NDArray[Any] = np.array([*names, None], object)
-        of_name = pd.Series(of_code[code], index=self.mosaic.cells)
+        of_name = pd.Series(of_code[code], index=self.mosaic.names())
         frame = pd.DataFrame(
             {
                 "label": names[first],
@@ -142,9 +142,9 @@ class Labelling(Answers):
                 "distance": labels.distance,
                 "typicality": labels.typicality,
                 "none_of_these": labels.is_far,
-                "given": of_name.reindex(asked.cells[cells]).to_numpy(),
+                "given": of_name.reindex(asked.names(cells)).to_numpy(),
             },
-            index=asked.cells[cells],
+            index=asked.names(cells),
         )
         frame.attrs.update(
             {

@@ -23,6 +23,7 @@ from mosaicvi.data.register.source import Paths
 from mosaicvi.data.registry import Registry
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.data.staining import Staining, as_reference
+from mosaicvi.data.stored.parked import is_parked, let_go, room
 from mosaicvi.errors import InputError, MosaicWarning
 from mosaicvi.fit.ending import Ending, outcome
 from mosaicvi.fit.state import FitState
@@ -40,6 +41,8 @@ from mosaicvi.model.learning import learning
 from mosaicvi.model.registering import read_as
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.store.saved import weights_digest
+
+ALIGNED = 1 << 18  # cells together
 
 
 class ModelState:
@@ -320,8 +323,14 @@ class ModelState:
             return mean, var
         code, views = shown_of_cells(mosaic)
         shown = [view.only(modalities) for view in views]
-        found = alignment(mean.astype(float), var.astype(float), mosaic.batch[cells], code[cells], shown)
-        return found[0].astype(np.float32), found[1].astype(np.float32)
+        make = room if is_parked(mean) else np.empty
+        z, spread = (make(one.shape, np.float32) for one in (mean, var))
+        for first in range(0, len(cells), ALIGNED):
+            some = slice(first, first + ALIGNED)
+            of = mosaic.batch[cells[some]], code[cells[some]]
+            z[some], spread[some] = alignment(mean[some].astype(float), var[some].astype(float), *of, shown)
+            let_go()
+        return z, spread
 
     def alignment(self) -> Alignment | None:
         """How batches are aligned in the latent, learnt when it is first needed; None where they are not."""

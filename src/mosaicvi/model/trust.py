@@ -163,7 +163,7 @@ class Trusting(Comparing):
         known = ~np.isnan(rank)
         least = np.where(known, rank, np.inf).min(1) * known.sum(1)
         columns["rank"] = np.where(known.any(1), np.minimum(least, 1.0), np.nan)
-        frame = pd.DataFrame(columns, index=mosaic.cells[cells])
+        frame = pd.DataFrame(columns, index=mosaic.names(cells))
         frame["unlike"] = frame["rank"] < UNLIKE
         return frame
 

@@ -186,8 +186,8 @@ def _groups(mosaic: Mosaic) -> tuple[pd.Series, pd.Series]:
     key = mosaic.registry.setup.batch_key
     names = np.asarray(mosaic.batches, object)
     has = np.stack([m.row_of_cell >= 0 for m in mosaic.modalities], axis=1)
-    pattern = pattern_of(has, [m.name for m in mosaic.modalities], mosaic.cells)
-    return pd.Series(names[mosaic.batch], index=mosaic.cells, name=key or "batch"), pattern
+    pattern = pattern_of(has, [m.name for m in mosaic.modalities], mosaic.names())
+    return pd.Series(names[mosaic.batch], index=mosaic.names(), name=key or "batch"), pattern
 
 
 def _summary(model: MosaicVI, mosaic: Mosaic, how: str) -> dict[str, Any]:
@@ -339,7 +339,7 @@ def _picture(
         "ramp": [to_hex(c) for c in colormaps[SEQUENTIAL](np.linspace(0, 1, payload.LEVELS))],
         "scales": {m.name: str(model.imputed_scale(m.name)) for m in mosaic.modalities},
         "places": payload.coordinates(xy[order]),
-        "cells": payload.cell_names(mosaic.cells, order),
+        "cells": payload.cell_names(mosaic.names(), order),
         "columns": payload.columns(mdata, order, first),
     }
     left = payload.BUDGET - len(json.dumps(data)) if limited else sys.maxsize

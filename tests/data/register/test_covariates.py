@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
 
-from mosaicvi.data.register import register
+from mosaicvi.data.register import covariates, register
 from mosaicvi.data.register.covariates import likely_batch, named_conditions
 from mosaicvi.data.registry import Registry, Setup
 from mosaicvi.errors import InputError
@@ -21,6 +23,31 @@ def test_a_combined_mosaic_is_batched_by_its_datasets() -> None:
     for key in ("dataset", "dataset_panel"):
         data.uns["mosaicvi"] = {"panel_key": key}
         assert likely_batch(data) == "dataset"
+
+
+@pytest.mark.parametrize("together", [5, 1000])
+def test_groups_are_those_of_batch_and_modalities(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(covariates, "TOGETHER", together)
+    rng = np.random.default_rng(0)
+    batch = rng.integers(0, 3, 40)
+    mods = [SimpleNamespace(name=name, row_of_cell=rng.integers(-1, 2, 40)) for name in ("rna", "adt")]
+    group, names = covariates.condition_groups(mods, batch, ["x", "y", "z"])
+    said = [
+        f"{'xyz'[b]}: " + "+".join(m.name for m in mods if m.row_of_cell[i] >= 0) for i, b in enumerate(batch)
+    ]
+    assert [names[g - 1] for g in group] == said
+    assert len(set(names)) == len(names) == len(set(said))
+    code = [(b, *(m.row_of_cell[i] >= 0 for m in mods)) for i, b in enumerate(batch)]
+    assert [said[code.index(c)] for c in sorted(set(code))] == list(names)
+
+
+def test_categories_are_named_and_sorted_as_labels() -> None:
+    column = pd.Series([10, 2, 2, 1, 10], name="batch")
+    code, known = covariates._categorical(column, "batch")
+    assert known == ("1", "10", "2")
+    assert code.tolist() == [1, 2, 2, 0, 1]
+    code, known = covariates._categorical(pd.Series([1.0, "1", b"1", 2.0], dtype=object), "batch")
+    assert (code.tolist(), known) == ([0, 0, 0, 1], ("1", "2"))
 
 
 def conditioned() -> AnnData:

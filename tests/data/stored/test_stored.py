@@ -17,6 +17,7 @@ from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mudata import MuData
+from numpy.typing import NDArray
 from tests.builders import mudata_of, random_mudata
 
 from mosaicvi.data import blocks as blocks_module
@@ -256,7 +257,7 @@ def test_an_index_outside_is_noticed(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 def test_buffers_hold_each_cell_once_in_equal_minibatches(n: int, size: int, buffer: int, seed: int) -> None:
     cells = np.arange(n) * 3
-    buffers = buffered(cells, size, seed, 1, buffer)
+    buffers = list(buffered(cells, size, seed, 1, buffer))
     minibatches = [part for of_buffer in buffers for part in of_buffer]
     np.testing.assert_array_equal(np.sort(np.concatenate(minibatches)), cells)
     lengths = {len(part) for part in minibatches}
@@ -267,6 +268,39 @@ def test_buffers_hold_each_cell_once_in_equal_minibatches(n: int, size: int, buf
     assert all(map(np.array_equal, minibatches, (part for of_buffer in again for part in of_buffer)))
     if buffer == 0 or buffer >= n + size:
         assert all(map(np.array_equal, minibatches, shuffled(cells, size, seed, 1)))
+
+
+def whole_order(
+    cells: NDArray[np.int64], size: int, seed: int, buffer: int, *, in_order: bool
+) -> list[list[NDArray[np.int64]]]:
+    """Minibatches by buffer, from the order of all cells at once."""
+    n_minibatches = -(-len(cells) // size)
+    n_buffers = -(-n_minibatches // max(1, buffer // size))
+    rng = np.random.default_rng([seed, 1, 4])
+    n_runs = -(-len(cells) // RUN)
+    runs = np.roll(np.arange(n_runs), rng.integers(n_runs)) if in_order else rng.permutation(n_runs)
+    order = np.concatenate([cells[r * RUN : (r + 1) * RUN] for r in runs])
+    groups = np.array_split(np.arange(n_minibatches), n_buffers)
+    parts = np.array_split(order, n_minibatches)
+    out = []
+    for group in groups:
+        mixed = rng.permutation(np.concatenate([parts[k] for k in group]))
+        out.append(np.split(mixed, np.cumsum([len(parts[k]) for k in group])[:-1]))
+    return out
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+@pytest.mark.parametrize(("n", "size", "buffer"), [(20 * RUN - 7, 100, 5 * RUN), (3001, 97, 700)])
+def test_buffers_made_one_by_one_are_those_of_the_whole_order(
+    n: int, size: int, buffer: int, in_order: bool
+) -> None:
+    cells = np.flatnonzero(np.arange(2 * n) % 3 > 0)[:n]
+    wanted = whole_order(cells, size, 7, buffer, in_order=in_order)
+    found = list(buffered(cells, size, 7, 4, buffer, in_order=in_order))
+    assert len(found) == len(wanted) > 1
+    for of_buffer, expected in zip(found, wanted, strict=True):
+        assert len(of_buffer) == len(expected)
+        assert all(map(np.array_equal, of_buffer, expected))
 
 
 def test_a_buffer_is_of_runs_of_neighbours() -> None:
@@ -281,7 +315,9 @@ def test_what_was_stored_in_random_order_is_read_in_order() -> None:
     np.testing.assert_array_equal(np.sort(np.concatenate(buffers)), np.arange(n))
     steps = np.concatenate([np.diff(cells) for cells in buffers])
     assert np.count_nonzero(steps > 1) <= 1  # where the last cells and the first ones are in one buffer
-    starts = {min(buffered(np.arange(n), 100, 0, e, 5 * RUN, in_order=True)[0][0]) // RUN for e in range(5)}
+    starts = {
+        min(next(buffered(np.arange(n), 100, 0, e, 5 * RUN, in_order=True))[0]) // RUN for e in range(5)
+    }
     assert len(starts) > 1
 
 

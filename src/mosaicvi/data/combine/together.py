@@ -163,7 +163,9 @@ def put_together(
                     "names_if_there": names_if_there,
                 }
                 if on_disk:
-                    read_all[name], stored[name] = open_stored(Path(str(dataset)), layers_of(name))
+                    read_all[name], stored[name] = open_stored(
+                        Path(str(dataset)), layers_of(name), names_on_disk=False
+                    )
                 else:
                     read_all[name] = _data(name, dataset, duplicates=duplicates, genome=genome, **options)
             except InputError as error:

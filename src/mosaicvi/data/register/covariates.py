@@ -21,6 +21,7 @@ USUAL_BATCHES = (
     "experiment", "study",
 )  # fmt: skip
 MAX_CATEGORIES = 1000  # more would be a column of names; each becomes a covariate
+TOGETHER = 1 << 20  # cells that are grouped together
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def read_covariates(data: MuData | AnnData, setup: Setup) -> Covariates:
         parts.append(((values - centre[key]) / spread[key])[:, None].astype(np.float32))
     if problems:
         raise InputError(problems)
-    table = np.concatenate(parts, axis=1)
+    table = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     return Covariates(table=table, batch=batch, categories=categories, centre=centre, spread=spread)
 
 
@@ -220,11 +221,12 @@ def check_categories(key: str, n: int) -> None:
 
 
 def _categorical(column: pd.Series[Any], key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    label = labels(column)
-    known = tuple(sorted(set(label)))
+    code, distinct = pd.factorize(column, use_na_sentinel=False)
+    names = [_label(value) for value in distinct]
+    known = tuple(sorted(set(names)))
     check_categories(key, len(known))
-    code = pd.Index(known, dtype=object).get_indexer(pd.Index(label, dtype=object))
-    return np.asarray(code, np.int64), known
+    place = {name: i for i, name in enumerate(known)}
+    return np.array([place[name] for name in names], np.int64)[code], known
 
 
 def numbers(column: pd.Series[Any], key: str, *, allow_missing: bool = False) -> NDArray[np.float64]:
@@ -254,16 +256,25 @@ def condition_groups(
     batches
         Their names.
     """
-    code = batch.copy()
-    for m in mods:
-        code = 2 * code + (m.row_of_cell >= 0)
-    # numbers of a byte or two are sorted in time that is linear in the cells
-    small = code.astype(np.min_scalar_type(int(code.max(initial=0))))
-    _, first, group = np.unique(small, return_index=True, return_inverse=True)
+    parts: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
+    first: dict[int, int] = {}  # cell of each code
+    for start in range(0, len(batch), TOGETHER):
+        some = slice(start, start + TOGETHER)
+        code = batch[some].copy()
+        for m in mods:
+            code = 2 * code + (m.row_of_cell[some] >= 0)
+        found, at, of = np.unique(code, return_index=True, return_inverse=True)
+        parts.append((found, of.astype(np.min_scalar_type(len(found)))))
+        first = dict(zip(found.tolist(), (at + start).tolist(), strict=True)) | first
+    known = np.array(sorted(first), np.int64)
     names = [
-        f"{batches[batch[i]]}: " + "+".join(m.name for m in mods if m.row_of_cell[i] >= 0) for i in first
+        f"{batches[batch[i]]}: " + "+".join(m.name for m in mods if m.row_of_cell[i] >= 0)
+        for i in (first[c] for c in known.tolist())
     ]
-    return group.astype(np.int64) + 1, tuple(names)
+    group = np.empty(len(batch), np.int64)
+    for i, (found, of) in enumerate(parts):
+        group[i * TOGETHER : (i + 1) * TOGETHER] = np.searchsorted(known, found)[of] + 1
+    return group, tuple(names)
 
 
 def named_conditions(

@@ -88,7 +88,7 @@ def joined(first: Mosaic, second: Mosaic) -> Mosaic:
     offset = int(first.group.max(initial=0))
     return dataclasses.replace(
         first,
-        cells=first.cells.append(second.cells),
+        cells=first.names().append(second.names()),
         modalities=tuple(_stacked(a, b) for a, b in zip(first.modalities, second.modalities, strict=True)),
         covariates=np.concatenate([first.covariates, second.covariates]),
         batch=np.concatenate([first.batch, second.batch]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ from mosaicvi.data.register.values import Values, duplicates, find_values, keep
 from mosaicvi.data.registry import ModalityFeatures, Registry, Setup
 from mosaicvi.data.staining import at_level
 from mosaicvi.data.stored.aligned import noted_rows
+from mosaicvi.data.stored.parked import let_go, parked
 from mosaicvi.data.stored.values import StoredMatrix, StoredMeasured, StoredValues
 from mosaicvi.errors import InputError, MosaicWarning, quoted
 
@@ -109,6 +111,9 @@ def register(
     batch = np.zeros(len(cells), np.int64)
     batches: tuple[str, ...] = ("all",)
     if covariates is not None:
+        if stored:
+            table, batch = parked(covariates.table), parked(covariates.batch)
+            covariates = dataclasses.replace(covariates, table=table, batch=batch)
         batch = covariates.batch
         batches = _batches(setup, covariates.categories, covariates.unseen)
     read: list[ModalityData] = []
@@ -151,11 +156,12 @@ def register(
         modalities=tuple(read),
         covariates=covariates.table,
         batch=covariates.batch,
-        group=group,
+        group=parked(group) if stored else group,
         group_names=group_names,
         registry=learned,
         unseen=covariates.unseen,
     )
+    let_go()
     return at_level(found, learned.levels) if learned.levels else found
 
 
@@ -255,6 +261,9 @@ def _read(
     there = row_of_cell >= 0
     batch_of_row = np.zeros(a.n_obs, np.int64)
     batch_of_row[row_of_cell[there]] = batch[there]
+    if isinstance(v.x, StoredMatrix):
+        row_of_cell, batch_of_row = parked(row_of_cell), parked(batch_of_row)
+    del noted, there
     kept = keep(v, batch_of_row, len(batches) if registry is None else 0)
     if registry is None:
         _check_measured(name, a.var_names[v.features.order], kept.seen)
@@ -322,16 +331,15 @@ def _without(m: ModalityData, empty: NDArray[np.bool_]) -> ModalityData:
         entry = None if m.entry_measured is None else StoredMeasured(x)
     else:
         x, entry = m.x[kept], None if m.entry_measured is None else m.entry_measured[kept]
-    return dataclasses.replace(
-        m,
-        x=x,
-        entry_measured=entry,
-        row_of_cell=np.where(has, row[m.row_of_cell], -1),
-        panel_of_row=m.panel_of_row[kept],
-        library=m.library[kept],
-        scale=m.scale[kept],
-        known_digest=None,
-    )
+    of_cells: dict[str, Any] = {
+        "row_of_cell": np.where(has, row[m.row_of_cell], -1),
+        "panel_of_row": m.panel_of_row[kept],
+        "library": m.library[kept],
+        "scale": m.scale[kept],
+    }
+    if m.on_disk:
+        of_cells = {name: parked(array) for name, array in of_cells.items()}
+    return dataclasses.replace(m, x=x, entry_measured=entry, known_digest=None, **of_cells)
 
 
 def absent(name: str, n_cells: int, registry: Registry) -> ModalityData:

@@ -28,6 +28,8 @@ from mosaicvi.data.register.panels import read_panels
 from mosaicvi.data.registry import ModalityFeatures, Registry, Setup
 from mosaicvi.data.stored.aligned import noted_rows
 from mosaicvi.data.stored.learnt import once
+from mosaicvi.data.stored.names import plain, repeated
+from mosaicvi.data.stored.parked import parked
 from mosaicvi.data.stored.scan import Scanned, scan
 from mosaicvi.data.stored.values import StoredMatrix, StoredMeasured, StoredValues
 from mosaicvi.data.sums import Columns
@@ -97,6 +99,8 @@ def find_values(
     of_model = registry is not None
     check_range(name, a, x, looks, likelihood, transform, of_model=of_model)
     panels, panel_of_row = read_panels(name, a, data, order, panel_key, of_model=of_model)
+    if isinstance(x, StoredMatrix):
+        panel_of_row = parked(panel_of_row)
     return Values(
         x=x,
         looks=looks,
@@ -207,8 +211,8 @@ def _keep_stored(v: Values, matrix: StoredMatrix, batch: NDArray[np.int64], n_ba
     return MeasuredValues(
         x=x,
         entry=StoredMeasured(x) if found.has_gaps else None,
-        library=found.library,
-        scale=found.scale,
+        library=parked(found.library),
+        scale=parked(found.scale),
         n_measured=found.n_measured,
         n_outside=found.n_outside,
         seen=found.columns["none"].n_measured > 0,
@@ -248,5 +252,5 @@ def _strange_cells(name: str, own: pd.Index[str], cells: pd.Index[str]) -> list[
 
 def duplicates(what: str, names: pd.Index[str], remedy: str) -> list[str]:
     """What is wrong with names that occur more than once, if any do."""
-    twice = names[names.duplicated()].unique()
+    twice = plain(names[repeated(names)]).unique()
     return [f"{what}: {quoted(twice)} occur more than once; {remedy}."] if len(twice) else []

@@ -30,10 +30,10 @@ def noted_rows(
     if not isinstance(data, MuData) or name not in data.obsmap:
         return None
     row = np.asarray(data.obsmap[name]).reshape(-1)
-    return rows_if_so(row, np.asarray(a.obs_names), np.asarray(cells))
+    return rows_if_so(row, a.obs_names, cells)
 
 
-def rows_if_so(noted: NDArray[Any], own: NDArray[Any], cells: NDArray[Any]) -> NDArray[np.int64] | None:
+def rows_if_so(noted: NDArray[Any], own: pd.Index[str], cells: pd.Index[str]) -> NDArray[np.int64] | None:
     """Rows from 0 of rows from 1, if every name of a modality is that of the cell whose row it is said to be.
 
     Parameters

@@ -22,6 +22,8 @@ from mosaicvi.data.read.contained_zarr import check_contained_folder, check_cont
 from mosaicvi.data.read.files import ZARR_MARKS
 from mosaicvi.data.read.modalities import PROTEINS, USUAL, certain, feature_types
 from mosaicvi.data.stored.aligned import rows_if_so
+from mosaicvi.data.stored.names import StoredNames, read_names, repeated
+from mosaicvi.data.stored.parked import parked
 from mosaicvi.data.stored.pieces import Piece, element
 from mosaicvi.data.stored.values import StoredMatrix
 from mosaicvi.errors import InputError
@@ -43,7 +45,7 @@ def can_stay(path: Path) -> bool:
         return False
 
 
-def open_stored(path: Path, layers: Mapping[str, str]) -> Opened:
+def open_stored(path: Path, layers: Mapping[str, str], *, names_on_disk: bool = True) -> Opened:
     """Open a file for which `can_stay` is true.
 
     Parameters
@@ -52,6 +54,8 @@ def open_stored(path: Path, layers: Mapping[str, str]) -> Opened:
         The file or folder.
     layers
         Modality → layer with its values; of an AnnData the only one.
+    names_on_disk
+        Whether the names of many cells of a MuData may stay out of memory.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def open_stored(path: Path, layers: Mapping[str, str]) -> Opened:
             a, matrix = _anndata(str(path), group, layer, _mark(path), obs)
             _check_one_modality(path, group, a)
             return a, {"": matrix}
-        return _mudata(path, group, layers)
+        return _mudata(path, group, layers, names_on_disk=names_on_disk)
     except InputError:
         raise
     except Exception as error:  # what a damaged file raises is not foreseeable
@@ -118,21 +122,24 @@ def _modalities_of_obsm(group: Any, a: AnnData) -> list[str]:
     return [key for key in there if key == PROTEINS or key in sure]
 
 
-def _mudata(path: Path, group: Any, layers: Mapping[str, str]) -> Opened:
+def _mudata(path: Path, group: Any, layers: Mapping[str, str], *, names_on_disk: bool) -> Opened:
     there = list(group["mod"].keys())
     order = [str(name) for name in group["mod"].attrs.get("mod-order", there)]
     mods, stored, noted = {}, {}, {}
-    obs = read_elem(group["obs"])
-    obs.index = obs.index.astype(str)
+    obs = _cells(group, names_on_disk=names_on_disk)
+    if not _is_stored(obs.index):
+        obs.index = obs.index.astype(str)
     for name in order if set(order) == set(there) else there:
-        about = read_elem(group["mod"][name]["obs"])
+        about = _cells(group["mod"][name], names_on_disk=_is_stored(obs.index))
         noted[name] = _noted(group, name, about, obs.index)
         mods[name], matrix = _anndata(
             f"{path}: {name}", group["mod"][name], layers.get(name), _mark(path), about
         )
         stored[name] = matrix.shuffled() if group.attrs.get(SHUFFLED) is True else matrix
-    if not obs.index.duplicated().any() and all(rows is not None for rows in noted.values()):
+    if all(rows is not None for rows in noted.values()) and not repeated(obs.index).any():
         return _put_together(mods, obs, noted, _notes(group)), stored
+    if _is_stored(obs.index):  # they have to be looked up
+        return _mudata(path, group, layers, names_on_disk=False)
     known = pd.Index([]).append([a.obs_names for a in mods.values()])
     lost = obs.index[~obs.index.isin(known)]
     if len(lost):
@@ -148,15 +155,35 @@ def _noted(group: Any, name: str, about: pd.DataFrame, cells: pd.Index[str]) -> 
     """Row of each cell in a modality as the file says it, if it is so; names are then kept once."""
     if "obsmap" not in group or name not in group["obsmap"]:
         return None
-    row = rows_if_so(
-        np.asarray(read_elem(group["obsmap"][name])).reshape(-1), np.asarray(about.index), np.asarray(cells)
-    )
-    if row is not None:
+    row = rows_if_so(np.asarray(read_elem(group["obsmap"][name])).reshape(-1), about.index, cells)
+    if row is not None and not _is_stored(about.index):
         own = np.empty(len(about), object)
         there = np.flatnonzero(row >= 0)
         own[row[there]] = np.asarray(cells, object)[there]
         about.index = pd.Index(own, dtype=about.index.dtype, name=about.index.name)
-    return row
+    return None if row is None else parked(row)
+
+
+def _cells(group: Any, *, names_on_disk: bool) -> pd.DataFrame:
+    """The cells of a file or a modality, with names that stay out of memory where they are many."""
+    about = group["obs"]
+    key = about.attrs.get("_index")
+    names = read_names(about[key]) if names_on_disk and isinstance(key, str) and key in about else None
+    if names is None:
+        obs: pd.DataFrame = read_elem(about)
+        return obs
+    order = [str(name) for name in about.attrs["column-order"]]
+    return pd.DataFrame({name: read_elem(about[name]) for name in order}, index=names, columns=order)
+
+
+def _is_stored(names: pd.Index[str]) -> bool:
+    return isinstance(names.array, StoredNames)
+
+
+class _ManyCells(AnnData):  # type: ignore[misc]
+    """An AnnData whose names are not compared when it is made, for which they would have to be in memory."""
+
+    def _check_uniqueness(self) -> None: ...
 
 
 class _AsItIs(MuData):  # type: ignore[misc]
@@ -181,7 +208,7 @@ def _put_together(
             obs=obs,
             var=pd.concat([a.var[[]] for a in mods.values()]),
             obsm={name: row >= 0 for name, row in known.items()},
-            obsmap={name: (row + 1).astype(np.uint32) for name, row in known.items()},
+            obsmap={name: parked((row + 1).astype(np.uint32)) for name, row in known.items()},
             uns=notes,
         )
 
@@ -195,7 +222,8 @@ def _mark(path: Path) -> Path:
 def _anndata(
     name: str, group: Any, layer: str | None, mark: Path, obs: pd.DataFrame
 ) -> tuple[AnnData, StoredMatrix]:
-    a = AnnData(obs=obs, var=read_elem(group["var"]))
+    kind = _ManyCells if _is_stored(obs.index) else AnnData
+    a = kind(obs=obs, var=read_elem(group["var"]))
     if "varm" in group and "measured" in group["varm"]:
         a.varm["measured"] = read_elem(group["varm"]["measured"])
     a.uns.update(_notes(group))

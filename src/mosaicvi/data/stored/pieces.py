@@ -22,6 +22,7 @@ from mosaicvi.data.blocks import Block
 from mosaicvi.data.problems import problem
 from mosaicvi.data.sparse import arrays_fault
 from mosaicvi.data.stored.numbers import StoredNumbers, numbers_of
+from mosaicvi.data.stored.parked import parked, picked
 from mosaicvi.engine.jit import Ints
 from mosaicvi.errors import InputError
 
@@ -69,7 +70,7 @@ class Piece:
             return
         group = raw.group
         self.values, self.indices = group["data"], group["indices"]
-        self.indptr = np.asarray(self._read(lambda: group["indptr"][:])).astype(np.int64)
+        self.indptr = parked(np.asarray(self._read(lambda: group["indptr"][:])).astype(np.int64, copy=False))
         fault = arrays_fault(self.indptr, np.zeros(0, np.int64), 0, self.shape[0], self.shape[1])
         n_there = min(self.values.shape[0], self.indices.shape[0])
         if fault is None or fault.startswith("indptr ends"):
@@ -112,7 +113,7 @@ class Piece:
             return []
         if self.place is None:  # nothing but what is returned needs memory
             return [self._sparse(rows)]
-        read = self.indptr[rows + 1] - self.indptr[rows]
+        read = picked(self.indptr, rows + 1) - picked(self.indptr, rows)
         ends = np.flatnonzero(np.diff(np.cumsum(read) // VALUES_TOGETHER)) + 1
         return [self._sparse(part) for part in np.split(rows, ends)]
 
@@ -155,7 +156,7 @@ class Piece:
     def _sparse(self, rows: NDArray[np.int64]) -> sp.csr_matrix:
         new = np.concatenate([[True], np.diff(rows) > self.near])
         firsts, lasts = rows[new], rows[np.append(new[1:], True)] + 1
-        lows, highs = self.indptr[firsts], self.indptr[lasts]
+        lows, highs = picked(self.indptr, firsts), picked(self.indptr, lasts)
         data = np.empty(int((highs - lows).sum()), np.float32)
         indices = np.empty(len(data), np.int32 if self.indices.dtype.itemsize <= 4 else np.int64)
         with np.errstate(over="ignore"):  # what a float32 cannot hold is found as infinite
@@ -164,7 +165,7 @@ class Piece:
         lengths = lasts - firsts
         every = np.arange(int(lengths.sum())) + np.repeat(firsts - (np.cumsum(lengths) - lengths), lengths)
         indptr = np.zeros(len(every) + 1, np.int64)
-        np.cumsum(self.indptr[every + 1] - self.indptr[every], out=indptr[1:])
+        np.cumsum(picked(self.indptr, every + 1) - picked(self.indptr, every), out=indptr[1:])
         if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= self.shape[1]):
             fault = f"an index of rows {rows[0]:,} to {lasts[-1]:,} is outside of 0 to {self.shape[1] - 1:,}"
             raise InputError(problem("sparse", name=self.name, what="the matrix", fault=fault))

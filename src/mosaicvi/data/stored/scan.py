@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mosaicvi.data.blocks import row_slices
 from mosaicvi.data.digest import ValuesDigest
 from mosaicvi.data.looks import add_filled
+from mosaicvi.data.stored.parked import room
 from mosaicvi.data.stored.values import StoredMatrix
 from mosaicvi.data.sums import Columns, ColumnSums, by_panel
 from mosaicvi.data.transforms import Transform
@@ -77,8 +78,8 @@ def scan(
         Batch of each row, (n,), and B, 0 not to count; it is done only where every row measured everything.
     """
     n, d = matrix.shape
-    n_measured = panels.sum(1)[panel_of_row]
-    library, scale = np.empty((2, n), np.float32)
+    n_measured, library, scale = room(n, np.int64), room(n, np.float32), room(n, np.float32)
+    of_panel = panels.sum(1)
     sums = {name: ColumnSums(d, name) for name in dict.fromkeys(("none", transform))}
     digest, has_gaps, n_outside = ValuesDigest(), False, 0
     of_entries, exposure = np.zeros((2, d))
@@ -96,8 +97,7 @@ def scan(
                 exposure += library[before].astype(np.float64) @ inside
         if has_gaps and entry is None:
             entry = panels[panel]
-        if entry is not None:
-            n_measured[rows] = entry.sum(1)
+        n_measured[rows] = of_panel[panel] if entry is None else entry.sum(1)
         library[rows], scale[rows] = scales(x, n_measured[rows], transform)
         measured = panels[panel] if entry is None and is_dense else entry
         for of_transform in sums.values():

@@ -14,11 +14,13 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from mosaicvi.data.blocks import ROWS, Block, RowsOnDemand, row_slices
+from mosaicvi.data.stored.parked import let_go, picked
 from mosaicvi.data.stored.pieces import Piece
 from mosaicvi.data.stored.progress import of_rows
 from mosaicvi.data.values import keep_measured
 
 READ_TOGETHER = 1 << 24  # bytes
+TIDIED = 1 << 18  # rows after which memory is given back
 
 
 class StoredMatrix(RowsOnDemand):
@@ -72,6 +74,8 @@ class StoredMatrix(RowsOnDemand):
             for rows, block in _read_together(self.shape[0], self.n_bytes, self.take):
                 yield rows, block
                 advance(rows.stop - rows.start)
+                if rows.start % TIDIED == 0:
+                    let_go()
 
     def __getitem__(self, rows: NDArray[np.int64] | slice) -> Block:
         return _in_any_order(_positions(rows, self.shape[0]), self.take)
@@ -160,10 +164,10 @@ class StoredValues(RowsOnDemand):
         return found
 
     def _kept(self, raw: Block, rows: NDArray[np.int64]) -> tuple[Block, NDArray[np.bool_] | None]:
-        panel = self.panel_of_row[rows]
+        panel = picked(self.panel_of_row, rows)
         x, entry, _ = keep_measured(raw, self.panels, panel, dense=self.is_dense)
         for factor, of_row in self.factors:
-            group = of_row[rows]
+            group = picked(of_row, rows)
             if isinstance(x, np.ndarray):
                 x = x * factor[group]
             else:

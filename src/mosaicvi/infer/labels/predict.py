@@ -77,7 +77,7 @@ def predict_labels(
     known = Reference.of(*place(reference, labelled, None), code[labelled], reference.batch[labelled])
     z, width = place(asked, cells, None)
     # whoever is known by the same name is the same cell
-    own = reference.cells[labelled].get_indexer(asked.cells[cells])
+    own = reference.names(labelled).get_indexer(asked.names(cells))
     near = known.near(z, width, own=own)
     squares = known.squares(z)
     distance = np.sqrt(squares.min(1))

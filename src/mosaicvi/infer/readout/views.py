@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaicvi.data.blocks import distinct_rows
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.store.parts import need
 
@@ -56,11 +57,11 @@ def shown_of_cells(mosaic: Mosaic) -> tuple[NDArray[np.int64], list[Shown]]:
     columns = []
     for data in mosaic.modalities:
         row = data.row_of_cell
-        panel = np.full(len(row), -1)
+        panel = np.full(len(row), -1, np.int32)
         has = row >= 0
         panel[has] = 0 if data.entry_measured is not None else data.panel_of_row[row[has]]
         columns.append(panel)
-    distinct, code = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
+    distinct, code = distinct_rows(np.stack(columns, 1))
     views = []
     for line in distinct.tolist():
         masks = {}
@@ -69,7 +70,7 @@ def shown_of_cells(mosaic: Mosaic) -> tuple[NDArray[np.int64], list[Shown]]:
                 whole = np.ones(data.n_features, bool)
                 masks[data.name] = whole if data.entry_measured is not None else data.panels[panel]
         views.append(Shown.make(masks))
-    return code.reshape(-1), views
+    return code, views
 
 
 def panels_of_cells(mosaic: Mosaic) -> tuple[NDArray[np.int64], list[Shown]]:
