@@ -112,9 +112,9 @@ class Growing(Saving):
         mosaic = _at_level(old, found.mosaic)
         met = old.met()
         if met is not None:
-            is_known = mosaic.cells.isin(old.mosaic.cells)
+            is_known = mosaic.names().isin(old.mosaic.names())
             if old._earlier is not None:
-                is_known |= mosaic.cells.isin(old._earlier[0].cells)
+                is_known |= mosaic.names().isin(old._earlier[0].names())
             met = met.and_those_of(mosaic, old.registry, ~is_known)
         config = _grown_config(old.config, mosaic)
         net, free = _grown_network(old, mosaic, config, found.sees, seed)

@@ -196,7 +196,7 @@ class Referring(ModelState):
         source = self._source()  # of which the cells were kept
         known = [translated(view, self.registry, source.registry) for view in views]
         far, rank = kept.distances(self.align(mosaic, cells, z, var)[0], code, known)
-        return pd.DataFrame({"distance": far, "rank": rank}, index=mosaic.cells)
+        return pd.DataFrame({"distance": far, "rank": rank}, index=mosaic.names())
 
     def _how_trained(self) -> dict[str, float | int | None]:
         last = self._rows[-1] if self._rows else {}
