@@ -116,9 +116,19 @@ def test_who_has_a_model_is_not_sent_to_training(command: str) -> None:
     try:
         beside = (
             "obsm['adt']: its 3 features are read as the modality 'adt', as by from_obsm={'adt': 'adt'}; "
-            "modalities=['rna'] leaves them out."
+            "del data.obsm['adt'] first, or modalities=['rna'] of setup_mudata, leaves them out."
         )
         assert for_terminal(beside) == "obsm['adt']: its 3 features are read as the modality 'adt'."
+        of_model = (
+            "obsm['adt']: its 3 features are read as the modality 'adt', as by mosaicvi.to_mudata(data, "
+            "from_obsm={'adt': 'adt'}); del data.obsm['adt'] first leaves them out. 4 cells are left."
+        )
+        assert for_terminal(of_model) == (
+            "obsm['adt']: its 3 features are read as the modality 'adt'. 4 cells are left."
+        )
+        for call in ("from_obsm={'adt': 'x'}", "mosaicvi.to_mudata(data, from_obsm={'adt': 'x'})"):
+            unread = f"obsm['x'] holds counts that are not read; {call} makes them a modality."
+            assert for_terminal(unread) == "obsm['x'] holds counts that are not read."
         unread = "obsm['x'] holds counts that are not read; from_obsm={'adt': 'x'} makes them a modality."
         assert for_terminal(unread) == "obsm['x'] holds counts that are not read."
         panels = "rna: 2 panels; note the column of obs that does, data.uns['mosaicvi'] = {'panel_key': ...}."

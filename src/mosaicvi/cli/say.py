@@ -58,6 +58,12 @@ _IN_TERMINAL = (
     (re.compile(r"make them unique with var_names_make_unique\(\)"), "number them with --duplicates number"),
     (re.compile(r"make them unique.* with obs_names_make_unique\(\)"), "rename them"),
     (re.compile(r"set library_aware=False"), "set library_aware = false in the file of --config"),
+    (re.compile(r"mdata = mosaicvi\.to_mudata\(data\);\s*"), ""),
+    (
+        re.compile(r"mdata\.mod\['([^']+)'\] = mdata\.mod\.pop\('([^']+)'\)"),
+        r"mosaicvi combine ... --rename \2=\1 --output renamed.h5mu, and give what that writes",
+    ),
+    (re.compile(r"del data\.obsm\['[^']+'\] first, or (modalities=\[[^\]]+\]) of setup_mudata,"), r"\1"),
     (re.compile(r"; call mdata\.update\(\)"), "; read it into memory, --in-memory, which adds them"),
     (re.compile(r"MosaicVI\.prepare_query\(data, model, (layers=[^)]*)\)"), r"\1"),
     (re.compile(r"MosaicVI\.prepare_query\(data, model\)"), "--allow-missing"),
@@ -110,8 +116,8 @@ def _plain(value: str) -> str:
 
 # What only training decides, of no use to who has a model.
 _OF_TRAINING = (
-    (re.compile(r"(, as by from_obsm=\{[^}]+\})?; modalities=\[[^\]]+\] leaves them out\."), "."),
-    (re.compile(r"; from_obsm=\{[^}]+\} makes them a modality\."), "."),
+    (re.compile(r"(, as by [^;]*)?; del data\.obsm\[[^;]* leaves them out\."), "."),
+    (re.compile(r"; [^;]*from_obsm=\{[^}]+\}\)? makes them a modality\."), "."),
 )
 WITH_MODEL = ("embed", "impute", "label", "compare", "map", "report")
 

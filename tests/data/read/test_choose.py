@@ -94,7 +94,10 @@ def test_counts_of_usual_names_in_obsm_are_a_modality() -> None:
     adata.X = sparse.csr_matrix(X + 1)
     adata.obsm["accessibility"] = pd.DataFrame({"chr1:1-9": [1, 0, 0, 2], "chr1:20-30": 1}, adata.obs_names)
     adata.obsm["peaks"] = np.full((4, 2), 0.5)
-    words = r"2 features.*'atac', as by from_obsm=\{'atac': 'accessibility'\}; modalities=\['rna'\]"
+    words = (
+        r"2 features.*'atac', as by from_obsm=\{'atac': 'accessibility'\}; "
+        r"del data.*, or modalities=\['rna'\] of"
+    )
     with pytest.warns(MosaicWarning, match=words):
         got = to_mudata(adata)
     assert list(got.mod) == ["rna", "atac"]
@@ -103,6 +106,31 @@ def test_counts_of_usual_names_in_obsm_are_a_modality() -> None:
         assert list(combine({"d": adata}).mod) == ["rna", "atac"]
     with pytest.warns(MosaicWarning, match=r"obsm\['accessibility'\] is not read"):
         register(adata, Setup(modalities=("rna",)))
+
+
+@pytest.mark.parametrize("key", ["protein_expression", "protein_counts"])
+def test_a_matrix_that_is_named_is_read_once(key: str) -> None:
+    adata = counts()
+    adata.obsm[key] = pd.DataFrame([[1, 0], [0, 0], [2, 3], [0, 1]], adata.obs_names, ["CD3", "CD4"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MosaicWarning)
+        got = to_mudata(adata, from_obsm={"protein": key})
+    assert list(got.mod) == ["rna", "protein"]
+    assert got["protein"].X.toarray().tolist() == [[1, 0], [0, 0], [2, 3], [0, 1]]
+
+
+@pytest.mark.parametrize("key", ["protein_expression", "protein_counts"])
+def test_what_is_said_of_a_matrix_in_obsm_can_be_done(key: str) -> None:
+    adata = counts()
+    adata.obsm[key] = pd.DataFrame([[1, 0], [0, 1], [2, 3], [0, 1]], adata.obs_names, ["CD3", "CD4"])
+    with pytest.warns(MosaicWarning) as told:
+        mdata = to_mudata(adata)
+    said = str(told[0].message)
+    assert f"del data.obsm[{key!r}] first, or modalities=['rna'] of setup_mudata, leaves them out" in said
+    with pytest.warns(MosaicWarning, match="only zeros"):
+        assert [m.name for m in register(mdata, Setup(modalities=("rna",))).modalities] == ["rna"]
+    del adata.obsm[key]
+    assert list(to_mudata(adata).mod) == ["rna"]
 
 
 @pytest.mark.parametrize("layers", [{}, {"rna": "raw"}])

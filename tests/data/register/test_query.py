@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+import anndata
 import mudata
 import numpy as np
 import pandas as pd
@@ -10,7 +13,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
+import mosaicvi
 from mosaicvi import InputError, MosaicVI, MosaicWarning
+from mosaicvi.cli.say import for_terminal
 
 SMALL = {"dim_latent": 4, "dimensions": [8], "dim_block_enc": 6, "dim_block_dec": 6, "dim_block_embed": 2}
 rng = np.random.default_rng(0)
@@ -112,3 +117,77 @@ def test_proteins_beside_the_genes_are_taken_along(model: MosaicVI) -> None:
         assert np.array_equal(a.X.toarray(), b.X.toarray())
     answers = [model.get_latent_representation(q) for q in (made, wanted)]
     assert np.array_equal(*answers)
+
+
+@pytest.mark.parametrize("kind", ["mudata", "anndata"])
+def test_a_modality_by_another_name_is_said_to_be_left_out(model: MosaicVI, kind: str) -> None:
+    rna, proteins = counts(8, [f"g{i}" for i in range(9)]), counts(8, ["p0", "p1", "p2"])
+    data: AnnData | MuData
+    if kind == "mudata":
+        with mudata.set_options(pull_on_update=False):
+            data = MuData({"rna": rna, "protein": proteins})
+        data.obs["batch"] = "a"
+    else:
+        data = rna.copy()
+        data.var["feature_types"] = "rna"
+        types = pd.Series("Multiplexing Capture", ["p0", "p1", "p2"])  # a name that is not the model's
+        beside = proteins.copy()
+        beside.var["feature_types"] = types
+        data = anndata.concat([data, beside], axis=1, merge="first")
+        data.obs["batch"] = "a"
+    before = "mdata = mosaicvi.to_mudata(data); " if kind == "anndata" else ""
+    name = next(n for n in mosaicvi.to_mudata(data).mod if n != "rna")
+    said = (
+        f"{name}: the model has no such modality and leaves it out; its features are those of 'adt': "
+        f"rename it, {before}mdata.mod['adt'] = mdata.mod.pop({name!r})."
+    )
+    for ask in (lambda: MosaicVI.prepare_query(data, model), lambda: model.get_latent_representation(data)):
+        with pytest.warns(MosaicWarning) as told:
+            ask()
+        assert [str(one.message) for one in told].count(said) == 1
+    mdata = mosaicvi.to_mudata(data)
+    mdata.mod["adt"] = mdata.mod.pop(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MosaicWarning)
+        made = MosaicVI.prepare_query(mdata, model)
+        both = model.get_latent_representation(mdata)
+    assert np.array_equal(made["adt"].X.toarray(), proteins.X.toarray())
+    with mudata.set_options(pull_on_update=False):
+        by_hand = MuData({"rna": rna, "adt": proteins})
+    by_hand.obs["batch"] = "a"
+    np.testing.assert_array_equal(both, model.get_latent_representation(by_hand))
+    assert for_terminal(said).endswith(
+        f"rename it, mosaicvi combine ... --rename {name}=adt --output renamed.h5mu, and give what that "
+        "writes."
+    )
+
+
+def test_growing_by_a_modality_that_is_known_by_another_name_is_said(model: MosaicVI) -> None:
+    with mudata.set_options(pull_on_update=False):
+        data = MuData(
+            {"rna": counts(8, [f"g{i}" for i in range(9)]), "protein": counts(8, ["p0", "p1", "new"])}
+        )
+    data.obs["batch"] = "c"
+    with pytest.warns(MosaicWarning, match=r"^protein: .*as a new one; its features are those of 'adt': ren"):
+        MosaicVI.load_query_data(data, model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*as a new one", category=MosaicWarning)
+        grown = MosaicVI.load_query_data(data, model, modalities=["protein"])
+    assert list(grown.registry.features) == ["rna", "adt", "protein"]
+    with pytest.raises(InputError, match=r"no new modality 'rna' in the data; the model knows it"):
+        MosaicVI.load_query_data(data, model, modalities=["rna"])
+
+
+def test_a_matrix_of_obsm_is_read_as_in_training() -> None:
+    data = counts(40, [f"g{i}" for i in range(9)])
+    values = counts(40, ["p0", "p1", "p2"]).X.toarray()
+    data.obsm["protein_expression"] = pd.DataFrame(values, data.obs_names, ["p0", "p1", "p2"])
+    mosaic = MosaicVI.setup_mudata(
+        mosaicvi.to_mudata(data, from_obsm={"protein": "protein_expression"}), batch_key="batch"
+    )
+    model = MosaicVI(mosaic, **SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MosaicWarning)
+        made = MosaicVI.prepare_query(data, model)
+    assert list(made.mod) == ["rna", "protein"]
+    assert np.array_equal(made["protein"].X.toarray(), values)

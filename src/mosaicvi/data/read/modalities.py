@@ -60,13 +60,15 @@ def to_mudata(
         An AnnData is split where ``var["feature_types"]`` names several types; it is not copied otherwise.
         Proteins in ``obsm["protein_expression"]`` become the modality ``"adt"``, where cells of nothing but
         zeros count as not measured; so do whole counts under other usual keys (``protein_counts``, ``adt``;
-        ``peaks`` become ``"atac"``) if their columns have names, every zero as measured.
+        ``peaks`` become ``"atac"``) if their columns have names, every zero as measured. What `from_obsm`
+        names is read as it says alone.
     modality
         The name of the one modality; by default after its feature type, or ``"rna"``.
     layers
         Modality → layer with its values, for the options below; it is not taken for ``X``.
     from_obsm
-        Modality → key of ``obsm`` of an AnnData that holds it, such as ``{"adt": "protein_counts"}``.
+        Modality → key of ``obsm`` of an AnnData that holds it, such as ``{"adt": "protein_counts"}``; every
+        zero there was measured, unless `zeros_missing` names the modality.
     min_counts
         Modality → sum of a cell's values below which it is left out of the modality.
     rounded
@@ -167,23 +169,36 @@ def split_types(
     modality: str | None = None,
     from_obsm: Mapping[str, str] | None = None,
     name: object = "the data",
+    of_model: bool = False,
 ) -> dict[str, AnnData]:
-    """The modalities of an AnnData, see `to_mudata`."""
+    """The modalities of an AnnData, see `to_mudata`; what is said to who has a model already is less."""
     parts = _by_type(data, modality)
     asked = from_obsm_of(name, data, from_obsm or {})
-    proteins = _proteins(data) if "adt" not in parts | asked else None
-    own, parts = [*parts], parts | asked | ({} if proteins is None else {"adt": proteins})
+    named = {*(from_obsm or {}).values()}
+    proteins = None if PROTEINS in named or "adt" in parts | asked else _proteins(data)
+    setup = "" if of_model else f", or modalities={[*parts]!r} of setup_mudata,"
+    parts |= asked
+    if proteins is not None:
+        parts["adt"], unmeasured = proteins
+        text = (
+            f"obsm[{PROTEINS!r}]: its {proteins[0].n_vars:,} proteins are read as the modality 'adt'; "
+            f"del data.obsm[{PROTEINS!r}] first{setup} leaves them out."
+        )
+        if unmeasured:
+            text += f" {unmeasured:,} cells with only zeros there count as not measured."
+        warnings.warn(text, MosaicWarning, stacklevel=4)
     is_certain = certain(data)
     for key, guess in unread(data).items():
-        if key in (from_obsm or {}).values():
+        if key in named:
             continue
         option = f"from_obsm={{{guess!r}: {key!r}}}"
+        option = f"mosaicvi.to_mudata(data, {option})" if of_model else option
         text = f"obsm[{key!r}] holds counts that are not read; {option} makes them a modality."
         if key in is_certain and guess not in parts:
             parts |= from_obsm_of(name, data, {guess: key})
             text = (
                 f"obsm[{key!r}]: its {parts[guess].n_vars:,} features are read as the modality {guess!r}, "
-                f"as by {option}; modalities={[*own]!r} leaves them out."
+                f"as by {option}; del data.obsm[{key!r}] first{setup} leaves them out."
             )
         warnings.warn(text, MosaicWarning, stacklevel=4)
     return parts
@@ -208,8 +223,8 @@ def _by_type(data: AnnData, modality: str | None) -> dict[str, AnnData]:
     return {name: data[:, np.asarray(names == name)].copy() for name in found}
 
 
-def _proteins(data: AnnData) -> AnnData | None:
-    """Proteins beside the genes, without the cells that have only zeros, or None."""
+def _proteins(data: AnnData) -> tuple[AnnData, int] | None:
+    """Proteins beside the genes without the cells that have only zeros, and how many these are; or None."""
     table = data.obsm.get(PROTEINS)
     if table is None:
         return None
@@ -221,15 +236,9 @@ def _proteins(data: AnnData) -> AnnData | None:
     names = [str(n) for n in named] if len(named) == values.shape[1] else map(str, range(values.shape[1]))
     measured = values.any(axis=1)
     x = values[measured].astype(np.float32)
-    text = (
-        f"obsm[{PROTEINS!r}]: its {values.shape[1]:,} proteins are read as the modality 'adt'; "
-        "modalities=['rna'] leaves them out."
-    )
-    if not measured.all():
-        text += f" {int((~measured).sum()):,} cells with only zeros there count as not measured."
-    warnings.warn(text, MosaicWarning, stacklevel=4)
-    return AnnData(
+    proteins = AnnData(
         x if np.isnan(x).any() else sparse.csr_matrix(x),
         obs=pd.DataFrame(index=data.obs_names[measured]),
         var=pd.DataFrame(index=list(names)),
     )
+    return proteins, int((~measured).sum())

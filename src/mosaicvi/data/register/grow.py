@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mosaicvi.data.mosaic import ModalityData, Mosaic
 from mosaicvi.data.register.features import chromosomes
 from mosaicvi.data.register.join import in_memory
-from mosaicvi.data.register.modalities import modalities_of
+from mosaicvi.data.register.modalities import modalities_of, other_names
 from mosaicvi.data.register.query import align_to_model, together
 from mosaicvi.data.register.register import register
 from mosaicvi.data.register.suspicious import technical
@@ -81,8 +81,10 @@ def grow(
     new = [name for name in mods if name not in registry.features]
     absent = [name for name in modalities if name not in new]
     if absent:
+        known = "; the model knows it, and reads it anyway" if absent[0] in registry.features else ""
         raise InputError(
-            f"modalities: no new modality {absent[0]!r} in the data; there are {quoted(new) or 'none'}."
+            f"modalities: no new modality {absent[0]!r} in the data{known}; "
+            f"there are {quoted(new) or 'none'}."
         )
     new = [name for name in new if (name in modalities if modalities else technical(name) is None)]
     if not new and not any(name in registry.features for name in mods):
@@ -94,6 +96,11 @@ def grow(
             "prepare_query(data, model, layers=...) says where values are."
         )
     further, notes = _further(mods, registry, new_features)
+    notes += [
+        f"{name}: the model has no such modality and learns it as a new one; {said}"
+        for name, said in other_names(data, mods, registry).items()
+        if name in new and name not in modalities
+    ]
     fresh = _registered_alone(
         {**further, **{name: mods[name] for name in new}}, data, registry, likelihoods, layers
     )

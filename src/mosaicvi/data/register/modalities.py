@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
 from mosaicvi.data.read.modalities import PROTEINS, certain, feature_types, names_modalities, split_types
+from mosaicvi.data.read.remembered import checked
 from mosaicvi.data.register.suspicious import technical
 from mosaicvi.data.registry import Registry, Setup
 from mosaicvi.errors import InputError, quoted
@@ -48,7 +50,9 @@ def modalities_of(data: MuData | AnnData, setup: Setup, registry: Registry | Non
                     "mdata = mosaicvi.to_mudata(adata); MosaicVI.setup_mudata(mdata, ...)."
                 )
             return {setup.modalities[0] if setup.modalities else "rna": data}
-        parts = split_types(data) if names_modalities(data) else {}
+        noted = checked(registry.reading).get("from_obsm", {})
+        obsm = {m: key for m, key in noted.items() if ":" not in m and key in data.obsm}
+        parts = split_types(data, from_obsm=obsm, of_model=True) if obsm or names_modalities(data) else {}
         if len(parts) > 1 and parts.keys() & registry.features:
             return parts
         if len(registry.features) == 1:
@@ -64,6 +68,48 @@ def modalities_of(data: MuData | AnnData, setup: Setup, registry: Registry | Non
     if nested:
         raise InputError(f"Modality {nested[0]!r} is no AnnData; give each modality as one AnnData.")
     return mods
+
+
+ALIKE = 0.5  # share of the fewer features from which two modalities are the same by another name
+
+
+def other_names(data: MuData | AnnData, mods: Mapping[str, AnnData], registry: Registry) -> dict[str, str]:
+    """What is said of modalities that the model knows by another name, which the data lack.
+
+    Parameters
+    ----------
+    data
+        The user's object.
+    mods
+        Its modalities.
+    registry
+        Of the model.
+
+    Returns
+    -------
+    By modality of the data, whose features they are, and how it is renamed.
+    """
+    found = {}
+    whole = "mdata = mosaicvi.to_mudata(data); " if isinstance(data, AnnData) else ""
+    absent = [name for name in registry.features if name not in mods]
+    for name in (n for n in mods if n not in registry.features):
+        for known in absent:
+            features = registry.features[known].names
+            shared = int(mods[name].var_names.isin(pd.Index(features)).sum())
+            if shared and shared >= ALIKE * min(len(features), mods[name].n_vars):
+                found[name] = (
+                    f"its features are those of {known!r}: "
+                    f"rename it, {whole}mdata.mod[{known!r}] = mdata.mod.pop({name!r})."
+                )
+    return found
+
+
+def left_out(data: MuData | AnnData, mods: Mapping[str, AnnData], registry: Registry) -> list[str]:
+    """Notes on modalities that the model leaves out though it knows their features."""
+    return [
+        f"{name}: the model has no such modality and leaves it out; {said}"
+        for name, said in other_names(data, mods, registry).items()
+    ]
 
 
 def unknown(mods: Mapping[str, AnnData], wanted: Iterable[str], setup: Setup) -> list[str]:

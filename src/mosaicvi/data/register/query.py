@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.data.layers import layer_names, values_of
 from mosaicvi.data.register.kinds import layer_for_model
-from mosaicvi.data.register.modalities import modalities_of
+from mosaicvi.data.register.modalities import left_out, modalities_of
 from mosaicvi.data.register.names import Rules, with_known_names
 from mosaicvi.data.register.panels import measured_table
 from mosaicvi.data.register.unseen import with_categories
@@ -134,6 +134,8 @@ def align_to_model(data: MuData | AnnData, registry: Registry) -> MuData | AnnDa
         If a modality has none of the model's features.
     """
     mods = modalities_of(data, registry.setup, registry)
+    for note in left_out(data, mods, registry):
+        warnings.warn(note, MosaicWarning, stacklevel=3)
     made, problems = {}, []
     for name in (n for n in registry.features if n in mods):
         try:

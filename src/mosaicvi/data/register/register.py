@@ -28,7 +28,13 @@ from mosaicvi.data.register.covariates import (
     read_covariates,
 )
 from mosaicvi.data.register.kinds import guessed_gaussian, with_counts
-from mosaicvi.data.register.modalities import modalities_of, unknown, unread_proteins, without_technical
+from mosaicvi.data.register.modalities import (
+    left_out,
+    modalities_of,
+    unknown,
+    unread_proteins,
+    without_technical,
+)
 from mosaicvi.data.register.panels import measured_by_batch, panel_column
 from mosaicvi.data.register.standard import standard_of
 from mosaicvi.data.register.suspicious import droplets, hashtags, zero_or_one, zeros
@@ -90,6 +96,8 @@ def register(
     if registry is None:
         setup, said = with_counts(setup, {name: mods[name] for name in wanted})
         notes += said
+    else:
+        notes += left_out(data, mods, registry)
     panel_key = panel_column(data, setup.panel_key, setup.batch_key)
     # where the batches are missing, that panels cannot be told by them would only confuse
     no_batch = (
