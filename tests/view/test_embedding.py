@@ -135,7 +135,10 @@ def test_a_window_opens_where_it_is_asked_for(adata: AnnData, monkeypatch: pytes
         ({"palette": "no such map"}, "palette: matplotlib has no colour map 'no such map'"),
         ({"palette": {"a": "no colour"}}, "palette: 'no colour', for 'a', is no colour"),
         ({"title": ["one", "two"]}, "title: 2 for 1 pictures; give one for each color"),
-        ({"color": ["type", "depth"], "values": np.zeros(12)}, "values: 1 for 2 pictures"),
+        (
+            {"color": ["type", "depth"], "values": np.zeros(12)},
+            "values: 1 for 2 pictures; give a table with a column",
+        ),
         ({"color": ["type", "gene 0"]}, "color: 'gene 0' is a feature.*values=model.get_imputed_values"),
         ({"ncols": 0}, "ncols: at least 1"),
         ({"size": "large"}, "size: a number is needed"),
@@ -147,3 +150,21 @@ def test_what_cannot_be_drawn_is_said_before_drawing(
     with pytest.raises(InputError, match=message):
         pl.embedding(adata, **({"color": "type"} | how))
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("form", ["by name", "in order", "list", "array"])
+def test_values_of_several_colours(adata: AnnData, form: str) -> None:
+    first, second = np.arange(12.0), np.arange(12.0)[::-1] * 3
+    forms: dict[str, Any] = {
+        "by name": pd.DataFrame({"other": 0.0, "g4": second, "g3": first}, adata.obs_names),
+        "in order": pd.DataFrame({"x": first, "y": second}, adata.obs_names),
+        "list": [first, pd.Series(second)],
+        "array": np.stack([first, second], axis=1),
+    }
+    axes = pl.embedding(adata, color=["g3", "g4"], values=forms[form])
+    for ax, name, values in zip(axes, ("g3", "g4"), (first, second), strict=True):
+        alone = pl.embedding(adata, color=name, values=values)
+        assert ax.get_title(loc="left") == name
+        np.testing.assert_array_equal(ax.collections[0].get_facecolor(), alone.collections[0].get_facecolor())
+    a, b = (ax.collections[0].get_facecolor() for ax in axes)
+    assert not np.array_equal(a, b)

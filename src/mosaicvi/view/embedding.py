@@ -80,7 +80,7 @@ def embedding(
         Several are drawn side by side.
     values
         One value per cell to colour by instead, such as a column of `get_imputed_values`; `color` then is
-        its title.
+        its title. Of several colours a table with a column for each, or a list of arrays.
     basis
         Which ``obsm``, ``"X_umap"`` or short ``"umap"``; see `mosaicvi.tl.umap`.
     components
@@ -127,14 +127,17 @@ def embedding(
     xy = _coordinates(data, basis, components)
     colors: list[str | None] = [color] if color is None or isinstance(color, str) else [*color] or [None]
     said = [title] if isinstance(title, str) else list(colors if title is None else title)
-    for what, n in (("title", len(said)), ("values", len(colors) if values is None else 1)):
-        if n != len(colors):
-            raise InputError(f"{what}: {n} for {len(colors)} pictures; give one for each color.")
+    if len(said) != len(colors):
+        raise InputError(f"title: {len(said)} for {len(colors)} pictures; give one for each color.")
+    given = _values_of_each(values, colors, data.n_obs)
     if ax is not None and len(colors) > 1:
         raise InputError(
             f"ax: one colour can be drawn there, not {len(colors)}; leave it out, or give one color."
         )
-    shades = [None if one is None and values is None else _values(data, one, values) for one in colors]
+    shades = [
+        None if one is None and its is None else _values(data, one, its)
+        for one, its in zip(colors, given, strict=True)
+    ]
     chosen = [_chosen(shade, one, palette) for shade, one in zip(shades, colors, strict=True)]
     order = np.random.default_rng(seed).permutation(len(xy))
     axes = [ax] if ax is not None else _canvas(len(colors), across=whole("ncols", ncols, least=1))
@@ -256,6 +259,32 @@ def _coordinates(data: MuData | AnnData, basis: str, components: tuple[int, int]
             f"components: obsm {basis!r} has {z.shape[1]} columns, counted from 0; not {components}"
         )
     return z[:, list(components)]
+
+
+def _values_of_each(
+    values: ArrayLike | None, colors: Sequence[str | None], n_cells: int
+) -> list[ArrayLike | None]:
+    """The values of each picture: columns by their names or in their order, or arrays of a list."""
+    if values is None:
+        return [None] * len(colors)
+    if len(colors) == 1:
+        return [values]
+    if isinstance(values, pd.DataFrame):
+        if set(colors) <= {*values.columns} and values.columns.is_unique:
+            return [values[one] for one in colors]
+        found: list[ArrayLike | None] = [values.iloc[:, i] for i in range(values.shape[1])]
+    elif isinstance(values, list | tuple) and not all(np.ndim(one) == 0 for one in values):
+        found = list(values)
+    else:
+        table = np.asarray(values)
+        is_table = table.ndim == 2 and len(table) == n_cells
+        found = list(table.T) if is_table else [values]
+    if len(found) != len(colors):
+        raise InputError(
+            f"values: {len(found)} for {len(colors)} pictures; give a table with a column for each color, or "
+            "a list of arrays."
+        )
+    return found
 
 
 def _values(data: MuData | AnnData, color: str | None, values: ArrayLike | None) -> pd.Series:
