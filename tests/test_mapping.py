@@ -219,8 +219,12 @@ def test_modalities_of_which_nothing_can_be_told_are_named() -> None:
     more = dataclasses.replace(page, trust=told, is_remembered=True)
     (found,) = [f for f in findings(more) if "is not known" in f.title]
     assert (found.level, "of rna to" in found.title) == ("note", True)
+    said = "What to believe was asked of cells with all features; these have 2 of 3 of rna."
+    assert [f.level for f in findings(more) if f.title == said] == ["warning"]
+    of_just_these = dataclasses.replace(more, is_remembered=False)
+    assert not [f for f in findings(of_just_these) if f.title == said]
     whole = dataclasses.replace(more, features=features.assign(in_the_data=[3, 0]))
-    assert not [f for f in findings(whole) if "is not known" in f.title]
+    assert not [f for f in findings(whole) if "is not known" in f.title or "was asked of" in f.title]
 
 
 def test_what_cannot_be_done_is_said(

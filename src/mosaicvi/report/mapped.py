@@ -155,7 +155,7 @@ def findings(page: Mapped) -> list[Finding]:
             )
         )
     if page.trust is not None:
-        out += trust(page.trust, of="reference ")
+        out += [*_of_more(page), *trust(page.trust, of="reference ")]
     untold = _untold(page)
     if untold:
         out.append(
@@ -179,6 +179,26 @@ def findings(page: Mapped) -> list[Finding]:
                 )
             )
     return out
+
+
+def _of_more(page: Mapped) -> list[Finding]:
+    """That what to believe was asked of cells of which more is seen, if it was."""
+    rows = page.features[page.features["cells"] > 0]
+    fewer = [
+        f"{r.in_the_data:,} of {r.known:,} of {name}"
+        for name, r in rows.iterrows()
+        if r.in_the_data < r.known
+    ]
+    if not fewer or not page.is_remembered:
+        return []
+    return [
+        Finding(
+            level="warning",
+            title=f"What to believe was asked of cells with all features; these have {', '.join(fewer)}.",
+            text="From fewer features less is imputed well. The data that the model was trained on can tell "
+            "how much, by hiding just what these cells lack: mosaicvi map --reference REF.h5mu.",
+        )
+    ]
 
 
 def _untold(page: Mapped) -> list[str]:

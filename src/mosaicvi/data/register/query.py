@@ -165,7 +165,8 @@ def _modality(name: str, a: AnnData, registry: Registry) -> AnnData:
         raise InputError(
             f"{name}: none of its features (such as {quoted(a.var_names)}) is one of the model's "
             f"(such as {quoted(known)}); give names of the same kind: those of another column, "
-            "names_from='...', or match such as Ensembl ids with symbols, match={'rna': 'ensembl'}."
+            "names_from='...', or, where the data have symbols as well as Ensembl ids, "
+            "match={'rna': 'ensembl'}."
         )
     if there.mean() < FEW:
         warnings.warn(
