@@ -109,7 +109,11 @@ def test_arguments_of_others_name_ours(model: MosaicVI, function: str, name: str
         ("save", {}, r"save: dir_path=\.\.\. is needed\."),
         ("get_imputed_values", {"modality": "rna", "gene_list": []}, r"'gene_list'; use features=\[\.\.\.\]"),
         ("train", {"max_epoch": 3}, r"train: unknown argument 'max_epoch'; did you mean 'max_epochs'\?"),
-        ("save", {"folder": "x"}, r"save: unknown argument 'folder'; known are dir_path, overwrite, progress\."),
+        (
+            "save",
+            {"folder": "x"},
+            r"save: unknown argument 'folder'; known are dir_path, overwrite, progress\.",
+        ),
     ],
 )
 def test_any_unknown_argument_is_told(
