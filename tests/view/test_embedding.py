@@ -16,7 +16,7 @@ import pytest
 from anndata import AnnData
 from matplotlib.colors import to_hex
 
-from mosaicvi import InputError, pl
+from mosaicvi import InputError, MosaicWarning, pl
 from mosaicvi.view.palette import MISSING
 
 
@@ -131,7 +131,15 @@ def test_a_window_opens_where_it_is_asked_for(adata: AnnData, monkeypatch: pytes
         ({"palete": "tab10"}, "unknown argument 'palete'; did you mean 'palette'"),
         ({"colors": {"a": "red"}}, "unknown argument 'colors'; use palette="),
         ({"save": ".png"}, "unknown argument 'save'; .*savefig"),
-        ({"legend_loc": "on data"}, r"'legend_loc'; .*scanpy\.pl\.embedding\(adata, basis='X_umap'\)"),
+        ({"vcenter": 0}, r"'vcenter'; .*scanpy\.pl\.embedding\(adata, basis='X_umap'\)"),
+        (
+            {"groups": ["a"]},
+            "unknown argument 'groups'; use palette={name: colour}; names that it leaves out",
+        ),
+        ({"legend_loc": "in the sky"}, "legend_loc: 'right margin', 'on data' or None, not 'in the sky'"),
+        ({"color_map": "no such map"}, "cmap: matplotlib has no colour map 'no such map'; .*'viridis'"),
+        ({"vmax": "p99"}, "vmax: a number is needed, not 'p99'"),
+        ({"components": "1,2"}, r"components: two columns, counted from 0, such as \(0, 1\); not '1,2'"),
         ({"palette": "no such map"}, "palette: matplotlib has no colour map 'no such map'"),
         ({"palette": {"a": "no colour"}}, "palette: 'no colour', for 'a', is no colour"),
         ({"title": ["one", "two"]}, "title: 2 for 1 pictures; give one for each color"),
@@ -139,7 +147,11 @@ def test_a_window_opens_where_it_is_asked_for(adata: AnnData, monkeypatch: pytes
             {"color": ["type", "depth"], "values": np.zeros(12)},
             "values: 1 for 2 pictures; give a table with a column",
         ),
-        ({"color": ["type", "gene 0"]}, "color: 'gene 0' is a feature.*values=model.get_imputed_values"),
+        (
+            {"color": ["type", "gene 1"]},
+            "no obs column 'gene 1', nor a feature of that name; there are",
+        ),
+        ({"color": "gene 0", "layer": "logs"}, "the data: X has no layer 'logs'"),
         ({"ncols": 0}, "ncols: at least 1"),
         ({"size": "large"}, "size: a number is needed"),
     ],
@@ -150,6 +162,62 @@ def test_what_cannot_be_drawn_is_said_before_drawing(
     with pytest.raises(InputError, match=message):
         pl.embedding(adata, **({"color": "type"} | how))
     assert not plt.get_fignums()
+
+
+def test_the_looks_of_scanpy_are_left_aside_and_said(adata: AnnData) -> None:
+    with pytest.warns(MosaicWarning, match="^legend_fontsize, wspace: no effect in this picture"):
+        ax = pl.umap(adata, color="type", wspace=0.3, legend_fontsize=10, size=4)
+    assert ax.collections[0].get_sizes()[0] == 4
+
+
+def test_the_scale_of_numbers(adata: AnnData) -> None:
+    order = np.random.default_rng(0).permutation(12)
+    steps = mpl.colormaps["Reds"](np.linspace(0, 1, 256))
+    for how in ({"cmap": "Reds"}, {"color_map": mpl.colormaps["Reds"]}):
+        ax = pl.umap(adata, color="depth", vmin=2, vmax=7, **how)
+        level = np.clip((adata.obs["depth"].to_numpy()[order] - 2) / 5, 0, 1)
+        expected = steps[np.round(255 * level).astype(int)]
+        np.testing.assert_allclose(ax.collections[0].get_facecolor(), expected, atol=1 / 255)
+        bar = ax.figure.axes[1]
+        assert bar.get_ylim() == (2, 7)
+    for how, ends in (({"vmin": 20}, (20, 21)), ({"vmax": -3}, (-4, -3))):
+        assert pl.umap(adata, color="depth", **how).figure.axes[1].get_ylim() == ends
+
+
+def test_where_the_names_of_colours_stand(adata: AnnData) -> None:
+    assert pl.umap(adata, color="type", legend_loc="right margin").get_legend() is not None
+    for nowhere in (None, "none"):
+        ax = pl.umap(adata, color="type", legend_loc=nowhere)
+        assert ax.get_legend() is None
+        assert not ax.texts
+    ax = pl.umap(adata, color="type", legend_loc="on data")
+    assert ax.get_legend() is None
+    xy = pd.DataFrame(adata.obsm["X_umap"]).groupby(adata.obs["type"].to_numpy()).median()
+    assert {text.get_text(): text.get_position() for text in ax.texts} == {
+        name: tuple(at) for name, at in zip(xy.index, xy.to_numpy(), strict=True)
+    }
+
+
+def test_a_feature_is_drawn_as_its_values(adata: AnnData) -> None:
+    adata.X = np.arange(12.0)[:, None]
+    adata.layers["twice"] = 2 * adata.X
+    for how, values in (({}, adata.X), ({"layer": "twice"}, adata.layers["twice"])):
+        both = pl.umap(adata, color=["type", "gene 0"], **how)
+        given = pl.umap(adata, color="gene 0", values=values)
+        assert both[1].get_title("left") == "gene 0"
+        for ax in (both[1], given):
+            assert ax.figure.axes[-1].get_ylim() == tuple(np.quantile(values, [0.01, 0.99]))
+        np.testing.assert_array_equal(
+            both[1].collections[0].get_facecolor(), given.collections[0].get_facecolor()
+        )
+
+
+def test_a_name_of_a_column_and_of_a_feature_is_not_guessed(adata: AnnData) -> None:
+    adata.obs["gene 0"] = np.arange(12.0)
+    with pytest.raises(InputError, match=r"'gene 0' is a column of obs and a feature.*data\.obs\['gene 0'\]"):
+        pl.umap(adata, color="gene 0")
+    ax = pl.umap(adata, color="gene 0", values=adata.obs["gene 0"])
+    assert ax.figure.axes[1].get_ylim() == tuple(np.quantile(np.arange(12.0), [0.01, 0.99]))
 
 
 @pytest.mark.parametrize("form", ["by name", "in order", "list", "array"])

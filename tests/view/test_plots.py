@@ -20,11 +20,11 @@ from mosaicvi.data.register import register
 from mosaicvi.datasets import SimulatedMosaic, simulated_mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.inspect.describe import describe
-from mosaicvi.view import embedding as embedding_module
+from mosaicvi.view import points
 from mosaicvi.view.curves import balance, robust_limits
-from mosaicvi.view.embedding import mixing_ratios, point_size
 from mosaicvi.view.mosaic_plot import layout_of
 from mosaicvi.view.palette import FAINT, MISSING, category_colors, modality_colors
+from mosaicvi.view.points import point_size
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +167,10 @@ def test_embedding_takes_values_and_the_modalities_of_each_cell(simulated: Simul
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"color": "absent"}, "no obs column 'absent'; there are 'kind', 'depth'"),
+        (
+            {"color": "absent"},
+            "no obs column 'absent', nor a feature of that name; there are 'kind',",
+        ),
         ({"basis": "X_tsne"}, "no obsm 'X_tsne'; make it with mosaicvi.tl.umap"),
         ({"components": (0, 2)}, "components: obsm 'X_umap' has 2 columns"),
     ],
@@ -184,7 +187,7 @@ def test_many_cells_become_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
         np.zeros((n, 1)), obs={"half": np.where(xy[:, 0] < 0.5, "left", "right")}, obsm={"X_umap": xy}
     )
     assert pl.embedding(data, color="half").collections[0].get_rasterized()
-    monkeypatch.setattr(embedding_module, "IMAGE_FROM", n)
+    monkeypatch.setattr(points, "IMAGE_FROM", n)
     ax = pl.embedding(data, color="half")
     assert not ax.collections
     image = np.asarray(ax.images[0].get_array())
@@ -200,26 +203,6 @@ def test_points_shrink_with_their_number() -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 20
     assert sizes[-1] == 0.15
-
-
-def test_mixing_ratios_are_one_by_chance_and_zero_apart() -> None:
-    rng = np.random.default_rng(0)
-    label = pd.Series(rng.choice(["x", "y"], 3000, p=[0.8, 0.2]))
-    together = rng.normal(size=(3000, 3))
-    assert np.allclose(mixing_ratios(together, label), 1, atol=0.08)
-    apart = together + np.where(label == "x", 100, 0)[:, None]
-    ratio = mixing_ratios(apart, label)
-    share = label.value_counts(normalize=True)
-    assert np.allclose(np.diag(ratio), 1 / share.sort_index(), rtol=2e-3)
-    assert ratio.loc["x", "y"] == ratio.loc["y", "x"] == 0
-
-
-def test_modality_mixing_writes_the_ratios(simulated: SimulatedMosaic) -> None:
-    data = MuData(dict(simulated.mdata.mod))
-    data.obsm["X_mosaicvi"] = np.random.default_rng(1).normal(size=(data.n_obs, 4))
-    ax = pl.modality_mixing(data)
-    ratio = mixing_ratios(data.obsm["X_mosaicvi"], embedding_module.column(data, "modalities"))
-    assert [t.get_text() for t in ax.texts] == [f"{v:.2g}" for v in ratio.to_numpy().ravel()]
 
 
 def loss_table(n: int = 12) -> pd.DataFrame:

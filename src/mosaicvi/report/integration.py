@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mosaicvi import metrics
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.view.embedding import mixing_ratios
+from mosaicvi.view.mixing import mixing_ratios
 
 if TYPE_CHECKING:
     from mosaicvi.model import MosaicVI

@@ -26,7 +26,6 @@ from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.scvaeit.arrays import covariates, read_arrays, registered
 from mosaicvi.scvaeit.history import Hist, check_range, histories, is_function, tabulated
 from mosaicvi.scvaeit.loading import loaded
-from mosaicvi.scvaeit.pictures import drawable
 from mosaicvi.scvaeit.settings import read_config
 from mosaicvi.view.embedding import embedding
 from mosaicvi.view.umap import principal_components, umap
@@ -278,7 +277,7 @@ class VAEIT:
             umap(adata, key="X_VAE", n_neighbors=self._n_neighbors)
         elif key not in adata.obsm:
             adata.obsm[key] = principal_components(adata.obsm["X_VAE"])
-        return embedding(adata, color=color, basis=key, show=show, **drawable(how))
+        return embedding(adata, color=color, basis=key, show=show, **how)
 
     def save_model(self, path_to_weights: str | Path) -> None:
         """Write the model to a folder, which is made, in place of a model that is there."""

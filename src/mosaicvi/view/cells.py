@@ -16,8 +16,17 @@ PATTERN = "modalities"
 """The name under which every cell's set of measured modalities can be asked for, like a column of obs."""
 
 
-def column(data: MuData | AnnData, key: str) -> pd.Series[Any]:
+def column(data: MuData | AnnData, key: str, *, or_feature: bool = False) -> pd.Series[Any]:
     """A column of ``obs``, of the whole or put together from the modalities; or `PATTERN`.
+
+    Parameters
+    ----------
+    data
+        Where it is looked for.
+    key
+        Its name, or ``modality:name`` for that of one modality.
+    or_feature
+        Whether features were looked for as well, which the message then says.
 
     Raises
     ------
@@ -29,13 +38,29 @@ def column(data: MuData | AnnData, key: str) -> pd.Series[Any]:
         return whole
     if key == PATTERN:
         return measured_pattern(data)
-    parts = [a.obs[key] for a in data.mod.values() if key in a.obs] if isinstance(data, MuData) else []
+    parts = _of_modalities(data, key)
     if not parts:
         have = ", ".join(repr(c) for c in column_names(data)[:8])
-        raise InputError(f"no obs column {key!r}; there are {have or 'none'}")
+        nor = ", nor a feature of that name" if or_feature else ""
+        raise InputError(f"no obs column {key!r}{nor}; there are {have or 'none'}")
     joined = pd.concat([p.astype(object) for p in parts])
     whole = joined[~joined.index.duplicated()].reindex(data.obs_names).infer_objects()
     return whole
+
+
+def has_column(data: MuData | AnnData, key: str) -> bool:
+    """Whether `column` finds one."""
+    return key in data.obs or bool(_of_modalities(data, key))
+
+
+def _of_modalities(data: MuData | AnnData, key: str) -> list[pd.Series[Any]]:
+    """The column of each modality that has it, or of the one that is named."""
+    if isinstance(data, AnnData):
+        return []
+    named = {name: key.removeprefix(f"{name}:") for name in data.mod}
+    return [a.obs[key] for a in data.mod.values() if key in a.obs] or [
+        data.mod[name].obs[own] for name, own in named.items() if own != key and own in data.mod[name].obs
+    ]
 
 
 def column_names(data: MuData | AnnData) -> list[str]:

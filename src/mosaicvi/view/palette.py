@@ -6,11 +6,14 @@ import colorsys
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mosaicvi.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
 
 Palette = str | Mapping[Any, Any] | Sequence[Any]  # a colour map, colours by name, or colours in order
 
@@ -104,13 +107,10 @@ def chosen_colors(names: Sequence[str], palette: Palette) -> dict[str, str]:
     InputError
         There is no such colour or colour map.
     """
-    from matplotlib import colormaps
     from matplotlib.colors import is_color_like, to_hex
 
     if isinstance(palette, str):
-        if palette not in colormaps:
-            raise InputError(f"palette: matplotlib has no colour map {palette!r}; take one such as 'tab20'.")
-        steps = colormaps[palette]
+        steps = color_map("palette", palette, such_as="tab20")
         ends = max(1, len(names) - 1)
         palette = [steps(i % steps.N if steps.N < 256 else i / ends) for i in range(len(names))]
     by_name = palette if isinstance(palette, Mapping) else dict(zip(names, cycle(palette), strict=False))
@@ -118,6 +118,24 @@ def chosen_colors(names: Sequence[str], palette: Palette) -> dict[str, str]:
         if not is_color_like(color):
             raise InputError(f"palette: {color!r}, for {name!r}, is no colour; take one such as '#0072B2'.")
     return {str(name): to_hex(color) for name, color in by_name.items()}
+
+
+def color_map(argument: str, cmap: Any, *, such_as: str) -> Colormap:
+    """A colour map of matplotlib by its name, or as it is.
+
+    Raises
+    ------
+    InputError
+        There is none of that name; `such_as` is one.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import Colormap
+
+    if isinstance(cmap, Colormap):
+        return cmap
+    if cmap not in list(colormaps):
+        raise InputError(f"{argument}: matplotlib has no colour map {cmap!r}; take one such as {such_as!r}.")
+    return colormaps[cmap]
 
 
 def is_categorical(values: pd.Series) -> bool:
