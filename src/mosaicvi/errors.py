@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
 
 class InputError(ValueError):
@@ -94,6 +99,18 @@ class LostRankError(RuntimeError):
 
 class MosaicWarning(UserWarning):
     """Something that the user may have meant, or may not."""
+
+
+def warn(text: str) -> None:
+    """Give a `MosaicWarning` at the user's line: the one from which this package was called."""
+    frame = sys._getframe()
+    user = frame.f_back or frame
+    while frame.f_back is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            user = frame.f_back
+        frame = frame.f_back
+    registry = user.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(text, MosaicWarning, user.f_code.co_filename, user.f_lineno, registry=registry)
 
 
 def printable(text: str) -> str:

@@ -28,7 +28,7 @@ from mosaicvi.cli.options import (
     reads_data,
 )
 from mosaicvi.cli.say import for_terminal, note, progress
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, MosaicWarning, warn
 from mosaicvi.store.files import shown
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def command(
     words = list(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, MosaicWarning)))
     words += interval_notes(parts)
     for word in words:
-        warnings.warn(word, MosaicWarning, stacklevel=1)
+        warn(word)
     with progress("imputing", sum(p.n_rows for p in parts), quiet=quiet) as (bar, task):
         write_imputed(
             output,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,7 +22,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps, loads
 from numba.misc.appdirs import AppDirs
 
-from mosaicvi.errors import MosaicWarning
+from mosaicvi.errors import warn
 from mosaicvi.store.files import shown
 from mosaicvi.store.temporaries import remove, sweep, temporary_name
 
@@ -100,7 +99,7 @@ class LoopCache:
     def _warn(message: str) -> None:
         if not LoopCache.has_warned:
             LoopCache.has_warned = True
-            warnings.warn(message, MosaicWarning, stacklevel=2)
+            warn(message)
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +20,7 @@ from mosaicvi.data.register.grow import grow
 from mosaicvi.data.register.join import joined, lifted
 from mosaicvi.data.registry import Registry
 from mosaicvi.data.staining import at_level, levels_of_batches
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 from mosaicvi.fit.build import build_grown
 from mosaicvi.model.columns import remember_source
 from mosaicvi.model.names import names_ours
@@ -108,7 +107,7 @@ class Growing(Saving):
             layers=pairs("layers", layers),
         )
         for note in found.notes:
-            warnings.warn(note, MosaicWarning, stacklevel=2)
+            warn(note)
         mosaic = _at_level(old, found.mosaic)
         met = old.met()
         if met is not None:
@@ -138,7 +137,7 @@ class Growing(Saving):
         model._met = met
         if not unfrozen:
             if not any(bool(where.any()) for where in free.values()):
-                warnings.warn(NOTHING_NEW, MosaicWarning, stacklevel=2)
+                warn(NOTHING_NEW)
             model._base, model._free, model._sees = old.without_data(), free, found.sees
         return model
 

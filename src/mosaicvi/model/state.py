@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -24,7 +23,7 @@ from mosaicvi.data.registry import Registry
 from mosaicvi.data.splits import Split, held_out
 from mosaicvi.data.staining import Staining, as_reference
 from mosaicvi.data.stored.parked import is_parked, let_go, room
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 from mosaicvi.fit.ending import Ending, outcome
 from mosaicvi.fit.state import FitState
 from mosaicvi.infer.alignment import Alignment, fit_alignment
@@ -156,11 +155,7 @@ class ModelState:
     def _data(self, data: MuData | AnnData | Paths | Mosaic | None) -> tuple[Mosaic, MinibatchLoader]:
         """The model's own data, or others read in the same way; a warning if the model knows nothing yet."""
         if not self.is_trained:
-            warnings.warn(
-                "The model is not trained, so its answers are those of random weights; call train() first.",
-                MosaicWarning,
-                stacklevel=3,
-            )
+            warn("The model is not trained, so its answers are those of random weights; call train() first.")
         device = next(self.net.parameters()).device
         if data is None or data is self.mosaic:
             self._check_has_cells()

@@ -6,7 +6,6 @@ Arrays and masks become a mosaic. Legend: n cells, D features, K latent, L draws
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 from mosaicvi.fit.statistics import settle
 from mosaicvi.model import MosaicVI
 from mosaicvi.nn.vae import MosaicVAE
@@ -83,11 +82,9 @@ class VAEIT:
             self.config.gamma = 0.0
         self._measured = np.any(self._arrays.table, axis=0)
         if not self._measured.all():
-            warnings.warn(
+            warn(
                 f"No cell has a value of {(~self._measured).sum():,} features (such as column "
-                f"{int(np.argmin(self._measured))}); nothing is learned of them, and their answers are NaN.",
-                MosaicWarning,
-                stacklevel=2,
+                f"{int(np.argmin(self._measured))}); nothing is learned of them, and their answers are NaN."
             )
         self._columns = self._published.columns(self._measured)
         found = covariates(batches_cate, batches_cont, conditions, len(self._arrays.code))

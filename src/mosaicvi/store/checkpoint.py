@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mosaicvi.errors import InputError, ModelFileError, MosaicWarning
+from mosaicvi.errors import InputError, ModelFileError, warn
 from mosaicvi.store.files import explain_full_disk, find_directory, recover_directory, remove_directory, shown
 from mosaicvi.store.format import Bundle, load_bundle, load_document, save_bundle
 from mosaicvi.store.lock import hold
@@ -174,7 +173,7 @@ class CheckpointStore:
                 elif now is not None:
                     self._damaged.add(step)
                     message = f"the checkpoint of step {step} cannot be used and is passed over: {error}"
-                    warnings.warn(MosaicWarning(message), stacklevel=3)
+                    warn(message)
         return None
 
     def _load(self, step: int) -> Bundle:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from mosaicvi.config.arguments import number, whole
-from mosaicvi.errors import InputError, MosaicWarning, nearest
+from mosaicvi.errors import InputError, nearest, warn
 from mosaicvi.view.cells import PATTERN, column, has_column, representation
 from mosaicvi.view.features import feature
 from mosaicvi.view.palette import (
@@ -136,7 +135,7 @@ def embedding(
     size, cmap = others.pop("s", size), others.pop("color_map", cmap)
     components = others.pop("dimensions", components)
     if idle := sorted(others.keys() & set(LOOKS)):
-        warnings.warn(f"{', '.join(idle)}: no effect in this picture.", MosaicWarning, stacklevel=2)
+        warn(f"{', '.join(idle)}: no effect in this picture.")
     for name in [name for name in others if name not in idle]:
         use = INSTEAD.get(name) or nearest(name, [*inspect.signature(embedding).parameters][1:-1])
         raise InputError(

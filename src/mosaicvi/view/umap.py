@@ -12,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.errors import MosaicWarning
+from mosaicvi.errors import warn
 from mosaicvi.metrics import neighbors
 from mosaicvi.view.cells import representation
 
@@ -55,7 +55,7 @@ def umap(
     xy, method = layout(z, n_neighbors=n_neighbors, min_dist=min_dist, seed=seed)
     if method != "UMAP":
         text = f"obsm['X_umap'] holds two principal components, as {why_not(len(z))}."
-        warnings.warn(text, MosaicWarning, stacklevel=2)
+        warn(text)
     data.obsm["X_umap"] = xy
     data.uns["X_umap"] = {"method": method, "use_rep": key, "seed": seed}
 

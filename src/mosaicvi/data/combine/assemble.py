@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from mosaicvi.data.combine.parts import Parts, Values
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.data.stored.values import StoredMatrix
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 
 Join = Literal["outer", "inner"]
 
@@ -137,11 +136,9 @@ def _warn_of_datasets_without_common_names(modality: str, names: Mapping[str, Se
     alone = {d: own for d, own in names.items() if all(owners[name] == 1 for name in own)}
     if len(names) > 1 and alone:
         examples = "; ".join(f"{dataset} ({listed(own, most=3)})" for dataset, own in alone.items())
-        warnings.warn(
+        warn(
             f"{modality}: the features of these datasets have no name in common with another dataset: "
-            f"{examples}; if they are only written differently, use match",
-            MosaicWarning,
-            stacklevel=6,
+            f"{examples}; if they are only written differently, use match"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
@@ -20,7 +19,7 @@ from mosaicvi.data.combine.alike import FEW, RUNNING, SHARED, Alike, alike, call
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read.modalities import names_modalities, split_types
 from mosaicvi.data.read.names import mostly
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 
 TELLING = frozenset({"rna", "gex", "adt", "prot", "protein", "proteins", "atac", "peaks"})
 ALONE = frozenset({"adt", "atac"})  # words that say so within a longer name
@@ -41,11 +40,9 @@ def modality_of_name(name: str, data: object) -> str | None:
     if len(words) != 1 or not words <= ALONE:
         return None
     modality = words.pop()
-    warnings.warn(
+    warn(
         f"{name}: read as the modality {modality!r}, as its name says; "
-        f"modality={{{name!r}: 'rna'}} reads it as another.",
-        MosaicWarning,
-        stacklevel=6,
+        f"modality={{{name!r}: 'rna'}} reads it as another."
     )
     return modality
 

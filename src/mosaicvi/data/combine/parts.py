@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -22,7 +21,7 @@ from mosaicvi.data.read.files import duplicate_cells
 from mosaicvi.data.read.modalities import split_types
 from mosaicvi.data.sparse import sparse_fault
 from mosaicvi.data.stored.values import StoredMatrix
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 
 Dense = npt.NDArray[np.float32]
 Values: TypeAlias = "sparse.csr_matrix | Dense"
@@ -230,7 +229,7 @@ def _values(parts: Parts, modality: str, adata: AnnData, layer: str | None) -> V
         adata = adata.to_memory()
     if layer is None and (layer := counts_beside_x(modality, adata)) is not None:
         text = f"{parts.name}: {taken(modality, layer)}. layers={{{modality!r}: 'X'}} takes X instead."
-        warnings.warn(text, MosaicWarning, stacklevel=5)
+        warn(text)
     try:
         raw = values_of(parts.name, modality, adata, layer)
     except InputError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +40,7 @@ from mosaicvi.data.read.remembered import note_reading
 from mosaicvi.data.read.table import Orientation
 from mosaicvi.data.stored.open import open_stored
 from mosaicvi.data.stored.values import StoredMatrix
-from mosaicvi.errors import InputError, MosaicWarning, memory_for
+from mosaicvi.errors import InputError, memory_for, warn
 
 Dataset: TypeAlias = "AnnData | MuData | Mapping[str, AnnData] | str | os.PathLike[str]"
 Choice = TypeVar("Choice")
@@ -201,11 +200,11 @@ def put_together(
             names = {parts.name: parts.obs.index for parts in loaded}
             modalities = {parts.name: {*parts.modalities} for parts in loaded}
             for a, b, shared in suspicious(names, modalities):
-                warnings.warn(notice(a, b, shared), MosaicWarning, stacklevel=3)
+                warn(notice(a, b, shared))
             for found in alike(names):
                 if modalities[found.a] & modalities[found.b]:
                     continue  # of one modality they are several measurements, as channels of TMT runs are
-                warnings.warn(notice_alike(found), MosaicWarning, stacklevel=3)
+                warn(notice_alike(found))
         with memory_for("combining", "combine fewer datasets, or join='inner', the features that all have"):
             together = assemble(loaded, plan, bar)
         files = _named_files(datasets)
@@ -316,19 +315,15 @@ def _warn_of_values(loaded: Sequence[Parts]) -> None:
                 is_raw = looks_like_intensities(stored_in(part.x).reshape(-1))
                 (raw if is_raw else whole[is_whole(part.x)]).append(parts.name)
         if raw:
-            warnings.warn(
+            warn(
                 f"{modality}: its values look like raw intensities in {listed(raw)}; take their logarithm, "
-                f"with zeros as missing: log2=[{modality!r}].",
-                MosaicWarning,
-                stacklevel=4,
+                f"with zeros as missing: log2=[{modality!r}]."
             )
         if whole[True] and whole[False]:
-            warnings.warn(
+            warn(
                 f"{modality}: values are whole numbers in {listed(whole[True])} and fractions in "
                 f"{listed(whole[False])}; where these have the counts in a layer, name it: "
-                f"layers={{'{whole[False][0]}:{modality}': ...}}.",
-                MosaicWarning,
-                stacklevel=4,
+                f"layers={{'{whole[False][0]}:{modality}': ...}}."
             )
 
 
@@ -346,11 +341,9 @@ def _paired(
             continue
         own = [d for d in differing if {d.a, d.b} <= {*group}]
         for d in own:
-            warnings.warn(
+            warn(
                 f"{d.a} and {d.b}: {d.in_words()} and are taken as the same cells; they are called as in "
-                f"{d.a}.",
-                MosaicWarning,
-                stacklevel=4,
+                f"{d.a}."
             )
         named = {n: _of(modality, n) or modality_of_name(n, data) for n, data in members.items()}
         yield called, group, merged(members, named, own)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,7 +18,7 @@ from mosaicvi.data.layers import RAW, values_of
 from mosaicvi.data.looks import LARGEST_LOG2, looks_like_intensities
 from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.sparse import check_sparse
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +169,9 @@ def in_log2(name: object, modality: str, a: AnnData, layer: str | None) -> AnnDa
         raise InputError(problem("log-negative", name=name, modality=modality, least=least))
     is_there = dense > 0
     if is_there.any() and dense[is_there].max() < LARGEST_LOG2:
-        warnings.warn(
+        warn(
             f"{name}: {modality}: its values look like logarithms already (none above "
-            f"{dense[is_there].max():.3g}), and log2=[{modality!r}] takes logarithms of them.",
-            MosaicWarning,
-            stacklevel=4,
+            f"{dense[is_there].max():.3g}), and log2=[{modality!r}] takes logarithms of them."
         )
     out = np.full_like(dense, np.nan)
     np.log2(dense, out=out, where=is_there)
@@ -221,11 +218,9 @@ def without_zeros(
         for label in measured.columns.intersection(known.columns):
             measured[label] = known[label].reindex(out.var_names, fill_value=True)
     if known is None and not is_batch and row_has.all() and measured.to_numpy().all():
-        warnings.warn(
+        warn(
             f"{name}: zeros_missing=[{modality!r}] changes nothing: of counts, only cells of nothing but "
-            "zeros, and features that are 0 in a whole batch but not in all, are missing; there are none.",
-            MosaicWarning,
-            stacklevel=4,
+            "zeros, and features that are 0 in a whole batch but not in all, are missing; there are none."
         )
     own = a.varm.get("measured")
     if isinstance(own, pd.DataFrame):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from mosaicvi.data.read.modalities import mudata_as_it_is, to_mudata
 from mosaicvi.data.read.remembered import checked, noted_reading
 from mosaicvi.data.read.table import EXCEL, PARQUET, Orientation, read_table
 from mosaicvi.data.sparse import check_sparse
-from mosaicvi.errors import InputError, MosaicWarning, quoted
+from mosaicvi.errors import InputError, MosaicWarning, quoted, warn
 
 Duplicates = Literal["error", "number"]
 Named = TypeVar("Named", AnnData, MuData)
@@ -360,7 +359,7 @@ def _with_checked_names(path: Path, data: Named, duplicates: Duplicates) -> Name
             continue
         part.var_names = make_index_unique(part.var_names)
         text = f"{path}: numbered feature names that occur more than once{where}: {listed(repeated)}"
-        warnings.warn(text, MosaicWarning, stacklevel=3)
+        warn(text)
     if problems:
         raise InputError(problems)
     if isinstance(data, MuData):

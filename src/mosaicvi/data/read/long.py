@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from scipy import sparse
 
 from mosaicvi.data.problems import problem
 from mosaicvi.data.read.names import CELL_HEADERS, FEATURE_HEADERS, VALUE_HEADERS, plain
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 
 READABLE = ("assay", "gene", "genes", "genename", "genesymbol", "symbol", "protein")
 
@@ -74,11 +73,9 @@ def read_long(path: Path, frame: pd.DataFrame, columns: LongColumns) -> AnnData:
     else:
         x_nd = np.full(shape, np.nan, np.float32)
         x_nd[cells.codes, features.codes] = values
-    warnings.warn(
+    warn(
         f"{path}: read as a long table, {columns.value!r} of {name!r} in {columns.cell!r}: "
-        f"{shape[0]:,} cells, {shape[1]:,} features; what has no line is {'0' if whole else 'missing'}.",
-        MosaicWarning,
-        stacklevel=2,
+        f"{shape[0]:,} cells, {shape[1]:,} features; what has no line is {'0' if whole else 'missing'}."
     )
     index = (pd.Index(c.categories, dtype=object) for c in (cells, features))
     return AnnData(x_nd, obs=pd.DataFrame(index=next(index)), var=pd.DataFrame(index=next(index)))

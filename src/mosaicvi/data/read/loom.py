@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import h5py
@@ -13,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from mosaicvi.data.problems import listed, problem
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 
 CELLS = ("CellID", "Cell", "cell_id", "cell_names", "obs_names", "Barcode", "barcode", "_index")
 FEATURES = ("Gene", "gene_names", "GeneName", "Accession", "var_names", "_index")
@@ -41,11 +40,7 @@ def read_loom(path: Path) -> AnnData:
         ]
         obs = _table(path, file["col_attrs"], CELLS, matrix.shape[1])
         if not obs.index.is_unique:
-            warnings.warn(
-                f"{path}: cell names of this loom are not unique; numbered instead",
-                MosaicWarning,
-                stacklevel=2,
-            )
+            warn(f"{path}: cell names of this loom are not unique; numbered instead")
             obs.index = pd.Index([f"cell{i + 1}" for i in range(len(obs))], dtype=object)
         var = _table(path, file["row_attrs"], FEATURES, matrix.shape[0])
     return AnnData(sparse.vstack(blocks, format="csr"), obs=obs, var=var)

@@ -20,7 +20,7 @@ from mosaicvi.data.read.choose import Wanted, choose, has_names
 from mosaicvi.data.read.choose import from_obsm as from_obsm_of
 from mosaicvi.data.read.remembered import note_reading
 from mosaicvi.data.sparse import check_sparse
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 
 PROTEINS = "protein_expression"
 USUAL = frozenset(  # other keys of obsm, in lower case, whose counts are those of a modality
@@ -186,7 +186,7 @@ def split_types(
         )
         if unmeasured:
             text += f" {unmeasured:,} cells with only zeros there count as not measured."
-        warnings.warn(text, MosaicWarning, stacklevel=4)
+        warn(text)
     is_certain = certain(data)
     for key, guess in unread(data).items():
         if key in named:
@@ -200,7 +200,7 @@ def split_types(
                 f"obsm[{key!r}]: its {parts[guess].n_vars:,} features are read as the modality {guess!r}, "
                 f"as by {option}; del data.obsm[{key!r}] first{setup} leaves them out."
             )
-        warnings.warn(text, MosaicWarning, stacklevel=4)
+        warn(text)
     return parts
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +25,7 @@ from mosaicvi.data.read.names import (
     plain,
 )
 from mosaicvi.data.read.programs import no_proteins, sample_columns
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 
 Orientation = Literal["cells", "features"]
 
@@ -203,7 +202,7 @@ def _chosen(path: Path, frame: pd.DataFrame, pattern: str) -> tuple[pd.DataFrame
     if matches.sum() == 1:
         only = str(frame.columns[int(np.argmax(matches))])
         text = f"{path}: columns={pattern!r} matches one column, {only!r}; the others are annotations."
-        warnings.warn(text, MosaicWarning, stacklevel=2)
+        warn(text)
     notes = frame.loc[:, ~matches].set_index(_strings(frame.index))
     notes.columns = notes.columns.map(lambda name: str(name).replace("/", "_"))
     return frame.loc[:, matches], notes.loc[:, ~notes.columns.duplicated()]
@@ -219,7 +218,7 @@ def _without_no_proteins(
     by = ", ".join(f"{column} {n:,}" for column, n in counts.items())
     n = f"{marked.sum():,} of {len(marked):,}"
     text = f"{path}: left out {n} rows, marked as no proteins of the sample ({by})."
-    warnings.warn(text, MosaicWarning, stacklevel=2)
+    warn(text)
     return frame[~marked], notes[~marked].drop(columns=[*counts])
 
 

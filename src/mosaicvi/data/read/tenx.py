@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 import h5py
@@ -17,7 +16,7 @@ from mosaicvi.data.problems import listed, problem
 from mosaicvi.data.read.contained import check_size
 from mosaicvi.data.read.lines import first_lines
 from mosaicvi.data.sparse import arrays_fault
-from mosaicvi.errors import InputError, MosaicWarning
+from mosaicvi.errors import InputError, warn
 
 MODALITIES = {"Gene Expression": "rna", "Antibody Capture": "adt", "Peaks": "atac"}
 """The modality of each ``feature_types`` that 10x writes and that is common."""
@@ -197,10 +196,8 @@ def _unique_names(path: Path, names: npt.NDArray[np.object_], var: pd.DataFrame)
     repeated = index.duplicated(keep=False)
     if not repeated.any() or "gene_ids" not in var:
         return index
-    warnings.warn(
+    warn(
         f"{path}: {index[repeated].nunique()} names occur more than once "
-        f"({listed(index[repeated].unique())}); these {repeated.sum()} features are named by their ids",
-        MosaicWarning,
-        stacklevel=2,
+        f"({listed(index[repeated].unique())}); these {repeated.sum()} features are named by their ids"
     )
     return pd.Index(np.where(repeated, var["gene_ids"], index), dtype=object)

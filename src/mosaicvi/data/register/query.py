@@ -24,7 +24,7 @@ from mosaicvi.data.register.names import Rules, with_known_names
 from mosaicvi.data.register.panels import measured_table
 from mosaicvi.data.register.unseen import with_categories
 from mosaicvi.data.registry import Registry
-from mosaicvi.errors import InputError, MosaicWarning, quoted
+from mosaicvi.errors import InputError, quoted, warn
 
 FEW = 0.2  # share of a modality's features below which a warning is given
 
@@ -135,7 +135,7 @@ def align_to_model(data: MuData | AnnData, registry: Registry) -> MuData | AnnDa
     """
     mods = modalities_of(data, registry.setup, registry)
     for note in left_out(data, mods, registry):
-        warnings.warn(note, MosaicWarning, stacklevel=3)
+        warn(note)
     made, problems = {}, []
     for name in (n for n in registry.features if n in mods):
         try:
@@ -169,11 +169,9 @@ def _modality(name: str, a: AnnData, registry: Registry) -> AnnData:
             "match={'rna': 'ensembl'}."
         )
     if there.mean() < FEW:
-        warnings.warn(
+        warn(
             f"Modality {name!r}: {int(there.sum()):,} of the {len(known):,} features that the model knows "
-            "are in the data.",
-            MosaicWarning,
-            stacklevel=4,
+            "are in the data."
         )
     columns, table = (
         (["query"], np.ones((a.n_vars, 1), bool)) if "measured" not in a.varm else measured_table(name, a)
@@ -183,7 +181,7 @@ def _modality(name: str, a: AnnData, registry: Registry) -> AnnData:
     wanted = registry.setup.layers.get(name)
     layer, notes = layer_for_model(name, a, registry)
     for note in notes:
-        warnings.warn(note, MosaicWarning, stacklevel=4)
+        warn(note)
     values = _columns(values_of("the data", name, a, layer), at)
     return AnnData(
         values if wanted is None else _columns(a.X, at),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +44,7 @@ from mosaicvi.data.staining import at_level
 from mosaicvi.data.stored.aligned import noted_rows
 from mosaicvi.data.stored.parked import let_go, parked
 from mosaicvi.data.stored.values import StoredMatrix, StoredMeasured, StoredValues
-from mosaicvi.errors import InputError, MosaicWarning, quoted
+from mosaicvi.errors import InputError, quoted, warn
 
 
 def register(
@@ -156,7 +155,7 @@ def register(
     if registry is None:
         notes += apart(components(group_names, seen_by_group(read, group, len(group_names))))
     for note in notes:
-        warnings.warn(note, MosaicWarning, stacklevel=4)
+        warn(note)
     if conditions is not None:
         group, group_names = conditions
     found = Mosaic(
