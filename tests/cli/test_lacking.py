@@ -31,9 +31,11 @@ def test_a_file_with_half_of_the_features(tmp_path: Path, capsys: pytest.Capture
     capsys.readouterr()
     assert run(["embed", model, new, "-o", str(tmp_path / "z.csv")]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "rna: 10 of 20 features; the others are taken as not measured" in said
+    assert said.count("rna: 10 of 20 features; the others are taken as not measured") == 1
+    assert said.count("features") == 1
     assert run(["map", model, new, "--interval", "0.8", "-o", str(out)]) == 0
     said = " ".join(capsys.readouterr().err.split())
+    assert said.count("rna: 10 of 20 features, 30 cells") == said.count("features") == 1
     found = read_h5mu(out).uns["mosaicvi"]["features"].loc["rna"]
     assert found[["known", "in_the_data", "left_out", "cells"]].tolist() == [20, 10, 3, 30]
     assert "rna: 30 of 30 cells are of a batch that the model has not seen ('new')" in said

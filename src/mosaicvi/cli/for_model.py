@@ -168,6 +168,7 @@ def load_model(model: Path, loaded: Loaded, *, quiet: bool = False) -> MosaicVI:
     import numpy as np
 
     from mosaicvi.data.register.modalities import modalities_of
+    from mosaicvi.data.register.query import lacking
     from mosaicvi.model import MosaicVI
 
     trained = MosaicVI.load(model, loaded.source())
@@ -177,10 +178,7 @@ def load_model(model: Path, loaded: Loaded, *, quiet: bool = False) -> MosaicVI:
         if name in registry.features and table is not None:
             there, known = int(np.asarray(table, bool).any(1).sum()), len(registry.features[name].names)
             if there < known:
-                note(
-                    f"{name}: {there:,} of {known:,} features; the others are taken as not measured",
-                    quiet=quiet,
-                )
+                note(lacking(name, there, known), quiet=quiet)
     return trained
 
 
@@ -191,10 +189,16 @@ def prepared(
     take_as: Mapping[str, str] | None = None,
     match: Mapping[str, Sequence[str]] | None = None,
 ) -> Loaded:
-    """The data with the model's features; what they lack is marked as not measured."""
+    """The data with the model's features; what they lack is marked as not measured.
+
+    How many there are is left to say to the command, in a note of its own.
+    """
+    from mosaicvi.data.register.query import OTHERS
     from mosaicvi.model import MosaicVI
 
     if loaded.stored:
         raise InputError("--allow-missing needs the values in memory; add --in-memory")
-    made = MosaicVI.prepare_query(loaded.to_register, model, take_as=take_as, match=match)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=f".*{OTHERS}", category=MosaicWarning)
+        made = MosaicVI.prepare_query(loaded.to_register, model, take_as=take_as, match=match)
     return replace(loaded, to_register=made)

@@ -207,8 +207,8 @@ class Saving(Keeping):
         ModelFileError
             If the folder cannot be read.
         MosaicWarning
-            A warning, if less than a fifth of a modality's features are there, or its values are not where
-            those in training were.
+            A warning that says how many of a modality's features are there, if not all are, and which values
+            are taken, if they are not where those in training were.
         """
         registry = (
             reference.registry if isinstance(reference, ModelState) else read_model(Path(reference)).registry

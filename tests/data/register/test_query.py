@@ -102,6 +102,14 @@ def test_names_of_another_kind_and_few_features_are_said(model: MosaicVI) -> Non
         MosaicVI.prepare_query(counts(5, ["g1"]), model)
     with pytest.raises(InputError, match=r"prepare_query"):
         model.get_latent_representation(counts(5, ["g1", "g2"]))
+    with pytest.warns(MosaicWarning) as said:
+        MosaicVI.prepare_query(counts(5, ["g1", "g2", "new"]), model)
+    assert [str(w.message) for w in said] == [
+        "rna: 2 of 9 features; the others are taken as not measured",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MosaicVI.prepare_query(counts(5, [f"g{i}" for i in range(9)]), model)
 
 
 def test_proteins_beside_the_genes_are_taken_along(model: MosaicVI) -> None:

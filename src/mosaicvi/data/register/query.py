@@ -27,6 +27,7 @@ from mosaicvi.data.registry import Registry
 from mosaicvi.errors import InputError, quoted, warn
 
 FEW = 0.2  # share of a modality's features below which a warning is given
+OTHERS = "the others are taken as not measured"
 
 
 def told(
@@ -153,6 +154,11 @@ def align_to_model(data: MuData | AnnData, registry: Registry) -> MuData | AnnDa
     return together(made, data.obs, data.uns)
 
 
+def lacking(name: str, n_measured: int, n_known: int) -> str:
+    """That data have some of the features of a modality that a model knows."""
+    return f"{name}: {n_measured:,} of {n_known:,} features; {OTHERS}"
+
+
 def _modality(name: str, a: AnnData, registry: Registry) -> AnnData:
     known = pd.Index(registry.features[name].names)
     if not a.var_names.is_unique:
@@ -178,6 +184,9 @@ def _modality(name: str, a: AnnData, registry: Registry) -> AnnData:
     )
     measured = np.zeros((len(known), len(columns)), bool)
     measured[there] = table[at[there]]
+    n_measured = int(measured.any(1).sum())
+    if there.mean() >= FEW and n_measured < len(known):
+        warn(lacking(name, n_measured, len(known)))
     wanted = registry.setup.layers.get(name)
     layer, notes = layer_for_model(name, a, registry)
     for note in notes:
