@@ -36,7 +36,7 @@ CODE = re.compile(
 )
 # Said only to those who call a function.
 OF_PYTHON_ALONE = re.compile(
-    r"setup_mudata|setup_anndata|to_mudata\(adata|train\(|^combine: |^in_memory: |MosaicVI\.|overwrite=True"
+    r"setup_mudata|setup_anndata|to_mudata\(adata|train\(|^combine: |^in_memory: |MosaicVI\."
 )
 
 
@@ -108,6 +108,12 @@ def test_no_code_on_the_terminal() -> None:
         shown = for_terminal(text)
         is_said_there = " " in text and not OF_PYTHON_ALONE.search(text) and "report/" not in where
         assert not (is_said_there and CODE.search(shown)), f"{where}: {shown}"
+
+
+def test_what_exists_is_replaced_by_the_argument_or_the_option() -> None:
+    said = "out.h5mu exists; pass overwrite=True or choose another name"
+    assert any(text.endswith(said.removeprefix("out.h5mu")) for _, text in sentences())
+    assert for_terminal(said) == "out.h5mu exists; pass --overwrite or choose another name"
 
 
 @pytest.mark.parametrize("command", ["embed", "impute", "label", "compare", "map", "report"])

@@ -161,7 +161,7 @@ def test_what_is_wrong_is_said_before_the_work(
     model, mdata, _ = written
     there = tmp_path / "r.html"
     there.write_text("mine")
-    with pytest.raises(InputError, match="exists; pass --overwrite"):
+    with pytest.raises(InputError, match="exists; pass overwrite=True or choose"):
         write_report(model, mdata, there)
     with pytest.raises(InputError, match="no obs column 'celltype'"):
         write_report(model, mdata, tmp_path / "n.html", label_key="celltype")

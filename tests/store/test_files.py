@@ -89,7 +89,7 @@ def test_an_existing_file_is_refused_before_any_work(tmp_path: Path) -> None:
     final.write_text("before")
     with pytest.raises(InputError) as caught, atomic_path(final):
         pytest.fail("the work began")
-    assert is_one_line(caught.value, str(final), "--overwrite")
+    assert is_one_line(caught.value, str(final), "pass overwrite=True")
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
             temporary.write_text("mine")
             final.write_text("theirs")
 
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="exists; pass overwrite=True or choose another name"):
         write()
     assert final.read_text() == "theirs"
     assert os.listdir(tmp_path) == ["out.csv"]
@@ -264,7 +264,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_folder(final, "one", overwrite=False)
     write_folder(final, "two")
     assert read_folder(final) == "two"
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="exists; pass overwrite=True or choose another name"):
         write_folder(final, "three", overwrite=False)
     with pytest.raises(RuntimeError, match="stop"):
         write_folder(final, "four", error=RuntimeError("stop"))

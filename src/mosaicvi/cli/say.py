@@ -33,8 +33,8 @@ _OPTION_OF = {
 }
 _ARGUMENT = re.compile(
     r"(?<![\w(])(accelerator|batch_key|batch_size|block_keys|checkpoint_dir|columns|duplicates|from_obsm|genome|"
-    r"join|layers|likelihoods|log2|match|min_counts|modalities|modality|names_from|orientation|pair|panel_key|resume|"
-    r"rounded|scale|transforms|zeros_missing)="
+    r"join|layers|likelihoods|log2|match|min_counts|modalities|modality|names_from|orientation|overwrite|pair|"
+    r"panel_key|resume|rounded|scale|transforms|zeros_missing)="
     r"(\{'[^']+': (?:'[^']+'|\d+|\.\.\.)\}|\{\.\.\.\}|\[(?:'[^']+'(?:, )?)+\]|r?'[^']*'|\.{3,4}|\w+)"
 )
 _HEAD = re.compile(
@@ -81,7 +81,6 @@ _IN_TERMINAL = (
     (re.compile(r"use mode='change', or no delta"), "use --mode change, or no --delta"),
     (re.compile(r"(--nproc-per-node \d+) your_script\.py"), r"\1 -m mosaicvi train ..."),
     (re.compile(r"[;:] mdata = mdata\[[^;]*$"), "."),
-    (re.compile(r"--overwrite \(overwrite=True\)"), "--overwrite"),
     (re.compile(r"set in_memory=True"), "add --in-memory"),
     (re.compile(r"in_memory=False"), "--on-disk"),
 )

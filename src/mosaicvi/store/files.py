@@ -224,7 +224,7 @@ def _check_place(path: Path) -> os.stat_result | None:
 
 
 def _exists(path: Path) -> InputError:
-    return InputError(f"{shown(path)} exists; pass --overwrite (overwrite=True) or choose another name")
+    return InputError(f"{shown(path)} exists; pass overwrite=True or choose another name")
 
 
 def _check_strangers(folder: Path, holds: Collection[str]) -> None:
