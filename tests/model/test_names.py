@@ -178,6 +178,29 @@ def test_methods_of_others_name_ours(model: MosaicVI) -> None:
     assert not hasattr(model, "predict")
 
 
+def test_remedies_name_modalities_that_the_model_has(mdata: MuData) -> None:
+    parts = {"gex": mdata["rna"].copy(), "Protein": mdata["adt"].copy()}
+    for part in parts.values():
+        del part.varm["measured"]
+    data = MuData(parts)
+    theirs: dict[str, Any] = {"protein_layer": "counts"}
+    with pytest.raises(InputError, match=r"'protein_layer'; use layers=\{'Protein': \.\.\.\}\."):
+        MosaicVI.setup_mudata(data, **theirs)
+    MosaicVI.setup_mudata(data)
+    with pytest.raises(InputError, match=r"'gene_likelihood'; use likelihoods=\{'gex': \.\.\.\} of"):
+        MosaicVI(data, gene_likelihood="nb")
+    model = MosaicVI(data, n_latent=3, n_hidden=8, **SMALL)
+    for name, ours in (
+        ("get_protein_foreground_probability", "get_imputed_values(modality='Protein'); there is no backgr"),
+        ("get_accessibility_estimates", "get_imputed_values(modality=...) (there are 'gex', 'Protein')"),
+    ):
+        with pytest.raises(AttributeError, match=f"use {re.escape(ours)}"):
+            getattr(model, name)
+    theirs = {"protein_list": ["CD3"]}
+    with pytest.raises(InputError, match=r"use get_imputed_values\(modality='Protein', features=\["):
+        model.get_normalized_expression(**theirs)
+
+
 def test_what_is_named_is_there() -> None:
     methods = {name for name in dir(MosaicVI) if not name.startswith("_")} | {"net", "mosaic", "print"}
     for ours in METHODS.values():

@@ -75,7 +75,8 @@ class MosaicVI(Registering, Training, Habits, Drawing, Bounding, Trusting, Label
         if preset == "published":
             mosaic = mosaic.as_published()
         seed = whole("seed", seed)
-        config = _network_config(mosaic, preset, in_our_names(parameters))
+        names = [m.name for m in mosaic.modalities]
+        config = _network_config(mosaic, preset, in_our_names(parameters, names))
         with memory_for("making the network", FEWER_FEATURES):
             net = build_network(mosaic, config, seed=seed, guess=preset != "published")
         self._take(mosaic, config, net)

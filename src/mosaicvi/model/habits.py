@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.errors import InputError
 from mosaicvi.model.answers import Answers
-from mosaicvi.model.names import METHODS, names_ours
+from mosaicvi.model.names import METHODS, names_ours, with_modalities
 
 
 class _NamesOurs(type):
@@ -32,7 +32,8 @@ class Habits(Answers, metaclass=_NamesOurs):
 
         def __getattr__(self, name: str) -> Any:
             """Name ours where the method is one of another package."""
-            raise AttributeError(_no_attribute(f"{type(self).__name__!r} object", name))
+            there = self.config.uni_block_names if "config" in vars(self) else ()
+            raise AttributeError(_no_attribute(f"{type(self).__name__!r} object", name, there))
 
     @names_ours
     def get_normalized_expression(
@@ -92,6 +93,6 @@ class Habits(Answers, metaclass=_NamesOurs):
         )
 
 
-def _no_attribute(owner: str, name: str) -> str:
-    here = f"; use {METHODS[name]}" if name in METHODS else ""
+def _no_attribute(owner: str, name: str, there: Sequence[str] = ()) -> str:
+    here = f"; use {with_modalities(METHODS[name], there)}" if name in METHODS else ""
     return f"{owner} has no attribute {name!r}{here}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
+
+from mudata import MuData
 
 from mosaicvi.config.arguments import whole
 from mosaicvi.errors import InputError, nearest, quoted
@@ -125,6 +128,8 @@ METHODS = {
     "is_trained_": "is_trained",
     "module": "net",
 }
+# What these modalities may be called, of which messages speak.
+CALLED = {"rna": ("rna", "gex"), "adt": ("adt", "protein", "proteins", "prot"), "atac": ("atac", "peaks")}
 # Arguments of the same meaning, taken as the first of ours that a function has.
 SAME = {"adata": ("mdata", "query")}
 
@@ -151,7 +156,8 @@ def names_ours(function: Callable[P, R]) -> Callable[P, R]:
                 kwargs[ours] = kwargs.pop(theirs)
         for name in kwargs:
             if name not in known:
-                raise InputError(_unknown(function.__name__, name, known))
+                there = _modalities(args) or _of_data((*args, *kwargs.values()))
+                raise InputError(_unknown(function.__name__, name, known, there))
         if len(names := _modalities(args)) == 1 and has_to_be_named:
             kwargs.setdefault("modality", names[0])
         try:
@@ -163,10 +169,22 @@ def names_ours(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def _unknown(function: str, name: str, known: Iterable[str]) -> str:
+def with_modalities(text: str, there: Sequence[str]) -> str:
+    """The text with those of the modalities that it means; ``...``, and all of them, where there are none."""
+
+    def own(word: re.Match[str]) -> str:
+        found = [name for name in there if name.lower() in CALLED[word[1]]]
+        found += there if word[1] == "rna" else []  # which stands for any
+        return repr(found[0]) if found else "..."
+
+    said = re.sub(r"'(rna|adt|atac)'", own, text) if there else text
+    return f"{said} (there are {quoted(there)})" if said.count("=...") > text.count("=...") else said
+
+
+def _unknown(function: str, name: str, known: Iterable[str], there: Sequence[str]) -> str:
     ours = [key for key in known if key not in ("self", "cls")]
     found = ARGUMENTS.get(function, {}).get(name) or ARGUMENTS[""].get(name)
-    use = f"use {found}." if found else nearest(name, ours)
+    use = f"use {with_modalities(found, there)}." if found else nearest(name, ours)
     return f"{function}: unknown argument {name!r}; {use}"
 
 
@@ -196,8 +214,20 @@ def _modalities(args: Sequence[object]) -> Sequence[str]:
     return getattr(getattr(args[0], "config", None), "uni_block_names", ()) if args else ()
 
 
-def in_our_names(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _of_data(values: Iterable[object]) -> Sequence[str]:
+    """The modalities of data that a method is given."""
+    return next((tuple(data.mod) for data in values if isinstance(data, MuData)), ())
+
+
+def in_our_names(parameters: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
     """Parameters of the network with ``n_latent``, ``n_hidden`` and ``n_layers`` by our names.
+
+    Parameters
+    ----------
+    parameters
+        As they were given.
+    modalities
+        Those of the model, for messages.
 
     Raises
     ------
@@ -207,7 +237,8 @@ def in_our_names(parameters: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(parameters)
     for name in found:
         if name in ARGUMENTS["MosaicVI"]:
-            raise InputError(f"Unknown parameter {name!r}; use {ARGUMENTS['MosaicVI'][name]}.")
+            use = with_modalities(ARGUMENTS["MosaicVI"][name], modalities)
+            raise InputError(f"Unknown parameter {name!r}; use {use}.")
     for theirs, ours in (("n_latent", "dim_latent"), ("n_hidden", "dimensions"), ("n_layers", "dimensions")):
         if theirs in found and ours in found:
             raise InputError(f"{theirs}: {ours} says the same; give one of them.")
