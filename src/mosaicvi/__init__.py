@@ -81,6 +81,16 @@ _HOMES = {
 _MODULES = frozenset({"datasets", "metrics", "pl", "tl"})
 _OTHERS = {  # what other packages have in its place
     **dict.fromkeys(("MULTIVI", "TOTALVI", "SCVI", "PEAKVI", "MIDAS", "model"), "mosaicvi.MosaicVI"),
+    **dict.fromkeys(("SCANVI", "scANVI"), "mosaicvi.MosaicVI and its predict_labels"),
+    "VAEIT": "from mosaicvi.scvaeit import VAEIT",
+    "scvaeit": "import mosaicvi.scvaeit",
+    "setup_anndata": "mosaicvi.MosaicVI.setup_anndata",
+    "setup_mudata": "mosaicvi.MosaicVI.setup_mudata",
+    **dict.fromkeys(
+        ("concat", "organize_multimodal_anndatas", "organize_multiome_anndatas"), "mosaicvi.combine"
+    ),
+    **dict.fromkeys(("read_10x_h5", "read_10x_mtx", "read_csv", "read_loom", "read_zarr"), "mosaicvi.read"),
+    "pp": "scanpy.pp",
     "settings": "the arguments seed= of MosaicVI and train, and progress= of train",
     "read_h5mu": "mosaicvi.read_mudata",
     "read_h5ad": "mosaicvi.read",

@@ -70,6 +70,20 @@ def test_columns_are_what_they_say(model: MosaicVI, groups: Groups) -> None:
     assert stricter[CALLED].sum() < table[CALLED].sum()
 
 
+def test_groups_may_be_queries_of_obs(model: MosaicVI, groups: Groups) -> None:
+    obs = groups.mdata.obs
+    one = (obs["cell_type"] == "type1") & (obs["batch"] != "B")
+    other = obs["cell_type"] == "type2"
+    asked = [
+        model.differential_expression(modality="adt", idx1=idx1, idx2=idx2)
+        for idx1, idx2 in (
+            ("cell_type == 'type1' and batch != 'B'", "cell_type == 'type2'"),
+            (one.to_numpy(), other.to_numpy()),
+        )
+    ]
+    pd.testing.assert_frame_equal(*asked)
+
+
 def test_each_against_the_rest_and_pairs(model: MosaicVI) -> None:
     every = model.differential_expression(modality="adt", groupby="cell_type")
     assert list(dict.fromkeys(every["comparison"])) == [f"type{i} vs Rest" for i in (1, 2, 3, 4)]
@@ -150,6 +164,9 @@ def test_what_cannot_be_compared_is_said(model: MosaicVI, groups: Groups, tmp_pa
         ({"groupby": "cell_type", "group2": "B"}, r"group2: 'cell_type' has no group 'B'"),
         ({"idx1": [0, 1], "idx2": [1, 2]}, r"idx2: 1 cells are in idx1 as well"),
         ({"idx1": []}, r"idx1: no cell"),
+        ({"idx1": ["nobody"]}, r"idx1: no cell 'nobody'; give positions, booleans or obs_names"),
+        ({"idx1": "cell_type = 'type1'"}, r"idx1: .* is no query of obs \(.*that are there: .*'cell_type'"),
+        ({"idx1": [0], "idx2": "kind == 'B'"}, r"idx2: \"kind == 'B'\" is no query of obs \(name 'kind'"),
         ({"groupby": "cell_type", "mode": "x"}, r"mode: 'change' or 'vanilla', not 'x'"),
         ({"groupby": "cell_type", "mode": "vanilla", "delta": 1}, r"delta: 'vanilla' asks for any"),
         ({"groupby": "cell_type", "delta": -1}, r"delta: must be >= 0"),

@@ -14,8 +14,9 @@ from mudata import MuData
 import mosaicvi
 from mosaicvi import InputError, MosaicVI
 from mosaicvi.config import NetworkConfig
+from mosaicvi.config.names import ARGUMENTS
 from mosaicvi.model.history import COLUMNS
-from mosaicvi.model.names import ARGUMENTS, METHODS
+from mosaicvi.model.names import METHODS
 
 SMALL: dict[str, Any] = {"dim_block_enc": 4, "dim_block_dec": 4}
 
@@ -89,6 +90,10 @@ def call(model: MosaicVI, function: str, **arguments: Any) -> Any:
         return MosaicVI(model.mosaic, **arguments)
     if function == "setup_anndata":
         return MosaicVI.setup_anndata(mosaicvi.datasets.simulated_mosaic(60).mdata["rna"], **arguments)
+    if function == "combine":
+        return mosaicvi.combine({}, **arguments)
+    if function == "umap":
+        return mosaicvi.tl.umap(model.mosaic, **arguments)  # type: ignore[arg-type]
     return getattr(model, function)(**arguments)
 
 
@@ -154,9 +159,36 @@ def test_an_adata_is_the_data(model: MosaicVI) -> None:
         MosaicVI.load_query_data(adata=mdata)  # type: ignore[call-arg]
 
 
+def test_names_of_the_same_meaning_are_taken(model: MosaicVI, mdata: MuData) -> None:
+    theirs: dict[str, Any] = {"adata": mdata}
+    assert MosaicVI(**theirs, n_latent=3, n_hidden=8, **SMALL).mosaic is MosaicVI(mdata, **SMALL).mosaic
+    prepared = MosaicVI.prepare_query(**theirs, reference_model=model)
+    np.testing.assert_array_equal(
+        model.get_latent_representation(prepared), model.get_latent_representation(mdata)
+    )
+    with pytest.raises(InputError, match=r"^MosaicVI: data=\.\.\. is needed\.$"):
+        MosaicVI(**{})
+    with pytest.raises(InputError, match=r"^MosaicVI: give arguments after 'data' by name, such as preset="):
+        MosaicVI(mdata, *[128])
+
+
+def test_values_that_others_give_are_answered(model: MosaicVI) -> None:
+    theirs: dict[str, Any] = {"library_size": "latent"}
+    with pytest.raises(InputError, match=r"library_size: a number is needed, not 'latent'; .*'rna'\) gives"):
+        model.get_normalized_expression(**theirs)
+    theirs = {"transform_batch": 0}
+    with pytest.raises(InputError, match=r"transform_batch: '0' is unknown; use 'mean' or one of 'A'"):
+        model.get_normalized_expression(**theirs)
+    theirs = {"gene_list": np.arange(30) < 3}
+    with pytest.raises(InputError, match=r"features: names are needed, not True and False; imputed_features"):
+        model.get_normalized_expression(**theirs)
+
+
 def test_names_of_other_packages_in_the_module() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'MULTIVI'; use mosaicvi\.MosaicVI"):
         _ = mosaicvi.MULTIVI
+    with pytest.raises(AttributeError, match=r"'organize_multimodal_anndatas'; use mosaicvi\.combine"):
+        _ = mosaicvi.organize_multimodal_anndatas
     with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
         _ = mosaicvi.nothing
 
@@ -192,7 +224,7 @@ def test_remedies_name_modalities_that_the_model_has(mdata: MuData) -> None:
     model = MosaicVI(data, n_latent=3, n_hidden=8, **SMALL)
     for name, ours in (
         ("get_protein_foreground_probability", "get_imputed_values(modality='Protein'); there is no backgr"),
-        ("get_accessibility_estimates", "get_imputed_values(modality=...) (there are 'gex', 'Protein')"),
+        ("get_accessibility_estimates", "get_imputed_values(modality=...) (modalities: 'gex', 'Protein')"),
     ):
         with pytest.raises(AttributeError, match=f"use {re.escape(ours)}"):
             getattr(model, name)
@@ -211,6 +243,8 @@ def test_what_is_named_is_there() -> None:
     public = ("train", "setup_mudata", "setup_anndata", "get_imputed_values", "load_query_data")
     for function in (*public, "differential_expression"):
         known |= set(inspect.signature(getattr(MosaicVI, function)).parameters)
+    for function in (mosaicvi.combine, mosaicvi.tl.umap):
+        known |= set(inspect.signature(function).parameters)
     for table in ARGUMENTS.values():
         for ours in table.values():
             assert set(re.findall(r"(\w+)=", ours)) <= known

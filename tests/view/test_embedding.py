@@ -220,6 +220,11 @@ def test_a_name_of_a_column_and_of_a_feature_is_not_guessed(adata: AnnData) -> N
     assert ax.figure.axes[1].get_ylim() == tuple(np.quantile(np.arange(12.0), [0.01, 0.99]))
 
 
+def test_the_basis_of_a_umap_is_its_own(adata: AnnData) -> None:
+    with pytest.raises(InputError, match=r"umap: unknown argument 'basis'; use pl\.embedding\(data, basis="):
+        pl.umap(adata, basis="X_pca")
+
+
 @pytest.mark.parametrize("form", ["by name", "in order", "list", "array"])
 def test_values_of_several_colours(adata: AnnData, form: str) -> None:
     first, second = np.arange(12.0), np.arange(12.0)[::-1] * 3

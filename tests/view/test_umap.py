@@ -56,6 +56,22 @@ def test_without_umap_learn_principal_components_are_stored(monkeypatch: pytest.
     assert data.uns["X_umap"]["method"] == "PCA"
 
 
+def test_names_of_scanpy_are_taken_or_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_umap(monkeypatch)
+    data, theirs = three_groups(), three_groups()
+    data.obsm["X_pca"] = theirs.obsm["X_pca"] = data.obsm["X_mosaicvi"][:, ::-1].copy()
+    for one, name in ((data, "key"), (theirs, "use_rep")):
+        with pytest.warns(MosaicWarning, match="two principal components"):
+            tl.umap(one, **{name: "X_pca"})  # type: ignore[arg-type]
+    np.testing.assert_array_equal(data.obsm["X_umap"], theirs.obsm["X_umap"])
+    assert theirs.uns["X_umap"]["use_rep"] == "X_pca"
+    for name, said in (("random_state", r"use seed=\.\.\.\."), ("mindist", "did you mean 'min_dist'")):
+        with pytest.raises(InputError, match=f"umap: unknown argument '{name}'; {said}"):
+            tl.umap(data, **{name: 0})
+    with pytest.raises(InputError, match="n_neighbors: at least 2, not 1"):
+        tl.umap(data, n_neighbors=1)
+
+
 def test_a_missing_latent_is_named() -> None:
     with pytest.raises(InputError, match="no obsm 'X_mosaicvi'; store"):
         tl.umap(AnnData(np.zeros((9, 1))))

@@ -116,7 +116,7 @@ def batches_of(registry: Registry, modality: str, transform_batch: TransformBatc
         return found
     if isinstance(transform_batch, str) and transform_batch == "mean" and "mean" not in names:
         return dataclasses.replace(found, shares=(found.mean,), said=MEAN)
-    chosen = [transform_batch] if isinstance(transform_batch, str) else list(map(str, transform_batch))
+    chosen = [str(transform_batch)] if np.isscalar(transform_batch) else list(map(str, transform_batch))
     if not chosen:
         raise InputError("transform_batch: an empty list; name at least one batch.")
     for name in chosen:

@@ -15,6 +15,7 @@ from mudata import MuData
 
 from mosaicvi.config import NetworkConfig, check_names
 from mosaicvi.config.arguments import check_network, whole
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for
 from mosaicvi.fit.build import build_network
@@ -63,6 +64,7 @@ class MosaicVI(Registering, Training, Habits, Drawing, Bounding, Trusting, Label
     >>> mdata.obsm["X_mosaicvi"] = model.get_latent_representation()
     """
 
+    @names_ours
     def __init__(
         self,
         data: MuData | AnnData | Mosaic,

@@ -12,13 +12,13 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import number, whole
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.source import Paths
 from mosaicvi.errors import InputError, memory_for
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import latent_noise
 from mosaicvi.model.asked import minibatch_size, positions_of
-from mosaicvi.model.names import names_ours
 from mosaicvi.model.routing import Routing, Stream
 
 

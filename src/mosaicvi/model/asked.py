@@ -14,14 +14,16 @@ from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 
 
-def positions_of(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -> NDArray[np.int64]:
-    """Positions of the cells that a user named by position, boolean or name."""
+def positions_of(
+    indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic, *, argument: str = "indices"
+) -> NDArray[np.int64]:
+    """Positions of the cells that a user named by position, boolean or name; `argument` is for messages."""
     if indices is None:
         return np.arange(mosaic.n_cells)
     chosen = np.atleast_1d(np.asarray(indices))
     if chosen.dtype == bool:
         if len(chosen) != mosaic.n_cells:
-            raise InputError(f"indices: {len(chosen):,} booleans for {mosaic.n_cells:,} cells.")
+            raise InputError(f"{argument}: {len(chosen):,} booleans for {mosaic.n_cells:,} cells.")
         return np.flatnonzero(chosen)
     if np.issubdtype(chosen.dtype, np.floating) and (chosen == np.rint(chosen)).all():
         chosen = chosen.astype(np.int64)  # numbers that come from R are of this kind
@@ -29,13 +31,23 @@ def positions_of(indices: Sequence[int] | NDArray[Any] | None, mosaic: Mosaic) -
         named = mosaic.names().get_indexer(pd.Index(chosen))
         if (named < 0).any():
             raise InputError(
-                f"indices: no cell {str(chosen[named < 0][0])!r}; give positions, booleans or obs_names."
+                f"{argument}: no cell {str(chosen[named < 0][0])!r}; give positions, booleans or obs_names."
             )
         return np.asarray(named, np.int64)
     chosen = chosen.astype(np.int64)
     if chosen.size and (chosen.min() < -mosaic.n_cells or chosen.max() >= mosaic.n_cells):
-        raise InputError(f"indices: positions must be below {mosaic.n_cells:,}.")
+        raise InputError(f"{argument}: positions must be below {mosaic.n_cells:,}.")
     return chosen % max(mosaic.n_cells, 1)
+
+
+def names_of(features: str | Sequence[str], modality: str) -> list[str]:
+    """Names of features, of which there may be one."""
+    chosen = [features] if isinstance(features, str) else list(features)
+    if any(isinstance(one, bool | np.bool_) for one in chosen):
+        raise InputError(
+            f"features: names are needed, not True and False; imputed_features({modality!r}) has them."
+        )
+    return chosen
 
 
 def minibatch_size(batch_size: int) -> int:

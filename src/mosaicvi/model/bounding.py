@@ -13,6 +13,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from mosaicvi.config.arguments import number
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
 from mosaicvi.infer.covariates import TransformBatch, batches_of
@@ -21,7 +22,6 @@ from mosaicvi.infer.intervals.answers import Bounds, IntervalRequest, intervals
 from mosaicvi.infer.intervals.spread import WIDEST
 from mosaicvi.model.answers import Answers
 from mosaicvi.model.asked import minibatch_size, positions_of
-from mosaicvi.model.names import names_ours
 
 
 class Intervals(NamedTuple):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
+from numpy.typing import NDArray
 
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.covariates import obs_column
@@ -52,6 +55,30 @@ def same_source(mosaic: Mosaic, other: Mosaic) -> None:
 def digest_of(mosaic: Mosaic) -> str | None:
     """What the object was when the mosaic was read from it; None where that was not noted."""
     return _sources.get(id(mosaic), (None, None))[1]
+
+
+def cells_where(data: MuData | AnnData, query: str, argument: str, cells: pd.Index[str]) -> NDArray[np.int64]:
+    """Positions of the cells of which a query of `pandas.DataFrame.query` is true of the columns of obs.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or names a column that is not there.
+    """
+    tables = [data.obs, *(a.obs for a in data.mod.values())] if isinstance(data, MuData) else [data.obs]
+    names = list(dict.fromkeys(str(c) for table in tables for c in table.columns))
+    asked = [name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query)]
+    columns = {name: obs_column(data, name) for name in asked}
+    obs = pd.DataFrame({name: c.reindex(cells) for name, c in columns.items() if c is not None}, index=cells)
+    try:
+        found = obs.query(query, local_dict={}, global_dict={}, engine="python")
+    except Exception as error:  # of whatever kind, as pandas reads a little language
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{argument}: {query!r} is no query of obs ({reason}); one is \"cell_type == 'B'\", of columns "
+            f"that are there: {quoted(names) or 'none'}."
+        ) from error
+    return np.flatnonzero(cells.isin(found.index))
 
 
 def column_of(data: MuData | AnnData, key: str, argument: str, cells: pd.Index[str]) -> pd.Series[Any]:

@@ -14,18 +14,18 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import number, whole
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.infer.differential import Comparison, Differential, Question
 from mosaicvi.infer.labels import UNLABELED, has_label
 from mosaicvi.model.asked import minibatch_size, positions_of
-from mosaicvi.model.columns import column_of, object_of
+from mosaicvi.model.columns import cells_where, column_of, object_of
 from mosaicvi.model.keeping import Keeping
-from mosaicvi.model.names import names_ours
 
 DELTA = 0.25
 REST = "Rest"
-Cells = Sequence[int] | NDArray[Any]
+Cells = str | Sequence[int] | NDArray[Any]
 
 
 class Comparing(Keeping):
@@ -66,8 +66,8 @@ class Comparing(Keeping):
             of the column where that is None; all of them where `group1` is None. ``group2="pairs"``
             compares every group with every other.
         idx1, idx2
-            In place of a column: positions of the cells of the groups, or a boolean per cell; `idx2` is all
-            others where None.
+            In place of a column: positions of the cells of the groups, a boolean per cell, or a query of
+            ``obs`` such as ``"cell_type == 'B'"``; `idx2` is all others where None.
         unlabeled
             Value, or values, of the column that are no group, as missing ones are none, unless `group1` or
             `group2` names it.
@@ -135,7 +135,7 @@ class Comparing(Keeping):
         if (groupby is None) == (idx1 is None):
             raise InputError("groupby: name a column of obs, or the cells of the groups with idx1 and idx2.")
         if groupby is not None:
-            source = object_of(mosaic)
+            source = _source_of(mosaic, "groupby")
             named = {unlabeled} if isinstance(unlabeled, str) else set(unlabeled)
             code, comparisons = _by_column(source, groupby, group1, group2, mosaic, no_group=named)
         else:
@@ -180,7 +180,7 @@ class Comparing(Keeping):
 
 
 def _by_column(
-    source: MuData | AnnData | None,
+    source: MuData | AnnData,
     groupby: str,
     group1: str | Sequence[str] | None,
     group2: str | None,
@@ -189,11 +189,6 @@ def _by_column(
     no_group: Collection[str],
 ) -> tuple[NDArray[np.int64], list[Comparison]]:
     """Group of each cell, and the comparisons of these that were asked for."""
-    if source is None:
-        raise InputError(
-            "groupby: the data that the model was given are gone, and their columns with them; keep them "
-            "in a variable while the model is in use."
-        )
     column = column_of(source, groupby, "groupby", mosaic.cells)
     asked = {group1, group2} if isinstance(group1, str) else {*(group1 or ()), group2}
     meant = {name.casefold() for name in asked if name is not None}
@@ -230,8 +225,8 @@ def _by_cells(
     idx1: Cells | None, idx2: Cells | None, mosaic: Mosaic
 ) -> tuple[NDArray[np.int64], list[Comparison]]:
     """Group of each cell, and the one comparison."""
-    first = positions_of(idx1, mosaic)
-    second = np.setdiff1d(np.arange(mosaic.n_cells), first) if idx2 is None else positions_of(idx2, mosaic)
+    first = _cells(idx1, mosaic, "idx1")
+    second = np.setdiff1d(np.arange(mosaic.n_cells), first) if idx2 is None else _cells(idx2, mosaic, "idx2")
     for argument, cells in (("idx1", first), ("idx2", second)):
         if not len(cells):
             raise InputError(f"{argument}: no cell; name at least one.")
@@ -242,3 +237,20 @@ def _by_cells(
     code[first], code[second] = 0, 1
     name2 = REST if idx2 is None else "group2"
     return code, [Comparison(name1="group1", name2=name2, first=(0,), second=(1,))]
+
+
+def _cells(chosen: Cells | None, mosaic: Mosaic, argument: str) -> NDArray[np.int64]:
+    if isinstance(chosen, str):
+        return cells_where(_source_of(mosaic, argument), chosen, argument, mosaic.names())
+    return positions_of(chosen, mosaic, argument=argument)
+
+
+def _source_of(mosaic: Mosaic, argument: str) -> MuData | AnnData:
+    """The data that have the columns."""
+    source = object_of(mosaic)
+    if source is None:
+        raise InputError(
+            f"{argument}: the data that the model was given are gone, and their columns with them; keep them "
+            "in a variable while the model is in use."
+        )
+    return source

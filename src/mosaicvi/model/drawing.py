@@ -11,11 +11,11 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from mosaicvi.config.arguments import whole
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.draws import DrawRequest, drawn
 from mosaicvi.model.asked import minibatch_size, positions_of
-from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.config import Distribution, NetworkConfig
 from mosaicvi.config.arguments import pairs
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.grow import grow
 from mosaicvi.data.register.join import joined, lifted
@@ -23,7 +24,6 @@ from mosaicvi.data.staining import at_level, levels_of_batches
 from mosaicvi.errors import InputError, warn
 from mosaicvi.fit.build import build_grown
 from mosaicvi.model.columns import remember_source
-from mosaicvi.model.names import names_ours
 from mosaicvi.model.saving import Saving
 from mosaicvi.nn.growth import transplant
 from mosaicvi.nn.vae import MosaicVAE

@@ -10,9 +10,10 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
+from mosaicvi.config.names import names_ours, with_modalities
 from mosaicvi.errors import InputError
 from mosaicvi.model.answers import Answers
-from mosaicvi.model.names import METHODS, names_ours, with_modalities
+from mosaicvi.model.names import METHODS
 
 
 class _NamesOurs(type):
@@ -80,6 +81,11 @@ class Habits(Answers, metaclass=_NamesOurs):
                     "get_normalized_expression: no modality has counts; use get_imputed_values(modality=...)."
                 )
             modality = counts[0]
+        if isinstance(library_size, str):
+            raise InputError(
+                f"library_size: a number is needed, not {library_size!r}; "
+                f"get_imputed_values(modality={modality!r}) gives counts at the library that is usual there."
+            )
         return self.get_imputed_values(
             mdata,
             modality=modality,

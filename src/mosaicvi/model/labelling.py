@@ -12,6 +12,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import whole
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.errors import InputError
@@ -22,7 +23,6 @@ from mosaicvi.infer.readout.views import Shown
 from mosaicvi.model.answers import Answers
 from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.columns import column_of, object_of
-from mosaicvi.model.names import names_ours
 
 FEWEST_LABELLED = 20
 

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register.source import Paths
 from mosaicvi.errors import InputError, quoted
@@ -18,7 +19,6 @@ from mosaicvi.infer.known import translated
 from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout.views import panels_of_cells
 from mosaicvi.model.asked import minibatch_size
-from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 from mosaicvi.store.format import versions
 

@@ -13,6 +13,7 @@ from mudata import MuData
 
 from mosaicvi.config import Distribution
 from mosaicvi.config.arguments import pairs
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.read import to_mudata
 from mosaicvi.data.register import register
@@ -24,7 +25,6 @@ from mosaicvi.data.stored.progress import shown_reading
 from mosaicvi.data.transforms import Transform
 from mosaicvi.errors import FEWER_CELLS, FEWER_FEATURES, InputError, memory_for
 from mosaicvi.model.columns import digest_of, object_of, remember_source
-from mosaicvi.model.names import names_ours
 from mosaicvi.ranks import place
 from mosaicvi.store.learnt import kept_in
 

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.loader import MinibatchLoader
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.infer.covariates import TransformBatch, batches_of
 from mosaicvi.infer.impute import ImputationRequest, Scale, imputed, scale_of
 from mosaicvi.infer.known import as_before, known_cells
 from mosaicvi.infer.latent import latent, rows_together
-from mosaicvi.model.names import names_ours
 from mosaicvi.model.state import ModelState
 
 Stream = Iterator[tuple[slice, NDArray[np.float32]]]

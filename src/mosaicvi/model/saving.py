@@ -10,6 +10,7 @@ from typing import Any, Self
 from anndata import AnnData
 from mudata import MuData
 
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import without_cells
 from mosaicvi.data.register.query import align_to_model, told
@@ -23,7 +24,6 @@ from mosaicvi.infer.readout import read_readout
 from mosaicvi.infer.reference import read_met, read_reference
 from mosaicvi.model.keeping import Keeping
 from mosaicvi.model.learning import shown_learning
-from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import read_as
 from mosaicvi.model.state import ModelState
 from mosaicvi.nn.growth import transplant

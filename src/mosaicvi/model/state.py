@@ -34,6 +34,7 @@ from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import Met, ReferenceCells
+from mosaicvi.model.asked import names_of
 from mosaicvi.model.columns import same_source
 from mosaicvi.model.history import History
 from mosaicvi.model.learning import learning
@@ -364,7 +365,7 @@ class ModelState:
 
     def _places(self, modality: str, features: Sequence[str]) -> NDArray[np.int64]:
         """Positions of features among `imputed_features`."""
-        chosen = [features] if isinstance(features, str) else list(features)
+        chosen = names_of(features, modality)
         at = self.imputed_features(modality).get_indexer(pd.Index(chosen, dtype=object))
         if (at < 0).any():
             absent = chosen[int(np.flatnonzero(at < 0)[0])]

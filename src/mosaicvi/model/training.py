@@ -8,6 +8,7 @@ from typing import Literal, Self
 import torch
 
 from mosaicvi.config.arguments import check_training, number
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.loader import BUFFER_MEMORY, MinibatchLoader
 from mosaicvi.data.sampling import run_of
 from mosaicvi.data.splits import Split
@@ -15,7 +16,6 @@ from mosaicvi.errors import FEWER_FEATURES, InputError, memory_for, quoted
 from mosaicvi.fit.session import begin, run
 from mosaicvi.fit.state import FitConfig
 from mosaicvi.fit.usual import usual
-from mosaicvi.model.names import names_ours
 from mosaicvi.model.registering import check_unchanged
 from mosaicvi.model.state import ModelState
 from mosaicvi.ranks import Place, place

@@ -12,6 +12,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import whole
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.registry import Registry
 from mosaicvi.infer.accuracy import FeatureAccuracy, accuracies
@@ -19,7 +20,6 @@ from mosaicvi.infer.likelihood import depths, log_likelihoods, ranks
 from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.comparing import Comparing
 from mosaicvi.model.learning import learning
-from mosaicvi.model.names import names_ours
 
 
 class Trusting(Comparing):

@@ -195,6 +195,8 @@ def umap(
     **how
         Its other arguments.
     """
+    if "basis" in how:
+        raise InputError("umap: unknown argument 'basis'; use pl.embedding(data, basis=...).")
     return embedding(data, color=color, basis="X_umap", **how)
 
 

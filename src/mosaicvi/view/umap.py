@@ -12,6 +12,8 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
+from mosaicvi.config.arguments import number, whole
+from mosaicvi.config.names import names_ours
 from mosaicvi.errors import warn
 from mosaicvi.metrics import neighbors
 from mosaicvi.view.cells import representation
@@ -21,6 +23,7 @@ LONG_UP_TO = 2_000  # more cells need fewer rounds
 FEWEST = 5  # with fewer cells there are no neighbourhoods to lay out
 
 
+@names_ours
 def umap(
     data: MuData | AnnData,
     *,
@@ -40,7 +43,7 @@ def umap(
     data
         With a latent space in ``obsm``; it is changed in place.
     key
-        Which ``obsm``.
+        Which ``obsm``; ``use_rep`` is the same.
     n_neighbors, min_dist
         Of UMAP: more neighbours show more of the whole, a larger distance spreads cells out.
     seed
@@ -52,7 +55,12 @@ def umap(
         There is no such ``obsm``.
     """
     z = representation(data, key, remedy="store model.get_latent_representation() there first")
-    xy, method = layout(z, n_neighbors=n_neighbors, min_dist=min_dist, seed=seed)
+    xy, method = layout(
+        z,
+        n_neighbors=whole("n_neighbors", n_neighbors, least=2),
+        min_dist=number("min_dist", min_dist),
+        seed=whole("seed", seed),
+    )
     if method != "UMAP":
         text = f"obsm['X_umap'] holds two principal components, as {why_not(len(z))}."
         warn(text)

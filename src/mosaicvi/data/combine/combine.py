@@ -9,12 +9,14 @@ from typing import Any
 
 from mudata import MuData
 
+from mosaicvi.config.names import names_ours
 from mosaicvi.data.combine.assemble import Assembled, Join
 from mosaicvi.data.combine.together import Dataset, put_together
 from mosaicvi.data.read.files import Duplicates
 from mosaicvi.data.read.table import Orientation
 
 
+@names_ours
 def combine(
     datasets: Mapping[str, Dataset],
     *,
