@@ -66,9 +66,9 @@ class Loaded:
     @property
     def names_on_disk(self) -> bool:
         """Whether the names of the cells are out of memory."""
-        from mosaicvi.data.stored.names import StoredNames
+        from mosaicvi.data.stored.names import is_stored
 
-        return isinstance(self.to_register.obs_names.array, StoredNames)
+        return is_stored(self.to_register.obs_names)
 
     def with_names(self) -> Loaded:
         """The same with the names of the cells as strings."""

@@ -124,9 +124,14 @@ class StoredNames(ExtensionArray):
         return found
 
 
+def is_stored(names: pd.Index[str]) -> bool:
+    """Whether names are out of memory."""
+    return isinstance(names.array, StoredNames)
+
+
 def plain(names: pd.Index[str]) -> pd.Index[str]:
     """The same names as strings."""
-    return names.astype(object) if isinstance(names.array, StoredNames) else names
+    return names.astype(object) if is_stored(names) else names
 
 
 def repeated(names: pd.Index[str]) -> NDArray[np.bool_]:

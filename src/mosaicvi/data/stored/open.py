@@ -22,7 +22,7 @@ from mosaicvi.data.read.contained_zarr import check_contained_folder, check_cont
 from mosaicvi.data.read.files import ZARR_MARKS
 from mosaicvi.data.read.modalities import PROTEINS, USUAL, certain, feature_types
 from mosaicvi.data.stored.aligned import rows_if_so
-from mosaicvi.data.stored.names import StoredNames, read_names, repeated
+from mosaicvi.data.stored.names import is_stored, read_names, repeated
 from mosaicvi.data.stored.parked import parked
 from mosaicvi.data.stored.pieces import Piece, element
 from mosaicvi.data.stored.values import StoredMatrix
@@ -127,10 +127,10 @@ def _mudata(path: Path, group: Any, layers: Mapping[str, str], *, names_on_disk:
     order = [str(name) for name in group["mod"].attrs.get("mod-order", there)]
     mods, stored, noted = {}, {}, {}
     obs = _cells(group, names_on_disk=names_on_disk)
-    if not _is_stored(obs.index):
+    if not is_stored(obs.index):
         obs.index = obs.index.astype(str)
     for name in order if set(order) == set(there) else there:
-        about = _cells(group["mod"][name], names_on_disk=_is_stored(obs.index))
+        about = _cells(group["mod"][name], names_on_disk=is_stored(obs.index))
         noted[name] = _noted(group, name, about, obs.index)
         mods[name], matrix = _anndata(
             f"{path}: {name}", group["mod"][name], layers.get(name), _mark(path), about
@@ -138,7 +138,7 @@ def _mudata(path: Path, group: Any, layers: Mapping[str, str], *, names_on_disk:
         stored[name] = matrix.shuffled() if group.attrs.get(SHUFFLED) is True else matrix
     if all(rows is not None for rows in noted.values()) and not repeated(obs.index).any():
         return _put_together(mods, obs, noted, _notes(group)), stored
-    if _is_stored(obs.index):  # they have to be looked up
+    if is_stored(obs.index):  # they have to be looked up
         return _mudata(path, group, layers, names_on_disk=False)
     known = pd.Index([]).append([a.obs_names for a in mods.values()])
     lost = obs.index[~obs.index.isin(known)]
@@ -156,7 +156,7 @@ def _noted(group: Any, name: str, about: pd.DataFrame, cells: pd.Index[str]) -> 
     if "obsmap" not in group or name not in group["obsmap"]:
         return None
     row = rows_if_so(np.asarray(read_elem(group["obsmap"][name])).reshape(-1), about.index, cells)
-    if row is not None and not _is_stored(about.index):
+    if row is not None and not is_stored(about.index):
         own = np.empty(len(about), object)
         there = np.flatnonzero(row >= 0)
         own[row[there]] = np.asarray(cells, object)[there]
@@ -174,10 +174,6 @@ def _cells(group: Any, *, names_on_disk: bool) -> pd.DataFrame:
         return obs
     order = [str(name) for name in about.attrs["column-order"]]
     return pd.DataFrame({name: read_elem(about[name]) for name in order}, index=names, columns=order)
-
-
-def _is_stored(names: pd.Index[str]) -> bool:
-    return isinstance(names.array, StoredNames)
 
 
 class _ManyCells(AnnData):  # type: ignore[misc]
@@ -222,7 +218,7 @@ def _mark(path: Path) -> Path:
 def _anndata(
     name: str, group: Any, layer: str | None, mark: Path, obs: pd.DataFrame
 ) -> tuple[AnnData, StoredMatrix]:
-    kind = _ManyCells if _is_stored(obs.index) else AnnData
+    kind = _ManyCells if is_stored(obs.index) else AnnData
     a = kind(obs=obs, var=read_elem(group["var"]))
     if "varm" in group and "measured" in group["varm"]:
         a.varm["measured"] = read_elem(group["varm"]["measured"])
