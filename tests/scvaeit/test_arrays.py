@@ -92,6 +92,18 @@ def test_rows_of_masks_may_be_said_in_any_numbers(ids: Any) -> None:
     assert arrays.table[arrays.code].tolist() == [[True, False], [False, True], [False, True]]
 
 
+@pytest.mark.parametrize("n_features", [7, 64, 70])
+def test_patterns_are_the_distinct_rows_in_order(n_features: int) -> None:
+    rng = np.random.default_rng(n_features)
+    some = rng.random((5, n_features)) < 0.5
+    some[:, 0] = True
+    seen = some[rng.integers(0, 5, 40)]
+    arrays = read_arrays(np.ones(seen.shape), np.where(seen, 0, -1), None)
+    table, code = np.unique(seen, axis=0, return_inverse=True)
+    np.testing.assert_array_equal(arrays.table, table)
+    np.testing.assert_array_equal(arrays.code, code.ravel())
+
+
 def test_covariates_become_columns() -> None:
     found = covariates(["x", "y", "x"], np.array([[1.0, 2], [np.nan, 4], [3, 6]]), [0, np.nan, 1], 3)
     assert found["batches_cate"].columns.tolist() == ["batches_cate[:, 0]"]

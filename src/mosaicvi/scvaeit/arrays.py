@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.config import Distribution
 from mosaicvi.config.arguments import whole
+from mosaicvi.data.blocks import distinct_rows
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.read import mudata_as_it_is
 from mosaicvi.errors import InputError, MosaicWarning
@@ -151,16 +152,17 @@ def _shown(
 
 def _patterns(shown: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Different rows (P, D), and which of them each row is, (n,)."""
-    packed = np.ascontiguousarray(np.packbits(shown, axis=1))  # which arrays of R are not
-    rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
-    _, first, code = np.unique(rows, return_index=True, return_inverse=True)
+    packed = np.packbits(shown, axis=1)
+    padded = np.ascontiguousarray(np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))))
+    words, code = distinct_rows(padded.view(">u8").astype(np.uint64))  # 64 features at a time
     blind = np.flatnonzero(~shown.any(1))
     if len(blind):
         raise InputError(
             f"masks: nothing is left to see of {len(blind):,} cells (such as {blind[0]}, counted from 0); "
             "leave these cells out, or leave them a value."
         )
-    return shown[first], code.astype(np.int64)
+    bits = words.astype(">u8").view(np.uint8)
+    return np.unpackbits(bits, axis=1, count=shown.shape[1]).astype(bool), code
 
 
 def covariates(batches_cate: Any, batches_cont: Any, conditions: Any, n: int) -> dict[str, pd.DataFrame]:
