@@ -149,9 +149,9 @@ def test_a_bundle_may_be_empty(tmp_path: Path) -> None:
 
 
 def test_an_existing_bundle_is_replaced_only_when_told(folder: Path) -> None:
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="exists; pass overwrite=True"):
         save_bundle(folder, {}, {}, kind="model")
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="exists; pass overwrite=True"):
         fmt.check_bundle_output(folder, overwrite=False)
     save_bundle(folder, {}, {}, kind="model", overwrite=True)
     assert load_bundle(folder, kind="model").tensors == {}
