@@ -29,9 +29,9 @@ from mosaicvi.view.points import point_size
 
 @pytest.fixture(autouse=True)
 def _closed() -> Iterator[None]:
-    mudata.set_options(pull_on_update=False)
     before = dict(mpl.rcParams)
-    yield
+    with mudata.set_options(pull_on_update=False):
+        yield
     plt.close("all")
     assert dict(mpl.rcParams) == before
 
