@@ -14,6 +14,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from benchmarks import common, peers, peptides, phases, scaling, tasks
+from tests import processes
 
 from mosaicvi import MosaicVI
 
@@ -22,8 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def run(module: str, *args: object) -> str:
     env = common.child_env(ours=True) | {"OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", f"benchmarks.{module}", "--quick", "--threads", "1", *map(str, args)]
-    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=600)
+    done = processes.run(["-m", f"benchmarks.{module}", "--quick", "--threads", "1", *args], env=env)
     assert done.returncode == 0, done.stderr
     assert "failed" not in done.stderr, done.stderr
     return done.stdout
@@ -39,9 +39,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_odd_files() -> None:
-    line = [sys.executable, "-m", "benchmarks.files", "--valid", "5", "--mutated", "10"]
-    env = common.child_env(ours=True) | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=600)
+    done = processes.run(["-m", "benchmarks.files", "--valid", "5", "--mutated", "10"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 valid files: " in done.stdout
     assert "10 mutated files: " in done.stdout
@@ -114,11 +112,10 @@ def test_scaling(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_disk(tmp_path: Path) -> None:
-    run("disk", "--scratch", tmp_path, "--csv", tmp_path / "disk.csv")
-    found = rows(tmp_path / "disk.csv")
-    assert [r["where"] for r in found] == ["memory", "disk"] * 2
-    assert [int(r["cells"]) for r in found] == [300, 300, 600, 600]
-    assert all(float(r["cpu_us_per_cell"]) > 0 for r in found)
+    run("disk", "--scratch", tmp_path, "--csv", tmp_path / "disk.csv", "--in-memory", 300)
+    found = [(r["where"], int(r["cells"])) for r in rows(tmp_path / "disk.csv")]
+    assert found == [("memory", 300), ("disk", 300), ("disk", 600)]
+    assert all(float(r["cpu_us_per_cell"]) > 0 for r in rows(tmp_path / "disk.csv"))
 
 
 def test_real_data_that_are_not_there_are_skipped_and_named(

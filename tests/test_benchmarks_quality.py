@@ -23,10 +23,9 @@ from benchmarks import (
     trials,
     variants,
 )
+from tests import processes
 
 from mosaicvi import MosaicVI
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*args: object) -> subprocess.CompletedProcess[str]:
     env = common.child_env(ours=True) | {"OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "benchmarks.quality", "--threads", "1", *map(str, args)]
-    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=600)
+    done = processes.run(["-m", "benchmarks.quality", "--threads", "1", *args], env=env)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mudata import MuData
+from tests import processes
 
 import mosaicvi
 from mosaicvi import MosaicVI, MosaicWarning
@@ -566,25 +566,7 @@ def test_parts_that_cannot_be(
 # --- what ends early ----------------------------------------------------------------------------
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(mosaicvi.__file__).parents[1])}
-
-
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    code = "from mosaicvi.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True, env=environment()
-    )
-
-
-def until(process: subprocess.Popen[str], text: str) -> str:
-    assert process.stderr is not None
-    said = ""
-    for line in process.stderr:
-        said += line
-        if text in line:
-            return said
-    raise AssertionError(said)
+OFTEN = "from mosaicvi.fit import progress; progress.LINE_EVERY = 0.5; from mosaicvi.cli import main; main()"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
@@ -595,12 +577,18 @@ def test_a_signal_ends_training_with_its_code(
     model, checkpoints = tmp_path / "m", tmp_path / "ckpt"
     arguments = ["train", str(folder / "mosaic.h5mu"), "--batch-key", "batch", "-o", str(model)]
     keep = ["--checkpoint", str(checkpoints)] if number == signal.SIGTERM else []
-    process = start([*arguments, "--max-epochs", "100000", "--batch-size", "64", *keep])
-    until(process, "/100000 ·")  # a line every ten seconds
+    said = tmp_path / "said"
+    given = [*arguments, "--max-epochs", "100000", "--batch-size", "64", *keep]
+    process = processes.start(["-c", OFTEN, *given], err=said)
+    while not said.exists() or "/100000 ·" not in said.read_text():
+        assert process.is_alive(), said.read_text()
+        time.sleep(0.05)
     time.sleep(0.3)
-    process.send_signal(number)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == code, rest
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(timeout=60)
+    rest = said.read_text()
+    assert process.exitcode == code, rest
     assert "Traceback" not in rest
     assert "Stopped after" in rest
     if keep:
@@ -629,13 +617,7 @@ def test_a_full_disk_leaves_what_was_there(when: str, folder: Path, tmp_path: Pa
         f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
         "from mosaicvi.cli import main; main()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--overwrite"],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=False,
-    )
+    done = processes.run(["-c", code, *arguments, "--overwrite"])
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: {out} could not be written")
     assert done.stderr.count("\n") == 1

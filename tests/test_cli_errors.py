@@ -18,6 +18,7 @@ import pytest
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from tests import processes
 
 from mosaicvi import InputError, MosaicVI, MosaicWarning
 from mosaicvi.cli import run
@@ -479,12 +480,7 @@ def test_a_full_disk_is_one_line(command: str, small_disk: Path, tmp_path: Path)
         assert run(["train", *files, "--output", str(tmp_path / "model"), "--max-epochs", "1", "-q"]) == 0
         arguments = ["embed", str(tmp_path / "model"), *files]
     code = "from mosaicvi.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--output", str(small_disk / "o.h5mu"), "-q"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = processes.run(["-c", code, *arguments, "--output", small_disk / "o.h5mu", "-q"])
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "could not be written: the disk is full" in done.stderr

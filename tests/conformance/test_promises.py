@@ -10,7 +10,6 @@ import random
 import re
 import resource
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -24,6 +23,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from tests import processes
 from tests.builders import fingerprint, mudata_of, random_mudata
 
 from mosaicvi import InputError, ModelFileError, MosaicVI, MosaicWarning, NonFiniteLossError
@@ -100,10 +100,7 @@ def environment() -> dict[str, str]:
 def test_killed_runs_resume() -> None:
     """A run that is killed at any moment, also while a checkpoint is written, resumes and ends with the
     weights, the optimiser, the generator and the history of a run that was left alone, bit for bit."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kills", "--n", "5"],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = processes.run(["-m", "benchmarks.kills", "--n", "5"])
     assert "5 of 5 killed runs ended with the same bits" in done.stdout, done.stderr
     assert done.returncode == 0
 
@@ -188,8 +185,7 @@ with each_step(twice):
 
 def test_two_signals(tmp_path: Path) -> None:
     """A second signal ends the process at once, and the last checkpoint is whole."""
-    command = [sys.executable, "-c", TWICE, str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    done = processes.run(["-c", TWICE, tmp_path / "run"])
     assert done.returncode == -signal.SIGTERM, done.stderr
     store = CheckpointStore(tmp_path / "run")
     assert store.steps() == [4, 5]
@@ -416,10 +412,12 @@ def test_one_seed() -> None:
 def test_the_first_run(tmp_path: Path) -> None:
     """The first run after an installation, which compiles its loops, gives the weights of every later one to
     the bit."""
-    from tests.engine.test_jit import done, start, trained
+    from tests.engine.test_jit import done, keep, start, trained
 
+    first = done(start(tmp_path, "trained()"))
+    keep(tmp_path)
     expected = trained()
-    assert done(start(tmp_path, "trained()")) == (expected, [])
+    assert first == (expected, [])
     assert done(start(tmp_path, "trained()")) == (expected, [])
 
 

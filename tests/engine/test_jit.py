@@ -19,6 +19,7 @@ from tests.conformance.test_promises import ROOT, disk_of, each_step, environmen
 from mosaicvi import MosaicVI
 from mosaicvi.datasets import simulated_mosaic
 from mosaicvi.engine import loop_cache
+from mosaicvi.store.temporaries import temporary_name
 
 KILLED_AT = 9  # a step of the second epoch
 
@@ -69,6 +70,16 @@ def done(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
 def expected() -> str:
     """The weights of this process, which has the cache of all tests."""
     return trained()
+
+
+def keep(cache: Path) -> None:
+    """Put the loops of a cache into that of all tests, where they are missing."""
+    here = loop_cache.folder()
+    here.mkdir(parents=True, exist_ok=True)
+    for path in (cache / here.name).iterdir():
+        if not (here / path.name).exists():
+            shutil.copy(path, temporary := temporary_name(here / path.name))
+            temporary.replace(here / path.name)
 
 
 def copy_of_cache(to: Path) -> Path:

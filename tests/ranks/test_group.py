@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests import processes
 from tests.builders import random_mudata
 
 from mosaicvi.cli import run
@@ -25,7 +24,7 @@ from mosaicvi.ranks.group import join
 PROGRAM = Path(__file__).parent / "two_ranks.py"
 
 
-def start(folder: Path, part: str) -> list[int]:
+def start(folder: Path, part: str) -> list[int | None]:
     """Exit codes of two processes that do a part, on a port that is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -35,12 +34,13 @@ def start(folder: Path, part: str) -> list[int]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "MOSAICVI_ENGINE": "torch",
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
     }
-    command = [sys.executable, str(PROGRAM), str(folder), part]
-    ranks = [subprocess.Popen(command, env=os.environ | common | {"RANK": str(r)}) for r in range(2)]
+    command = [PROGRAM, folder, part]
+    ranks = [processes.start(command, env=os.environ | common | {"RANK": str(r)}) for r in range(2)]
     try:
-        return [rank.wait(timeout=120) for rank in ranks]
+        for rank in ranks:
+            rank.join(timeout=120)
+        return [rank.exitcode for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

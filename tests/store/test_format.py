@@ -3,8 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from tests import processes
 
 from mosaicvi.errors import InputError, ModelFileError
 from mosaicvi.store import format as fmt
@@ -389,14 +388,8 @@ def test_migrations_are_applied_in_order(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_mutations_are_refused_or_change_nothing(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.mutations", "--n", "300", "--seed", "3"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(Path(fmt.__file__).parents[2]), "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    line = ["-m", "benchmarks.mutations", "--n", "300", "--seed", "3"]
+    result = processes.run(line, env=os.environ | {"TMPDIR": str(tmp_path)})
     assert result.returncode == 0, result.stdout + result.stderr
     assert "300 of 300" in result.stdout
     assert os.listdir(tmp_path) == []
