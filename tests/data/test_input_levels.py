@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from mudata import MuData
 from tests.builders import mudata_of
 
 from mosaicvi import InputError, Mosaic, MosaicVI, MosaicWarning
+from mosaicvi.config.defaults import LEVEL_NOISE
 from mosaicvi.data.blocks import is_dense
 from mosaicvi.data.input_levels import levels_of
 from mosaicvi.data.loader import MinibatchLoader
@@ -145,6 +147,39 @@ def test_the_encoder_sees_batches_at_one_level_and_the_likelihood_what_was_measu
     np.testing.assert_allclose(with_levels, np.log1p(x * factor * data.scale[cells, None]), rtol=1e-5)
     np.testing.assert_allclose(without, np.log1p(x * data.scale[cells, None]), rtol=1e-5)
     np.testing.assert_array_equal(data.x.toarray()[cells], x)
+
+
+def test_a_step_moves_each_level_by_chance_for_the_encoder_alone(stained: MuData) -> None:
+    mosaic = registered(stained)
+    cells = np.arange(0, mosaic.n_cells, 7)
+    minibatch = MinibatchLoader(mosaic, device=torch.device("cpu")).take(cells)
+    moved = minibatch.at_other_levels(0.3, torch.Generator().manual_seed(4))
+    at = [m.name for m in mosaic.modalities].index("adt")
+    before, after = minibatch.rows[at], moved.rows[at]
+    assert before.factors is not None
+    drawn = torch.randn(before.factors.shape, generator=torch.Generator().manual_seed(4)).numpy()
+    data = mosaic.modality("adt")
+    x = np.asarray(data.x[cells].todense())
+    batch = mosaic.batch[cells]
+    level = mosaic.registry.input_levels["adt"][batch] - 0.3 * drawn[batch]
+    found = densified(after, seen(after), data.n_features).numpy()
+    np.testing.assert_allclose(found, np.log1p(x * np.exp(-level) * data.scale[cells, None]), rtol=1e-5)
+    torch.testing.assert_close(transformed(after), transformed(before), rtol=0, atol=0)
+    assert moved.targets is minibatch.targets
+    assert minibatch.at_other_levels(0.0, torch.Generator()) is minibatch
+
+
+def test_noise_of_levels_is_a_part_of_our_training_and_not_of_the_published(stained: MuData) -> None:
+    weights = []
+    for noise in (0.0, 0.3, 0.3):
+        model = MosaicVI(registered(stained), level_noise=noise, **SMALL).train(1, progress=False)
+        weights.append(torch.cat([p.detach().ravel() for p in model.net.parameters()]))
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[1], weights[2])
+    assert MosaicVI(registered(stained), **SMALL).config.level_noise == LEVEL_NOISE > 0
+    assert MosaicVI(registered(stained), preset="published").config.level_noise == 0
+    with pytest.raises(InputError, match="level_noise: must be >= 0, not -1"):
+        MosaicVI(registered(stained), level_noise=-1)
 
 
 def test_sums_in_another_order_give_the_same_levels(stained: MuData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,12 +35,14 @@ def usual_parameters(mods: Sequence[ModalitySizes], preset: str, *, equal: bool)
         "encode_covariates": published,
         "decode_mask": True,
         "mask_by_cell": published,
+        "level_noise": 0.0 if published else LEVEL_NOISE,
         "unbiased_mmd": not published,
         "library_aware": tuple(not published and likelihoods.get(m.likelihood).counts for m in mods),
         "likelihood_share": (1.0,) * len(mods) if published else _likelihood_shares(mods, many=many),
     }
 
 
+LEVEL_NOISE = 0.3  # about what laboratories differ by beyond the levels that are found
 MANY_FEATURES = 8192  # more: minibatches have fewer cells, and it takes a wider decoder
 
 

@@ -87,6 +87,9 @@ class NetworkConfig:
     mask_by_cell
         Whether each cell's single masked features are drawn for it alone; otherwise a minibatch shares
         two patterns of them.
+    level_noise
+        Standard deviation, in logarithms, of what a step of training adds to the level of each feature in each
+        batch where the encoder sees batches at one level.
     """
 
     dim_input_arr: tuple[int, ...]
@@ -118,6 +121,7 @@ class NetworkConfig:
     unbiased_mmd: bool = True
     likelihood_share: tuple[float, ...] = ()
     mask_by_cell: bool = False
+    level_noise: float = 0.0
 
     def __post_init__(self) -> None:
         n_mod, n_blk = len(self.uni_block_names), len(self.dim_block)
@@ -196,6 +200,8 @@ class NetworkConfig:
             raise InputError(f"beta_kl: must be >= 0, not {self.beta_kl!r}.")
         if not (_is_number(self.max_disp) and self.max_disp > 0):
             raise InputError(f"max_disp: must be > 0, not {self.max_disp!r}.")
+        if not (_is_number(self.level_noise) and self.level_noise >= 0):
+            raise InputError(f"level_noise: must be >= 0, not {self.level_noise!r}.")
         p = self.p_modal
         if not all(_is_number(v) and v >= 0 for v in p) or not abs(sum(p) - 1) < 1e-6:
             raise InputError(f"p_modal: probabilities that sum to 1 are needed; got {p!r}.")
@@ -246,8 +252,9 @@ class NetworkConfig:
         first = gamma.pop("first")
         if first:  # which older versions do not know
             gamma["first"] = list(first)
-        if not plain["mask_by_cell"]:
-            del plain["mask_by_cell"]
+        for name in ("mask_by_cell", "level_noise"):  # which older versions do not know either
+            if not plain[name]:
+                del plain[name]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
     @classmethod

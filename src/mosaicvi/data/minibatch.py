@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 
 from mosaicvi import device
 from mosaicvi.data import runs
@@ -143,6 +143,26 @@ class Minibatch:
     covariate_code: Tensor
     group: Tensor
 
+    def at_other_levels(self, spread: float, generator: Generator) -> Minibatch:
+        """The same as if each batch had other levels of its features than those that were found.
+
+        Parameters
+        ----------
+        spread
+            Standard deviation of the difference, in logarithms.
+        generator
+            Draws it.
+        """
+        if not spread:
+            return self
+        rows = tuple(
+            r
+            if r.factors is None
+            else dataclasses.replace(r, factors=r.factors * (spread * noise_like(r.factors, generator)).exp())
+            for r in self.rows
+        )
+        return dataclasses.replace(self, rows=rows)
+
     def to(self, place: torch.device) -> Minibatch:
         """The same on a device."""
         rows = tuple(r.to(place) for r in self.rows)
@@ -160,6 +180,11 @@ class Minibatch:
     def covariates(self) -> Tensor:
         """Covariates of each cell, float32 (B, C)."""
         return self.covariate_table[self.covariate_code]
+
+
+def noise_like(values: Tensor, generator: Generator) -> Tensor:
+    """Standard normal numbers of the same shape."""
+    return torch.randn(values.shape, generator=generator, device=values.device)
 
 
 Part = TypeVar("Part", SparseRows, ModalityRows, Minibatch)

@@ -66,6 +66,7 @@ def _gradients(
         state.generator.manual_seed(seed_of(config.seed, 4, state.steps_done, share.group.rank))
     with record_function("slice"):
         minibatch = loader.take(own, features_of(net, loader, (config.seed, 2, state.steps_done)))
+        minibatch = minibatch.at_other_levels(net.config.level_noise, state.generator)
     with record_function("mask"):
         masks = sampler.draw(minibatch, state.generator)
     noise = torch.randn(
