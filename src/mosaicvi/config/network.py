@@ -88,8 +88,8 @@ class NetworkConfig:
         Whether each cell's single masked features are drawn for it alone; otherwise a minibatch shares
         two patterns of them.
     level_noise
-        Standard deviation, in logarithms, of what a step of training adds to the level of each feature in each
-        batch where the encoder sees batches at one level.
+        Standard deviation, in logarithms, of what a step of training adds to the level of each feature in
+        each batch where the encoder sees batches at one level.
     """
 
     dim_input_arr: tuple[int, ...]
