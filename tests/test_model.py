@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,7 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from mudata import MuData
+from tests import processes
 from tests.builders import fingerprint, mudata_of, random_mudata
 
 import mosaicvi.model.registering
@@ -369,11 +367,7 @@ def test_another_process_answers_the_same_to_the_bit(model: MosaicVI, mdata: MuD
         parts = {n: model.get_imputed_values(data, modality=n, n_samples=2).to_numpy() for n in names}
     finally:
         torch.set_num_threads(threads)
-    command = [sys.executable, "-c", ANSWER, tmp_path / "model", tmp_path / "data.h5mu", tmp_path / "out.npz"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, check=False
-    )
+    done = processes.run(["-c", ANSWER, tmp_path / "model", tmp_path / "data.h5mu", tmp_path / "out.npz"])
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "out.npz") as out:
         for key, value in {"mean": mean, "var": var, **parts}.items():

@@ -87,13 +87,6 @@ def disk_of(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
-        "OMP_NUM_THREADS": "1",
-    }
-
-
 # --- checkpoints --------------------------------------------------------------------------------
 
 
@@ -412,23 +405,23 @@ def test_one_seed() -> None:
 def test_the_first_run(tmp_path: Path) -> None:
     """The first run after an installation, which compiles its loops, gives the weights of every later one to
     the bit."""
-    from tests.engine.test_jit import done, keep, start, trained
+    from tests.engine.test_jit import done, keep, run, trained
 
-    first = done(start(tmp_path, "trained()"))
+    first = done(run(tmp_path, "trained()"))
     keep(tmp_path)
     expected = trained()
     assert first == (expected, [])
-    assert done(start(tmp_path, "trained()")) == (expected, [])
+    assert done(run(tmp_path, "trained()")) == (expected, [])
 
 
 @pytest.mark.parametrize("work", ["trained()", "trained_on_full_disk()"])
 def test_a_damaged_cache(tmp_path: Path, work: str) -> None:
     """Compiled loops that are damaged on the disk, or find no room there, cost some seconds and one warning;
     the weights are the same."""
-    from tests.engine.test_jit import damaged_cache, done, start, trained
+    from tests.engine.test_jit import damaged_cache, done, run, trained
 
     expected = trained()
-    weights, (warning,) = done(start(damaged_cache(tmp_path), work))
+    weights, (warning,) = done(run(damaged_cache(tmp_path), work))
     assert weights == expected
     assert str(tmp_path) in warning
     assert "delete the folder" in warning

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from numba.core.dispatcher import Dispatcher
-from tests.conformance.test_promises import ROOT, disk_of, each_step, environment
+from tests import processes
+from tests.conformance.test_promises import disk_of, each_step
 
 from mosaicvi import MosaicVI
 from mosaicvi.datasets import simulated_mosaic
@@ -49,21 +50,22 @@ def trained_on_full_disk() -> str:
         return trained()
 
 
-def start(cache: Path, work: str) -> subprocess.Popen[str]:
-    """Begin some work of this file in a process with a cache of its own."""
-    code = f"from pathlib import Path\nfrom tests.engine.test_jit import *\nprint({work})"
-    return subprocess.Popen(
-        [sys.executable, "-W", "always", "-c", code],
-        cwd=ROOT, env=environment() | {"NUMBA_CACHE_DIR": str(cache)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def run(cache: Path, work: str) -> subprocess.CompletedProcess[str]:
+    """Do some work of this file in a process with a cache of its own."""
+    code = f"""
+import warnings
+warnings.simplefilter("always")
+from pathlib import Path
+from tests.engine.test_jit import *
+print({work})
+"""
+    return processes.run(["-c", code], env=os.environ | {"NUMBA_CACHE_DIR": str(cache)})
 
 
-def done(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
+def done(process: subprocess.CompletedProcess[str]) -> tuple[str, list[str]]:
     """What a process printed, and its warnings."""
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return out.strip(), [line for line in err.splitlines() if "MosaicWarning" in line]
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip(), [line for line in process.stderr.splitlines() if "MosaicWarning" in line]
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +115,10 @@ def partial_cache(to: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_first_run_that_is_killed_and_resumed(tmp_path: Path, expected: str) -> None:
-    cache, run = partial_cache(tmp_path / "cache"), tmp_path / "run"
-    training = start(cache, f"trained_until_killed(Path({str(run)!r}))")
-    training.communicate()
+    cache, kept = partial_cache(tmp_path / "cache"), tmp_path / "run"
+    training = run(cache, f"trained_until_killed(Path({str(kept)!r}))")
     assert training.returncode == -signal.SIGKILL
-    assert done(start(cache, f"trained(checkpoint_dir=Path({str(run)!r}), resume=True)")) == (expected, [])
+    assert done(run(cache, f"trained(checkpoint_dir=Path({str(kept)!r}), resume=True)")) == (expected, [])
 
 
 def loops() -> Iterator[Any]:
