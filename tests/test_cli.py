@@ -179,7 +179,8 @@ def test_train_is_what_the_api_does(folder: Path) -> None:
 def test_config_and_options(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(
-        "[network]\ndim_latent = 5\np_feat = 0.1\ngamma = {start = 1.0, decay = 0.5}\npreset = 'published'\n"
+        "[network]\nn_latent = 5\nn_hidden = 24\np_feat = 0.1\n"
+        "gamma = {start = 1.0, decay = 0.5}\npreset = 'published'\n"
         "[train]\nmax_epochs = 9\nweight_decay = 0\nbatch_size = 64\n"
         "[setup]\nlayers = {rna = 'counts'}\nlikelihoods = {rna = 'Poisson'}\n"
     )
@@ -198,6 +199,7 @@ def test_config_and_options(folder: Path, tmp_path: Path) -> None:
     assert run(["train", str(folder / "rna.h5ad"), *arguments]) == 0
     model = MosaicVI.load(tmp_path / "m", read(folder / "rna.h5ad"))
     assert (model.config.dim_latent, model.config.p_feat, model.config.norm) == (5, 0.1, "batch")
+    assert model.config.dimensions == (24,)
     assert (model.config.gamma.start, model.config.gamma.decay) == (1.0, 0.5)
     assert model.config.dist_block == ("ZINB",)
     assert model.registry.setup.layers == {"rna": "counts"}

@@ -402,6 +402,36 @@ def test_where_nothing_is_new_that_is_said_and_nothing_changes(data: MuData) -> 
     assert weights_digest(grown.net) == weights_digest(reference.net)
 
 
+def test_a_query_without_the_column_is_one_new_batch(data: MuData, tmp_path: Path) -> None:
+    reference_of(of(data, {"A", "B"})).save(tmp_path / "model")
+    query = of(data, {"C", "D"})
+    said = query.copy()
+    said.obs["batch"] = "query"
+    del query.obs["batch"]
+    with pytest.warns(
+        MosaicWarning, match="no obs column 'batch': 80 cells are learnt as a new batch 'query'"
+    ):
+        grown = MosaicVI.load_query_data(query, tmp_path / "model")
+    named = MosaicVI.load_query_data(said, tmp_path / "model")
+    for model in (grown, named):
+        assert model.registry.categories["batch"] == ("A", "B", "query")
+        model.train(1, **TRAIN)
+    assert "batch" not in query.obs  # the user's object stays as it is
+    assert weights_digest(grown.net) == weights_digest(named.net)
+    np.testing.assert_array_equal(*(m.get_imputed_values(modality="adt") for m in (grown, named)))
+
+
+def test_cells_without_a_value_are_a_batch_beside_those_that_have_one(data: MuData) -> None:
+    reference = reference_of(of(data, {"A", "B"}))
+    query = of(data, {"B", "C"})
+    query.obs["batch"] = query.obs["batch"].astype(object).where(query.obs["batch"] != "C", None)
+    query.obs.iloc[-1, 0] = "query"
+    with pytest.warns(MosaicWarning, match="no value in obs column 'batch': 39 cells .* new batch 'query_2'"):
+        grown = MosaicVI.load_query_data(query, reference)
+    assert grown.registry.categories["batch"] == ("A", "B", "query", "query_2")
+    assert np.bincount(grown.mosaic.batch).tolist() == [0, 40, 1, 39]
+
+
 def test_what_cannot_be_learnt_is_said(data: MuData) -> None:
     reference = reference_of(of(data, {"A", "B"}, adt=slice(4)))
     query = of(data, {"C", "D"})

@@ -113,6 +113,7 @@ def test_no_code_on_the_terminal() -> None:
 
 
 def test_what_exists_is_replaced_by_the_argument_or_the_option() -> None:
+    assert for_terminal("batch_correction=False compares") == "--no-batch-correction compares"
     said = "out.h5mu exists; pass overwrite=True or choose another name"
     assert any(text.endswith(said.removeprefix("out.h5mu")) for _, text in sentences())
     assert for_terminal(said) == "out.h5mu exists; pass --overwrite or choose another name"

@@ -7,8 +7,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
@@ -101,6 +102,21 @@ class MosaicWarning(UserWarning):
     """Something that the user may have meant, or may not."""
 
 
+_wording: ContextVar[Callable[[str], str]] = ContextVar("_wording", default=str)
+
+
+@contextmanager
+def reworded(by: Callable[[str], str]) -> Iterator[None]:
+    """Change the words of warnings and of `InputError`, where arguments have other names than elsewhere."""
+    before = _wording.set(by)
+    try:
+        yield
+    except InputError as error:
+        raise type(error)([by(problem) for problem in error.problems]) from None
+    finally:
+        _wording.reset(before)
+
+
 def warn(text: str) -> None:
     """Give a `MosaicWarning` at the user's line: the one from which this package was called."""
     frame = sys._getframe()
@@ -110,6 +126,7 @@ def warn(text: str) -> None:
             user = frame.f_back
         frame = frame.f_back
     registry = user.f_globals.setdefault("__warningregistry__", {})
+    text = _wording.get()(text)
     warnings.warn_explicit(text, MosaicWarning, user.f_code.co_filename, user.f_lineno, registry=registry)
 
 

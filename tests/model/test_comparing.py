@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from benchmarks.simulated_groups import Groups, simulated
 
-from mosaicvi import InputError, MosaicVI
+from mosaicvi import InputError, MosaicVI, MosaicWarning
 from mosaicvi.infer.differential import measured
 
 CALLED = "is_de_fdr_0.05"
@@ -149,7 +149,8 @@ def test_without_batches_their_differences_count(model: MosaicVI, groups: Groups
     apart = model.differential_expression(modality="value", **idx, batch_correction=False, mode="vanilla")
     assert set(apart["evidence"]) == {"measured"}
     assert apart[CALLED].mean() > 0.2
-    kept = model.differential_expression(modality="value", **idx, mode="vanilla")
+    with pytest.warns(MosaicWarning, match="value: no batch has three cells of both group1 and group2"):
+        kept = model.differential_expression(modality="value", **idx, mode="vanilla")
     assert set(kept["evidence"]) == {"imputed"}
     assert kept[CALLED].mean() < 0.05
 
@@ -162,6 +163,8 @@ def test_what_cannot_be_compared_is_said(model: MosaicVI, groups: Groups, tmp_pa
         ({"groupby": "kind"}, r"groupby: obs has no column 'kind'"),
         ({"groupby": "cell_type", "group1": "B"}, r"group1: 'cell_type' has no group 'B'; it has 'type1'"),
         ({"groupby": "cell_type", "group2": "B"}, r"group2: 'cell_type' has no group 'B'"),
+        ({"groupby": "cell_type", "group1": "type1", "group2": "rest"}, r"group2: leave it out;"),
+        ({"groupby": "cell_type", "fdr": 0.01}, r"differential_expression: .* 'fdr'; use fdr_target="),
         ({"idx1": [0, 1], "idx2": [1, 2]}, r"idx2: 1 cells are in idx1 as well"),
         ({"idx1": []}, r"idx1: no cell"),
         ({"idx1": ["nobody"]}, r"idx1: no cell 'nobody'; give positions, booleans or obs_names"),

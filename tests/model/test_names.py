@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from mudata import MuData
 
 import mosaicvi
-from mosaicvi import InputError, MosaicVI
+from mosaicvi import InputError, MosaicVI, MosaicWarning
 from mosaicvi.config import NetworkConfig
 from mosaicvi.config.names import ARGUMENTS
 from mosaicvi.model.history import COLUMNS
@@ -111,6 +112,16 @@ def test_arguments_of_others_name_ours(model: MosaicVI, function: str, name: str
         ("posterior_predictive_sample", {"n_samples": 3}, r"say which modality, modality='rna'"),
         ("differential_expression", {"groupby": "batch"}, r"say which modality, modality='rna'"),
         ("load_query_data", {"freeze_dropout": True}, r"'freeze_dropout'; use unfrozen=False"),
+        (
+            "load_query_data",
+            {"use_gpu": False},
+            r"use nothing here; train\(accelerator='gpu'\) says where a model",
+        ),
+        (
+            "get_normalized_expression",
+            {"gene_list": ["protein001"]},
+            r"features: rna has no 'protein001'; 'adt' has it: modality='adt'\.",
+        ),
         ("save", {}, r"save: dir_path=\.\.\. is needed\."),
         ("get_imputed_values", {"modality": "rna", "gene_list": []}, r"'gene_list'; use features=\[\.\.\.\]"),
         ("train", {"max_epoch": 3}, r"train: unknown argument 'max_epoch'; did you mean 'max_epochs'\?"),
@@ -288,3 +299,18 @@ def test_none_of_something_is_said_by_none(mdata: MuData) -> None:
     assert one.registry.setup == MosaicVI.setup_anndata(rna).registry.setup
     with pytest.raises(InputError, match="condition_keys: a list of names is needed, not 3"):
         MosaicVI.setup_anndata(rna, condition_keys=3)  # type: ignore[arg-type]
+
+
+def test_setup_anndata_is_told_of_its_own_arguments() -> None:
+    x = np.random.default_rng(0).gamma(2.0, 1.0, (60, 3)).astype(np.float32)
+    with pytest.warns(MosaicWarning, match=r"as by layer='counts'\. likelihood='Gaussian' takes X"):
+        MosaicVI.setup_anndata(AnnData(x, layers={"counts": np.rint(4 * x)}))
+    below = AnnData(x - 1)
+    with pytest.raises(
+        InputError, match=r"layer=\.\.\., or set likelihood='Gaussian' with transform='none'\."
+    ):
+        MosaicVI.setup_anndata(below, likelihood="NB")
+    with pytest.raises(
+        InputError, match=r"layers=\{'rna': \.\.\.\}, or set likelihoods=\{'rna': 'Gaussian'\} with"
+    ):
+        MosaicVI.setup_mudata(MuData({"rna": below}), likelihoods={"rna": "NB"})

@@ -149,7 +149,8 @@ def test_a_window_opens_where_it_is_asked_for(adata: AnnData, monkeypatch: pytes
         ),
         (
             {"color": ["type", "gene 1"]},
-            "no obs column 'gene 1', nor a feature of that name; there are",
+            "no obs column 'gene 1', nor a feature of that name; there are .*; "
+            "features with such names are 'gene 0'",
         ),
         ({"color": "gene 0", "layer": "logs"}, "the data: X has no layer 'logs'"),
         ({"ncols": 0}, "ncols: at least 1"),

@@ -75,6 +75,7 @@ _IN_TERMINAL = (
         re.compile(r"open it with the data that it was trained with, and save it again"),
         "name the data that it was trained with, mosaicvi map ... --reference REF.h5mu",
     ),
+    (re.compile(r"batch_correction=False"), "--no-batch-correction"),
     (re.compile(r"transform_batch:"), "--as-batch:"),
     (re.compile(r"take_as:"), "--take-as:"),
     (re.compile(r"\blevel: above"), "--interval: above"),

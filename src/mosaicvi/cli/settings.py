@@ -76,7 +76,10 @@ def read_settings(path: Path | None) -> Settings:
     if not problems:
         from mosaicvi.model import MosaicVI
 
-        problems += _network_problems(content.get("network", {}))
+        try:
+            content["network"] = _in_our_names(content.get("network", {}))
+        except InputError as error:
+            problems += error.problems
         problems += _problems(content.get("train", {}), MosaicVI.train, "train")
         problems += _problems(content.get("setup", {}), MosaicVI.setup_mudata, "setup")
     if problems:
@@ -92,18 +95,21 @@ def _unknown(given: Collection[str], known: Collection[str], what: str) -> list[
     return [f"Unknown {what} {name!r}; {nearest(name, known)}" for name in given if name not in known]
 
 
-def _network_problems(section: Mapping[str, Any]) -> list[str]:
+def _in_our_names(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of the network, as `MosaicVI` takes them."""
     from mosaicvi.config import check_names
+    from mosaicvi.model.names import in_our_names
 
+    found = in_our_names(section, ())
     problems = []
-    for name in section:
-        if name == "preset":
-            continue
+    for name in found:
         try:
-            check_names({name: None})
+            check_names({} if name == "preset" else {name: None})
         except InputError as error:
             problems += error.problems
-    return problems
+    if problems:
+        raise InputError(problems)
+    return found
 
 
 def _problems(section: Mapping[str, Any], function: Callable[..., Any], name: str) -> list[str]:

@@ -16,7 +16,7 @@ R = TypeVar("R")
 # Arguments that others have, and what to use here; by the name of the function, or "" for any.
 ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     "": {
-        "use_gpu": "accelerator='gpu' or 'cpu'",
+        "use_gpu": "nothing here; train(accelerator='gpu') says where a model is trained",
         "n_genes": "nothing: the data say how many features there are",
         "n_regions": "nothing: the data say how many features there are",
         "gene_list": "features=[...]",
@@ -25,6 +25,7 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
         "library_size": "library=...",
     },
     "train": {
+        "use_gpu": "accelerator='gpu' or 'cpu'",
         "n_epochs": "max_epochs=...",
         "epochs": "max_epochs=...",
         "num_epoch": "max_epochs=...",
@@ -53,6 +54,7 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     },
     "posterior_predictive_sample": {"n_samples_overall": "n_samples=..."},
     "differential_expression": {
+        "fdr": "fdr_target=...",
         "all_stats": "nothing: all columns are there",
         "weights": "nothing: cells weigh as many as they are in each batch",
         "batchid1": "batch_correction=True, which compares within batches",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.registry import Registry
 from mosaicvi.errors import InputError
 
 
@@ -48,6 +49,15 @@ def names_of(features: str | Sequence[str], modality: str) -> list[str]:
             f"features: names are needed, not True and False; imputed_features({modality!r}) has them."
         )
     return chosen
+
+
+def no_feature(name: str, modality: str, registry: Registry) -> str:
+    """The message for a feature that a modality lacks, with the modality that has it."""
+    having = [other for other, of in registry.features.items() if name in of.names]
+    remedy = (
+        f"{having[0]!r} has it: modality={having[0]!r}" if having else f"see imputed_features({modality!r})"
+    )
+    return f"features: {modality} has no {name!r}; {remedy}."
 
 
 def minibatch_size(batch_size: int) -> int:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.config.names import names_ours
 from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.errors import InputError, quoted
+from mosaicvi.errors import InputError, quoted, warn
 from mosaicvi.infer.differential import Comparison, Differential, Question
+from mosaicvi.infer.differential.contrast import FEWEST_CELLS
 from mosaicvi.infer.labels import UNLABELED, has_label
 from mosaicvi.model.asked import minibatch_size, positions_of
 from mosaicvi.model.columns import cells_where, column_of, object_of
@@ -76,7 +77,8 @@ class Comparing(Keeping):
         delta
             Of effects, either way: 0.25 where None.
         batch_correction
-            Compare cells with cells of their own batch.
+            Compare cells with cells of their own batch. Where no batch has cells of both groups, False
+            compares what was measured all the same.
         fdr_target
             False discovery rate of ``is_de_fdr_...`` within each comparison.
         features
@@ -159,11 +161,20 @@ class Comparing(Keeping):
             seed=whole("seed", seed),
         )
         order = np.argsort(mosaic.modalities[m].features.order, kind="stable")
-        tables = []
+        tables, apart = [], []
         for table in ask.tables():
+            if batch_correction and _never_together(table):
+                apart.append(f"{table['group1'].iloc[0]} and {table['group2'].iloc[0]}")
             ours = table.iloc[order if chosen is None else order[chosen]]
             tables.append(ours.sort_values(["proba_de", "p_value"], ascending=[False, True], kind="stable"))
         found = pd.concat(tables)
+        if apart:
+            more = f" (as in {len(apart) - 1:,} more comparisons)" if apart[1:] else ""
+            warn(
+                f"{modality}: no batch has three cells of both {apart[0]} that measured the "
+                f"same feature{more}; batch_correction=False compares what was measured, differences between "
+                "batches included."
+            )
         found.attrs.update(
             {
                 "modality": modality,
@@ -177,6 +188,12 @@ class Comparing(Keeping):
             }
         )
         return found
+
+
+def _never_together(table: pd.DataFrame) -> bool:
+    """Whether both groups have measured values, but no batch has enough of both to compare them."""
+    both = table[["n_measured1", "n_measured2"]].min(axis=1) >= FEWEST_CELLS
+    return not (table["evidence"] == "measured").any() and bool(both.any())
 
 
 def _by_column(
@@ -204,6 +221,8 @@ def _by_column(
     for argument, some in (("group1", wanted), ("group2", against)):
         for name in some:
             if name not in at:
+                if argument == "group2" and name.casefold() == REST.casefold():
+                    raise InputError("group2: leave it out; each group is then compared with all others.")
                 raise InputError(f"{argument}: {groupby!r} has no group {name!r}; it has {quoted(at)}.")
     if group2 == "pairs":
         pairs = list(permutations(at, 2)) if group1 is not None else list(_pairs(list(at)))

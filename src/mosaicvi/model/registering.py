@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from anndata import AnnData
@@ -23,7 +25,7 @@ from mosaicvi.data.registry import Registry, Setup
 from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.data.stored.progress import shown_reading
 from mosaicvi.data.transforms import Transform
-from mosaicvi.errors import FEWER_CELLS, FEWER_FEATURES, InputError, memory_for
+from mosaicvi.errors import FEWER_CELLS, FEWER_FEATURES, InputError, memory_for, reworded
 from mosaicvi.model.columns import digest_of, object_of, remember_source
 from mosaicvi.ranks import place
 from mosaicvi.store.learnt import kept_in
@@ -183,7 +185,8 @@ class Registering:
             modalities=(modality,),
             condition_keys=_names(condition_keys, "condition_keys"),
         )
-        return _remember(adata, setup, in_memory, AnnData, checkpoint_dir)
+        with reworded(partial(_of_the_one, modality)):
+            return _remember(adata, setup, in_memory, AnnData, checkpoint_dir)
 
 
 def registered(data: MuData | AnnData | Mosaic) -> Mosaic:
@@ -254,6 +257,12 @@ def check_unchanged(mosaic: Mosaic) -> None:
             "The data were changed after they had been registered (cells, features, values or covariates); "
             f"call MosaicVI.{verb}(data, ...) again."
         )
+
+
+def _of_the_one(modality: str, text: str) -> str:
+    """A message with the arguments of `setup_anndata` in place of those of `setup_mudata`."""
+    pair = rf"\b(layer|likelihood|transform|block_key)s=\{{{re.escape(repr(modality))}: ([^{{}}]*)\}}"
+    return re.sub(pair, r"\1=\2", text)
 
 
 def _names(value: Sequence[str] | None, argument: str) -> tuple[str, ...]:

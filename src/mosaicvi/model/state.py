@@ -34,7 +34,7 @@ from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import Met, ReferenceCells
-from mosaicvi.model.asked import names_of
+from mosaicvi.model.asked import names_of, no_feature
 from mosaicvi.model.columns import same_source
 from mosaicvi.model.history import History
 from mosaicvi.model.learning import learning
@@ -369,7 +369,7 @@ class ModelState:
         at = self.imputed_features(modality).get_indexer(pd.Index(chosen, dtype=object))
         if (at < 0).any():
             absent = chosen[int(np.flatnonzero(at < 0)[0])]
-            raise InputError(f"features: {modality} has no {absent!r}; see imputed_features({modality!r}).")
+            raise InputError(no_feature(absent, modality, self.registry))
         return np.asarray(at, np.int64)
 
     def _position(self, modality: str) -> int:

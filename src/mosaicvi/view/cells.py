@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ PATTERN = "modalities"
 """The name under which every cell's set of measured modalities can be asked for, like a column of obs."""
 
 
-def column(data: MuData | AnnData, key: str, *, or_feature: bool = False) -> pd.Series[Any]:
+def column(
+    data: MuData | AnnData, key: str, *, near: Callable[[], Sequence[str]] | None = None
+) -> pd.Series[Any]:
     """A column of ``obs``, of the whole or put together from the modalities; or `PATTERN`.
 
     Parameters
@@ -25,8 +28,8 @@ def column(data: MuData | AnnData, key: str, *, or_feature: bool = False) -> pd.
         Where it is looked for.
     key
         Its name, or ``modality:name`` for that of one modality.
-    or_feature
-        Whether features were looked for as well, which the message then says.
+    near
+        Finds features of near names for the message, where features were looked for as well.
 
     Raises
     ------
@@ -41,8 +44,10 @@ def column(data: MuData | AnnData, key: str, *, or_feature: bool = False) -> pd.
     parts = _of_modalities(data, key)
     if not parts:
         have = ", ".join(repr(c) for c in column_names(data)[:8])
-        nor = ", nor a feature of that name" if or_feature else ""
-        raise InputError(f"no obs column {key!r}{nor}; there are {have or 'none'}")
+        nor = "" if near is None else ", nor a feature of that name"
+        alike = ", ".join(map(repr, near())) if near is not None else ""
+        more = f"; features with such names are {alike}" if alike else ""
+        raise InputError(f"no obs column {key!r}{nor}; there are {have or 'none'}{more}")
     joined = pd.concat([p.astype(object) for p in parts])
     whole = joined[~joined.index.duplicated()].reindex(data.obs_names).infer_objects()
     return whole

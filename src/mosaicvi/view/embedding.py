@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from mosaicvi.config.arguments import number, whole
 from mosaicvi.errors import InputError, nearest, warn
 from mosaicvi.view.cells import PATTERN, column, has_column, representation
-from mosaicvi.view.features import feature
+from mosaicvi.view.features import feature, near_features
 from mosaicvi.view.palette import (
     SEQUENTIAL,
     Palette,
@@ -264,7 +265,7 @@ def _values(
         assert color is not None
         found = feature(data, color, layer=layer, use_raw=use_raw)
         if found is None:
-            return column(data, color, or_feature=True)
+            return column(data, color, near=partial(near_features, data, color))
         if has_column(data, color):
             raise InputError(
                 f"color: {color!r} is a column of obs and a feature; rename the column, or give the values "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,14 @@ def feature(
     if name in a.var_names:
         found = np.where(_measured(data, modality, a, name), found, np.nan)
     return pd.Series(found, index=a.obs_names, name=key).reindex(data.obs_names)
+
+
+def near_features(data: MuData | AnnData, key: str) -> list[str]:
+    """Names of features that begin as this one and are written much like it, at most five."""
+    mods = dict(data.mod) if isinstance(data, MuData) else {"": data}
+    own = next((key.removeprefix(f"{m}:") for m in mods if m and key.startswith(f"{m}:")), key).casefold()
+    named = {n.casefold(): n for a in mods.values() for n in map(str, a.var_names)}
+    return [named[n] for n in difflib.get_close_matches(own, [n for n in named if n[:2] == own[:2]], n=5)]
 
 
 def _has(a: AnnData, name: str) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mudata import MuData
 from scipy import sparse
 
+from mosaicvi import MosaicVI
 from mosaicvi.data.combine import combine
 from mosaicvi.data.read import mudata_as_it_is, read
 from mosaicvi.errors import InputError, MosaicWarning
@@ -113,6 +114,29 @@ def test_panels_of_the_inputs_are_carried_through() -> None:
     assert got["rna"].varm["measured"].to_numpy().tolist() == [[True, True, False], [False, True, True]]
     again = combine({"m": got, "n": adata([[1]], "x", "A")}, dataset_key="d", name_key="n")
     assert list(again.obs["d_panel"]) == ["m:a:p", "m:a:q", "m:a:p", "m:b", "n"]
+
+
+def test_what_was_combined_is_combined_with_more(tmp_path: Path) -> None:
+    a, b = adata([[1, 0], [0, 2]], ["x", "y"], "AB"), adata([[3], [4]], ["x", "z"], "B", k=[1, 2])
+    combine({"a": a, "b": b}).write(tmp_path / "mosaic.h5mu")
+    more = {"mosaic": tmp_path / "mosaic.h5mu", "query": adata([[5]], ["q"], "A")}
+    got = combine(more)
+    assert list(got.obs["dataset"]) == ["a", "a", "b", "b", "query"]
+    assert list(got.obs["original_name"]) == ["x", "y", "x", "z", "q"]
+    assert list(got.obs["k"].dropna()) == [1, 2]
+    assert got.uns["mosaicvi"]["panel_key"] == "dataset_panel"
+    measured = got["rna"].varm["measured"]
+    assert list(measured) == ["mosaic:a", "mosaic:b", "query"]
+    assert measured.to_numpy().tolist() == [[True, False, True], [True, True, False]]
+    again = combine({"first": got, "a": b})  # its cells are of the dataset of that name
+    assert list(again.obs["dataset"]) == ["a", "a", "b", "b", "query", "a", "a"]
+    assert list(again.obs["dataset_panel"])[:3] == ["first:mosaic:a", "first:mosaic:a", "first:mosaic:b"]
+    registered = MosaicVI.setup_mudata(again, batch_key="dataset")
+    assert registered.batches == ("a", "b", "query")
+    with pytest.raises(
+        InputError, match="a: obs has a column 'dataset' already"
+    ):  # which nobody says is ours
+        combine({"a": adata([[1]], "x", "A", dataset=["mine"]), "b": b})
 
 
 def test_inputs_are_not_changed() -> None:

@@ -47,11 +47,23 @@ def values(query: AnnData, registry: Registry) -> np.ndarray:
     [
         (None, data(COUNTS), ""),
         ("counts", data(LOGS, counts=COUNTS), ""),
-        ("counts", data(COUNTS), "trained on layer 'counts', which is not there; X fits"),
-        ("counts", data(COUNTS, counts=LOGS), "trained on layer 'counts', which holds no counts; X fits"),
-        ("counts", data(LOGS, umis=COUNTS), "which is not there; layer 'umis' fits"),
-        (None, data(LOGS, counts=COUNTS), "trained on X, which holds no counts; layer 'counts' fits"),
-        (None, data(None, counts=COUNTS), "trained on X, which is not there; layer 'counts' fits"),
+        ("counts", data(COUNTS), "trained on layer 'counts', which is not there in these data; X fits"),
+        (
+            "counts",
+            data(COUNTS, counts=LOGS),
+            "trained on layer 'counts', which holds no counts in these data; X fits",
+        ),
+        ("counts", data(LOGS, umis=COUNTS), "which is not there in these data; layer 'umis' fits"),
+        (
+            None,
+            data(LOGS, counts=COUNTS),
+            "trained on X, which holds no counts in these data; layer 'counts' fits",
+        ),
+        (
+            None,
+            data(None, counts=COUNTS),
+            "trained on X, which is not there in these data; layer 'counts' fits",
+        ),
     ],
 )
 def test_counts_are_taken_from_where_they_are(layer: str | None, query: AnnData, words: str) -> None:
@@ -66,7 +78,9 @@ def test_counts_are_taken_from_where_they_are(layer: str | None, query: AnnData,
 
 def test_fractions_are_taken_from_x_alone() -> None:
     registry = trained_on("logs", "Gaussian")
-    with pytest.warns(MosaicWarning, match="trained on layer 'logs', which is not there; X fits"):
+    with pytest.warns(
+        MosaicWarning, match="trained on layer 'logs', which is not there in these data; X fits"
+    ):
         np.testing.assert_array_equal(values(data(LOGS), registry), LOGS)
     with pytest.raises(InputError, match=r"no layer 'logs'.*prepare_query\(data, model, layers=.*'rna'"):
         values(data(COUNTS, other=LOGS), registry)

@@ -47,6 +47,13 @@ def test_offsets_of_batches() -> None:
     assert_allclose(found[[0, 2], 2], [2, -2], atol=0.15)
 
 
+def test_cells_of_batches_that_a_model_has_not_seen_say_nothing_of_levels() -> None:
+    rng = np.random.default_rng(3)
+    batch, rest, measured = rng.integers(0, 4, 60), rng.normal(size=(60, 5)), rng.random((60, 5)) < 0.8
+    seen = batch < 3
+    assert_array_equal(offsets(batch, rest, measured, 3), offsets(batch[seen], rest[seen], measured[seen], 3))
+
+
 def test_offsets_that_may_be_chance_are_drawn_to_none() -> None:
     rng = np.random.default_rng(1)
     batch = rng.integers(0, 12, 600)

@@ -42,6 +42,10 @@ class Plan:
         """The column of panels that datasets brought along."""
         return f"{self.dataset_key}_panel"
 
+    def was_combined(self, parts: Parts) -> bool:
+        """Whether a dataset was made of several, and its cells say of which each is."""
+        return parts.panel_key in (self.dataset_key, self.own_panel_key) and self.dataset_key in parts.obs
+
 
 @dataclass(frozen=True, kw_only=True)
 class JoinedFeatures:
@@ -213,10 +217,12 @@ def _covariates(
 ) -> pd.DataFrame:
     apart = {column for parts in datasets for column in parts.apart}
     obs = stack_columns([p.obs[[c for c in p.obs if c not in apart or c in p.explicit]] for p in datasets])
-    lengths = [len(parts.obs) for parts in datasets]
     names = [parts.name for parts in datasets]
-    obs[plan.dataset_key] = pd.Categorical(np.repeat(names, lengths), categories=names)
-    obs[plan.name_key] = np.concatenate([parts.obs.index.to_numpy(object) for parts in datasets])
+    came_of = np.concatenate(
+        [_own(p, plan.dataset_key, np.repeat(p.name, len(p.obs)), plan) for p in datasets]
+    )
+    obs[plan.dataset_key] = pd.Categorical(list(came_of), categories=list(dict.fromkeys(came_of)))
+    obs[plan.name_key] = np.concatenate([_own(p, plan.name_key, p.obs.index, plan) for p in datasets])
     if any(parts.panel is not None for parts in datasets):
         of_cell = [
             np.full(len(p.obs), p.name, dtype=object) if p.panel is None else p.panel.map(panels[p.name])
@@ -226,3 +232,14 @@ def _covariates(
         obs[plan.own_panel_key] = pd.Categorical(np.concatenate(of_cell), categories=every)
     obs.index = pd.Index(np.concatenate([cells[name] for name in names]), dtype=object)
     return obs
+
+
+def _own(
+    parts: Parts, key: str, otherwise: npt.ArrayLike | pd.Index[str], plan: Plan
+) -> npt.NDArray[np.object_]:
+    """What a dataset of several says of its cells, else what is said of all datasets."""
+    plain = np.asarray(otherwise, object)
+    if not (plan.was_combined(parts) and key in parts.obs):
+        return plain
+    said = parts.obs[key].to_numpy(object)
+    return np.where(pd.isna(said), plain, said)

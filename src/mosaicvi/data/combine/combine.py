@@ -56,7 +56,8 @@ def combine(
         ``"outer"``: the features of any dataset; ``"inner"``: of a modality, those of every dataset that has
         it.
     dataset_key, name_key
-        Columns of ``obs`` for the name of a cell's dataset, and for the name it had there.
+        Columns of ``obs`` for the name of a cell's dataset, and for the name it had there. A dataset that was
+        combined itself keeps what its columns say.
     panel_key
         The column of the inputs' ``obs`` that says which of their own panels (``varm["measured"]``) a cell
         has; for all datasets, or by dataset. By default what ``uns["mosaicvi"]["panel_key"]`` says, or the

@@ -80,6 +80,8 @@ class Parts:
         The modalities' names before renaming.
     panel
         The dataset's own panel of each cell, or None.
+    panel_key
+        The column that names panels, as it was noted by whoever made the dataset, or None.
     problems
         What is wrong with it.
     """
@@ -91,6 +93,7 @@ class Parts:
     modalities: dict[str, Part]
     given: tuple[str, ...] = ()
     panel: pd.Series[str] | None = None
+    panel_key: str | None = None
     problems: list[str] = field(default_factory=list)
 
 
@@ -142,7 +145,8 @@ def take_apart(
     if not parts.problems:
         _lift_covariates(parts, mods)
         _find_cells(parts)
-        parts.panel = _own_panels(parts, panel_key or _recorded_panel_key(uns))
+        parts.panel_key = _recorded_panel_key(uns)
+        parts.panel = _own_panels(parts, panel_key or parts.panel_key)
     return parts
 
 

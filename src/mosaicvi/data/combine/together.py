@@ -362,7 +362,9 @@ def _data(name: str, dataset: Dataset, **options: Any) -> AnnData | MuData | Map
 
 
 def _taken_columns(parts: Parts, plan: Plan) -> list[str]:
-    """Covariates that the columns written by combine would replace."""
+    """Covariates that the columns written by combine would replace; its own columns it goes on with."""
+    if plan.was_combined(parts) and not {plan.dataset_key, plan.name_key} & parts.apart:
+        return []
     own = {"dataset_key": plan.dataset_key, "name_key": plan.name_key}
     if parts.panel is not None:
         own = {**own, "dataset_key ": plan.own_panel_key}

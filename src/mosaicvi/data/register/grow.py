@@ -18,7 +18,7 @@ from mosaicvi.data.register.modalities import modalities_of, other_names
 from mosaicvi.data.register.query import align_to_model, together
 from mosaicvi.data.register.register import register
 from mosaicvi.data.register.suspicious import technical
-from mosaicvi.data.register.unseen import read_new_covariates
+from mosaicvi.data.register.unseen import read_new_covariates, with_new_categories
 from mosaicvi.data.registry import ModalityFeatures, Registry, Setup, Standard
 from mosaicvi.errors import InputError, quoted
 
@@ -95,7 +95,11 @@ def grow(
             f"layers: {strange[0]!r} is no new modality; there are {quoted(new) or 'none'}. Of known ones "
             "prepare_query(data, model, layers=...) says where values are."
         )
-    further, notes = _further(mods, registry, new_features)
+    obs, notes = with_new_categories(data, registry)
+    if notes:
+        data = together(mods, obs, data.uns)
+    further, left_out = _further(mods, registry, new_features)
+    notes += left_out
     notes += [
         f"{name}: the model has no such modality and learns it as a new one; {said}"
         for name, said in other_names(data, mods, registry).items()

@@ -165,7 +165,7 @@ def _place(layer: str | None) -> str:
 def _elsewhere(name: str, layer: str | None, other: str | None, is_there: bool) -> str:
     why = "holds no counts" if is_there else "is not there"
     return (
-        f"Modality {name!r}: the model was trained on {_place(layer)}, which {why}; "
+        f"Modality {name!r}: the model was trained on {_place(layer)}, which {why} in these data; "
         f"{_place(other)} fits and is taken."
     )
 

@@ -91,9 +91,12 @@ def read_panels(
 
 
 def measured_by_batch(m: ModalityData, batch: NDArray[np.int64], n_batches: int) -> NDArray[np.bool_]:
-    """What the panels of each batch's cells measure, (B, D_m), by the batch of each cell (n,)."""
+    """What the panels of each batch's cells measure, (B, D_m), by the batch of each cell (n,).
+
+    Batches after these, which a model has not seen, are left out.
+    """
     out = np.zeros((n_batches, m.n_features), bool)
-    there = np.flatnonzero(m.row_of_cell >= 0)
+    there = np.flatnonzero((m.row_of_cell >= 0) & (batch < n_batches))
     pairs = np.column_stack([batch[there], m.panel_of_row[m.row_of_cell[there]]])
     for of_batch, panel in np.unique(pairs, axis=0):
         out[of_batch] |= m.panels[panel]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mosaicvi.data.registry import Registry
 from mosaicvi.errors import InputError, quoted
 
 NOT_SAID = "not said"  # the category of cells whose column has no value
+QUERY = "query"  # the category as which such cells are learnt
 
 
 def read_new_covariates(data: MuData | AnnData, registry: Registry) -> tuple[Covariates, list[str]]:
@@ -119,6 +121,41 @@ def with_categories(data: MuData | AnnData, registry: Registry, take_as: Mapping
         own = np.full(len(obs), name, object) if column is None else labels(column)
         obs[key] = np.where(code < len(known), own, name)
     return obs
+
+
+def with_new_categories(data: MuData | AnnData, registry: Registry) -> tuple[pd.DataFrame, list[str]]:
+    """The obs of the whole, with cells of which a column says nothing in a category of their own.
+
+    Parameters
+    ----------
+    data
+        The user's object, which is not changed.
+    registry
+        Of the model, which is to learn that category.
+
+    Returns
+    -------
+    The table, and notes on columns that said nothing of some cells.
+    """
+    obs: pd.DataFrame = data.obs.copy()
+    notes: list[str] = []
+    for key, known in registry.categories.items():
+        column = obs_column(data, key)
+        own = np.full(len(obs), None, object) if column is None else labels(column)
+        missing = np.ones(len(obs), bool) if column is None else column.isna().to_numpy()
+        if not missing.any():
+            continue
+        taken = {*known, *own[~missing]}
+        name = next(n for i in count(1) if (n := QUERY if i == 1 else f"{QUERY}_{i}") not in taken)
+        obs[key] = np.where(missing, name, own)
+        what = "there is no obs column" if column is None else "no value in obs column"
+        kind = "batch" if key == registry.setup.batch_key else "category"
+        notes.append(
+            f"{what} {key!r}: {int(missing.sum()):,} cells are learnt as a new {kind} {name!r}. To call it "
+            f"otherwise, and to be answered for as that {kind} later, they need the column: "
+            f"query.obs[{key!r}] = {name!r}, or another name."
+        )
+    return obs, notes
 
 
 def _codes(

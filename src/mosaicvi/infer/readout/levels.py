@@ -108,8 +108,11 @@ def offsets(batch: NDArray[np.int64], rest_nd: Floats, measured: NDArray[np.bool
     """Mean of what is left of the values of each batch, less as far as that may be chance, (B, D).
 
     Drawn towards 0 as by empirical Bayes: by the share of the variance between batches that the variance
-    within them does not explain (DerSimonian & Laird, Controlled Clinical Trials 1986).
+    within them does not explain (DerSimonian & Laird, Controlled Clinical Trials 1986). Cells of batches
+    after these, which a model has not seen, say nothing.
     """
+    seen = batch < n_batches
+    batch, rest_nd, measured = batch[seen], rest_nd[seen], measured[seen]
     code = np.arange(n_batches)[:, None] == batch
     n = code @ measured.astype(np.float64)
     there = n > 0
