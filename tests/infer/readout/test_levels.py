@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
+from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mosaicvi.infer.readout.levels import Levels, Rates, offsets, trust
+from mosaicvi import MosaicVI
+from mosaicvi.infer.readout.levels import Levels, Rates, known_by_batch, offsets, trust
 from mosaicvi.infer.readout.scales import on_scale
 
 
@@ -52,6 +57,19 @@ def test_cells_of_batches_that_a_model_has_not_seen_say_nothing_of_levels() -> N
     batch, rest, measured = rng.integers(0, 4, 60), rng.normal(size=(60, 5)), rng.random((60, 5)) < 0.8
     seen = batch < 3
     assert_array_equal(offsets(batch, rest, measured, 3), offsets(batch[seen], rest[seen], measured[seen], 3))
+
+
+def test_what_batches_that_a_model_has_not_seen_measured_is_not_known() -> None:
+    panels = np.array([[True, False, True], [False, True, True]])
+    obs = pd.DataFrame({"batch": ["a", "a", "b"]}, index=list("xyz"))
+    x = np.array([[1.5, 0.0, 4.5], [2.5, 0.0, 5.5], [0.0, 3.5, 6.5]])
+    adata = AnnData(x, obs=obs, var=pd.DataFrame(index=list("fgh")))
+    adata.varm["measured"] = pd.DataFrame(panels.T, index=list("fgh"), columns=["a", "b"])
+    mosaic = MosaicVI.setup_anndata(adata, batch_key="batch", likelihood="Gaussian")
+    assert_array_equal(known_by_batch(mosaic, mosaic.modality("rna")), panels)
+    fewer = dataclasses.replace(mosaic.registry, categories={"batch": ("a",)})
+    unseen = dataclasses.replace(mosaic, registry=fewer)
+    assert_array_equal(known_by_batch(unseen, mosaic.modality("rna")), panels[:1])
 
 
 def test_offsets_that_may_be_chance_are_drawn_to_none() -> None:
