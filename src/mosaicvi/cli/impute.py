@@ -86,8 +86,8 @@ def command(
     library: Annotated[
         float | None,
         typer.Option(
-            help="For counts: the library of every cell. [default: the training data's median, or the "
-            "depth that centred log ratios imply]"
+            help="For counts: the library of every cell. [default: the training data's median, of "
+            "proteins about that]"
         ),
     ] = None,
     as_batch: Annotated[

@@ -27,7 +27,6 @@ from mosaicvi.infer.readout.views import shown_of_cells
 from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.vae import MosaicVAE
 
-MOST_DEPTH = 4.0  # median libraries that imputed counts of a cell add up to, where none is asked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class Scale:
         if self.kind == "counts" and self.library is not None:
             return f"expected counts at a library of {self.library:g}"
         return {
-            "counts": "expected counts at the depth that the cell's centred log ratios imply",
+            "counts": "expected counts at about the median library",
             "probability": "probability of being accessible",
             "log1p_cp10k": "expected log(1 + counts per 10,000)",
             "clr": "expected centred log ratios of counts",
@@ -77,7 +76,7 @@ def scale_of(
     kind
         What was asked for; the modality's own scale where None.
     library
-        Library of counts; where None that which the ratios imply, or the median seen in training.
+        Library of counts; where None the median seen in training, or about that.
     compared
         The scale on which the read-out compares the modality; None without one.
 
@@ -208,9 +207,9 @@ def imputed(
                 rates = _rates(net, mosaic, w.m, minibatch, q, batches, noise, fitted)
                 z = q.mean.double().cpu().numpy()
                 each = fitted(mosaic, w.m, some, code[some], views, z, rates)
-                most, kind = MOST_DEPTH * mosaic.registry.median_library[name], fitted.scales[name]
+                kind, usual = fitted.scales[name], mosaic.registry.median_library[name]
                 found = _mean(
-                    [on_asked_scale(e, kind, w.scale.kind, w.scale.library, most=most) for e in each]
+                    [on_asked_scale(e, kind, w.scale.kind, w.scale.library, usual=usual) for e in each]
                 )
                 values.append(np.ascontiguousarray(found if at is None else found[:, at], np.float32))
         yield Imputed(rows=rows, latent=q.mean.cpu().numpy(), values=tuple(values))

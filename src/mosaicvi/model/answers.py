@@ -130,8 +130,9 @@ class Answers(Routing):
             the first that the modality has where None. The logarithm of an expected count is not the
             expected logarithm, by which cells are usually compared.
         library
-            For counts: the library that each cell is given. Where None the median of the training data, or
-            for counts that are seen as centred log ratios the depth that these imply.
+            For counts: the library that each cell is given. Where None the median of the training data; for
+            counts that are seen as centred log ratios about that, and less or more where ratios of small
+            counts tell the depth of a cell.
         transform_batch
             As which batch: by default every cell keeps its own, so that values differ between batches as the
             measured ones do, and a cell whose batch never measured the modality is given ``"mean"``. The name

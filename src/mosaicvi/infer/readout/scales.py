@@ -20,6 +20,9 @@ from mosaicvi.data.mosaic import ModalityData
 Kind = Literal["clr", "log1p_cp10k"]
 Floats = NDArray[np.floating[Any]]
 STEPS = 60  # of a bisection, more than float64 can tell apart
+DEPTHS = 24  # that are tried, from a usual one to that which ratios imply
+DEEPEST = 4.0  # usual totals that a cell's counts add up to
+CLOSE = 0.05  # by what ratios may be missed, where that is worth e times the usual depth
 
 
 def scale_of_counts(data: ModalityData) -> Kind | None:
@@ -65,8 +68,36 @@ def counts_of_ratios(ratios: Floats) -> Floats:
     return np.asarray(rate * np.exp((low + high) / 2))
 
 
+def counts_near(ratios: Floats, usual: float) -> Floats:
+    """Counts with nearly the given centred log ratios, at the most plausible depth, (r, d).
+
+    The ratios of small counts tell their depth; those of large ones are the same at any, and that which they
+    imply is mostly their error. So of the depths between the usual and the implied one that is taken at which
+    ratios are missed by little (root mean square, in units of 0.05) and which is not far from the usual (in
+    logarithms): the sum of both squares is least.
+
+    Parameters
+    ----------
+    ratios
+        Expected centred log ratios.
+    usual
+        The median total of measured counts.
+    """
+    implied = counts_of_ratios(ratios)
+    total = np.maximum(implied.sum(1, keepdims=True), 1e-12)
+    furthest = np.log(np.minimum(total, DEEPEST * usual) / usual)
+    least, best = np.full((len(ratios), 1), np.inf), np.zeros((len(ratios), 1))
+    for share in np.linspace(0, 1, DEPTHS):
+        apart = share * furthest
+        missed = on_scale(implied * (usual * np.exp(apart) / total), "clr") - ratios
+        loss = (missed**2).mean(1, keepdims=True) / CLOSE**2 + apart**2
+        best = np.where(loss < least, apart, best)
+        least = np.minimum(loss, least)
+    return np.asarray(implied * (usual * np.exp(best) / total))
+
+
 def on_asked_scale(
-    values: Floats, kind: Kind, asked: str, library: float | None, *, most: float = np.inf
+    values: Floats, kind: Kind, asked: str, library: float | None, *, usual: float | None = None
 ) -> Floats:
     """Values on the scale of comparison as counts, as log(1 + counts per 10,000), or as they are, (r, d).
 
@@ -77,15 +108,17 @@ def on_asked_scale(
     asked
         ``"counts"``, ``"log1p_cp10k"``, or `kind` itself.
     library
-        Total of the counts; None for the depth that the ratios imply.
-    most
-        Total beyond which that depth is not followed: high ratios are those of any great depth.
+        Total of the counts; None for the most plausible one.
+    usual
+        The median total of measured counts; None where that is not known, and ratios alone tell the depth.
     """
     if kind in ("log1p_cp10k", asked):
         return np.maximum(values, 0.0)
+    if asked == "counts" and library is None and usual is not None:
+        return counts_near(values, usual)
     counts = counts_of_ratios(values)
     if asked == "log1p_cp10k":
         return on_scale(counts, "log1p_cp10k")
-    total = np.maximum(counts.sum(1, keepdims=True), 1e-12)
-    factor = np.minimum(1.0, most / total) if library is None else library / total
-    return np.asarray(counts * factor)
+    if library is None:
+        return counts
+    return np.asarray(counts * (library / np.maximum(counts.sum(1, keepdims=True), 1e-12)))
