@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,3 +142,14 @@ def test_names_of_datasets_are_refused_with_what_counts_them() -> None:
     with pytest.raises(InputError, match=r"id_dataset: .* not 'b'; pandas\.factorize"):
         read_arrays(x, np.zeros((2, 2)), names)
     assert read_arrays(x, np.zeros((2, 2)), pd.factorize(names)[0]).dataset.tolist() == [0, 1, 0]  # type: ignore[union-attr]
+
+
+def test_masks_may_be_sparse_and_data_are_an_array() -> None:
+    rng = np.random.default_rng(0)
+    data = rng.poisson(2.0, (6, 4)).astype(np.float32)
+    masks = np.where(rng.random((6, 4)) < 0.3, -1.0, 0.0)
+    masks[:, 0] = 0
+    dense, sparse = read_arrays(data, masks, None), read_arrays(data, sp.csr_matrix(masks), None)
+    np.testing.assert_array_equal(dense.table[dense.code], sparse.table[sparse.code])
+    with pytest.raises(InputError, match=r"data: an array is needed; give the values, such as data\.X"):
+        read_arrays(AnnData(data), None, None)

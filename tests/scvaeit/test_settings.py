@@ -81,3 +81,28 @@ def test_a_value_of_the_wrong_length_is_named() -> None:
     found = read_config({"dim_block_embed": [1, 2]}, n_features=9)
     with pytest.raises(InputError, match=r"dim_block_embed: 1 values are needed; got the shape \(2,\)"):
         found.parameters(np.ones(9, bool))
+
+
+def test_attributes_of_a_class_count_and_those_it_inherits() -> None:
+    class Base:
+        dim_input_arr = (3, 6)
+        dim_latent = 4
+
+    class Config(Base):
+        dist_block = ("NB", "NB")
+
+    made = Config()
+    made.dim_latent = 5  # type: ignore[misc]
+    for config, latent in ((Config, 4), (Config(), 4), (made, 5)):
+        found = read_config(config, n_features=9)
+        assert found.likelihoods == {"M-0": "NB", "M-1": "NB"}
+        assert found.parameters(np.ones(9, bool))["dim_latent"] == latent
+
+
+def test_what_is_missing_is_named() -> None:
+    names = {"block_names": ["rna", "adt"], "dim_block": [3, 6]}
+    with pytest.raises(InputError, match=r"dim_input_arr: it is not given, and there are 2 modalities"):
+        read_config(names, n_features=9)
+    order = names | {"dim_input_arr": [3, 6], "uni_block_names": ["adt", "rna"]}
+    with pytest.raises(InputError, match="the order of uni_block_names, agree"):
+        read_config(order, n_features=9)

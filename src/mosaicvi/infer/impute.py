@@ -28,7 +28,6 @@ from mosaicvi.nn.encoder import Posterior
 from mosaicvi.nn.vae import MosaicVAE
 
 
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale:
     """What imputed values mean.

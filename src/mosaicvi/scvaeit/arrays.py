@@ -96,6 +96,8 @@ def read_arrays(data: Any, masks: Any, id_dataset: Any) -> Arrays:
     InputError
         They do not fit one another, or a cell has no value.
     """
+    if isinstance(data, AnnData | MuData):
+        raise InputError("data: an array is needed; give the values, such as data.X.")
     x: Any = data.tocsr() if sp.issparse(data) else np.asarray(data, np.float32)
     if x.ndim != 2:
         raise InputError(f"data: a table of cells x features is needed, not the shape {x.shape}.")
@@ -126,6 +128,7 @@ def _shown(
     """What masks leave visible, (n, D)."""
     if masks is None:
         return np.ones(shape, bool)
+    masks = masks.toarray() if sp.issparse(masks) else masks
     if np.asarray(masks).dtype == bool:
         raise InputError(
             "masks: -1 is missing and 0 is seen, not True and False; -1.0 * masks has True missing."

@@ -78,10 +78,7 @@ def read_config(config: Any, *, n_features: int) -> Published:
     InputError
         For a name that is not published, or sizes that do not add up.
     """
-    said = config if isinstance(config, Mapping) else getattr(config, "__dict__", None)
-    if said is None:
-        raise InputError(f"config: a dict or a namespace is needed, not {type(config).__name__}.")
-    given = {name: value for name, value in said.items() if value is not None}
+    given = {name: value for name, value in _said(config).items() if value is not None}
     for name in given:
         if name not in KEYS:
             raise InputError(f"config: unknown parameter {name!r}; {nearest(name, KEYS)}")
@@ -93,6 +90,11 @@ def read_config(config: Any, *, n_features: int) -> Published:
     block = np.repeat(np.arange(n_blocks), c.dim_block)
     numbered = [f"M-{i}" for i in range(n_modalities)]
     names = _different(given.get("uni_block_names", given.get("block_names", numbered)))
+    if len(names) != n_modalities and "dim_input_arr" not in given:
+        raise InputError(
+            f"dim_input_arr: it is not given, and there are {len(names)} modalities, {names!r}; give the "
+            "number of features of each."
+        )
     if len(names) != n_modalities:
         raise InputError(
             f"uni_block_names: {n_modalities} different names are needed, one per modality; got {names!r}."
@@ -105,7 +107,8 @@ def read_config(config: Any, *, n_features: int) -> Published:
     for at in np.flatnonzero(c.uni_block_names[modality] != c.block_names[block])[:1]:
         raise InputError(
             f"dim_block: column {at} of data is of {names[modality[at]]!r} by dim_input_arr, but of "
-            f"{str(c.block_names[block[at]])!r} by dim_block and block_names; make the sizes agree."
+            f"{str(c.block_names[block[at]])!r} by dim_block and block_names; make the sizes, and the order "
+            "of uni_block_names, agree."
         )
     likelihoods: dict[str, Distribution] = {}
     for name, dist in zip(c.block_names.tolist(), c.dist_block.tolist(), strict=True):
@@ -114,6 +117,15 @@ def read_config(config: Any, *, n_features: int) -> Published:
         if likelihoods.setdefault(name, dist) != dist:
             raise InputError(f"dist_block: the blocks of {name!r} differ; give each modality one.")
     return Published(config=c, likelihoods=likelihoods, modality=modality, block=block)
+
+
+def _said(config: Any) -> dict[str, Any]:
+    """Names and values of a dict, or attributes of an object or a class, also those that it inherits."""
+    if isinstance(config, Mapping):
+        return dict(config)
+    if not hasattr(config, "__dict__"):
+        raise InputError(f"config: a dict or a namespace is needed, not {type(config).__name__}.")
+    return {name: getattr(config, name) for name in dir(config) if not name.startswith("__")}
 
 
 def _different(names: Any) -> list[str]:
