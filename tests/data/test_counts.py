@@ -64,7 +64,7 @@ def test_in_doubt_it_is_x(modality: str, a: AnnData) -> None:
 
 def test_register_takes_them_and_remembers_where_they_were() -> None:
     a = data(LOGS, raw=COUNTS)
-    words = r"rna.*X look normalised.*\.raw are taken, as by layers=\{'rna': 'raw'\}\. likelihoods=\{'rna'"
+    words = r"rna.*X look normalised.*\.raw are taken, as by layer='raw'\. likelihood='Gaussian' takes X"
     with pytest.warns(MosaicWarning, match=words):
         mosaic = MosaicVI.setup_anndata(a)
     m = mosaic.modality("rna")
