@@ -42,7 +42,7 @@ def usual_parameters(mods: Sequence[ModalitySizes], preset: str, *, equal: bool)
     }
 
 
-LEVEL_NOISE = 0.3  # about what laboratories differ by beyond the levels that are found
+LEVEL_NOISE = 0.3  # more tells types apart better and mixes batches less (docs/ablations.md)
 MANY_FEATURES = 8192  # more: minibatches have fewer cells, and it takes a wider decoder
 
 

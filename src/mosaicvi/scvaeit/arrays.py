@@ -157,15 +157,15 @@ def _patterns(shown: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.i
     """Different rows (P, D), and which of them each row is, (n,)."""
     packed = np.packbits(shown, axis=1)
     padded = np.ascontiguousarray(np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))))
-    words, code = distinct_rows(padded.view(">u8").astype(np.uint64))  # 64 features at a time
+    _, code = distinct_rows(padded.view(">u8").astype(np.uint64))  # 64 features at a time
     blind = np.flatnonzero(~shown.any(1))
     if len(blind):
         raise InputError(
             f"masks: nothing is left to see of {len(blind):,} cells (such as {blind[0]}, counted from 0); "
             "leave these cells out, or leave them a value."
         )
-    bits = words.astype(">u8").view(np.uint8)
-    return np.unpackbits(bits, axis=1, count=shown.shape[1]).astype(bool), code
+    _, first = np.unique(code, return_index=True)
+    return shown[first], code
 
 
 def covariates(batches_cate: Any, batches_cont: Any, conditions: Any, n: int) -> dict[str, pd.DataFrame]:

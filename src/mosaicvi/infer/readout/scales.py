@@ -21,7 +21,7 @@ Kind = Literal["clr", "log1p_cp10k"]
 Floats = NDArray[np.floating[Any]]
 STEPS = 60  # of a bisection, more than float64 can tell apart
 DEPTHS = 24  # that are tried, from a usual one to that which ratios imply
-DEEPEST = 4.0  # usual totals that a cell's counts add up to
+DEEPEST = 4.0  # usual totals that a cell's counts add up to at most
 CLOSE = 0.05  # by what ratios may be missed, where that is worth e times the usual depth
 
 
