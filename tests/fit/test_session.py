@@ -365,21 +365,21 @@ def test_without_a_terminal_lines_are_said(
     assert lines[-1] == "Trained for 7 epochs."
 
 
-@pytest.mark.parametrize(("epochs", "n_lines"), [(3, 3), (200, 0)])
+@pytest.mark.parametrize(("epochs", "done", "n_lines"), [(3, 0, 3), (200, 0, 0), (200, 197, 3)])
 def test_a_short_run_has_a_line_an_epoch_with_each_log_likelihood(
-    epochs: int, n_lines: int, capsys: pytest.CaptureFixture[str]
+    epochs: int, done: int, n_lines: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    state: Any = type("State", (), {"epoch": done, "stopped_by": None})()
     with listener(FitConfig(max_epochs=epochs), ("rna", "adt"), progress=None, log_dir=None) as tell:
+        tell.begin(state)
         for epoch in (1, 2, 3):
             row = {"train_log_prob_rna": -10.0 * epoch, "train_log_prob_adt": -2.5, "validation_loss": 7.0}
-            tell.report(_report(epoch, row))
-    lines = capsys.readouterr().err.splitlines()
-    assert (
-        lines
-        == [f"epoch {epoch}/3 · rna -{10 * epoch}.0 · adt -2.5 · validation 7.00" for epoch in (1, 2, 3)][
-            :n_lines
-        ]
-    )
+            tell.report(_report(done + epoch, row))
+    lines = capsys.readouterr().err.splitlines()[2:]
+    assert lines == [
+        f"epoch {done + epoch}/{epochs} · rna -{10 * epoch}.0 · adt -2.5 · validation 7.00"
+        for epoch in range(1, n_lines + 1)
+    ]
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,8 +115,10 @@ class _Lines:
     def __init__(self, config: FitConfig, names: tuple[str, ...]) -> None:
         self.meter = _Meter(config, names)
         self.last, self.of = time.monotonic(), config.max_epochs
+        self.each = False  # whether each epoch has a line
 
     def begin(self, state: FitState) -> None:
+        self.each = self.of is not None and self.of - state.epoch <= EVERY_EPOCH_UP_TO
         end = "until the held-out loss stops falling" if self.of is None else f"to {self.of}"
         self.say(f"training from epoch {state.epoch + 1} {end}: {FIRST}")
         self.say(LEGEND)
@@ -125,7 +127,7 @@ class _Lines:
         self.meter.add(report)
         if report.row is not None:
             _announce(report, self.meter.names, self.say)
-            if self.of is not None and self.of <= EVERY_EPOCH_UP_TO:
+            if self.each:
                 self.last = time.monotonic()
                 self.say(f"epoch {report.epoch}/{self.of} · {_log_likelihoods(report.row, self.meter.names)}")
         elif time.monotonic() - self.last >= LINE_EVERY:
