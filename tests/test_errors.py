@@ -12,7 +12,7 @@ from anndata import AnnData
 
 import mosaicvi
 from mosaicvi.cli.say import for_terminal
-from mosaicvi.errors import InputError, MosaicWarning, nearest, printable
+from mosaicvi.errors import InputError, ModelFileError, MosaicWarning, nearest, printable, wording
 
 
 def line() -> int:
@@ -60,3 +60,17 @@ def test_a_warning_is_at_the_line_of_the_user() -> None:
         mosaicvi.pl.umap(rna, wspace=0.2)
         places.append(line() - 1)
     assert [(w.filename, w.lineno) for w in said] == [(__file__, at) for at in places]
+
+
+def test_a_function_may_word_its_messages_otherwise() -> None:
+    @wording({r"^lr:": "learning_rate:", r"layers=\{'(\w+)': .*\}": r"the counts of \1"})
+    def asked(text: str) -> None:
+        mosaicvi.errors.warn(text)
+        raise ModelFileError([text, "lr: must be > 0."])
+
+    with (
+        pytest.warns(MosaicWarning, match="^give the counts of rna$") as said,
+        pytest.raises(ModelFileError, match=r"^give the counts of rna\nlearning_rate: must be > 0\.$"),
+    ):
+        asked("give layers={'rna': ...}")
+    assert said[0].filename == __file__

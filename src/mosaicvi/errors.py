@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
@@ -115,6 +120,31 @@ def reworded(by: Callable[[str], str]) -> Iterator[None]:
         raise type(error)([by(problem) for problem in error.problems]) from None
     finally:
         _wording.reset(before)
+
+
+def wording(words: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function's warnings and `InputError` say things by other names.
+
+    Parameters
+    ----------
+    words
+        What to say in place of each pattern, as in `re.sub`.
+    """
+
+    def by(text: str) -> str:
+        for pattern, said in words.items():
+            text = re.sub(pattern, said, text)
+        return text
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            with reworded(by):
+                return function(*args, **kwargs)
+
+        return called
+
+    return decorated
 
 
 def warn(text: str) -> None:

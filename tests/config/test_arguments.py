@@ -11,6 +11,7 @@ import pytest
 from mudata import MuData
 
 from mosaicvi import InputError, MosaicVI, NetworkConfig
+from mosaicvi.config.arguments import distinct, given_by, spread
 from mosaicvi.datasets import simulated_mosaic
 
 SMALL: dict[str, Any] = {"dimensions": 8, "dim_latent": 3, "dim_block_enc": 4, "dim_block_dec": 4}
@@ -132,3 +133,31 @@ def test_whole_numbers_of_r_and_none_are_taken(data: MuData) -> None:
 def test_what_the_data_decide_is_refused_with_where_to_say_it(data: MuData, name: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         MosaicVI(data, **(SMALL | {name: (7,) if name == "dim_block" else ("Poisson",)}))
+
+
+def test_one_value_stands_for_all_and_other_lengths_are_named() -> None:
+    assert spread("dims", 3.0, 2).tolist() == [3, 3]
+    assert spread("dims", [4], 2, 5).tolist() == [4] * 5
+    assert spread("dims", [4, 5], 2, 5).tolist() == [4, 5]
+    with pytest.raises(InputError, match=r"dims: 1 or 2 or 5 values are needed; got the shape \(3,\)"):
+        spread("dims", [1, 2, 3], 2, 5)
+
+
+def test_different_names_in_their_order() -> None:
+    assert distinct(np.array(["rna", "adt", "adt", "rna"])) == ["rna", "adt"]
+    assert distinct("rna") == ["rna"]
+
+
+def test_what_a_mapping_an_object_or_a_class_says() -> None:
+    class Base:
+        width = 4
+
+    class Config(Base):
+        depth = None
+
+    made = Config()
+    made.width = 5
+    for config, width in (({"width": 3, "depth": None}, 3), (Config, 4), (made, 5)):
+        assert given_by("config", config) == {"width": width}
+    with pytest.raises(InputError, match="config: a dict or a namespace is needed, not list"):
+        given_by("config", [1, 2])

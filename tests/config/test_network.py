@@ -17,6 +17,7 @@ from tests.builders import random_mudata
 
 from mosaicvi.config import NetworkConfig, Schedule
 from mosaicvi.config.defaults import usual_parameters
+from mosaicvi.config.schedule import is_function
 from mosaicvi.data.mosaic import Mosaic
 from mosaicvi.data.register import register
 from mosaicvi.data.registry import Setup
@@ -262,3 +263,12 @@ def test_a_schedule_may_begin_with_given_values() -> None:
 def test_a_number_is_a_schedule_that_stays() -> None:
     assert Schedule.of(np.float32(0.5))(0) == Schedule.of(0.5)(300) == 0.5
     assert Schedule.of(Schedule(start=1.0)) == Schedule(start=1.0)
+
+
+def test_a_function_of_the_epoch_is_tabulated() -> None:
+    schedule = Schedule.tabulated(lambda epoch: 10.0 / epoch, done=3, first=2, last=5, repeat=2)
+    assert schedule.first == (0, 0, 0, 5, 5, 10 / 3, 10 / 3, 2.5, 2.5, 2, 2)
+    assert schedule(11) == 2
+    with pytest.raises(InputError, match="gamma: a number is needed, not 'high'"):
+        Schedule.tabulated(lambda epoch: "high", done=0, first=1, last=2, repeat=1)  # type: ignore[arg-type,return-value]
+    assert [is_function(gamma) for gamma in (lambda epoch: 1.0, schedule, 2.0)] == [True, False, False]

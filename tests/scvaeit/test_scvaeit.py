@@ -122,6 +122,44 @@ def test_held_out_cells_end_training_and_the_model_is_seen_on_the_way(tmp_path: 
     assert len(seen) == len(set(seen)) == 3  # after the epochs 2, 4 and 5
 
 
+@pytest.mark.parametrize(
+    ("config", "given", "message"),
+    [
+        (
+            {},
+            {"data": data_of()[0] - 1},
+            r"is negative, which NB cannot be; give counts, or 'Gaussian' in dist_",
+        ),
+        (
+            {"dist_block": "Bernoulli"},
+            {"data": 2 * data_of()[0]},
+            r"Bernoulli cannot be; give 0 and 1, such as 1\.0 \* \(data > 0\), or another dist_block",
+        ),
+        (
+            {},
+            {"batches_cate": [None] * 2 + ["a"] * 38},
+            r"^batches_cate\[:, 0\] is missing \(NaN\) for 2 cells",
+        ),
+        ({}, {"batches_cont": ["a"] * 40}, r"^batches_cont\[:, 0\] is missing \(NaN\) for 40 cells"),
+    ],
+)
+def test_messages_name_what_was_given(config: dict[str, Any], given: dict[str, Any], message: str) -> None:
+    x, masks = data_of()
+    with pytest.raises(InputError, match=message):
+        VAEIT(
+            {"dim_input_arr": [5, 4], "dist_block": "NB", **config}, **({"data": x, "masks": masks} | given)
+        )
+
+
+def test_what_the_history_of_validation_holds() -> None:
+    x, masks = data_of()
+    model = VAEIT({"dim_input_arr": [5, 4], "dist_block": "NB", **SMALL}, x, masks)
+    model.train(num_epoch=1, batch_size=20)
+    hist = model.train(init_epoch=2, num_epoch=3, batch_size=20, valid=True)
+    assert [len(hist[part]["kl"]) for part in ("train", "val")] == [3, 2]
+    assert np.isfinite(hist["val"]["total"]).all()
+
+
 def test_a_new_run_does_not_go_on_from_an_old_one(tmp_path: Path) -> None:
     x, masks = data_of()
 
@@ -131,7 +169,8 @@ def test_a_new_run_does_not_go_on_from_an_old_one(tmp_path: Path) -> None:
         return model
 
     assert [len(trained().model.history) for _ in range(2)] == [2, 2]
-    assert len(trained(delete_existing=False).model.history) == 4
+    with pytest.warns(MosaicWarning, match="delete_existing=False: training goes on from epoch 2 of .*ckpt"):
+        assert len(trained(delete_existing=False).model.history) == 4
     again = VAEIT({"dim_input_arr": [5, 4], "dist_block": "NB", **SMALL}, x, masks)
     hist = again.train(init_epoch=5, num_epoch=5, batch_size=20, checkpoint_dir=tmp_path / "ckpt")
     assert hist["train"]["total"] == again.model.history["train_loss"].tolist()  # of earlier epochs as well
@@ -187,7 +226,13 @@ def test_arguments_stand_in_the_order_of_the_original() -> None:
         ({"init_epoch": 5, "num_epoch": 4}, "init_epoch: 5 is beyond num_epoch=4"),
         ({"num_epoch": 0}, "num_epoch: at least 1, not 0"),
         ({"learning_rate": "fast"}, "learning_rate: a number is needed"),
+        ({"learning_rate": -1.0}, r"^learning_rate: must be > 0, not -1\.0"),
         ({"batch_size": 2.5}, "batch_size: a whole number is needed"),
+        (
+            {"valid": True, "test_size": 40},
+            r"test_size: .* or a number below 40, not 40\.",
+        ),
+        ({"valid": True, "test_size": 0.001}, "^test_size: it leaves no cell to validate; raise it"),
     ],
 )
 def test_training_names_what_cannot_be(model: VAEIT, how: dict[str, Any], message: str) -> None:

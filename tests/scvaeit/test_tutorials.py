@@ -60,7 +60,7 @@ def direct(mdata: MuData, likelihoods: dict[str, Any], epochs: int, batch_size: 
 def missing_is_nan() -> Iterator[None]:
     """Missing as in `with_nan`: with panels sums run in another order, and the last digits differ."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mosaicvi.scvaeit.arrays.MOST_PANELS", 0)
+        patch.setattr("mosaicvi.data.read.masked.MOST_PANELS", 0)
         yield
 
 
@@ -309,7 +309,7 @@ def test_denoising_of_one_rna_dataset_without_covariates(tmp_path: Path) -> None
 def test_panels_and_nan_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     t = Trimodal()
     nan = t.model()
-    monkeypatch.setattr("mosaicvi.scvaeit.arrays.MOST_PANELS", 64)
+    monkeypatch.setattr("mosaicvi.data.read.masked.MOST_PANELS", 64)
     panels = t.model()
     entry = [[m.entry_measured is None for m in one.model.mosaic.modalities] for one in (panels, nan)]
     assert entry == [[True] * 3, [False, True, False]]  # all proteins were measured everywhere

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mosaicvi.errors import InputError
 
@@ -74,6 +75,47 @@ def pairs(name: str, value: object) -> dict[str, Any]:
             f"{name}: a mapping of modality to value is needed, such as {{'rna': ...}}, not {value!r}."
         )
     return dict(value)
+
+
+def spread(name: str, value: object, *sizes: int) -> NDArray[Any]:
+    """An array of one of these lengths; one value stands for all.
+
+    Raises
+    ------
+    InputError
+        It has another shape.
+    """
+    array = np.atleast_1d(np.asarray(value))
+    if array.shape == (1,):
+        array = np.repeat(array, max(sizes))
+    if array.shape not in {(size,) for size in sizes}:
+        counts = " or ".join(str(n) for n in sorted({1, *sizes}))
+        raise InputError(f"{name}: {counts} values are needed; got the shape {array.shape}.")
+    return array
+
+
+def distinct(names: object) -> list[str]:
+    """Different names, in the order in which they come; also of a single one."""
+    return list(dict.fromkeys(np.atleast_1d(np.asarray(names)).astype(str).tolist()))
+
+
+def given_by(name: str, value: object) -> dict[str, Any]:
+    """What is said by name: entries of a mapping, or attributes of an object or a class, also inherited ones.
+
+    What is None says nothing.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
+    if isinstance(value, Mapping):
+        said = dict(value)
+    elif hasattr(value, "__dict__"):
+        said = {each: getattr(value, each) for each in dir(value) if not each.startswith("__")}
+    else:
+        raise InputError(f"{name}: a dict or a namespace is needed, not {type(value).__name__}.")
+    return {key: one for key, one in said.items() if one is not None}
 
 
 def check_training(arguments: Mapping[str, object]) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
 
 import numpy as np
 
+from mosaicvi.config.arguments import number
 from mosaicvi.errors import InputError
 
 
@@ -48,6 +49,17 @@ class Schedule:
         return float(self.end + (self.start - self.end) * self.decay**epoch)
 
     @classmethod
+    def tabulated(
+        cls, gamma: Callable[[int], float], *, done: int, first: int, last: int, repeat: int
+    ) -> Schedule:
+        """Values of a function from epoch `first`, counted from 1, to `last`, each for `repeat` passes.
+
+        They stand behind the `done` passes that are over.
+        """
+        values = [number("gamma", gamma(epoch)) for epoch in range(first, last + 1) for _ in range(repeat)]
+        return cls(start=values[-1], end=values[-1], first=(0.0,) * done + tuple(values))
+
+    @classmethod
     def of(cls, value: float | Schedule | Mapping[str, Any]) -> Schedule:
         """Make a schedule of a number, a mapping of its fields, or a schedule."""
         if isinstance(value, Schedule):
@@ -74,3 +86,8 @@ class Schedule:
                 "Schedule(start=0, first=[f(epoch) for epoch in range(n)])."
             )
         return cls(start=float(value), end=float(value))
+
+
+def is_function(gamma: object) -> TypeGuard[Callable[[int], float]]:
+    """Whether it is a function of the epoch that can be tabulated, as a `Schedule` need not be."""
+    return callable(gamma) and not isinstance(gamma, Schedule)

@@ -1,4 +1,7 @@
-"""A saved model under the config that is given now, as scVAEIT restores weights into a network."""
+"""A saved model under the parameters and data that are given now.
+
+Its data, and these, are a matrix of all features, as `data.read.masked` reads them.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,15 @@ FREE = {
     "beta_unobs", "beta_reverse", "beta_kl", "beta_modal", "p_feat", "p_modal", "mean_vals", "min_vals",
     "max_vals", "max_disp", "gamma",
 }  # fmt: skip
-COVARIATES = {"batches_cate": "categorical_covariate_keys", "batches_cont": "continuous_covariate_keys"}
+COVARIATES = ("categorical_covariate_keys", "continuous_covariate_keys")
 
 
-def loaded(folder: Path, mdata: MuData, config: NetworkConfig, registry: Registry) -> MosaicVI:
+def reopened(dir_path: Path, mdata: MuData, config: NetworkConfig, registry: Registry) -> MosaicVI:
     """A saved model for these data, with the parameters that are given now where they are no shapes.
 
     Parameters
     ----------
-    folder
+    dir_path
         Where it was saved.
     mdata
         The data.
@@ -43,7 +46,7 @@ def loaded(folder: Path, mdata: MuData, config: NetworkConfig, registry: Registr
     ModelFileError
         The folder is damaged, foreign or too new.
     """
-    model = MosaicVI.load(folder)
+    model = MosaicVI.load(dir_path)
     _check(model, config, registry)
     setup = dataclasses.replace(model.registry.setup, condition_keys=registry.setup.condition_keys)
     model.mosaic = without_cells(dataclasses.replace(model.registry, setup=setup))
@@ -68,11 +71,11 @@ def _check(model: MosaicVI, config: NetworkConfig, registry: Registry) -> None:
             f"these data {short(new['dim_input_arr'])}, and column {column} is one in {where} alone; give "
             "data of the same columns, or train a new model."
         )
-    for argument, keys in COVARIATES.items():
+    for keys in COVARIATES:
         n_old, n_new = (len(getattr(known.setup, keys)) for known in (model.registry, registry))
         if n_old != n_new:
             raise InputError(
-                f"{argument}: the saved model has {n_old} columns, and {n_new} are given; give the same ones."
+                f"{keys}: the saved model has {n_old} columns, and {n_new} are given; give the same ones."
             )
     for name in new:
         if name not in FREE and old.get(name) != new[name]:
@@ -88,7 +91,7 @@ def _columns(registry: Registry) -> set[int]:
     for name in names:
         if not re.fullmatch(r".*:\d+", name):
             raise InputError(
-                f"path_to_weights: {name!r} is no feature of VAEIT, which did not save that model; open it "
+                f"dir_path: {name!r} is no feature of VAEIT, which did not save that model; open it "
                 "with mosaicvi.MosaicVI.load."
             )
     return {int(name.rpartition(":")[2]) for name in names}

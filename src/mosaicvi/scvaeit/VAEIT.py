@@ -1,11 +1,13 @@
 """The class of scVAEIT, in a module of the name that it has there.
 
-Arrays and masks become a mosaic. Legend: n cells, D features, K latent, L draws.
+It translates: arrays, masks and parameters become a mosaic and a `MosaicVI`.
+Legend: n cells, D features, K latent, L draws.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +18,17 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from mosaicvi.config.arguments import number, whole
+from mosaicvi.config.schedule import Schedule, is_function
 from mosaicvi.data.mosaic import Mosaic
+from mosaicvi.data.read.masked import annotation, read_masked
 from mosaicvi.data.register import register
-from mosaicvi.errors import InputError, warn
+from mosaicvi.errors import InputError, MosaicWarning, warn, wording
 from mosaicvi.fit.statistics import settle
 from mosaicvi.model import MosaicVI
+from mosaicvi.model.reopening import reopened
 from mosaicvi.nn.vae import MosaicVAE
-from mosaicvi.scvaeit.arrays import covariates, read_arrays, registered
-from mosaicvi.scvaeit.history import Hist, check_range, histories, is_function, tabulated
-from mosaicvi.scvaeit.loading import loaded
-from mosaicvi.scvaeit.settings import read_config
+from mosaicvi.scvaeit.history import Hist, check_range, histories
+from mosaicvi.scvaeit.settings import WORDS, read_config
 from mosaicvi.view.embedding import embedding
 from mosaicvi.view.umap import principal_components, umap
 
@@ -65,6 +68,7 @@ class VAEIT:
 
     next_seed = 0  # of models that are made from now on
 
+    @wording(WORDS)
     def __init__(
         self,
         config: Any,
@@ -75,22 +79,32 @@ class VAEIT:
         batches_cont: Any = None,
         conditions: Any = None,
     ) -> None:
-        self._arrays = read_arrays(data, masks, id_dataset)
-        self._published = read_config(config, n_features=self._arrays.x.shape[1])
-        self.config = self._published.config
+        self._values = read_masked(data, masks, id_dataset)
+        n, n_features = self._values.x.shape
+        self._published = read_config(config, n_features=n_features)
+        self.config, layout = self._published.config, self._published.layout
         if conditions is None:
             self.config.gamma = 0.0
-        self._measured = np.any(self._arrays.table, axis=0)
-        if not self._measured.all():
-            warn(
-                f"No cell has a value of {(~self._measured).sum():,} features (such as column "
-                f"{int(np.argmin(self._measured))}); nothing is learned of them, and their answers are NaN."
+        self._measured = self._values.measured()
+        self._columns = layout.columns(self._measured)
+        cate = annotation("batches_cate", batches_cate, n)
+        cont = annotation("batches_cont", batches_cont, n, numbers=True)
+        groups = annotation("conditions", conditions, n)
+        self._obs = pd.concat([cate, cont, groups], axis=1)
+        self._mdata = self._values.mudata(self._columns, layout.block, self._obs)
+        with warnings.catch_warnings():  # masks say which zeros are none
+            warnings.filterwarnings("ignore", ".*zeros_missing", MosaicWarning)
+            self._mosaic = MosaicVI.setup_mudata(
+                self._mdata,
+                likelihoods=layout.likelihoods,
+                transforms=dict.fromkeys(layout.likelihoods, "none"),
+                block_keys=dict.fromkeys(layout.likelihoods, "block"),
+                categorical_covariate_keys=[*cate],
+                continuous_covariate_keys=[*cont],
+                condition_keys=[*groups],
+                panel_key="pattern",
+                modalities=[*layout.likelihoods],
             )
-        self._columns = self._published.columns(self._measured)
-        found = covariates(batches_cate, batches_cont, conditions, len(self._arrays.code))
-        self._obs = pd.concat(found.values(), axis=1)
-        self._mdata = self._arrays.mudata(self._columns, self._published.block, self._obs)
-        self._mosaic = registered(self._mdata, self._published.likelihoods, found)
         self._adata: AnnData | None = None  # until `update_z`
         self.reset()
 
@@ -120,6 +134,7 @@ class VAEIT:
         self._given = self.model.config
         self._published.fill_in(self._given)
 
+    @wording(WORDS)
     def train(
         self,
         valid: bool = False,
@@ -154,22 +169,27 @@ class VAEIT:
         Returns
         -------
         `hist`: of ``"train"`` and, with `valid`, ``"val"`` the lists ``total``, ``obs_0``, ...,
-        ``unobs_0``, ..., ``kl`` and ``mmd``, an epoch a number, also of earlier ones if `init_epoch` > 1.
+        ``unobs_0``, ..., ``kl`` and ``mmd``, an epoch a number, also of earlier ones if `init_epoch` > 1;
+        ``"val"`` has those epochs alone that had held-out cells.
         """
         first, last = whole("init_epoch", init_epoch, least=1), whole("num_epoch", num_epoch, least=1)
         model, folder = self.model, None if checkpoint_dir is None else Path(checkpoint_dir)
         if folder is not None and (folder / "model.json").exists() and not (first == 1 and delete_existing):
-            model = loaded(folder, self._mdata, self._given, self._mosaic.registry)
+            model = reopened(folder, self._mdata, self._given, self._mosaic.registry)
+            if first == 1:
+                warn(f"delete_existing=False: training goes on from epoch {len(model.history)} of {folder}.")
         before, repeat = len(model.history), whole("num_repeat", num_repeat, least=1)
         check_range(first, last, passes=before, repeat=repeat)
-        n, share = self._mosaic.n_cells, number("test_size", test_size)
+        n, held_out = self._mosaic.n_cells, number("test_size", test_size)
+        if valid and not 0 < held_out < n:
+            raise InputError(f"test_size: a share of the cells, or a number below {n:,}, not {test_size!r}.")
         if batch_size is None:
-            batch_size = 256 if self._arrays.is_full else 64
+            batch_size = 256 if self._values.is_full else 64
         settings: dict[str, Any] = {
             "lr": number("learning_rate", learning_rate),
             "lr_schedule": "constant",
             "batch_size": min(whole("batch_size", batch_size, least=1), n),
-            "train_size": 1.0 if not valid else 1 - (share if share < 1 else share / n),
+            "train_size": 1.0 if not valid else 1 - (held_out if held_out < 1 else held_out / n),
             "early_stopping": bool(valid),
             "patience": whole("early_stopping_patience", early_stopping_patience, least=1),
             "seed": self._seed + whole("random_state", random_state),
@@ -179,7 +199,7 @@ class VAEIT:
         if save_every_epoch is not None and not valid and (folder is not None or eval_func is not None):
             every = whole("save_every_epoch", save_every_epoch, least=1)
         if is_function(self.config.gamma):
-            gamma = tabulated(self.config.gamma, done=before, first=first, last=last, repeat=repeat)
+            gamma = Schedule.tabulated(self.config.gamma, done=before, first=first, last=last, repeat=repeat)
             model.config = model.net.config = dataclasses.replace(model.config, gamma=gamma)
         self.model = model
         for end in [*(epoch for epoch in range(first, last) if epoch % every == 0), last]:
@@ -191,14 +211,14 @@ class VAEIT:
             if eval_func is not None:
                 eval_func(model.net)
         rows = model.history.iloc[before if init_epoch == 1 else 0 :]
-        self.hist = histories(rows, self._published.likelihoods, repeat)
+        self.hist = histories(rows, self._published.layout.likelihoods, repeat)
         return self.hist
 
     def _query(self, masks: Any, zero_out: bool) -> Mosaic | None:
         """The cells with less of them to see; None for all that was measured."""
         if masks is None or not zero_out:
             return None
-        mdata = self._arrays.only(masks).mudata(self._columns, self._published.block, self._obs)
+        mdata = self._values.only(masks).mudata(self._columns, self._published.layout.block, self._obs)
         return register(mdata, self.model.registry.setup, registry=self.model.registry)
 
     def get_latent_z(
@@ -234,13 +254,12 @@ class VAEIT:
         query, n_draws = self._query(masks, zero_out), whole("L", L, least=1)
         size = whole("batch_size_inference", batch_size_inference, least=1)
         together, apart = (n_draws, 1) if return_mean else (1, n_draws)
-        out = np.full((self._arrays.x.shape[0], apart, self._arrays.x.shape[1]), np.nan)
+        out = np.full((self._values.x.shape[0], apart, self._values.x.shape[1]), np.nan)
         for name, at in self._columns:
             for i in range(apart):
-                for rows, values in self.model.iter_imputed_values(
+                out[:, i, at] = self.model.get_imputed_values(
                     query, modality=name, n_samples=together, batch_size=size, seed=i
-                ):
-                    out[rows, i, at] = values
+                )
         return out[:, 0] if return_mean else out
 
     def update_z(
@@ -281,6 +300,7 @@ class VAEIT:
         Path(path_to_weights).parent.mkdir(parents=True, exist_ok=True)
         self.model.save(path_to_weights, overwrite=True)
 
+    @wording(WORDS)
     def load_model(self, path_to_weights: str | Path) -> None:
         """Read what `save_model` or `train` wrote, with its history; the present `config` rules.
 
@@ -291,5 +311,5 @@ class VAEIT:
         InputError
             For a `config` or data with which its weights have another shape or meaning.
         """
-        self.model = loaded(Path(path_to_weights), self._mdata, self._given, self._mosaic.registry)
-        self.hist = histories(self.model.history, self._published.likelihoods, 1)
+        self.model = reopened(Path(path_to_weights), self._mdata, self._given, self._mosaic.registry)
+        self.hist = histories(self.model.history, self._published.layout.likelihoods, 1)

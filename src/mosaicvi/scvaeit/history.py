@@ -1,45 +1,33 @@
-"""Epochs as scVAEIT counts them: a gamma that is a function of them, and the terms of the loss."""
+"""Epochs as scVAEIT counts them, and the terms of the loss by its names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
-from mosaicvi.config import Schedule
-from mosaicvi.config.arguments import number
 from mosaicvi.errors import InputError
 
 Hist = dict[str, dict[str, list[float]]]
 
 
-def is_function(gamma: object) -> bool:
-    """Whether it is a function of epochs counted from 1, as a `Schedule` is not."""
-    return callable(gamma) and not isinstance(gamma, Schedule)
-
-
-def tabulated(gamma: Callable[[int], float], *, done: int, first: int, last: int, repeat: int) -> Schedule:
-    """Values of gamma from epoch `first`, counted from 1, to `last`, each for `repeat` passes.
-
-    They stand behind the `done` passes that are over.
-    """
-    values = [number("gamma", gamma(epoch)) for epoch in range(first, last + 1) for _ in range(repeat)]
-    return Schedule(start=values[-1], end=values[-1], first=(0.0,) * done + tuple(values))
-
-
 def histories(rows: pd.DataFrame, modalities: Iterable[str], repeat: int) -> Hist:
-    """Terms of the loss by the original's names, of rows of `MosaicVI.history`: means of `repeat` each."""
+    """Terms of the loss by the original's names, of rows of `MosaicVI.history`: means of `repeat` each.
+
+    Of validation there are those epochs that had held-out cells.
+    """
     names = {"total": "loss"}
     for short, term in (("obs", "observed"), ("unobs", "masked")):
         names |= {f"{short}_{i}": f"{term}_{name}" for i, name in enumerate(modalities)}
     names |= {"kl": "kl", "mmd": "mmd"}
     means = rows.groupby(np.arange(len(rows)) // repeat).mean()
-    return {
-        part: {short: means[f"{ours}_{name}"].tolist() for short, name in names.items()}
-        for part, ours in (("train", "train"), ("val", "validation"))
-        if f"{ours}_loss" in means
-    }
+    found: Hist = {}
+    for part, ours in (("train", "train"), ("val", "validation")):
+        if f"{ours}_loss" in means:
+            there = means[means[f"{ours}_loss"].notna()]
+            found[part] = {short: there[f"{ours}_{name}"].tolist() for short, name in names.items()}
+    return found
 
 
 def check_range(first: int, last: int, *, passes: int, repeat: int) -> None:

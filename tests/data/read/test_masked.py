@@ -1,4 +1,4 @@
-"""mosaicvi.scvaeit.arrays: masks, NaN and ids against a dense reading, and what is refused."""
+"""data/read/masked.py: masks, NaN and ids against a dense reading, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosaicvi import InputError
-from mosaicvi.scvaeit.arrays import covariates, read_arrays
+from mosaicvi import InputError, MosaicWarning
+from mosaicvi.data.read.masked import annotation, read_masked
 
 
 def said_by(mdata: Any, columns: list[tuple[str, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
@@ -44,16 +44,16 @@ def test_the_mosaic_holds_what_masks_and_nan_leave(data: st.DataObject) -> None:
         x[:, 0] = 1
     given_x = sp.csr_matrix(x) if sparse else np.array(x, order=data.draw(st.sampled_from("CF")))
     masks = np.array(masks, order=data.draw(st.sampled_from("CF")))
-    arrays = read_arrays(given_x, masks, ids if condensed else None)
+    masked = read_masked(given_x, masks, ids if condensed else None)
     columns = [("a", np.arange(d // 2)), ("b", np.arange(d // 2, d))]
     obs = pd.DataFrame(index=[str(i) for i in range(n)])
-    mdata = arrays.mudata(columns, np.arange(d) % 2, obs)
+    mdata = masked.mudata(columns, np.arange(d) % 2, obs)
     np.testing.assert_array_equal(said_by(mdata, columns, x.shape), np.where(dense == 0, x, np.nan))
     assert list(mdata["b"].var["block"]) == [str(j % 2) for j in range(d // 2, d)]
-    assert len(arrays.table) == len(np.unique(arrays.table, axis=0))
+    assert len(masked.table) == len(np.unique(masked.table, axis=0))
     fewer = np.zeros_like(masks)
     fewer[:, 1] = data.draw(st.sampled_from([-1, 1]))
-    less = arrays.only(fewer)
+    less = masked.only(fewer)
     seen = (dense == 0) & ~np.isnan(x)
     seen[:, 1] = False
     np.testing.assert_array_equal(less.table[less.code], seen)
@@ -82,15 +82,15 @@ def test_the_mosaic_holds_what_masks_and_nan_leave(data: st.DataObject) -> None:
 )
 def test_what_does_not_fit_is_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_arrays(*arguments)
+        read_masked(*arguments)
 
 
 @pytest.mark.parametrize(
     "ids", [[False, True, True], ["0", "1", "1"], [[0.0], [1.0], [1.0]], pd.Series([0, 1, 1])]
 )
 def test_rows_of_masks_may_be_said_in_any_numbers(ids: Any) -> None:
-    arrays = read_arrays(np.ones((3, 2)), [[0, -1], [-1, 0]], ids)
-    assert arrays.table[arrays.code].tolist() == [[True, False], [False, True], [False, True]]
+    masked = read_masked(np.ones((3, 2)), [[0, -1], [-1, 0]], ids)
+    assert masked.table[masked.code].tolist() == [[True, False], [False, True], [False, True]]
 
 
 @pytest.mark.parametrize("n_features", [7, 64, 70])
@@ -99,49 +99,52 @@ def test_patterns_are_the_distinct_rows_in_order(n_features: int) -> None:
     some = rng.random((5, n_features)) < 0.5
     some[:, 0] = True
     seen = some[rng.integers(0, 5, 40)]
-    arrays = read_arrays(np.ones(seen.shape), np.where(seen, 0, -1), None)
+    masked = read_masked(np.ones(seen.shape), np.where(seen, 0, -1), None)
     table, code = np.unique(seen, axis=0, return_inverse=True)
-    np.testing.assert_array_equal(arrays.table, table)
-    np.testing.assert_array_equal(arrays.code, code.ravel())
+    np.testing.assert_array_equal(masked.table, table)
+    np.testing.assert_array_equal(masked.code, code.ravel())
 
 
-def test_covariates_become_columns() -> None:
-    found = covariates(["x", "y", "x"], np.array([[1.0, 2], [np.nan, 4], [3, 6]]), [0, np.nan, 1], 3)
-    assert found["batches_cate"].columns.tolist() == ["batches_cate[:, 0]"]
-    assert found["batches_cate"].iloc[:, 0].tolist() == ["x", "y", "x"]
-    assert found["batches_cont"].to_numpy().tolist() == [[1, 2], [2, 4], [3, 6]]
-    assert found["conditions"].isna().iloc[:, 0].tolist() == [False, True, False]
-    assert covariates(None, None, None, 3)["batches_cate"].shape[1] == 0
+def test_arrays_and_tables_become_columns() -> None:
+    cate = annotation("batches_cate", ["x", "y", "x"], 3)
+    assert cate.columns.tolist() == ["batches_cate[:, 0]"]
+    assert cate.iloc[:, 0].tolist() == ["x", "y", "x"]
+    with pytest.warns(MosaicWarning, match=r"cont\[:, 0\]: no number is given for 1 of 3 cells \(such as 1"):
+        cont = annotation("batches_cont", np.array([[1.0, 2], [np.nan, 4], [3, 6]]), 3, numbers=True)
+    assert cont.to_numpy().tolist() == [[1, 2], [2, 4], [3, 6]]
+    groups = annotation("conditions", [0, np.nan, 1], 3)
+    assert groups.isna().iloc[:, 0].tolist() == [False, True, False]
+    assert annotation("batches_cate", None, 3).shape == (3, 0)
     table = pd.DataFrame({"a": ["x", "y"], "b": [1, 2]}, index=["cell 7", "cell 9"])
-    found = covariates(table, None, ["s", np.nan], 2)
-    assert found["batches_cate"].to_numpy().tolist() == [["x", 1], ["y", 2]]
-    assert found["conditions"].isna().iloc[:, 0].tolist() == [False, True]
-    assert all(list(frame.index) == ["0", "1"] for frame in found.values())
+    cate, groups = annotation("batches_cate", table, 2), annotation("conditions", ["s", np.nan], 2)
+    assert cate.to_numpy().tolist() == [["x", 1], ["y", 2]]
+    assert groups.isna().iloc[:, 0].tolist() == [False, True]
+    assert list(cate.index) == list(groups.index) == ["0", "1"]
     assert list(table) == ["a", "b"]
     with pytest.raises(InputError, match="batches_cont: 2 rows for 3 cells"):
-        covariates(None, [1.0, 2.0], None, 3)
+        annotation("batches_cont", [1.0, 2.0], 3, numbers=True)
 
 
 def test_a_row_of_masks_stands_for_all_cells() -> None:
     x, row = np.ones((3, 4), np.float32), np.array([0, -1, 0, 0])
-    arrays = read_arrays(x, row, None)
-    np.testing.assert_array_equal(arrays.table[arrays.code], np.tile(row == 0, (3, 1)))
-    assert not arrays.is_full
+    masked = read_masked(x, row, None)
+    np.testing.assert_array_equal(masked.table[masked.code], np.tile(row == 0, (3, 1)))
+    assert not masked.is_full
 
 
 def test_masks_of_true_and_false_are_refused_with_what_to_give() -> None:
     x, masks = np.ones((3, 2), np.float32), np.array([[True, False]] * 3)
     with pytest.raises(InputError, match=r"-1\.0 \* masks has True missing"):
-        read_arrays(x, masks, None)
-    arrays = read_arrays(x, -1.0 * masks, None)
-    np.testing.assert_array_equal(arrays.table[arrays.code], ~masks)
+        read_masked(x, masks, None)
+    masked = read_masked(x, -1.0 * masks, None)
+    np.testing.assert_array_equal(masked.table[masked.code], ~masks)
 
 
 def test_names_of_datasets_are_refused_with_what_counts_them() -> None:
     x, names = np.ones((3, 2), np.float32), np.array(["b", "a", "b"])
     with pytest.raises(InputError, match=r"id_dataset: .* not 'b'; pandas\.factorize"):
-        read_arrays(x, np.zeros((2, 2)), names)
-    assert read_arrays(x, np.zeros((2, 2)), pd.factorize(names)[0]).dataset.tolist() == [0, 1, 0]  # type: ignore[union-attr]
+        read_masked(x, np.zeros((2, 2)), names)
+    assert read_masked(x, np.zeros((2, 2)), pd.factorize(names)[0]).dataset.tolist() == [0, 1, 0]  # type: ignore[union-attr]
 
 
 def test_masks_may_be_sparse_and_data_are_an_array() -> None:
@@ -149,7 +152,16 @@ def test_masks_may_be_sparse_and_data_are_an_array() -> None:
     data = rng.poisson(2.0, (6, 4)).astype(np.float32)
     masks = np.where(rng.random((6, 4)) < 0.3, -1.0, 0.0)
     masks[:, 0] = 0
-    dense, sparse = read_arrays(data, masks, None), read_arrays(data, sp.csr_matrix(masks), None)
+    dense, sparse = read_masked(data, masks, None), read_masked(data, sp.csr_matrix(masks), None)
     np.testing.assert_array_equal(dense.table[dense.code], sparse.table[sparse.code])
     with pytest.raises(InputError, match=r"data: an array is needed; give the values, such as data\.X"):
-        read_arrays(AnnData(data), None, None)
+        read_masked(AnnData(data), None, None)
+
+
+def test_features_without_any_value_are_said() -> None:
+    masks = np.zeros((3, 4))
+    masks[:, [1, 2]] = -1
+    assert read_masked(np.ones((3, 4)), None, None).measured().all()
+    with pytest.warns(MosaicWarning, match=r"No cell has a value of 2 features \(such as column 1\)"):
+        found = read_masked(np.ones((3, 4)), masks, None).measured()
+    assert found.tolist() == [True, False, False, True]

@@ -1,4 +1,4 @@
-"""Arrays and masks, as scripts for scVAEIT give them, as a mosaic.
+"""A matrix of all features, with masks that say of each entry whether it is seen, as a MuData with panels.
 
 Legend: n cells, D features, P patterns of what is seen.
 """
@@ -6,8 +6,6 @@ Legend: n cells, D features, P patterns of what is seen.
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,19 +15,16 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from mosaicvi.config import Distribution
 from mosaicvi.config.arguments import whole
 from mosaicvi.data.blocks import distinct_rows
-from mosaicvi.data.mosaic import Mosaic
-from mosaicvi.data.read import mudata_as_it_is
-from mosaicvi.errors import InputError, MosaicWarning
-from mosaicvi.model import MosaicVI
+from mosaicvi.data.read.modalities import mudata_as_it_is
+from mosaicvi.errors import InputError, warn
 
 MOST_PANELS = 64  # patterns up to which they are panels, and values stay sparse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arrays:
+class Masked:
     """Values with what is seen of them.
 
     Attributes
@@ -39,7 +34,7 @@ class Arrays:
     table, code
         Different patterns (P, D), and that of each cell (n,).
     dataset
-        Row of condensed masks of each cell, (n,), if there are any.
+        Row of masks of each cell, (n,), where they have a row for each dataset.
     is_full
         Whether the masks came cell by cell.
     """
@@ -50,7 +45,17 @@ class Arrays:
     dataset: NDArray[np.int64] | None
     is_full: bool
 
-    def only(self, masks: Any) -> Arrays:
+    def measured(self) -> NDArray[np.bool_]:
+        """Features of which some cell has a value, (D,); a warning tells of the others."""
+        found: NDArray[np.bool_] = np.any(self.table, axis=0)
+        if not found.all():
+            warn(
+                f"No cell has a value of {(~found).sum():,} features (such as column "
+                f"{int(np.argmin(found))}); nothing is learned of them, and their answers are NaN."
+            )
+        return found
+
+    def only(self, masks: Any) -> Masked:
         """The same, less what further masks hide: entries other than 0."""
         shown = _shown(masks, self.dataset, self.x.shape, allowed=(-1, 0, 1))
         table, code = _patterns(self.table[self.code] & shown)
@@ -88,8 +93,17 @@ class Arrays:
         return mdata
 
 
-def read_arrays(data: Any, masks: Any, id_dataset: Any) -> Arrays:
-    """Read `data`, `masks` and `id_dataset` of `VAEIT`.
+def read_masked(data: Any, masks: Any, id_dataset: Any) -> Masked:
+    """Read a matrix and its masks.
+
+    Parameters
+    ----------
+    data
+        Values (n, D), dense or sparse, in the order of modalities and blocks; NaN is missing.
+    masks
+        -1 missing, 0 seen: (n, D), or a row for all cells, or for each dataset. None where all is seen.
+    id_dataset
+        Row of `masks` of each cell, counted from 0.
 
     Raises
     ------
@@ -119,7 +133,7 @@ def read_arrays(data: Any, masks: Any, id_dataset: Any) -> Arrays:
     shown = _shown(masks, dataset, x.shape, allowed=(-1, 0))
     table, code = _patterns(shown if sp.issparse(x) else shown & ~np.isnan(x))
     is_full = masks is None or np.shape(masks) == x.shape
-    return Arrays(x=x, table=table, code=code, dataset=dataset, is_full=is_full)
+    return Masked(x=x, table=table, code=code, dataset=dataset, is_full=is_full)
 
 
 def _shown(
@@ -168,42 +182,39 @@ def _patterns(shown: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.i
     return shown[first], code
 
 
-def covariates(batches_cate: Any, batches_cont: Any, conditions: Any, n: int) -> dict[str, pd.DataFrame]:
-    """Columns of ``obs`` by argument, (n, k) each; in those of numbers NaN is the mean.
+def annotation(name: str, value: Any, n: int, *, numbers: bool = False) -> pd.DataFrame:
+    """Columns of ``obs`` of an array or table, (n, k), or of None, (n, 0), named by the argument.
+
+    Parameters
+    ----------
+    name, value
+        Of the argument.
+    n
+        Number of cells.
+    numbers
+        Whether they are numbers; in place of NaN stands the mean, with a warning.
 
     Raises
     ------
     InputError
-        If there are not n rows.
+        There are not n rows.
     """
-    found = {"batches_cate": batches_cate, "batches_cont": batches_cont, "conditions": conditions}
-    for name, value in found.items():
-        rows = value if np.ndim(value) else [value]
-        frame = pd.DataFrame(index=range(n)) if value is None else pd.DataFrame(rows)
-        if len(frame) != n:
-            raise InputError(f"{name}: {len(frame):,} rows for {n:,} cells; give one per cell.")
-        if name == "batches_cont":
-            frame = frame.apply(pd.to_numeric, errors="coerce")
-            frame = frame.fillna(frame.mean())
-        columns = [f"{name}[:, {j}]" for j in range(frame.shape[1])]
-        found[name] = frame.set_axis(columns, axis=1).set_axis([str(i) for i in range(n)], axis=0)
-    return found
+    rows = value if np.ndim(value) else [value]
+    frame = pd.DataFrame(index=range(n)) if value is None else pd.DataFrame(rows)
+    if len(frame) != n:
+        raise InputError(f"{name}: {len(frame):,} rows for {n:,} cells; give one per cell.")
+    columns = [f"{name}[:, {j}]" for j in range(frame.shape[1])]
+    frame = frame.set_axis(columns, axis=1).set_axis([str(i) for i in range(n)], axis=0)
+    return _with_means(frame) if numbers else frame
 
 
-def registered(
-    mdata: MuData, likelihoods: Mapping[str, Distribution], found: Mapping[str, pd.DataFrame]
-) -> Mosaic:
-    """The mosaic of what `Arrays.mudata` made, with the `covariates` that were found."""
-    with warnings.catch_warnings():  # masks say which zeros are none
-        warnings.filterwarnings("ignore", ".*zeros_missing", MosaicWarning)
-        return MosaicVI.setup_mudata(
-            mdata,
-            likelihoods=likelihoods,
-            transforms=dict.fromkeys(likelihoods, "none"),
-            block_keys=dict.fromkeys(likelihoods, "block"),
-            categorical_covariate_keys=[*found["batches_cate"]],
-            continuous_covariate_keys=[*found["batches_cont"]],
-            condition_keys=[*found["conditions"]],
-            panel_key="pattern",
-            modalities=[*likelihoods],
-        )
+def _with_means(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns of numbers, with the mean in place of NaN; a warning says of how many cells."""
+    frame = frame.apply(pd.to_numeric, errors="coerce")
+    for column, missing in frame.isna().items():
+        if missing.any() and not missing.all():
+            warn(
+                f"{column}: no number is given for {missing.sum():,} of {len(frame):,} cells (such as "
+                f"{int(np.argmax(missing))}, counted from 0); the mean of the others is taken."
+            )
+    return frame.fillna(frame.mean())
