@@ -40,6 +40,20 @@ def model() -> MosaicVI:
     return MosaicVI(mosaic, **SMALL).train(2, progress=False)
 
 
+def test_a_part_of_a_mosaic_may_have_no_cell_of_a_modality(model: MosaicVI) -> None:
+    rna = counts(6, [f"g{i}" for i in range(9)])
+    with mudata.set_options(pull_on_update=False):
+        alone, part = MuData({"rna": rna}), MuData({"rna": rna, "adt": counts(6, ["p0", "p1", "p2"])[:0]})
+    alone.obs["batch"] = part.obs["batch"] = rna.obs["batch"]
+    latent = model.get_latent_representation(alone)
+    assert np.array_equal(model.get_latent_representation(part), latent)
+    prepared = MosaicVI.prepare_query(part, model)
+    assert list(prepared.mod) == ["rna"]
+    assert np.array_equal(model.get_latent_representation(prepared), latent)
+    with pytest.raises(InputError, match="Modality 'rna' has no cells; leave it out"):
+        model.get_latent_representation(rna[:0])
+
+
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_answer_is_that_of_the_same_data_with_what_they_lack_marked(model: MosaicVI, dense: bool) -> None:
     query = counts(11, ["g7", "new", "g2", "g3"], dense=dense)

@@ -97,6 +97,23 @@ def test_intensities_are_refused_and_accepted_when_meant() -> None:
     assert meant.modality("ms").likelihood == "Gaussian"
 
 
+@pytest.mark.parametrize(("name", "is_said"), [("rna", True), ("peptides", False)])
+def test_log_normalised_counts_in_a_dense_matrix_are_named_where_counts_are_usual(
+    name: str, is_said: bool
+) -> None:
+    x = np.log1p((COUNTS + 2) * (RNG.random(COUNTS.shape) < 0.8) * 0.5)
+    said = f"like log-normalised counts.*are better.*layers=.'{name}': '...'.*likelihoods=.'{name}': 'Gauss"
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        found = register(AnnData(x), Setup(modalities=(name,)))
+    assert found.modality(name).likelihood == "Gaussian"
+    assert any(re.search(said, str(note.message)) for note in notes) == is_said
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        register(AnnData(x), Setup(modalities=(name,), likelihoods={name: "Gaussian"}))
+    assert not any(re.search(said, str(note.message)) for note in notes)
+
+
 def batches(n: int = 300) -> np.ndarray:
     return np.repeat([0, 1], n // 2)
 

@@ -15,7 +15,7 @@ from mosaicvi.data.blocks import Matrix
 from mosaicvi.data.counts import USUALLY_COUNTS, settled_layers, taken
 from mosaicvi.data.layers import RAW, layer_names, values_of
 from mosaicvi.data.looks import Looks, first_value, is_whole, no_count
-from mosaicvi.data.register.suspicious import looks_sparse, scale
+from mosaicvi.data.register.suspicious import looks_log_normalised, looks_sparse, scale
 from mosaicvi.data.registry import Registry, Setup
 from mosaicvi.data.transforms import TRANSFORMS, Transform
 from mosaicvi.errors import InputError, quoted
@@ -86,16 +86,20 @@ def _check_fractions(name: str, a: AnnData, x: Matrix, looks: Looks) -> None:
 
 
 def guessed_gaussian(name: str, a: AnnData, looks: Looks) -> list[str]:
-    """A note on negative values where counts are expected: they may be z-scores."""
+    """A note on fractions where counts are expected: z-scores, or logarithms of counts in a dense matrix."""
     counts = counts_in(a)
-    if looks.least >= 0:
+    if looks.least < 0:
+        kind = "below 0"
+        unlikely = scale(name, looks, counts_in=counts)
+        if not (counts or name.lower() in USUALLY_COUNTS):
+            return [] if unlikely is None else [unlikely]
+    elif name.lower() in USUALLY_COUNTS and looks_log_normalised(looks):
+        kind = "with zeros, like log-normalised counts"
+    else:
         return []
-    unlikely = scale(name, looks, counts_in=counts)
-    if not (counts or name.lower() in USUALLY_COUNTS):
-        return [] if unlikely is None else [unlikely]
     where = f"layers={{{name!r}: {counts or '...'!r}}}"
     return [
-        f"Modality {name!r}: values are fractional and below 0, so they are modelled as {FOR_FRACTIONS}. "
+        f"Modality {name!r}: values are fractional and {kind}, so they are modelled as {FOR_FRACTIONS}. "
         f"Raw counts are better where there are any: {where}. "
         f"likelihoods={{{name!r}: {FOR_FRACTIONS!r}}} says that this is meant."
     ]

@@ -40,7 +40,10 @@ def unread_proteins(data: MuData | AnnData) -> list[str]:
 
 
 def modalities_of(data: MuData | AnnData, setup: Setup, registry: Registry | None) -> dict[str, AnnData]:
-    """The modalities by name; that of an AnnData is the one whose features it has."""
+    """The modalities by name; that of an AnnData is the one whose features it has.
+
+    Of what is asked of a model, those without a cell are left out, as a part of a mosaic may have them.
+    """
     if isinstance(data, AnnData):
         types = feature_types(data)
         if registry is None:
@@ -67,7 +70,8 @@ def modalities_of(data: MuData | AnnData, setup: Setup, registry: Registry | Non
     nested = [name for name, a in mods.items() if not isinstance(a, AnnData)]
     if nested:
         raise InputError(f"Modality {nested[0]!r} is no AnnData; give each modality as one AnnData.")
-    return mods
+    filled = {name: a for name, a in mods.items() if a.n_obs}
+    return filled if registry is not None and filled else mods
 
 
 ALIKE = 0.5  # share of the fewer features from which two modalities are the same by another name

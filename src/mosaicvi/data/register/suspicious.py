@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mosaicvi.data.counts import USUALLY_COUNTS
+from mosaicvi.data.counts import LOGARITHMS, USUALLY_COUNTS
 from mosaicvi.data.looks import RAW_INTENSITY, Looks
 from mosaicvi.data.problems import listed
 
@@ -27,6 +27,7 @@ HASHTAG = re.compile(r"(?i).*(hash.?tag|\bHTO|\bHTO[_-]?\d|CMO\d{3}|sample.?tag|
 Z_SCORES = "z-scores"
 MANY_ZEROS = 0.5  # share of zeros above which fractions without negatives are normalised counts
 SOME_ZEROS = 0.05  # the same of a sparse matrix
+FEW_ZEROS = 0.01  # share of exact zeros that measurements other than counts hardly have
 SURPRISE = 30.0  # cells that should have a feature, were it as frequent as in the other batches
 SOME_EMPTY = 0.05  # share of a batch's cells without any value that is worth a word
 DROPLET, MOSTLY = 10, 0.5  # counts below which a cell is hardly one, and the share of them that is alarming
@@ -77,6 +78,12 @@ def looks_sparse(found: Looks) -> bool:
     """Whether so many values are 0 as of normalised counts; what is stored sparse, mostly is."""
     n = found.shape[0] * found.shape[1]
     return n - found.n_nonzero > (MANY_ZEROS if found.is_dense else SOME_ZEROS) * n
+
+
+def looks_log_normalised(found: Looks) -> bool:
+    """Whether fractions without negatives may be logarithms of counts, some of which were 0."""
+    n_zero = found.shape[0] * found.shape[1] - found.n_nonzero
+    return found.least >= 0 and found.most < LOGARITHMS and n_zero > FEW_ZEROS * found.n_entries
 
 
 def _looks(modality: str, found: Looks) -> tuple[str, str] | None:
@@ -160,7 +167,7 @@ def zeros(
         share = 1 - found.n_nonzero / max(found.shape[0] * found.shape[1], 1)
         there = found.some
         far = len(there) > 0 and float(there.min()) > 0.25 * float(np.median(there))
-        if far and 0.01 < share < MANY_ZEROS:
+        if far and FEW_ZEROS < share < MANY_ZEROS:
             notes.append(
                 f"Modality {modality!r}: {share:.0%} of its values are exactly 0, far from all others "
                 f"({there.min():.3g} at least); {remedy}."

@@ -225,10 +225,7 @@ def _keep_stored(v: Values, matrix: StoredMatrix, batch: NDArray[np.int64], n_ba
 def _check_names(name: str, a: AnnData, data: MuData | AnnData) -> None:
     cells = pd.Index(data.obs_names)
     if a.n_obs == 0:
-        raise InputError(
-            f"Modality {name!r} has no cells; leave it out, or, to ask a model for some cells of the data "
-            "that it knows, give all of them with indices=."
-        )
+        raise InputError(f"Modality {name!r} has no cells; leave it out.")
     if a.n_vars == 0:
         raise InputError(f"Modality {name!r} has no features; leave it out.")
     problems = duplicates(f"{name}: var_names", a.var_names, "make them unique with var_names_make_unique()")
