@@ -95,6 +95,8 @@ def call(model: MosaicVI, function: str, **arguments: Any) -> Any:
         return mosaicvi.combine({}, **arguments)
     if function == "umap":
         return mosaicvi.tl.umap(model.mosaic, **arguments)  # type: ignore[arg-type]
+    if function == "dotplot":
+        return mosaicvi.pl.dotplot(pd.DataFrame(), **arguments)
     return getattr(model, function)(**arguments)
 
 
@@ -254,7 +256,7 @@ def test_what_is_named_is_there() -> None:
     public = ("train", "setup_mudata", "setup_anndata", "get_imputed_values", "load_query_data")
     for function in (*public, "differential_expression"):
         known |= set(inspect.signature(getattr(MosaicVI, function)).parameters)
-    for function in (mosaicvi.combine, mosaicvi.tl.umap):
+    for function in (mosaicvi.combine, mosaicvi.tl.umap, mosaicvi.pl.dotplot):
         known |= set(inspect.signature(function).parameters)
     for table in ARGUMENTS.values():
         for ours in table.values():

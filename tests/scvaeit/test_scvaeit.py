@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,16 @@ def test_arguments_stand_in_the_order_of_the_original() -> None:
     assert names("get_latent_z") == ["masks", "zero_out", "batch_size_inference"]
     assert names("get_denoised_data") == ["masks", "zero_out", "batch_size_inference", "return_mean", "L"]
     assert names("visualize_latent")[:2] == ["method", "color"]
+
+
+def test_the_page_has_the_defaults_of_training() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "from-scvaeit.md").read_text(encoding="utf-8")
+    table = page.partition("The arguments of `train`:")[2].partition("Given the")[0]
+    rows = [line.split(" | ")[:2] for line in table.splitlines() if line.startswith("| `")]
+    names, defaults = (re.findall(r"`([^`]+)`", " ".join(column)) for column in zip(*rows, strict=True))
+    said = dict(zip(names, map(ast.literal_eval, defaults), strict=True))
+    train = inspect.signature(VAEIT.train).parameters
+    assert said == {name: of.default for name, of in train.items() if name != "self"}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 
@@ -121,3 +122,11 @@ def test_what_cannot_be_drawn_is_said(table: pd.DataFrame) -> None:
         pl.volcano(table.drop(columns="p_value"))
     with pytest.raises(InputError, match="nothing is higher"):
         pl.dotplot(table.assign(**{"is_de_fdr_0.05": False}))
+
+
+def test_arguments_of_scanpys_dotplot_are_told(table: pd.DataFrame) -> None:
+    with pytest.raises(InputError, match=r"dotplot: give arguments after 'table' by name, such as features="):
+        pl.dotplot(table, ["g0"], "group1")
+    adata = AnnData(np.ones((2, 1), np.float32))
+    with pytest.raises(InputError, match=r"table: what differential_expression .* not AnnData; scanpy"):
+        pl.dotplot(adata, features=["g0"])

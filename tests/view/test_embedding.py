@@ -185,6 +185,30 @@ def test_the_scale_of_numbers(adata: AnnData) -> None:
         assert pl.umap(adata, color="depth", **how).figure.axes[1].get_ylim() == ends
 
 
+def test_each_picture_may_have_its_own_ends(adata: AnnData) -> None:
+    adata.obs["other"] = 2 * adata.obs["depth"]
+    axes = pl.umap(adata, color=["depth", "other"], vmin=[2, None], vmax=9)
+    alone = (
+        pl.umap(adata, color="depth", vmin=2, vmax=9),
+        pl.umap(adata, color="other", vmax=9),
+    )
+    for ax, one in zip(axes, alone, strict=True):
+        np.testing.assert_array_equal(ax.collections[0].get_facecolor(), one.collections[0].get_facecolor())
+    with pytest.raises(InputError, match=r"vmax: 3 for 2 pictures; give one number, or one for each color\."):
+        pl.umap(adata, color=["depth", "other"], vmax=[1, 2, 3])
+    with pytest.raises(InputError, match="vmin: a number is needed, not 'p1'"):
+        pl.umap(adata, color=["depth", "other"], vmin=["p1", 0])
+
+
+def test_the_basis_may_be_given_by_place(adata: AnnData) -> None:
+    first, second = pl.embedding(adata, "umap", color="depth"), pl.umap(adata, color="depth")
+    np.testing.assert_array_equal(first.collections[0].get_offsets(), second.collections[0].get_offsets())
+    with pytest.raises(InputError, match=r"embedding: give arguments after 'basis' by name, such as color="):
+        pl.embedding(adata, "umap", "depth")
+    with pytest.raises(InputError, match=r"umap: give arguments after 'data' by name, such as color="):
+        pl.umap(adata, "depth")
+
+
 def test_where_the_names_of_colours_stand(adata: AnnData) -> None:
     assert pl.umap(adata, color="type", legend_loc="right margin").get_legend() is not None
     for nowhere in (None, "none"):

@@ -89,6 +89,11 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
         "neighbors_key": "key=..., of which the neighbours are found",
         "copy": "nothing: obsm['X_umap'] of the data is written",
     },
+    "dotplot": {
+        "var_names": "features=[...]",
+        "groupby": "differential_expression(groupby=...), whose table is drawn",
+        "n_genes": "n=...",
+    },
     "MosaicVI": {
         "dropout_rate": "p_feat=..., the share of features that a step hides",
         "gene_likelihood": "likelihoods={'rna': ...} of setup_mudata",
@@ -102,8 +107,6 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
         "use_batch_norm": "norm='batch'",
         "mmd_weight": "gamma=...",
         "latent_distribution": "nothing: the latent is normal",
-        "n_genes": "nothing: the data say how many features there are",
-        "n_regions": "nothing: the data say how many features there are",
     },
 }
 # What these modalities may be called, of which messages speak.
@@ -149,6 +152,11 @@ def names_ours(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
+def instead(function: str, name: str) -> str | None:
+    """What to use in place of an argument that others have; None where nothing is known of it."""
+    return ARGUMENTS.get(function, {}).get(name) or ARGUMENTS[""].get(name)
+
+
 def with_modalities(text: str, there: Sequence[str]) -> str:
     """The text with those of the modalities that it means; ``...``, and all of them, where there are none."""
 
@@ -163,7 +171,7 @@ def with_modalities(text: str, there: Sequence[str]) -> str:
 
 def _unknown(function: str, name: str, known: Iterable[str], there: Sequence[str]) -> str:
     ours = [key for key in known if key not in ("self", "cls")]
-    found = ARGUMENTS.get(function, {}).get(name) or ARGUMENTS[""].get(name)
+    found = instead(function, name)
     use = f"use {with_modalities(found, there)}." if found else nearest(name, ours)
     return f"{function}: unknown argument {name!r}; {use}"
 
@@ -196,4 +204,5 @@ def _modalities(args: Sequence[object]) -> Sequence[str]:
 
 def _of_data(values: Iterable[object]) -> Sequence[str]:
     """The modalities of a MuData that a function is given."""
-    return next((tuple(data.mod) for data in values if hasattr(data, "mod")), ())
+    found = (getattr(data, "mod", None) for data in values)
+    return next((tuple(mods) for mods in found if isinstance(mods, Mapping)), ())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mosaicvi.config.arguments import whole
-from mosaicvi.config.names import ARGUMENTS, with_modalities
+from mosaicvi.config.names import instead, with_modalities
 from mosaicvi.errors import InputError
 
 DEFAULT_WIDTH = 128
@@ -75,9 +75,9 @@ def in_our_names(parameters: Mapping[str, Any], modalities: Sequence[str]) -> di
     """
     found = dict(parameters)
     for name in found:
-        if name in ARGUMENTS["MosaicVI"]:
-            use = with_modalities(ARGUMENTS["MosaicVI"][name], modalities)
-            raise InputError(f"Unknown parameter {name!r}; use {use}.")
+        ours = instead("MosaicVI", name)
+        if ours is not None:
+            raise InputError(f"Unknown parameter {name!r}; use {with_modalities(ours, modalities)}.")
     for theirs, ours in (("n_latent", "dim_latent"), ("n_hidden", "dimensions"), ("n_layers", "dimensions")):
         if theirs in found and ours in found:
             raise InputError(f"{theirs}: {ours} says the same; give one of them.")

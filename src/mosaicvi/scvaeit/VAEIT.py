@@ -176,10 +176,10 @@ class VAEIT:
         model, folder = self.model, None if checkpoint_dir is None else Path(checkpoint_dir)
         if folder is not None and (folder / "model.json").exists() and not (first == 1 and delete_existing):
             model = reopened(folder, self._mdata, self._given, self._mosaic.registry)
-            if first == 1:
-                warn(f"delete_existing=False: training goes on from epoch {len(model.history)} of {folder}.")
         before, repeat = len(model.history), whole("num_repeat", num_repeat, least=1)
         check_range(first, last, passes=before, repeat=repeat)
+        if first == 1 and model is not self.model:
+            warn(f"delete_existing=False: training goes on from epoch {before // repeat} of {folder}.")
         n, held_out = self._mosaic.n_cells, number("test_size", test_size)
         if valid and not 0 < held_out < n:
             raise InputError(f"test_size: a share of the cells, or a number below {n:,}, not {test_size!r}.")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mosaicvi.config.names import names_ours
 from mosaicvi.errors import InputError, quoted
 from mosaicvi.view.palette import DIVERGING, INK, MISSING, OKABE_ITO, short
 
@@ -25,6 +26,7 @@ NEEDED = ("comparison", "group1", "lfc_mean", "p_value", "non_zeros_proportion1"
 HIGHER, LOWER = OKABE_ITO[5], OKABE_ITO[0]
 
 
+@names_ours
 def volcano(
     table: pd.DataFrame, *, comparison: str | None = None, top: int = NAMED, ax: Axes | None = None
 ) -> Axes:
@@ -117,6 +119,7 @@ def _name(ax: Axes, names: Sequence[str], x: NDArray[np.float64], y: NDArray[np.
         below = where
 
 
+@names_ours
 def dotplot(
     table: pd.DataFrame, *, features: Sequence[str] | None = None, n: int = OF_EACH, ax: Axes | None = None
 ) -> Axes:
@@ -197,6 +200,11 @@ def dotplot(
 
 def _called(table: pd.DataFrame) -> str:
     """The column that says what is called different."""
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(
+            f"table: what differential_expression returns is drawn, not {type(table).__name__}; "
+            "scanpy.pl.dotplot draws measured values."
+        )
     found = [str(c) for c in table.columns if str(c).startswith("is_de_fdr_")]
     absent = [c for c in NEEDED if c not in table.columns]
     if absent or not found:

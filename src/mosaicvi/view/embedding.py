@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from mosaicvi.config.arguments import number, whole
+from mosaicvi.config.names import names_ours
 from mosaicvi.errors import InputError, nearest, warn
 from mosaicvi.view.cells import PATTERN, column, has_column, representation
 from mosaicvi.view.features import feature, near_features
@@ -46,18 +48,19 @@ LOOKS = (
 _NAMES = {"X_umap": "UMAP ", "X_pca": "PC ", "X_tsne": "t-SNE ", "X_mosaicvi": "latent "}
 
 
+@names_ours
 def embedding(
     data: MuData | AnnData,
+    basis: str = "X_umap",
     *,
     color: str | Sequence[str] | None = None,
     values: ArrayLike | None = None,
-    basis: str = "X_umap",
     components: tuple[int, int] = (0, 1),
     palette: Palette | None = None,
     size: float | None = None,
     cmap: str | Colormap | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
+    vmin: float | Sequence[float | None] | None = None,
+    vmax: float | Sequence[float | None] | None = None,
     legend_loc: str | None = "right margin",
     title: str | Sequence[str] | None = None,
     ncols: int = 4,
@@ -80,6 +83,8 @@ def embedding(
     ----------
     data
         With the coordinates in ``obsm``.
+    basis
+        Which ``obsm``, ``"X_umap"`` or short ``"umap"``; see `mosaicvi.tl.umap`.
     color
         Column of ``obs``, of the whole or of a modality, or a feature, whose measured values are drawn;
         ``modality:name`` for that of one modality; ``"modalities"`` for what each cell measured. Several are
@@ -87,8 +92,6 @@ def embedding(
     values
         One value per cell to colour by instead, such as a column of `get_imputed_values`; `color` then is
         its title. Of several colours a table with a column for each, or a list of arrays.
-    basis
-        Which ``obsm``, ``"X_umap"`` or short ``"umap"``; see `mosaicvi.tl.umap`.
     components
         Which two of its columns, counted from 0. ``dimensions`` is the same.
     palette
@@ -99,7 +102,7 @@ def embedding(
     cmap
         Colour map of numbers; ``color_map`` is the same.
     vmin, vmax
-        Numbers at its two ends.
+        Numbers at its two ends, or a list with one for each picture.
     legend_loc
         Where the names of colours stand: ``"right margin"``, ``"on data"``, or nowhere where None.
     title
@@ -146,8 +149,6 @@ def embedding(
     look = Look(
         size=None if size is None else number("size", size),
         cmap=color_map("cmap", SEQUENTIAL if cmap is None else cmap, such_as=SEQUENTIAL),
-        vmin=None if vmin is None else number("vmin", vmin),
-        vmax=None if vmax is None else number("vmax", vmax),
         legend=_place(legend_loc),
     )
     basis = f"X_{basis}" if basis not in data.obsm and f"X_{basis}" in data.obsm else basis
@@ -156,6 +157,8 @@ def embedding(
     said = [title] if isinstance(title, str) else list(colors if title is None else title)
     if len(said) != len(colors):
         raise InputError(f"title: {len(said)} for {len(colors)} pictures; give one for each color.")
+    ends = zip(_ends("vmin", vmin, len(colors)), _ends("vmax", vmax, len(colors)), strict=True)
+    looks = [dataclasses.replace(look, vmin=low, vmax=high) for low, high in ends]
     given = _values_of_each(values, colors, data.n_obs)
     if ax is not None and len(colors) > 1:
         raise InputError(
@@ -168,8 +171,8 @@ def embedding(
     chosen = [_chosen(shade, one, palette) for shade, one in zip(shades, colors, strict=True)]
     order = np.random.default_rng(seed).permutation(len(xy))
     axes = [ax] if ax is not None else canvas(len(colors), across=whole("ncols", ncols, least=1))
-    for at, shade, colors_of, text in zip(axes, shades, chosen, said, strict=True):
-        draw(at, xy, order, shade, colors_of, look)
+    for at, shade, colors_of, its, text in zip(axes, shades, chosen, looks, said, strict=True):
+        draw(at, xy, order, shade, colors_of, its)
         stem = _NAMES.get(basis, f"{basis} ")
         at.set_xlabel(f"{stem}{components[0] + 1}", loc="left", fontsize="small")
         at.set_ylabel(f"{stem}{components[1] + 1}", loc="bottom", fontsize="small")
@@ -184,6 +187,7 @@ def embedding(
     return axes if len(axes) > 1 else axes[0]
 
 
+@names_ours
 def umap(
     data: MuData | AnnData, *, color: str | Sequence[str] | None = None, **how: Any
 ) -> Axes | list[Axes]:
@@ -212,6 +216,14 @@ def _coordinates(data: MuData | AnnData, basis: str, components: tuple[int, int]
             f"components: obsm {basis!r} has {z.shape[1]} columns, counted from 0; not {components}"
         )
     return z[:, list(components)]
+
+
+def _ends(name: str, value: float | Sequence[float | None] | None, n: int) -> list[float | None]:
+    """One end of the colours of each picture."""
+    of_each = [value] * n if value is None or np.ndim(value) == 0 else list(value)  # type: ignore[arg-type]
+    if len(of_each) != n:
+        raise InputError(f"{name}: {len(of_each)} for {n} pictures; give one number, or one for each color.")
+    return [None if one is None else number(name, one) for one in of_each]
 
 
 def _values_of_each(
