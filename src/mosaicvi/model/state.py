@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mosaicvi.config import NetworkConfig
 from mosaicvi.data.loader import MinibatchLoader
@@ -34,7 +34,7 @@ from mosaicvi.infer.latent import latent
 from mosaicvi.infer.readout import ReadOut, fit_readout
 from mosaicvi.infer.readout.views import Shown, shown_of_cells
 from mosaicvi.infer.reference import Met, ReferenceCells
-from mosaicvi.model.asked import names_of, no_feature
+from mosaicvi.model.asked import Asked
 from mosaicvi.model.columns import same_source
 from mosaicvi.model.history import History
 from mosaicvi.model.learning import learning
@@ -45,7 +45,7 @@ from mosaicvi.store.saved import weights_digest
 ALIGNED = 1 << 18  # cells together
 
 
-class ModelState:
+class ModelState(Asked):
     """A network, the mosaic it was made for, how far it was trained, and its read-out."""
 
     def _take(self, mosaic: Mosaic, config: NetworkConfig, net: MosaicVAE) -> None:
@@ -356,50 +356,3 @@ class ModelState:
                 self.net, loader, self.mosaic, self.readout(), held_out=self.held_out()
             )
         return self._spreads
-
-    def imputed_features(self, modality: str) -> pd.Index[str]:
-        """Names of a modality's features in the order of imputed values, that of the training data."""
-        features = self.mosaic.registry.features[self.config.uni_block_names[self._position(modality)]]
-        names: pd.Index[str] = pd.Index(features.names)
-        return names[np.argsort(features.order, kind="stable")]
-
-    def _places(self, modality: str, features: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of features among `imputed_features`."""
-        chosen = names_of(features, modality)
-        at = self.imputed_features(modality).get_indexer(pd.Index(chosen, dtype=object))
-        if (at < 0).any():
-            absent = chosen[int(np.flatnonzero(at < 0)[0])]
-            raise InputError(no_feature(absent, modality, self.registry))
-        return np.asarray(at, np.int64)
-
-    def _position(self, modality: str) -> int:
-        if modality not in self.config.uni_block_names:
-            raise InputError(
-                f"No modality {modality!r}; the model has {', '.join(self.config.uni_block_names)}."
-            )
-        return self.config.uni_block_names.index(modality)
-
-    def _libraries(self, m: int, library: float | ArrayLike | None, n: int) -> NDArray[np.float64] | None:
-        """Library of each of n cells; None where the modality has none."""
-        name = self.config.uni_block_names[m]
-        if not self.config.library_aware[m]:
-            if library is not None:
-                raise InputError(f"library: {name} has none; leave it out.")
-            return None
-        given = self.registry.median_library[name] if library is None else library
-        try:
-            found = np.broadcast_to(np.asarray(given, np.float64), (n,))
-        except (TypeError, ValueError):
-            raise InputError(f"library: give one number, or one for each of the {n:,} cells.") from None
-        if not (np.isfinite(found) & (found > 0)).all():
-            bad = found[~(np.isfinite(found) & (found > 0))][0]
-            raise InputError(f"library: must be > 0, not {bad!s}.")
-        return found
-
-    def _seen(self, modalities: Collection[str] | None) -> Collection[str] | None:
-        if modalities is None:
-            return None
-        names = [modalities] if isinstance(modalities, str) else list(modalities)
-        for name in names:
-            self._position(name)
-        return names
