@@ -110,20 +110,8 @@ class MosaicWarning(UserWarning):
 _wording: ContextVar[Callable[[str], str]] = ContextVar("_wording", default=str)
 
 
-@contextmanager
-def reworded(by: Callable[[str], str]) -> Iterator[None]:
-    """Change the words of warnings and of `InputError`, where arguments have other names than elsewhere."""
-    before = _wording.set(by)
-    try:
-        yield
-    except InputError as error:
-        raise type(error)([by(problem) for problem in error.problems]) from None
-    finally:
-        _wording.reset(before)
-
-
 def wording(words: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function's warnings and `InputError` say things by other names.
+    """Change the words of a function's warnings and `InputError`, where things have other names.
 
     Parameters
     ----------
@@ -139,8 +127,13 @@ def wording(words: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, 
     def decorated(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            with reworded(by):
+            before = _wording.set(by)
+            try:
                 return function(*args, **kwargs)
+            except InputError as error:
+                raise type(error)([by(problem) for problem in error.problems]) from None
+            finally:
+                _wording.reset(before)
 
         return called
 

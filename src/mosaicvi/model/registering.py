@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from anndata import AnnData
@@ -25,12 +23,15 @@ from mosaicvi.data.registry import Registry, Setup
 from mosaicvi.data.stored.memory import InMemory
 from mosaicvi.data.stored.progress import shown_reading
 from mosaicvi.data.transforms import Transform
-from mosaicvi.errors import FEWER_CELLS, FEWER_FEATURES, InputError, memory_for, reworded
+from mosaicvi.errors import FEWER_CELLS, FEWER_FEATURES, InputError, memory_for, wording
 from mosaicvi.model.columns import digest_of, object_of, remember_source
 from mosaicvi.ranks import place
 from mosaicvi.store.learnt import kept_in
 
 PerModality = Mapping[str, str] | None
+
+# Arguments of `setup_mudata` for one modality -> those of `setup_anndata`.
+OF_ONE = {r"\b(layer|likelihood|transform|block_key)s=\{['\"][^{}:]*: ([^{}]*)\}": r"\1=\2"}
 
 # What each object was registered as, for as long as it lives; the object itself is never changed.
 _registered: dict[int, Mosaic] = {}
@@ -132,6 +133,7 @@ class Registering:
 
     @classmethod
     @names_ours
+    @wording(OF_ONE)
     def setup_anndata(
         cls,
         adata: AnnData | PathLike,
@@ -185,8 +187,7 @@ class Registering:
             modalities=(modality,),
             condition_keys=_names(condition_keys, "condition_keys"),
         )
-        with reworded(partial(_of_the_one, modality)):
-            return _remember(adata, setup, in_memory, AnnData, checkpoint_dir)
+        return _remember(adata, setup, in_memory, AnnData, checkpoint_dir)
 
 
 def registered(data: MuData | AnnData | Mosaic) -> Mosaic:
@@ -257,12 +258,6 @@ def check_unchanged(mosaic: Mosaic) -> None:
             "The data were changed after they had been registered (cells, features, values or covariates); "
             f"call MosaicVI.{verb}(data, ...) again."
         )
-
-
-def _of_the_one(modality: str, text: str) -> str:
-    """A message with the arguments of `setup_anndata` in place of those of `setup_mudata`."""
-    pair = rf"\b(layer|likelihood|transform|block_key)s=\{{{re.escape(repr(modality))}: ([^{{}}]*)\}}"
-    return re.sub(pair, r"\1=\2", text)
 
 
 def _names(value: Sequence[str] | None, argument: str) -> tuple[str, ...]:
