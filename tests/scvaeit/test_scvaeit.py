@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,31 @@ def test_an_answer_is_that_of_the_cell_alone(model: VAEIT) -> None:
     np.testing.assert_allclose(
         model.get_denoised_data(L=2, batch_size_inference=7), model.get_denoised_data(L=2), rtol=1e-4
     )
+
+
+def test_answers_of_all_entries_are_in_memory_once() -> None:
+    x = np.random.default_rng(0).poisson(1.0, (4000, 100)).astype(np.float32)
+    large = VAEIT({"dist_block": "NB", **SMALL}, x)
+    with pytest.warns(MosaicWarning, match="not trained"):
+        large.get_denoised_data(L=1)  # imports and compiles
+    tracemalloc.start()
+    answer = large.get_denoised_data(L=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * answer.nbytes
+
+
+def test_a_batch_that_the_saved_model_never_met_is_named_by_the_argument(tmp_path: Path) -> None:
+    x, masks = data_of()
+    config = {"dim_input_arr": [5, 4], "dist_block": "NB", **SMALL}
+    VAEIT(config, x, masks, batches_cate=np.arange(40) % 2).save_model(tmp_path / "model")
+    other = VAEIT(config, x, masks, batches_cate=np.arange(40) % 3)
+    said = r"^batches_cate\[:, 0\] has '2', which the model has not seen"
+    with pytest.warns(MosaicWarning, match=said):
+        other.load_model(tmp_path / "model")
+    for answer in (other.get_latent_z, other.get_denoised_data):
+        with pytest.warns(MosaicWarning, match=said):
+            answer(np.zeros(9))
 
 
 def test_features_that_nobody_measured_are_nan() -> None:
@@ -191,6 +217,10 @@ def test_nothing_goes_on_from_nothing(tmp_path: Path) -> None:
         model.train(init_epoch=3, num_epoch=4, checkpoint_dir=tmp_path / "none")
     with pytest.raises(InputError, match=r"adata: there is nothing yet; call update_z\(\) first"):
         model.visualize_latent()
+    with pytest.raises(InputError, match="method: 'UMAP' or 'PCA', not 2;"):
+        model.visualize_latent(2)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="visualize_latent: unknown argument 'basis'; use method='UMAP'"):
+        model.visualize_latent(basis="X_pca")
 
 
 def test_the_seed_is_that_of_the_next_model() -> None:

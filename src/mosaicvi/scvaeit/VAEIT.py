@@ -221,6 +221,7 @@ class VAEIT:
         mdata = self._values.only(masks).mudata(self._columns, self._published.layout.block, self._obs)
         return register(mdata, self.model.registry.setup, registry=self.model.registry)
 
+    @wording(WORDS)
     def get_latent_z(
         self, masks: Any = None, zero_out: bool = True, batch_size_inference: int = 512
     ) -> NDArray[np.float64]:
@@ -239,6 +240,7 @@ class VAEIT:
         z = self.model.get_latent_representation(self._query(masks, zero_out), batch_size=size)
         return np.asarray(z, np.float64)
 
+    @wording(WORDS)
     def get_denoised_data(
         self,
         masks: Any = None,
@@ -257,9 +259,10 @@ class VAEIT:
         out = np.full((self._values.x.shape[0], apart, self._values.x.shape[1]), np.nan)
         for name, at in self._columns:
             for i in range(apart):
-                out[:, i, at] = self.model.get_imputed_values(
+                for rows, values in self.model.iter_imputed_values(
                     query, modality=name, n_samples=together, batch_size=size, seed=i
-                )
+                ):
+                    out[rows, i, at] = values
         return out[:, 0] if return_mean else out
 
     def update_z(
@@ -286,9 +289,11 @@ class VAEIT:
         **how
             Of `mosaicvi.pl.embedding`; what scanpy has for the looks alone is left aside, with a warning.
         """
-        adata, key = self.adata, f"X_{method.lower()}"
         if method not in ("UMAP", "PCA"):
             raise InputError(f"method: 'UMAP' or 'PCA', not {method!r}; scanpy draws others of model.adata.")
+        if "basis" in how:
+            raise InputError("visualize_latent: unknown argument 'basis'; use method='UMAP' or 'PCA'.")
+        adata, key = self.adata, f"X_{method.lower()}"
         if key not in adata.obsm and method == "UMAP":
             umap(adata, key="X_VAE", n_neighbors=self._n_neighbors)
         elif key not in adata.obsm:
