@@ -95,8 +95,8 @@ def call(model: MosaicVI, function: str, **arguments: Any) -> Any:
         return mosaicvi.combine({}, **arguments)
     if function == "umap":
         return mosaicvi.tl.umap(model.mosaic, **arguments)  # type: ignore[arg-type]
-    if function == "dotplot":
-        return mosaicvi.pl.dotplot(pd.DataFrame(), **arguments)
+    if function in ("dotplot", "volcano"):
+        return getattr(mosaicvi.pl, function)(pd.DataFrame(), **arguments)
     return getattr(model, function)(**arguments)
 
 
@@ -256,7 +256,7 @@ def test_what_is_named_is_there() -> None:
     public = ("train", "setup_mudata", "setup_anndata", "get_imputed_values", "load_query_data")
     for function in (*public, "differential_expression"):
         known |= set(inspect.signature(getattr(MosaicVI, function)).parameters)
-    for function in (mosaicvi.combine, mosaicvi.tl.umap, mosaicvi.pl.dotplot):
+    for function in (mosaicvi.combine, mosaicvi.tl.umap, mosaicvi.pl.dotplot, mosaicvi.pl.volcano):
         known |= set(inspect.signature(function).parameters)
     for table in ARGUMENTS.values():
         for ours in table.values():
@@ -308,10 +308,16 @@ def test_setup_anndata_is_told_of_its_own_arguments() -> None:
     with pytest.warns(MosaicWarning, match=r"as by layer='counts'\. likelihood='Gaussian' takes X"):
         MosaicVI.setup_anndata(AnnData(x, layers={"counts": np.rint(4 * x)}))
     below = AnnData(x - 1)
-    with pytest.raises(
-        InputError, match=r"layer=\.\.\., or set likelihood='Gaussian' with transform='none'\."
-    ):
-        MosaicVI.setup_anndata(below, likelihood="NB")
+    for name in ("rna", "a:b", "rna: ", "{x}", "it's"):
+        with pytest.raises(
+            InputError, match=r"layer=\.\.\., or set likelihood='Gaussian' with transform='none'\."
+        ):
+            MosaicVI.setup_anndata(below, modality=name, likelihood="NB")
+    with pytest.raises(InputError, match=r"^likelihood: unknown 'nb' for 'rna'; use one of NB"):
+        MosaicVI.setup_anndata(below, likelihood="nb")  # type: ignore[arg-type]
+    for wrong in ({"modality": ["rna"]}, {"layer": {"rna": "counts"}}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))}: one name is needed, not "):
+            MosaicVI.setup_anndata(below, **wrong)  # type: ignore[arg-type]
     with pytest.raises(
         InputError, match=r"layers=\{'rna': \.\.\.\}, or set likelihoods=\{'rna': 'Gaussian'\} with"
     ):

@@ -127,6 +127,8 @@ def test_what_cannot_be_drawn_is_said(table: pd.DataFrame) -> None:
 def test_arguments_of_scanpys_dotplot_are_told(table: pd.DataFrame) -> None:
     with pytest.raises(InputError, match=r"dotplot: give arguments after 'table' by name, such as features="):
         pl.dotplot(table, ["g0"], "group1")
+    with pytest.raises(InputError, match=r"volcano: unknown argument 'n_genes'; use top=\.\.\."):
+        pl.volcano(table, n_genes=3)
     adata = AnnData(np.ones((2, 1), np.float32))
     with pytest.raises(InputError, match=r"table: what differential_expression .* not AnnData; scanpy"):
         pl.dotplot(adata, features=["g0"])

@@ -209,6 +209,11 @@ def test_the_basis_may_be_given_by_place(adata: AnnData) -> None:
         pl.umap(adata, "depth")
 
 
+def test_what_is_no_data_is_named() -> None:
+    with pytest.raises(InputError, match="data: a MuData or an AnnData is needed, not ndarray"):
+        pl.umap(np.ones((4, 2)))  # type: ignore[arg-type]
+
+
 def test_where_the_names_of_colours_stand(adata: AnnData) -> None:
     assert pl.umap(adata, color="type", legend_loc="right margin").get_legend() is not None
     for nowhere in (None, "none"):

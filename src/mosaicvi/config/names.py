@@ -89,6 +89,7 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
         "neighbors_key": "key=..., of which the neighbours are found",
         "copy": "nothing: obsm['X_umap'] of the data is written",
     },
+    "volcano": {"n_genes": "top=..."},
     "dotplot": {
         "var_names": "features=[...]",
         "groupby": "differential_expression(groupby=...), whose table is drawn",

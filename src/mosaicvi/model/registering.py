@@ -31,7 +31,11 @@ from mosaicvi.store.learnt import kept_in
 PerModality = Mapping[str, str] | None
 
 # Arguments of `setup_mudata` for one modality -> those of `setup_anndata`.
-OF_ONE = {r"\b(layer|likelihood|transform|block_key)s=\{['\"][^{}:]*: ([^{}]*)\}": r"\1=\2"}
+_PER_MODALITY = r"(layer|likelihood|transform|block_key)s"
+OF_ONE = {
+    rf"\b{_PER_MODALITY}=\{{(?:'[^']*'|\"[^\"]*\"): ([^{{}}]*)\}}": r"\1=\2",
+    rf"^{_PER_MODALITY}:": r"\1:",
+}
 
 # What each object was registered as, for as long as it lives; the object itself is never changed.
 _registered: dict[int, Mosaic] = {}
@@ -175,6 +179,10 @@ class Registering:
             raise InputError(
                 f"setup_anndata needs an AnnData, not {type(adata).__name__}; use setup_mudata for a MuData."
             )
+        one = {"layer": layer, "likelihood": likelihood, "transform": transform, "block_key": block_key}
+        for argument, value in {"modality": modality, **one}.items():
+            if not isinstance(value, str) and (value is not None or argument == "modality"):
+                raise InputError(f"{argument}: one name is needed, not {value!r}.")
         setup = Setup(
             batch_key=batch_key,
             layers={modality: layer} if layer else {},

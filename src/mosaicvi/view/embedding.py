@@ -136,6 +136,8 @@ def embedding(
     MosaicWarning
         A warning that names arguments without effect.
     """
+    if not isinstance(data, MuData | AnnData):
+        raise InputError(f"data: a MuData or an AnnData is needed, not {type(data).__name__}.")
     size, cmap = others.pop("s", size), others.pop("color_map", cmap)
     components = others.pop("dimensions", components)
     if idle := sorted(others.keys() & set(LOOKS)):
