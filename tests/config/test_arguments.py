@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 from typing import Any
@@ -141,6 +142,8 @@ def test_one_value_stands_for_all_and_other_lengths_are_named() -> None:
     assert spread("dims", [4, 5], 2, 5).tolist() == [4, 5]
     with pytest.raises(InputError, match=r"dims: 1 or 2 or 5 values are needed; got the shape \(3,\)"):
         spread("dims", [1, 2, 3], 2, 5)
+    with pytest.raises(InputError, match=r"dims: one list of values is needed, not \[\[1\], \[2, 3\]\]"):
+        spread("dims", [[1], [2, 3]], 2)
 
 
 def test_different_names_in_their_order() -> None:
@@ -157,7 +160,8 @@ def test_what_a_mapping_an_object_or_a_class_says() -> None:
 
     made = Config()
     made.width = 5
-    for config, width in (({"width": 3, "depth": None}, 3), (Config, 4), (made, 5)):
+    parsed = argparse.Namespace(width=6, depth=None)
+    for config, width in (({"width": 3, "depth": None}, 3), (Config, 4), (made, 5), (parsed, 6)):
         assert given_by("config", config) == {"width": width}
     with pytest.raises(InputError, match="config: a dict or a namespace is needed, not list"):
         given_by("config", [1, 2])

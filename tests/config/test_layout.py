@@ -65,6 +65,9 @@ def test_what_is_not_said_is_filled_in(
             {"dim_input_arr": [4, 5], "uni_block_names": ["a"]},
             "uni_block_names: 2 different names are needed",
         ),
+        ({"dim_input_arr": [0, 9]}, "dim_input_arr: at least 1, not 0"),
+        ({"dim_block": [[4], [4, 1]]}, r"dim_block: one list of values is needed, not \[\[4\], \[4, 1\]\]"),
+        ({"dim_input_arr": [4, 5], "block_names": "a"}, r"^block_names: 2 different names .*got \['a'\]"),
         ({"dim_block": [4, 5], "dist_block": ["NB", "Poisson"]}, "dist_block: the blocks of 'M-0' differ"),
     ],
 )

@@ -55,6 +55,7 @@ def test_features_that_nobody_measured_leave_their_values_and_empty_blocks_behin
     [
         ({"beta_unobserved": 1}, "config: unknown parameter 'beta_unobserved'; did you mean 'beta_unobs'"),
         ({"norm": "layer"}, "config: unknown parameter 'norm'; known are dim_input_arr"),
+        ({3: 4}, "config: unknown parameter 3; known are dim_input_arr"),
         ([1, 2], "config: a dict or a namespace is needed, not list"),
     ],
 )

@@ -77,6 +77,20 @@ def pairs(name: str, value: object) -> dict[str, Any]:
     return dict(value)
 
 
+def listed(name: str, value: object) -> NDArray[Any]:
+    """An array of what a list holds, or of one value.
+
+    Raises
+    ------
+    InputError
+        Its rows are of different lengths.
+    """
+    try:
+        return np.atleast_1d(np.asarray(value))
+    except ValueError:
+        raise InputError(f"{name}: one list of values is needed, not {value!r}.") from None
+
+
 def spread(name: str, value: object, *sizes: int) -> NDArray[Any]:
     """An array of one of these lengths; one value stands for all.
 
@@ -85,7 +99,7 @@ def spread(name: str, value: object, *sizes: int) -> NDArray[Any]:
     InputError
         It has another shape.
     """
-    array = np.atleast_1d(np.asarray(value))
+    array = listed(name, value)
     if array.shape == (1,):
         array = np.repeat(array, max(sizes))
     if array.shape not in {(size,) for size in sizes}:
@@ -102,7 +116,7 @@ def distinct(names: object) -> list[str]:
 def given_by(name: str, value: object) -> dict[str, Any]:
     """What is said by name: entries of a mapping, or attributes of an object or a class, also inherited ones.
 
-    What is None says nothing.
+    What is None says nothing, nor do attributes that begin with ``_``, which an `argparse.Namespace` has.
 
     Raises
     ------
@@ -112,7 +126,7 @@ def given_by(name: str, value: object) -> dict[str, Any]:
     if isinstance(value, Mapping):
         said = dict(value)
     elif hasattr(value, "__dict__"):
-        said = {each: getattr(value, each) for each in dir(value) if not each.startswith("__")}
+        said = {each: getattr(value, each) for each in dir(value) if not each.startswith("_")}
     else:
         raise InputError(f"{name}: a dict or a namespace is needed, not {type(value).__name__}.")
     return {key: one for key, one in said.items() if one is not None}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicvi import likelihoods as families
-from mosaicvi.config.arguments import distinct, spread, whole
+from mosaicvi.config.arguments import distinct, listed, spread, whole
 from mosaicvi.config.sizes import Distribution
 from mosaicvi.errors import InputError
 
@@ -77,7 +77,7 @@ def read_layout(given: Mapping[str, Any], *, n_features: int) -> Layout:
     InputError
         Sizes do not add up to the features, or they, names and likelihoods do not fit one another.
     """
-    sizes = _sizes("dim_input_arr", given.get("dim_input_arr", n_features), n_features)
+    sizes = _sizes("dim_input_arr", given.get("dim_input_arr", n_features), n_features, least=1)
     block_sizes = _sizes("dim_block", given.get("dim_block", sizes), n_features)
     names = _names(given, len(sizes))
     modality = np.repeat(np.arange(len(sizes)), sizes)
@@ -108,8 +108,8 @@ def read_layout(given: Mapping[str, Any], *, n_features: int) -> Layout:
     return layout
 
 
-def _sizes(name: str, value: Any, n_features: int) -> NDArray[np.int64]:
-    sizes = np.array([whole(name, one) for one in np.atleast_1d(np.asarray(value)).tolist()], np.int64)
+def _sizes(name: str, value: Any, n_features: int, *, least: int = 0) -> NDArray[np.int64]:
+    sizes = np.array([whole(name, one, least=least) for one in listed(name, value).tolist()], np.int64)
     if sizes.sum() != n_features:
         raise InputError(f"{name}: sums to {sizes.sum()}, but data has {n_features} columns.")
     return sizes
@@ -118,7 +118,8 @@ def _sizes(name: str, value: Any, n_features: int) -> NDArray[np.int64]:
 def _names(given: Mapping[str, Any], n_modalities: int) -> NDArray[np.str_]:
     """Names of the modalities: those given, those of the blocks, or numbers."""
     numbered = [f"M-{i}" for i in range(n_modalities)]
-    names = distinct(given.get("uni_block_names", given.get("block_names", numbered)))
+    source = "uni_block_names" if "uni_block_names" in given else "block_names"
+    names = distinct(given.get(source, numbered))
     if len(names) != n_modalities and "dim_input_arr" not in given:
         raise InputError(
             f"dim_input_arr: it is not given, and there are {len(names)} modalities, {names!r}; give the "
@@ -126,6 +127,6 @@ def _names(given: Mapping[str, Any], n_modalities: int) -> NDArray[np.str_]:
         )
     if len(names) != n_modalities:
         raise InputError(
-            f"uni_block_names: {n_modalities} different names are needed, one per modality; got {names!r}."
+            f"{source}: {n_modalities} different names are needed, one per modality; got {names!r}."
         )
     return np.array(names)

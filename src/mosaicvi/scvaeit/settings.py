@@ -78,7 +78,7 @@ def read_config(config: Any, *, n_features: int) -> Published:
     given = given_by("config", config)
     for name in given:
         if name not in KEYS:
-            raise InputError(f"config: unknown parameter {name!r}; {nearest(name, KEYS)}")
+            raise InputError(f"config: unknown parameter {name!r}; {nearest(str(name), KEYS)}")
     layout = read_layout(given, n_features=n_features)
     filled = SimpleNamespace(**(dict.fromkeys(KEYS) | DEFAULTS | given | dataclasses.asdict(layout)))
     return Published(config=filled, layout=layout)

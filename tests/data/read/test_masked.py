@@ -63,6 +63,10 @@ def test_the_mosaic_holds_what_masks_and_nan_leave(data: st.DataObject) -> None:
     ("arguments", "message"),
     [
         ((np.ones(4), None, None), r"data: a table of cells x features is needed, not the shape \(4,\)"),
+        ((np.ones((0, 2)), None, None), r"data: a table of cells x features .* shape \(0, 2\)"),
+        (([["gene"], ["a"]], None, None), "data: a table of numbers is needed, and nothing else .*'gene'"),
+        ((np.ones((4, 2)), "all", None), "masks: a table of numbers is needed, and nothing else"),
+        ((np.ones((4, 2)), np.zeros((1, 2)), [0, 1, 0, 1]), "id_dataset: 0 to 1, but masks has .* 0 to 0"),
         ((np.ones((4, 2)), np.ones((4, 2)), None), "masks: -1 is missing and 0 is seen; 1 is neither"),
         ((np.ones((4, 2)), np.full((4, 2), np.nan), None), "masks: .*nan is neither"),
         ((np.ones((4, 2)), np.zeros((2, 2)), None), r"masks: the shape \(2, 2\) fits neither data"),
@@ -121,15 +125,20 @@ def test_arrays_and_tables_become_columns() -> None:
     assert groups.isna().iloc[:, 0].tolist() == [False, True]
     assert list(cate.index) == list(groups.index) == ["0", "1"]
     assert list(table) == ["a", "b"]
+    one_hot = annotation("batches_cate", sp.csr_matrix(np.eye(2)), 2)
+    assert one_hot.to_numpy().tolist() == [[1, 0], [0, 1]]
+    short = annotation("batches_cate", [["x", "y"], ["x"]], 2)
+    assert short.isna().to_numpy().tolist() == [[False, False], [False, True]]
     with pytest.raises(InputError, match="batches_cont: 2 rows for 3 cells"):
         annotation("batches_cont", [1.0, 2.0], 3, numbers=True)
 
 
 def test_a_row_of_masks_stands_for_all_cells() -> None:
     x, row = np.ones((3, 4), np.float32), np.array([0, -1, 0, 0])
-    masked = read_masked(x, row, None)
-    np.testing.assert_array_equal(masked.table[masked.code], np.tile(row == 0, (3, 1)))
-    assert not masked.is_full
+    for given_row in (row, row[None], sp.csr_matrix(row)):
+        masked = read_masked(x, given_row, None)
+        np.testing.assert_array_equal(masked.table[masked.code], np.tile(row == 0, (3, 1)))
+        assert not masked.is_full
 
 
 def test_masks_of_true_and_false_are_refused_with_what_to_give() -> None:

@@ -112,8 +112,8 @@ def read_masked(data: Any, masks: Any, id_dataset: Any) -> Masked:
     """
     if isinstance(data, AnnData | MuData):
         raise InputError("data: an array is needed; give the values, such as data.X.")
-    x: Any = data.tocsr() if sp.issparse(data) else np.asarray(data, np.float32)
-    if x.ndim != 2:
+    x: Any = data.tocsr() if sp.issparse(data) else _numbers("data", data)
+    if x.ndim != 2 or not all(x.shape):
         raise InputError(f"data: a table of cells x features is needed, not the shape {x.shape}.")
     dataset = None
     if id_dataset is not None:
@@ -147,12 +147,12 @@ def _shown(
         raise InputError(
             "masks: -1 is missing and 0 is seen, not True and False; -1.0 * masks has True missing."
         )
-    m = np.asarray(masks, np.float32)
+    m = _numbers("masks", masks)
     strange = m[~np.isin(m, allowed)]
     if len(strange):
         raise InputError(f"masks: -1 is missing and 0 is seen; {strange[0]:g} is neither.")
     seen: NDArray[np.bool_] = m == 0
-    if m.shape in (shape, shape[1:]):
+    if m.shape in (shape, shape[1:]) or (dataset is None and m.shape == (1, shape[1])):
         return np.broadcast_to(seen, shape)
     if dataset is None or m.shape[1:] != shape[1:]:
         raise InputError(
@@ -165,6 +165,13 @@ def _shown(
             "count datasets from 0."
         )
     return seen[dataset]
+
+
+def _numbers(name: str, value: Any) -> NDArray[np.float32]:
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: a table of numbers is needed, and nothing else ({error}).") from error
 
 
 def _patterns(shown: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -199,7 +206,9 @@ def annotation(name: str, value: Any, n: int, *, numbers: bool = False) -> pd.Da
     InputError
         There are not n rows.
     """
-    rows = value if np.ndim(value) else [value]
+    if sp.issparse(value):
+        value = value.toarray()
+    rows = value if np.iterable(value) and not isinstance(value, str) else [value]
     frame = pd.DataFrame(index=range(n)) if value is None else pd.DataFrame(rows)
     if len(frame) != n:
         raise InputError(f"{name}: {len(frame):,} rows for {n:,} cells; give one per cell.")
