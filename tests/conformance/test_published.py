@@ -140,7 +140,8 @@ def test_sub_networks_take_less_than_one_layer_over_all_features() -> None:
     ("name", "published", "ours"),
     [
         ("beta_unobs", 0.5, 0.5), ("beta_reverse", 0, 0), ("beta_kl", 2, 1), ("skip_conn", False, False),
-        ("p_feat", 0.2, 0.2), ("p_modal", (1 / 3,) * 3, (1 / 3,) * 3), ("beta_modal", (1.0,) * 3, (1.0,) * 3),
+        ("p_feat", 0.2, "uniform"), ("p_modal", (1 / 3,) * 3, (1 / 3,) * 3),
+        ("beta_modal", (1.0,) * 3, (1.0,) * 3),
     ],
 )  # fmt: skip
 def test_defaults(name: str, published: Any, ours: Any) -> None:

@@ -22,6 +22,7 @@ from mosaicvi.data.register import register
 from mosaicvi.data.registry import Setup
 from mosaicvi.errors import MosaicWarning
 from mosaicvi.nn.masks import (
+    BESIDE_WHOLE,
     N_PATTERNS,
     MaskSampler,
     ModalityMask,
@@ -72,6 +73,36 @@ def test_half_of_the_cells_have_single_features_masked_each_with_p_feat() -> Non
     # cells of a minibatch share patterns: the count of cells is exact, that of entries is wider
     frequency_is(n_any, n_some, 0.5 * (1 - 0.7**40))
     assert n_hidden / n_any / 40 == pytest.approx(0.3, abs=0.02)
+
+
+def test_each_pattern_has_a_probability_of_its_own() -> None:
+    minibatch, config = build(0, n_cells=60, n_genes=400, nan=False, panels=False)
+    assert config.p_feat == "uniform"
+    generator, sampler = torch.Generator().manual_seed(0), MaskSampler(config)
+    tables = [sampler.draw(minibatch, generator)[0].table[2:].double().mean(1) for _ in range(400)]
+    share = torch.stack(tables)  # of the features that each pattern hides, (400, 2 N_PATTERNS)
+    for pattern in share[:, :N_PATTERNS].T:  # even from 0 to 1, and entries come to that share
+        assert scipy.stats.kstest(pattern.numpy(), "uniform").pvalue > 1e-4
+    apart = (share[:, 0] - share[:, 1]).abs().numpy()
+    np.testing.assert_allclose(apart, 0.5, atol=5 * np.sqrt(2 * 0.25 / 400))
+    np.testing.assert_allclose(share[:, N_PATTERNS:], BESIDE_WHOLE, atol=5 * np.sqrt(0.2 * 0.8 / 400))
+
+
+def test_cells_that_lose_a_modality_lose_few_of_the_other_features() -> None:
+    minibatch, config = build(0, n_cells=60, n_genes=400, nan=False, panels=False)
+    has = torch.stack([measured_of(minibatch, m).any(1) for m in range(3)], 1).sum(1)
+    rna = minibatch.rows[0].cells
+    several, alone = rna[has[rna] > 1], rna[has[rna] == 1]
+    assert len(several) and len(alone)
+    shares = [hidden[0].double().mean(1) for hidden in draws(minibatch, config, 300)]
+    for cells, most in ((several, 0.35), (alone, 1.0)):
+        share = torch.cat([row[cells] for row in shares])
+        share = share[(share > 0) & (share < 1)]
+        assert most - 0.2 < share.max() < most
+    assert all(
+        0 < m.table.shape[0] == 2 + 2 * N_PATTERNS
+        for m in MaskSampler(config).draw(minibatch, torch.Generator())
+    )
 
 
 def test_patterns_are_independent_between_features_and_draws() -> None:

@@ -35,6 +35,7 @@ def usual_parameters(mods: Sequence[ModalitySizes], preset: str, *, equal: bool)
         "encode_covariates": published,
         "decode_mask": True,
         "mask_by_cell": published,
+        "p_feat": 0.2 if published else "uniform",
         "level_noise": 0.0 if published else LEVEL_NOISE,
         "unbiased_mmd": not published,
         "library_aware": tuple(not published and likelihoods.get(m.likelihood).counts for m in mods),
@@ -42,7 +43,7 @@ def usual_parameters(mods: Sequence[ModalitySizes], preset: str, *, equal: bool)
     }
 
 
-LEVEL_NOISE = 0.3  # more tells types apart better and mixes batches less (docs/ablations.md)
+LEVEL_NOISE = 0.2  # more tells types apart better and mixes batches less (docs/ablations.md)
 MANY_FEATURES = 8192  # more: minibatches have fewer cells, and it takes a wider decoder
 
 

@@ -60,7 +60,7 @@ class NetworkConfig:
     skip_conn
         Add the encoder's block output to the decoder's block layer.
     p_feat
-        Probability of masking a single feature.
+        Probability of masking a single feature, or ``"uniform"``: drawn from 0 to 1 for each pattern of masks.
     p_modal
         Probability of masking each whole modality; sums to 1.
     mean_vals, min_vals, max_vals
@@ -107,7 +107,7 @@ class NetworkConfig:
     beta_kl: float = 2.0
     beta_modal: tuple[float, ...] | Literal["auto"] = ()
     skip_conn: bool = False
-    p_feat: float = 0.2
+    p_feat: float | Literal["uniform"] = 0.2
     p_modal: tuple[float, ...] = ()
     mean_vals: tuple[float, ...] | None = None
     min_vals: tuple[float, ...] | None = None
@@ -192,10 +192,12 @@ class NetworkConfig:
             values = value if isinstance(value, tuple) else (value,)
             if not all(_is_number(v) and v == int(v) and v >= low for v in values):
                 raise InputError(f"{name}: whole numbers >= {low} are needed; got {short(value)}.")
-        for name in ("beta_unobs", "beta_reverse", "p_feat"):
+        for name in ("beta_unobs", "beta_reverse"):
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value <= 1):
                 raise InputError(f"{name}: must be in [0, 1], not {value!r}.")
+        if self.p_feat != "uniform" and not (_is_number(self.p_feat) and 0 <= self.p_feat <= 1):
+            raise InputError(f"p_feat: 'uniform' or a number in [0, 1], not {self.p_feat!r}.")
         if not (_is_number(self.beta_kl) and self.beta_kl >= 0):
             raise InputError(f"beta_kl: must be >= 0, not {self.beta_kl!r}.")
         if not (_is_number(self.max_disp) and self.max_disp > 0):

@@ -1,9 +1,10 @@
 """Which measured entries are hidden from the encoder in a training step.
 
 A mask is a table of distinct rows and a code per cell, because a dense B x D draw costs as much as a
-layer. Within a cell every draw is the published one (each feature alone with `p_feat`); only the
-feature patterns of a minibatch are shared among its cells, `N_PATTERNS` of them, unless the network's
-`mask_by_cell` says that each cell has its own.
+layer. Within a cell every draw is the published one (each feature alone with one probability, `p_feat`);
+only the feature patterns of a minibatch are shared among its cells, `N_PATTERNS` of them, unless the
+network's `mask_by_cell` says that each cell has its own. By default each pattern has a probability of its
+own, so that the encoder knows panels from nearly all features to nearly none.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mosaicvi.data.minibatch import Minibatch, ModalityRows
 from mosaicvi.device import moved
 
 N_PATTERNS = 2
+BESIDE_WHOLE = 0.2  # with more, batches of different modalities mix less (docs/ablations.md)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,9 @@ class MaskSampler:
     """Draws the mask of a minibatch (docs/model.md, "What is hidden").
 
     Per cell: with probability 1/2 no feature is masked, else each with `p_feat`, drawn for the cell alone
-    or for several. With several
-    modalities one is drawn from `p_modal` and masked whole if the cell measured another. With one,
-    what another cell's measured pattern lacks is masked.
+    or for several; where that is ``"uniform"``, with a probability that is itself drawn, evenly from 0 to 1,
+    if the cell loses no modality besides, and with `BESIDE_WHOLE` if it does. With several modalities one is drawn from `p_modal` and masked whole if the cell measured another. With
+    one, what another cell's measured pattern lacks is masked.
 
     Parameters
     ----------
@@ -81,6 +83,8 @@ class MaskSampler:
         if len(self.sizes) == 1:
             return (self._single(minibatch.rows[0], pattern, k, generator),)
         whole = self._whole(minibatch, generator)
+        if self.p_feat == "uniform":
+            pattern = torch.where((whole >= 0) & (pattern > 0), pattern + k, pattern)
         masks = []
         for m, rows in enumerate(minibatch.rows):
             code = torch.where(whole[rows.cells] == m, 1, pattern[rows.cells])
@@ -88,10 +92,21 @@ class MaskSampler:
         return tuple(masks)
 
     def _table(self, m: int, k: int, device: torch.device, generator: Generator) -> Tensor:
-        table = torch.empty(k + 2, self.sizes[m], dtype=torch.bool, device=device)
+        p = self._probabilities(k, device, generator)
+        table = torch.empty(len(p) + 2, self.sizes[m], dtype=torch.bool, device=device)
         table[0], table[1] = False, True
-        table[2:] = _coins(k * self.sizes[m], self.p_feat, device, generator).view(k, -1)
+        table[2:] = _coins(p, self.sizes[m], generator)
         return table
+
+    def _probabilities(self, k: int, device: torch.device, generator: Generator) -> Tensor:
+        """With which each pattern masks a feature: k, and k for cells that lose a modality besides."""
+        if self.p_feat != "uniform":
+            return torch.full((k,), self.p_feat, device=device)
+        first = torch.rand(1, generator=generator, device=device)
+        even = (first + torch.arange(k, device=device) / k) % 1  # apart from one another
+        if len(self.sizes) == 1:
+            return even
+        return torch.cat([even, torch.full((k,), BESIDE_WHOLE, device=device)])
 
     def _whole(self, minibatch: Minibatch, generator: Generator) -> Tensor:
         """The modality that each cell loses whole, -1 for none; (B,)."""
@@ -122,13 +137,13 @@ class MaskSampler:
         )
 
 
-def _coins(n: int, p: float, device: torch.device, generator: Generator) -> Tensor:
-    """Draw n independent booleans, true with probability p to 1 in 65,536; four from each 64-bit draw."""
-    draws = torch.empty(-(-n // 4), dtype=torch.int64, device=device)
+def _coins(p: Tensor, n: int, generator: Generator) -> Tensor:
+    """Independent booleans (k, n), true with probability p (k,) to 1 in 65,536; four of a 64-bit draw."""
+    size = len(p) * n
+    draws = torch.empty(-(-size // 4), dtype=torch.int64, device=p.device)
     draws.random_(-(2**63), None, generator=generator)
-    threshold = round(p * 65536) - 32768
-    lanes = draws.view(torch.int16)[:n]
-    return lanes < threshold if threshold < 32768 else torch.ones_like(lanes, dtype=torch.bool)
+    lanes = draws.view(torch.int16)[:size].view(-1, n)
+    return lanes < (p[:, None].double() * 65536).round().int() - 32768
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
