@@ -93,16 +93,13 @@ def test_cells_that_lose_a_modality_lose_few_of_the_other_features() -> None:
     has = torch.stack([measured_of(minibatch, m).any(1) for m in range(3)], 1).sum(1)
     rna = minibatch.rows[0].cells
     several, alone = rna[has[rna] > 1], rna[has[rna] == 1]
-    assert len(several) and len(alone)
+    assert len(several)
+    assert len(alone)
     shares = [hidden[0].double().mean(1) for hidden in draws(minibatch, config, 300)]
     for cells, most in ((several, 0.35), (alone, 1.0)):
         share = torch.cat([row[cells] for row in shares])
         share = share[(share > 0) & (share < 1)]
         assert most - 0.2 < share.max() < most
-    assert all(
-        0 < m.table.shape[0] == 2 + 2 * N_PATTERNS
-        for m in MaskSampler(config).draw(minibatch, torch.Generator())
-    )
 
 
 def test_patterns_are_independent_between_features_and_draws() -> None:
@@ -262,4 +259,4 @@ def test_two_patterns_a_minibatch_unless_published() -> None:
         minibatch, config = build(0, n_cells=80, nan=False, panels=False, n_genes=30, preset=preset)
         assert config.mask_by_cell is not shared
         masks = MaskSampler(config).draw(minibatch, torch.Generator().manual_seed(0))
-        assert (len(masks[0].table) == 2 + N_PATTERNS) is shared
+        assert (len(masks[0].table) == 2 + 2 * N_PATTERNS) is shared

@@ -60,7 +60,7 @@ class NetworkConfig:
     skip_conn
         Add the encoder's block output to the decoder's block layer.
     p_feat
-        Probability of masking a single feature, or ``"uniform"``: drawn from 0 to 1 for each pattern of masks.
+        Probability of masking a single feature, or ``"uniform"``: drawn from 0 to 1 for each pattern.
     p_modal
         Probability of masking each whole modality; sums to 1.
     mean_vals, min_vals, max_vals

@@ -53,8 +53,9 @@ class MaskSampler:
 
     Per cell: with probability 1/2 no feature is masked, else each with `p_feat`, drawn for the cell alone
     or for several; where that is ``"uniform"``, with a probability that is itself drawn, evenly from 0 to 1,
-    if the cell loses no modality besides, and with `BESIDE_WHOLE` if it does. With several modalities one is drawn from `p_modal` and masked whole if the cell measured another. With
-    one, what another cell's measured pattern lacks is masked.
+    if the cell loses no modality besides, and with `BESIDE_WHOLE` if it does. With several modalities one is
+    drawn from `p_modal` and masked whole if the cell measured another. With one, what another cell's measured
+    pattern lacks is masked.
 
     Parameters
     ----------
