@@ -43,7 +43,7 @@ def usual_parameters(mods: Sequence[ModalitySizes], preset: str, *, equal: bool)
     }
 
 
-LEVEL_NOISE = 0.2  # more tells types apart better and mixes batches less (docs/ablations.md)
+LEVEL_NOISE = 0.15  # more tells types apart better and mixes batches less (docs/ablations.md)
 MANY_FEATURES = 8192  # more: minibatches have fewer cells, and it takes a wider decoder
 
 
