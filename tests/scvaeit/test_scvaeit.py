@@ -282,3 +282,26 @@ def test_training_names_what_cannot_be(model: VAEIT, how: dict[str, Any], messag
     with pytest.raises(InputError, match=message):
         model.train(**how)
     assert len(model.model.history) == before
+
+
+def test_a_folder_with_other_files_is_refused_before_the_first_epoch(tmp_path: Path) -> None:
+    x, masks = data_of()
+    model = VAEIT({"dim_input_arr": [5, 4], **SMALL}, x, masks)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        model.train(num_epoch=2, valid=True, checkpoint_dir=tmp_path / "own")
+    assert not len(model.model.history)
+    model.train(num_epoch=1, batch_size=20, checkpoint_dir=tmp_path / "new" / "place")
+    assert (tmp_path / "new" / "place" / "model.json").exists()
+
+
+def test_numbers_may_be_arrays_without_a_dimension() -> None:
+    x, masks = data_of()
+    said = {"p_feat": np.array(0.5), "gamma": np.array(2.0), "beta_kl": np.array(1)}
+    model = VAEIT({"dim_input_arr": [5, 4], **SMALL, **said}, x, masks, conditions=np.arange(40) % 2)
+    assert (model.model.config.p_feat, model.model.config.gamma(0), model.model.config.beta_kl) == (
+        0.5,
+        2.0,
+        1,
+    )

@@ -129,7 +129,10 @@ def given_by(name: str, value: object) -> dict[str, Any]:
         said = {each: getattr(value, each) for each in dir(value) if not each.startswith("_")}
     else:
         raise InputError(f"{name}: a dict or a namespace is needed, not {type(value).__name__}.")
-    return {key: one for key, one in said.items() if one is not None}
+    plain = {
+        key: one.item() if isinstance(one, np.ndarray) and not one.ndim else one for key, one in said.items()
+    }
+    return {key: one for key, one in plain.items() if one is not None}
 
 
 def check_training(arguments: Mapping[str, object]) -> dict[str, Any]:

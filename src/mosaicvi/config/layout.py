@@ -65,6 +65,17 @@ class Layout:
                 raise InputError(f"masks: no cell has a value of {name!r}; leave that modality out.")
         return found
 
+    def of_blocks(self, name: str, value: Any, kept: NDArray[np.bool_]) -> list[Any]:
+        """What a parameter says of each block that has features which are kept (D,)."""
+        found: list[Any] = spread(name, value, len(self.dim_block))[np.unique(self.block[kept])].tolist()
+        return found
+
+    def of_features(self, name: str, value: Any, kept: NDArray[np.bool_]) -> list[Any]:
+        """What a parameter, given by block or by feature, says of each feature that is kept (D,)."""
+        value = spread(name, value, len(self.dim_block), len(kept))
+        found: list[Any] = (value if len(value) == len(kept) else value[self.block])[kept].tolist()
+        return found
+
 
 def read_layout(given: Mapping[str, Any], *, n_features: int) -> Layout:
     """Read what was given of the fields of `Layout`; numbers may be doubles, and one value stands for all.

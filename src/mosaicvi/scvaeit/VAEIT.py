@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
@@ -29,6 +28,7 @@ from mosaicvi.model.reopening import reopened
 from mosaicvi.nn.vae import MosaicVAE
 from mosaicvi.scvaeit.history import Hist, check_range, histories
 from mosaicvi.scvaeit.settings import WORDS, read_config
+from mosaicvi.store.format import check_bundle_output
 from mosaicvi.view.embedding import embedding
 from mosaicvi.view.umap import principal_components, umap
 
@@ -90,7 +90,7 @@ class VAEIT:
         cate = annotation("batches_cate", batches_cate, n)
         cont = annotation("batches_cont", batches_cont, n, numbers=True)
         groups = annotation("conditions", conditions, n)
-        self._obs = pd.concat([cate, cont, groups], axis=1)
+        self._obs = cate.join([cont, groups])
         self._mdata = self._values.mudata(self._columns, layout.block, self._obs)
         with warnings.catch_warnings():  # masks say which zeros are none
             warnings.filterwarnings("ignore", ".*zeros_missing", MosaicWarning)
@@ -176,6 +176,9 @@ class VAEIT:
         model, folder = self.model, None if checkpoint_dir is None else Path(checkpoint_dir)
         if folder is not None and (folder / "model.json").exists() and not (first == 1 and delete_existing):
             model = reopened(folder, self._mdata, self._given, self._mosaic.registry)
+        if folder is not None:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            check_bundle_output(folder, overwrite=True)
         before, repeat = len(model.history), whole("num_repeat", num_repeat, least=1)
         check_range(first, last, passes=before, repeat=repeat)
         if first == 1 and model is not self.model:
@@ -183,12 +186,11 @@ class VAEIT:
         n, held_out = self._mosaic.n_cells, number("test_size", test_size)
         if valid and not 0 < held_out < n:
             raise InputError(f"test_size: a share of the cells, or a number below {n:,}, not {test_size!r}.")
-        if batch_size is None:
-            batch_size = 256 if self._values.is_full else 64
+        size = (256 if self._values.is_full else 64) if batch_size is None else batch_size
         settings: dict[str, Any] = {
             "lr": number("learning_rate", learning_rate),
             "lr_schedule": "constant",
-            "batch_size": min(whole("batch_size", batch_size, least=1), n),
+            "batch_size": min(whole("batch_size", size, least=1), n),
             "train_size": 1.0 if not valid else 1 - (held_out if held_out < 1 else held_out / n),
             "early_stopping": bool(valid),
             "patience": whole("early_stopping_patience", early_stopping_patience, least=1),

@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicvi.config import NetworkConfig
-from mosaicvi.config.arguments import given_by, spread
+from mosaicvi.config.arguments import given_by
 from mosaicvi.config.layout import Layout, read_layout
-from mosaicvi.config.network import VALUES
+from mosaicvi.config.network import PER_BLOCK, VALUES
 from mosaicvi.errors import InputError, nearest
 
 _FIELDS = [field.name for field in dataclasses.fields(NetworkConfig)]
 KEYS = _FIELDS[: _FIELDS.index("library_aware")]  # from which on they are ours
-LAYOUT = [field.name for field in dataclasses.fields(Layout)]
-PER_BLOCK = ("dim_block_embed", "dim_block_enc", "dim_block_dec")
+APART = ["gamma", *(field.name for field in dataclasses.fields(Layout))]  # which the data say, and the epoch
 DEFAULTS = {"gamma": 0.0, "dim_block_enc": 0, "dim_block_dec": 0}
 # Patterns of what `MosaicVI` says, and what is said of it here.
 WORDS = {
@@ -56,14 +55,11 @@ class Published:
 
     def parameters(self, kept: NDArray[np.bool_]) -> dict[str, Any]:
         """Parameters of `MosaicVI` for the features that are kept (D,), without what the data say."""
-        left_out = (*LAYOUT, "gamma")
-        found = {k: v for k, v in vars(self.config).items() if k not in left_out and v is not None}
-        n, block = len(self.layout.dim_block), self.layout.block
+        found = {k: v for k, v in vars(self.config).items() if k not in APART and v is not None}
         for name in found.keys() & PER_BLOCK:
-            found[name] = spread(name, found[name], n)[np.unique(block[kept])].tolist()
+            found[name] = self.layout.of_blocks(name, found[name], kept)
         for name in found.keys() & VALUES:
-            value = spread(name, found[name], n, len(kept))
-            found[name] = (value if len(value) == len(kept) else value[block])[kept].tolist()
+            found[name] = self.layout.of_features(name, found[name], kept)
         return found
 
 
