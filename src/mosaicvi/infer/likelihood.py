@@ -24,6 +24,7 @@ from mosaicvi.nn.vae import MosaicVAE
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 ALIKE = 500  # cells of about the same depth with which a cell is compared
+ROUNDING = 1e-5  # by which a cell may differ from itself, computed with others beside it
 
 
 def log_likelihoods(
@@ -91,8 +92,9 @@ def ranks(per_feature: Floats, depth: Floats, of_reference: Floats, its_depth: F
     k = min(ALIKE, len(order))
     first = np.clip(np.searchsorted(sorted_depth, depth) - k // 2, 0, len(order) - k)
     out = np.empty(len(per_feature))
+    equal = ROUNDING * np.maximum(np.abs(per_feature), 1.0)
     for i, start in enumerate(first):
-        as_unlikely = sorted_value[start : start + k] <= per_feature[i] + 1e-6 * abs(per_feature[i])
+        as_unlikely = sorted_value[start : start + k] <= per_feature[i] + equal[i]
         out[i] = (int(as_unlikely.sum()) + 1) / (k + 1)
     return out
 
