@@ -37,12 +37,12 @@ class Layout:
     @cached_property
     def modality(self) -> NDArray[np.int64]:
         """Position of each feature's modality, (D,)."""
-        return np.repeat(np.arange(len(self.dim_input_arr)), self.dim_input_arr)
+        return _positions(self.dim_input_arr)
 
     @cached_property
     def block(self) -> NDArray[np.int64]:
         """Position of each feature's block, (D,)."""
-        return np.repeat(np.arange(len(self.dim_block)), self.dim_block)
+        return _positions(self.dim_block)
 
     @cached_property
     def likelihoods(self) -> dict[str, Distribution]:
@@ -91,8 +91,7 @@ def read_layout(given: Mapping[str, Any], *, n_features: int) -> Layout:
     sizes = _sizes("dim_input_arr", given.get("dim_input_arr", n_features), n_features, least=1)
     block_sizes = _sizes("dim_block", given.get("dim_block", sizes), n_features)
     names = _names(given, len(sizes))
-    modality = np.repeat(np.arange(len(sizes)), sizes)
-    block = np.repeat(np.arange(len(block_sizes)), block_sizes)
+    modality, block = _positions(sizes), _positions(block_sizes)
     starts = np.minimum(np.cumsum(block_sizes) - block_sizes, n_features - 1)
     block_names = given.get("block_names", names[modality[starts]])
     block_names = spread("block_names", block_names, len(block_sizes)).astype(str)
@@ -117,6 +116,11 @@ def read_layout(given: Mapping[str, Any], *, n_features: int) -> Layout:
         if layout.likelihoods[name] != dist:
             raise InputError(f"dist_block: the blocks of {name!r} differ; give each modality one.")
     return layout
+
+
+def _positions(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Position of the part that each feature is of, (D,)."""
+    return np.repeat(np.arange(len(sizes)), sizes)
 
 
 def _sizes(name: str, value: Any, n_features: int, *, least: int = 0) -> NDArray[np.int64]:
